@@ -1,0 +1,261 @@
+"""Every replica delivers its rooms' messages in one order.
+
+Without this, a second process is a second world: its members hear nothing of what is
+said in the first.
+
+How: Redis decides. One script numbers a message, keeps it and publishes it, and every
+replica, the publisher's too, delivers only what comes back: a local short cut would
+reorder. A replica listens to the rooms of its own members and to no others. Where the
+numbers show a hole, it reads what it missed, and tells its members of what is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from labserver.errors import BrokerDown
+from labserver.hub import Hub
+from labserver.messages import Event, event, gap
+from labserver.metrics import Metrics
+from labserver.parts import KEY_TTL, History, Parts, Position
+from labserver.redis_commands import TIMEOUT, Commands, pool, script
+from labserver.redis_link import PREFIX, Link
+from labserver.settings import Settings
+
+LINGER = 1.0  # seconds that an empty room is listened to, since people come back
+NUMBERING_TTL = 3600.0  # seconds that a room's numbering outlives its last use
+PUBLISH, READ = script("publish.lua"), script("read.lua")
+
+
+class Feed:
+    """What this replica has delivered of a room; no epoch before the first word."""
+
+    __slots__ = ("epoch", "moved", "seq")
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        self.seq = 0
+        self.moved: asyncio.Future[None] | None = None  # while somebody waits
+
+    def move(self, epoch: str, seq: int) -> None:
+        self.epoch, self.seq = epoch, seq
+        if self.moved is not None:
+            self.moved.set_result(None)
+            self.moved = None
+
+    async def reach(self, epoch: str, seq: int) -> None:
+        """Wait until ``seq`` was delivered, or the numbering began anew."""
+        while self.epoch == epoch and self.seq < seq:
+            self.moved = self.moved or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self.moved)
+
+
+class RedisBroker:
+    """Rooms over Redis pub/sub; the history is a capped stream beside it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.feeds: dict[str, Feed] = {}
+        self.outbound: dict[str, list[tuple[bytes, str | None, Any]]] = {}
+
+    @property
+    def deaf(self) -> bool:
+        return self.link.deaf
+
+    async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
+        self.hub, self.history, self.metrics = hub, history, metrics
+        self.connections = pool(self.url)
+        self.commands = Commands(self.connections)
+        self.link = Link(self.connections, self.commands, self.heard, self.catch_up)
+        self.task = asyncio.create_task(self._tend())
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+        await self.link.stop()
+        await self.commands.stop()
+        await self.connections.aclose()
+
+    # Publishing
+
+    def publish(
+        self, room: str, tail: bytes, key: str | None = None
+    ) -> asyncio.Future[int]:
+        loop = asyncio.get_running_loop()
+        stored: asyncio.Future[int] = loop.create_future()
+        if not self.outbound:
+            loop.call_soon(self._send)
+        self.outbound.setdefault(room, []).append((tail, key, stored))
+        return stored
+
+    def _send(self) -> None:
+        """Hand over what was published during one tick, one call a room."""
+        outbound, self.outbound = self.outbound, {}
+        for room, messages in outbound.items():
+            keys = _keys(room)
+            args: list[Any] = [
+                PREFIX + room,
+                secrets.token_hex(4),
+                self.history.limit,
+                _ms(self.history.ttl),
+                _ms(NUMBERING_TTL),
+                _ms(KEY_TTL),
+            ]
+            for tail, key, _ in messages:
+                if key is not None:
+                    keys.append(f"{keys[0]}:{key}")
+                args += (tail, 0 if key is None else len(keys))
+            answer = self.commands.call(PUBLISH, keys, args)
+            waiting = [stored for *_, stored in messages]
+            answer.add_done_callback(partial(self._stored, waiting))
+
+    def _stored(
+        self, waiting: list[asyncio.Future[int]], answer: asyncio.Future[list[int]]
+    ) -> None:
+        problem = answer.exception()
+        for index, stored in enumerate(waiting):
+            if problem is None:
+                self.metrics.published += 1
+                stored.set_result(answer.result()[index])
+            else:
+                stored.set_exception(problem)
+
+    # Joining
+
+    async def subscribe(self, room: str) -> None:
+        self.feeds.setdefault(room, Feed())
+        await self.link.subscribe(room)
+
+    def unsubscribe(self, room: str) -> None:
+        """Nothing yet: people come back, and :meth:`_tend` looks again later."""
+
+    async def read(self, room: str, after: int | None) -> Position:
+        generation = self.link.generation
+        position = await self._read(room, after)
+        feed = self.feeds.get(room)
+        if feed is None:
+            return position
+        if not feed.epoch:
+            feed.move(position.epoch, position.seq)
+        try:
+            # The feed may be behind what was read: who joins now must not get again
+            # what the others are still waiting for.
+            async with asyncio.timeout(TIMEOUT):
+                await feed.reach(position.epoch, position.seq)
+        except TimeoutError:
+            raise BrokerDown("Redis delivers nothing") from None
+        if feed.epoch != position.epoch or generation != self.link.generation:
+            await self.catch_up(room)
+        return position
+
+    async def _read(self, room: str, after: int | None) -> Position:
+        args = (
+            secrets.token_hex(4),
+            _ms(NUMBERING_TTL),
+            _ms(self.history.ttl),
+            -1 if after is None else after,
+        )
+        epoch, seq, *rest = await self.commands.call(READ, _keys(room), args)
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        kept = [event(room, number, tail) for number, tail in pairs]
+        return Position(epoch.decode(), seq, kept)
+
+    # Delivering
+
+    async def heard(self, room: str, data: bytes) -> None:
+        """Deliver what one publish carried, after filling any hole before it."""
+        feed = self.feeds.get(room)
+        if feed is None:
+            return
+        name, number, rest = data.split(b" ", 2)
+        epoch, first = name.decode(), int(number)
+        if not feed.epoch:
+            feed.move(epoch, first - 1)
+        if epoch != feed.epoch or first > feed.seq + 1:
+            await self.catch_up(room, first - 1)
+        if epoch != feed.epoch:
+            return  # said before the numbering began anew
+        for seq, tail in enumerate(_tails(rest), start=first):
+            if seq > feed.seq:
+                self._deliver(room, feed, event(room, seq, tail))
+
+    async def catch_up(self, room: str, until: int | None = None) -> None:
+        """Deliver what the link did not bring, or say that it is gone.
+
+        Args:
+            room: Name of the room.
+            until: The newest seq that will not come by itself; None if unknown.
+
+        """
+        feed = self.feeds.get(room)
+        if feed is None or not feed.epoch:
+            return
+        position = await self._read(room, feed.seq)
+        if position.epoch != feed.epoch:
+            self.hub.renumber(room, position.epoch, position.seq)
+            feed.move(position.epoch, position.seq)
+            return
+        for news in position.kept:
+            if news.first > feed.seq + 1:
+                self._lost(room, feed, news.first - 1)
+            if news.first > feed.seq:
+                self._deliver(room, feed, news)
+        last = position.seq if until is None else min(until, position.seq)
+        if feed.seq < last:
+            self._lost(room, feed, last)
+
+    def _deliver(self, room: str, feed: Feed, news: Event) -> None:
+        self.hub.deliver(room, news)
+        feed.move(feed.epoch, news.last)
+
+    def _lost(self, room: str, feed: Feed, last: int) -> None:
+        self._deliver(room, feed, gap(room, feed.seq + 1, last, "broker"))
+
+    async def _tend(self) -> None:
+        """Let go of rooms that stay empty; keep the numbering of quiet ones alive."""
+        idle: set[str] = set()
+        turns = 0
+        while True:
+            await asyncio.sleep(LINGER)
+            turns += 1
+            empty = self.feeds.keys() - self.hub.rooms.keys()
+            with contextlib.suppress(BrokerDown):
+                for room in empty & idle:
+                    if room not in self.hub.rooms:  # nobody came while we waited
+                        del self.feeds[room]
+                        await self.link.unsubscribe(room)
+                if turns * LINGER % (NUMBERING_TTL / 4) == 0:
+                    for room in list(self.feeds):
+                        await self._read(room, None)
+            idle = empty
+
+
+def _tails(rest: bytes) -> Iterator[bytes]:
+    """Yield the message bodies of a publish: length, space, body, space, ..."""
+    start = 0
+    while start < len(rest):
+        space = rest.index(b" ", start)
+        end = space + 1 + int(rest[start:space])
+        yield rest[space + 1 : end]
+        start = end + 1
+
+
+def _keys(room: str) -> list[str]:
+    """Return the keys of a room; the braces keep them in one slot of a cluster."""
+    return [f"lab:{{{room}}}", f"lab:{{{room}}}:history"]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def extend(parts: Parts, settings: Settings) -> Parts:
+    """Replace the broker."""
+    return replace(parts, broker=RedisBroker(settings.redis))

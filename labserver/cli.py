@@ -1,0 +1,395 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import platform
+import resource
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import Field, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from labserver import __version__
+from labserver.cluster import ReplicaFailed, running_cluster
+from labserver.embedded import find_redis, running_redis
+from labserver.errors import LabError, RedisMissing, SettingsError
+from labserver.server import LabServer
+from labserver.settings import Settings, flag, from_environment, parse, variable
+from labserver.stages import LAST, STAGES, build, included
+from labserver.tokens import issue
+
+# Not exported by typer itself.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A real-time WebSocket server in seven stages, to be read and measured.",
+    epilog="Start with: labserver serve --stage echo",
+)
+table_out = Console()
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end with one line and status 2."""
+    try:
+        status = app(standalone_mode=False)
+    except LabError as exc:
+        fail(str(exc))
+    except UsageError as exc:
+        if text := exc.format_message():  # type: ignore[attr-defined]
+            fail(f"{text} (--help shows what there is)")
+        sys.exit(2)  # without a command: the help was shown already
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(text: str) -> NoReturn:
+    """Say what is wrong, and end with status 2."""
+    print(f"labserver: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        print(f"labserver {__version__}")
+        raise typer.Exit
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on uvloop where there is one; Ctrl-C is no error."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+# serve: its flags are the settings. The secret has none: everybody on the machine can
+# read a command line.
+FLAGS = [each for each in fields(Settings) if each.name != "secret"]
+
+
+def _settings_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """Add a flag for each setting, and gather those given in ``given``."""
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        given = {}
+        for each in FLAGS:
+            text = values.pop(each.name)
+            if text is not None:
+                given[each.name] = parse(each, text)
+        function(**values, given=given)
+
+    own = inspect.signature(function, eval_str=True)
+    parameters = [each for each in own.parameters.values() if each.name != "given"]
+    for each in FLAGS:
+        parameters.append(
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, _option(each)],
+            )
+        )
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def _option(setting: Field[Any]) -> Any:
+    text = setting.metadata["help"]
+    default = setting.default
+    if "choices" in setting.metadata:
+        text += f" One of {', '.join(setting.metadata['choices'])}."
+    if isinstance(default, int | float):
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+        text += f" Default {shown}{', off' if default == 0 else ''}."
+    elif isinstance(default, str) and default:
+        text += f" Default {default}."
+    kinds: dict[type, str] = {int: "N", float: "SECONDS"}
+    kind = kinds.get(type(default), "TEXT")
+    if setting.name in ("message_rate_limit", "admission_rate"):
+        kind = "RATE"
+    return typer.Option(
+        flag(setting),
+        help=f"{text} [{variable(setting)}]",
+        metavar=kind,
+        show_default=False,
+        rich_help_panel="Settings (flag, or the variable in brackets)",
+    )
+
+
+Stage = Annotated[str, typer.Option(help="Last stage: " + ", ".join(STAGES) + ".")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave a stage out; may be given again.", metavar="STAGE"),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+@app.command()
+@_settings_flags
+def serve(
+    *,
+    stage: Stage = LAST,
+    host: Host = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
+    ] = 8080,
+    without: Without = None,
+    given: dict[str, Any],
+) -> None:
+    """Run a server, up to and including a stage.
+
+    It prints one line when it listens. SIGTERM or Ctrl-C drains it: everybody is told
+    to come back, and it ends with status 0.
+    """
+    settings = from_environment(**given)
+    run(_serve(stage, host, port, without or [], settings))
+
+
+async def _serve(
+    stage: str, host: str, port: int, without: list[str], settings: Settings
+) -> None:
+    made_up = not settings.secret
+    if made_up:
+        settings = replace(settings, secret=secrets.token_urlsafe(32))
+    names = [each.name for each in included(stage, without)]
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        if "broker" in names and not settings.redis:
+            url = await stack.enter_async_context(running_redis())
+            settings = replace(settings, redis=url)
+        elif "broker" in names:
+            await _check_redis(settings.redis)
+        parts = build(stage, settings, without)
+        server = LabServer(parts, settings, stage, host, port)
+        await stack.enter_async_context(server)
+        print(f"listening on {server.url} (stage {stage})", flush=True)
+        if made_up and "auth" in names:
+            token = issue(settings.secret, "ann")
+            print(
+                "LAB_SECRET is not set: made one up for this run. A token, good for an "
+                f"hour:\n{token}\n"
+                f"try: python -m websockets '{server.url}/?token={token}'",
+                flush=True,
+            )
+        await stop.wait()
+
+
+async def _check_redis(url: str) -> None:
+    """Refuse to start on a Redis that is not there: a typing error, most often."""
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        async with Redis.from_url(url, socket_connect_timeout=3) as redis:
+            await redis.ping()
+    except (RedisError, OSError, ValueError) as exc:
+        why = type(exc).__name__
+        raise RedisMissing(
+            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({why}): start it, "
+            "or leave the setting out and the server starts one of its own"
+        ) from None
+
+
+@app.command()
+def stages(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the stages: number, name, file, lines, promise."""
+    if as_json:
+        rows = [
+            {
+                "number": each.number,
+                "name": each.name,
+                "file": each.file.name,
+                "lines": each.lines,
+                "promise": each.promise,
+            }
+            for each in STAGES.values()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("#", "stage", "file", "lines", "promise", box=None, pad_edge=False)
+    for each in STAGES.values():
+        table.add_row(
+            str(each.number), each.name, each.file.name, str(each.lines), each.promise
+        )
+    table_out.print(table)
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="Who it names.")],
+    rooms: Annotated[
+        str,
+        typer.Option(
+            help="Rooms it opens, comma-separated; team:* is a prefix. "
+            "Default: every room."
+        ),
+    ] = "",
+    ttl: Annotated[
+        float, typer.Option(min=1, max=1e9, help="Seconds that it is good for.")
+    ] = 3600,
+) -> None:
+    """Print a token, signed with LAB_SECRET."""
+    secret = os.environ.get("LAB_SECRET", "")
+    if not secret:
+        fail("LAB_SECRET is not set: a token is signed with the server's secret")
+    if not 1 <= len(user) <= 128:
+        fail("--user must have 1 to 128 characters")
+    names = [name.strip() for name in rooms.split(",") if name.strip()]
+    print(issue(secret, user, names or None, ttl))
+
+
+@app.command()
+def cluster(
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many.")] = 3,
+    stage: Stage = LAST,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="Port of the first; the others follow. 0: free ones."
+        ),
+    ] = 0,
+    redis: Annotated[
+        str, typer.Option(help="URL of a Redis; default: an embedded one.")
+    ] = "",
+) -> None:
+    """Run several replicas on one Redis, until Ctrl-C."""
+    if STAGES.get(stage) is None or STAGES[stage].number < STAGES["broker"].number:
+        fail(f"replicas hear each other from stage broker on, not at stage {stage}")
+    run(_cluster(replicas, stage, port, redis))
+
+
+async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    secret = os.environ.get("LAB_SECRET", "")
+    try:
+        async with running_cluster(
+            count, stage, secret=secret, redis=redis, first_port=port
+        ) as running:
+            for replica in running.replicas:
+                print(replica.url)
+            print(f"redis {'given' if redis else running.redis}")
+            print(f"token {running.replicas[0].token()}", flush=True)
+            ends = [
+                asyncio.create_task(each.process.wait()) for each in running.replicas
+            ]
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait([*ends, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                print("a replica ended by itself: stopping", file=sys.stderr)
+            for task in (*ends, stopped):
+                task.cancel()
+    except ReplicaFailed as exc:
+        raise SettingsError(str(exc).removeprefix("labserver: ")) from None
+
+
+@app.command()
+def lab(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
+    ] = 8888,
+    browser: Annotated[
+        bool, typer.Option(help="Open a browser, where there is one.")
+    ] = False,
+) -> None:
+    """Open JupyterLab on the notebooks; it prints its URL."""
+    folder = _notebooks()
+    if shutil.which("jupyter-lab", path=str(Path(sys.executable).parent)) is None:
+        fail("JupyterLab is not installed: pip install 'labserver[notebooks]'")
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
+    command += [f"--port={port}", "--ip=127.0.0.1"]
+    command += [] if browser else ["--no-browser"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    sys.exit(subprocess.call(command))
+
+
+def _notebooks() -> Path:
+    for folder in (Path.cwd(), *Path(__file__).resolve().parents[1:2]):
+        if (folder / "notebooks").is_dir():
+            return folder / "notebooks"
+    fail("there is no folder notebooks here: run this in a checkout of the project")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here: Python, Redis, file limits, ports.
+
+    Ends with status 1 when Python or Redis is missing.
+    """
+    rows = [_python(), _redis(), _files(), _port(8080), _port(8888)]
+    table = Table("", "what", "here", box=None, pad_edge=False)
+    for good, what, here in rows:
+        table.add_row("[green]ok[/]" if good else "[red]no[/]", what, here)
+    table_out.print(table)
+    if not all(good for good, *_ in rows[:2]):
+        raise typer.Exit(1)
+
+
+def _python() -> tuple[bool, str, str]:
+    good = sys.version_info >= (3, 11)
+    return good, "Python", f"{platform.python_version()} ({sys.executable})"
+
+
+def _redis() -> tuple[bool, str, str]:
+    try:
+        binary = find_redis()
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True)
+        version = next((w for w in said.stdout.split() if w.startswith("v=")), "?")
+        return True, "Redis", f"{version.removeprefix('v=')} ({binary})"
+    except (RedisMissing, OSError) as exc:
+        return False, "Redis", str(exc)
+
+
+def _files() -> tuple[bool, str, str]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft >= 4096 or soft == resource.RLIM_INFINITY
+    more = "" if enough else f"; for thousands of connections: ulimit -n {hard}"
+    return enough, "file limit", f"{soft} open files, so fewer connections{more}"
+
+
+def _port(port: int) -> tuple[bool, str, str]:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False, f"port {port}", "taken: give another with --port"
+    return True, f"port {port}", "free"

@@ -1,0 +1,303 @@
+"""A client that comes back: an async context manager and an iterator of messages.
+
+    async with Client(url, token=get_token) as client:
+        await client.join("lobby")
+        async for message in client:
+            ...
+
+It joins its rooms again with a cursor, so that the server can replay what was missed,
+and it obeys close codes: it does not return where it is not welcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from labserver import closing
+from labserver.closing import Return
+from labserver.errors import LabError
+
+Message = dict[str, Any]
+Token = str | Callable[[], str | Awaitable[str]] | None
+
+QUEUE = 1024  # messages that wait for the iterator; then TCP tells the server
+
+
+class Rejected(LabError):
+    """The server will not have this client again. The message says why."""
+
+
+class ServerError(LabError):
+    """The server answered a request with an ``error``."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class Backoff:
+    """How long to wait before the next attempt, in seconds.
+
+    Full jitter: uniform between 0 and a ceiling that doubles up to a cap. The cap is
+    applied before the draw, so that even the longest waits are spread; the first delay
+    is random too, because everybody loses the same server at the same moment.
+
+    Args:
+        first: Ceiling of the first delay.
+        cap: Ceiling of any delay.
+        stable: A connection that lasts so long resets the ceiling.
+
+    """
+
+    def __init__(
+        self, first: float = 0.5, cap: float = 20.0, stable: float = 10.0
+    ) -> None:
+        self.first = first
+        self.cap = cap
+        self.stable = stable
+        self.attempt = 0
+
+    def next(self, draw: Callable[[], float] = random.random) -> float:
+        """Return the next delay; ``draw`` returns a number in [0, 1)."""
+        ceiling = min(self.cap, self.first * 2.0 ** min(self.attempt, 60))
+        self.attempt += 1
+        return draw() * ceiling
+
+    def lasted(self, seconds: float) -> None:
+        """Note how long the last connection lasted."""
+        if seconds >= self.stable:
+            self.attempt = 0
+
+
+class Client:
+    """A connection that survives its sockets.
+
+    Args:
+        url: Address of the server, without a token.
+        token: The token, or a function or coroutine function that returns one; it is
+            called for every attempt, so that an expired one is replaced.
+        backoff: When to try again.
+        options: Further arguments of :func:`websockets.asyncio.client.connect`.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token = None,
+        *,
+        backoff: Backoff | None = None,
+        **options: Any,
+    ) -> None:
+        self.url = url
+        self.token = token
+        self.backoff = backoff or Backoff()
+        self.options = {"ping_interval": None, "open_timeout": 10, **options}
+        self.hello: Message = {}
+        self.cursors: dict[str, Message | None] = {}
+        self.connects = 0  # how often a connection was made
+        self.latest_close: int | None = None
+        self._connection: ClientConnection | None = None
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(QUEUE)
+        self._waiting: dict[str, asyncio.Future[Message]] = {}
+        self._refs = itertools.count(1)
+        self._open = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        opened = asyncio.create_task(self._open.wait())
+        await asyncio.wait((opened, self._task), return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        if self._task.done():
+            self._task.result()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Rejected):
+            await self._task
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """Yield ``message``, ``gap`` and ``joined``, over all reconnects.
+
+        Raises Rejected when the server will not have this client again.
+        """
+        while (message := await self._queue.get()) is not None:
+            yield message
+        if self._failure is not None:
+            raise self._failure
+
+    # Requests
+
+    async def join(self, room: str, after: Message | None = None) -> Message:
+        """Enter a room, now and after every reconnect; return the ``joined``."""
+        self.cursors.setdefault(room, after)
+        try:
+            return await self._request(
+                {"type": "join", "room": room, **({"after": after} if after else {})}
+            )
+        except ServerError:
+            self.cursors.pop(room, None)
+            raise
+
+    async def leave(self, room: str) -> Message:
+        """Leave a room; return the ``left``."""
+        self.cursors.pop(room, None)
+        return await self._request({"type": "leave", "room": room})
+
+    async def publish(self, room: str, payload: Any, key: str | None = None) -> Message:
+        """Publish, and return the ``ack``.
+
+        With a ``key`` it is safe to try again after a ConnectionError.
+        """
+        message = {"type": "publish", "room": room, "payload": payload}
+        return await self._request({**message, **({"key": key} if key else {})})
+
+    async def ping(self) -> Message:
+        """Ask the server for a ``pong``."""
+        return await self._request({"type": "ping"})
+
+    async def _request(self, message: Message) -> Message:
+        await self._open.wait()
+        ref = f"r{next(self._refs)}"
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[ref] = answer
+        try:
+            assert self._connection is not None
+            await self._connection.send(json.dumps({**message, "ref": ref}))
+            return await answer
+        except ConnectionClosed:
+            raise ConnectionError("the connection ended before the answer") from None
+        finally:
+            self._waiting.pop(ref, None)
+
+    # Connecting
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                delay = await self._attempt()
+                self._open.clear()
+                await asyncio.sleep(delay)
+        except Rejected as exc:
+            self._failure = exc
+            raise
+        finally:
+            self._fail_requests()
+            while self._queue.full():
+                self._queue.get_nowait()
+            self._queue.put_nowait(None)
+
+    async def _attempt(self) -> float:
+        """Connect and listen until the end; return the seconds to wait then."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with await self._connect() as connection:
+                self._connection = connection
+                self.connects += 1
+                try:
+                    await self._listen(connection)
+                except ConnectionClosed:
+                    pass
+                finally:
+                    self._connection = None
+                    self._fail_requests()
+                self.backoff.lasted(loop.time() - started)
+                return self._after_close(connection.close_code, connection.close_reason)
+        except InvalidStatus as exc:
+            return self._after_status(exc)
+        except (OSError, TimeoutError, InvalidHandshake, EOFError):
+            return self.backoff.next()
+
+    async def _connect(self) -> connect:
+        token = self.token() if callable(self.token) else self.token
+        if inspect.isawaitable(token):
+            token = await token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return connect(self.url, additional_headers=headers, **self.options)
+
+    def _after_close(self, code: int | None, reason: str | None) -> float:
+        self.latest_close = code
+        comes_back = closing.comes_back(code)
+        if comes_back is Return.NEVER:
+            raise Rejected(f"closed with {code} {reason}")
+        if comes_back is Return.NEW_TOKEN and not callable(self.token):
+            raise Rejected(f"closed with {code} {reason}, and there is no new token")
+        asked = closing.retry_after(reason or "")
+        delay = self.backoff.next()
+        if comes_back is Return.LATER:
+            delay += self.backoff.first
+        return asked if asked is not None else delay
+
+    def _after_status(self, exc: InvalidStatus) -> float:
+        status = exc.response.status_code
+        new_token = status == 401 and callable(self.token)
+        if status not in (429, 500, 502, 503, 504) and not new_token:
+            raise Rejected(f"refused with HTTP {status}") from None
+        asked = exc.response.headers.get("Retry-After", "")
+        seconds = min(float(asked), 3600.0) if asked.isdigit() else 0.0
+        # Everybody was told the same number: the jitter comes on top.
+        return seconds + self.backoff.next()
+
+    async def _listen(self, connection: ClientConnection) -> None:
+        self.hello = json.loads(await connection.recv())
+        for room, cursor in list(self.cursors.items()):
+            after = {"after": cursor} if cursor else {}
+            await connection.send(json.dumps({"type": "join", "room": room, **after}))
+        self._open.set()
+        async for data in connection:
+            message = json.loads(data)
+            self._note(message)
+            waiting = self._waiting.get(message.get("ref", ""))
+            if waiting is not None and not waiting.done():
+                if message["type"] == "error":
+                    error = ServerError(message["code"], message["detail"])
+                    waiting.set_exception(error)
+                else:
+                    waiting.set_result(message)
+            if message["type"] in ("message", "gap", "joined"):
+                await self._queue.put(message)
+
+    def _note(self, message: Message) -> None:
+        """Keep the cursor of each room at the newest that is known."""
+        room = message.get("room", "")
+        if room not in self.cursors:
+            return
+        cursor = self.cursors[room] or {"epoch": "", "seq": 0}
+        match message["type"]:
+            case "joined" if not message["recovered"]:
+                cursor = {"epoch": message["epoch"], "seq": message["seq"]}
+            case "message":
+                cursor = {**cursor, "seq": message["seq"]}
+            case "gap":
+                cursor = {**cursor, "seq": message["to"]}
+            case _:
+                return
+        self.cursors[room] = cursor
+
+    def _fail_requests(self) -> None:
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(ConnectionError("the connection was lost"))
+                answer.exception()

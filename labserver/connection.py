@@ -1,0 +1,184 @@
+"""One client's connection: when it last gave a sign of life, and how it is ended.
+
+A subclass of the ``websockets`` connection. Three of its callbacks are where life and
+pressure can be seen: ``data_received``, ``pause_writing`` and ``resume_writing``.
+
+What the library offers to end a connection (``close()``, its keepalive) waits for the
+peer to read, and so waits forever for a peer that has stopped. Here every goodbye has
+a deadline, and the last word is ``transport.abort()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from msgspec import Struct
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CTRL_OPCODES, Frame
+from websockets.protocol import OPEN, Event
+
+from labserver import messages, wire
+from labserver.closing import RATE_LIMITED, Close
+from labserver.limits import TokenBucket
+from labserver.tokens import ANONYMOUS
+
+GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
+
+
+class Outbox(Protocol):
+    """What stands between a room and a member's socket."""
+
+    def deliver(self, chunk: wire.Chunk) -> None:
+        """Send a room's messages, or account for them."""
+
+    def control(self, frame: bytes) -> None:
+        """Send an answer, which is never dropped."""
+
+    def paused(self) -> None:
+        """Note that the socket takes no more."""
+
+    def resumed(self) -> None:
+        """Note that the socket has taken everything."""
+
+    def waiting(self) -> int:
+        """Return the bytes that wait in the application."""
+
+
+class Shut:
+    """The outbox of a connection that is ending: nothing more goes out."""
+
+    def deliver(self, chunk: wire.Chunk) -> None:
+        pass
+
+    def control(self, frame: bytes) -> None:
+        pass
+
+    def paused(self) -> None:
+        pass
+
+    def resumed(self) -> None:
+        pass
+
+    def waiting(self) -> int:
+        return 0
+
+
+SHUT = Shut()
+
+
+class LabConnection(ServerConnection):
+    """A connection of the lab, from handshake to end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.name = secrets.token_hex(6)
+        self.identity = ANONYMOUS
+        self.variant = wire.PLAIN
+        self.outbox: Outbox = SHUT
+        self.rooms: set[str] = set()  # kept by the hub
+        self.seen = time.monotonic()  # the last sign of life
+        self.pinged = 0.0  # the last ping; 0 when none waits for an answer
+        self.unsent = 0  # bytes in the socket's buffer at that time
+        self.bucket: TokenBucket | None = None
+        self.in_flight = 0  # publishes that wait for the broker
+        self.ending: Close | None = None  # why this side ends it
+        self.expiry: asyncio.TimerHandle | None = None
+        self.admitted: str | None = None  # address that admission counted
+        self.on_lost: Callable[[LabConnection], None] | None = None
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        self.seen = time.monotonic()
+        super().data_received(data)
+        if self.protocol.state is not OPEN and self.request is not None:
+            # The peer said goodbye, or broke the protocol: after a close frame no
+            # data may follow (RFC 6455 section 5.5.1).
+            self.outbox = SHUT
+
+    def process_event(self, event: Event) -> None:
+        super().process_event(event)
+        # A ping and a crumb of a message cost work too; whole messages are counted
+        # when they are read, one by one.
+        if isinstance(event, Frame) and (event.opcode in CTRL_OPCODES or not event.fin):
+            self.within_rate()
+
+    async def receive(self) -> str | bytes | None:
+        """Return the next message, or None when the connection is over."""
+        try:
+            return await self.recv()
+        except ConnectionClosed:
+            return None
+
+    def within_rate(self) -> bool:
+        """Count one message; say if it may be served. Who goes on and on is closed."""
+        if self.bucket is None or self.bucket.take(time.monotonic()):
+            return True
+        if self.bucket.exhausted:
+            self.end(RATE_LIMITED)
+        return False
+
+    # Writing
+
+    def reply(self, message: Struct) -> None:
+        """Send an answer to this client only."""
+        self.outbox.control(wire.frame(self.variant, messages.encode(message)))
+
+    def send_ping(self) -> None:
+        """Ask for a sign of life, without waiting for anything."""
+        self.pinged = time.monotonic()
+        self.unsent = self.transport.get_write_buffer_size()
+        if not self.paused:
+            self.outbox.control(PING)
+
+    def acknowledge_pings(self, data: bytes) -> None:
+        if self.pinged:
+            self.latency = self.seen - self.pinged
+            self.pinged = 0.0
+
+    def reads(self) -> bool:
+        """Return whether the peer took some of what lay in its buffer at the ping."""
+        return self.paused and self.transport.get_write_buffer_size() < self.unsent
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.outbox.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.seen = time.monotonic()  # it reads: it lives
+        self.outbox.resumed()
+
+    # Ending
+
+    def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
+        """Say goodbye, and abort unless the peer answers ``within`` seconds."""
+        if self.ending is None and self.protocol.state is OPEN:
+            self.ending = close
+            self.outbox = SHUT
+            self.protocol.send_close(close.code, close.reason)
+            self.send_data()
+            self.loop.call_later(within, self.transport.abort)
+
+    def cut(self, close: Close) -> None:
+        """End at once, whatever waits in the buffer.
+
+        The close frame is tried: it arrives when the peer's window has room.
+        """
+        self.end(close)
+        self.ending = close
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.outbox = SHUT
+        if self.on_lost is not None:
+            self.on_lost(self)
+        super().connection_lost(exc)
+
+
+PING = bytes((0x89, 0))  # FIN, opcode 9, no payload

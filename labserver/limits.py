@@ -1,0 +1,44 @@
+"""A token bucket: how often something may happen, with bursts."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """Allow ``rate`` events a second and up to ``burst`` of them at once.
+
+    Time is an argument (seconds of any monotonic clock), so that the arithmetic can
+    be tested without waiting. The refill is continuous: a bucket that gains one token
+    a second whatever its rate passes every test that looks at the burst only
+    (centrifugo#1206).
+    """
+
+    __slots__ = ("burst", "level", "rate", "updated")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.level = burst
+        self.updated = now
+
+    def take(self, now: float) -> bool:
+        """Take one token, going into debt if there is none; say if there was one.
+
+        The debt is at most another burst: :attr:`exhausted` tells when it is reached.
+        """
+        self.refill(now)
+        self.level -= 1.0
+        return self.level >= 0.0
+
+    def refill(self, now: float) -> None:
+        """Add what has accrued since the last call."""
+        self.level = min(self.burst, self.level + (now - self.updated) * self.rate)
+        self.updated = now
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the debt has grown as large as a burst."""
+        return self.level <= -self.burst
+
+    def wait(self) -> float:
+        """Return the seconds until a whole token will be there."""
+        return max(0.0, (1.0 - self.level) / self.rate)

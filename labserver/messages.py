@@ -1,0 +1,297 @@
+"""The messages of the wire contract, version 1: their types, decoding and encoding.
+
+Every message is a JSON object with a ``type``. JSON is the canonical form inside the
+server too: a payload is never decoded on its way through, its bytes are copied. A
+CBOR client (subprotocol ``lab.cbor``) gets the same objects, transcoded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import cbor2
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+
+from labserver.errors import BadMessage
+
+ROOM_PATTERN = r"\A[A-Za-z0-9_.:-]{1,64}\Z"
+DEPTH_LIMIT = 128
+
+RoomName = Annotated[str, Meta(pattern=ROOM_PATTERN)]
+ShortText = Annotated[str, Meta(max_length=128)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+# A number that no 64 bits hold is not short: it can be sent as a string.
+Ref = ShortText | Int64 | float
+
+
+class Cursor(Struct, frozen=True):
+    """A place in a room's order: the newest message that a client has."""
+
+    epoch: ShortText
+    seq: Annotated[int, Meta(ge=0)]
+
+
+class _Client(Struct, frozen=True, tag_field="type", tag=str.lower):
+    """A message from a client; an optional ``ref`` comes back in the answer."""
+
+
+class Echo(_Client, frozen=True):
+    payload: Raw
+    ref: Ref | UnsetType = UNSET
+
+
+class Join(_Client, frozen=True):
+    room: RoomName
+    after: Cursor | None = None
+    ref: Ref | UnsetType = UNSET
+
+
+class Leave(_Client, frozen=True):
+    room: RoomName
+    ref: Ref | UnsetType = UNSET
+
+
+class Publish(_Client, frozen=True):
+    room: RoomName
+    payload: Raw
+    key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    ref: Ref | UnsetType = UNSET
+
+
+class Ping(_Client, frozen=True):
+    ref: Ref | UnsetType = UNSET
+
+
+class Refresh(_Client, frozen=True):
+    token: Annotated[str, Meta(max_length=8192)]
+    ref: Ref | UnsetType = UNSET
+
+
+ClientMessage = Echo | Join | Leave | Publish | Ping | Refresh
+
+
+class _Server(Struct, frozen=True, tag_field="type", tag=str.lower):
+    """A message to a client."""
+
+
+class Hello(_Server, frozen=True):
+    id: str
+    user: str
+    stage: str
+    replica: str
+    heartbeat: float | None
+
+
+class Joined(_Server, frozen=True):
+    room: str
+    epoch: str
+    seq: int
+    recovered: bool
+    ref: Ref | UnsetType = UNSET
+
+
+class Left(_Server, frozen=True):
+    room: str
+    ref: Ref | UnsetType = UNSET
+
+
+class Ack(_Server, frozen=True):
+    room: str
+    seq: int
+    ref: Ref | UnsetType = UNSET
+
+
+class Pong(_Server, frozen=True):
+    ref: Ref | UnsetType = UNSET
+
+
+class Refreshed(_Server, frozen=True):
+    expires: float | None
+    ref: Ref | UnsetType = UNSET
+
+
+class Gap(_Server, frozen=True):
+    """Seqs ``first`` to ``last``, inclusive, that this client will not get."""
+
+    room: str
+    first: int = field(name="from")
+    last: int = field(name="to")
+    reason: str
+
+
+class Error(_Server, frozen=True):
+    code: str
+    detail: str
+    ref: Ref | UnsetType = UNSET
+
+
+class Event(Struct, frozen=True):
+    """What a room's members are sent: one message, or one gap, as JSON.
+
+    ``first`` and ``last`` are the seqs that it accounts for.
+    """
+
+    first: int
+    last: int
+    json: bytes
+
+
+_decode_client: Callable[[str], ClientMessage] = msgspec.json.Decoder(
+    ClientMessage
+).decode
+_decode_raw = msgspec.json.Decoder(Raw).decode
+encode_json = msgspec.json.encode
+
+
+def encode(message: Struct) -> bytes:
+    """Return ``message`` as JSON."""
+    return encode_json(message)
+
+
+def body(user: str, payload: Raw) -> bytes:
+    """Return what of a ``message`` the publisher decides, as the tail of its JSON.
+
+    A broker carries this as it is; :func:`event` puts room and seq before it.
+    """
+    return b'"from":%b,"payload":%b}' % (encode_json(user), bytes(payload))
+
+
+def event(room: str, seq: int, tail: bytes) -> Event:
+    """Return message ``seq`` of ``room``; ``tail`` is what :func:`body` made."""
+    text = b'{"type":"message","room":"%b","seq":%d,' % (room.encode(), seq)
+    return Event(seq, seq, text + tail)
+
+
+def gap(room: str, first: int, last: int, reason: str) -> Event:
+    """Return the notice that seqs ``first`` to ``last`` of ``room`` will not come."""
+    return Event(first, last, encode(Gap(room, first, last, reason)))
+
+
+def well_formed(text: str) -> Raw:
+    """Return ``text`` as JSON that is known to be well-formed.
+
+    Raises:
+        BadMessage: ``bad_json``, with what is wrong and where.
+
+    """
+    try:
+        if too_deep(text):
+            raise RecursionError
+        return _decode_raw(text)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise _bad_json(exc) from None
+
+
+def decode(text: str) -> ClientMessage:
+    """Return the message that a client sent as JSON.
+
+    Raises:
+        BadMessage: ``bad_json``, ``unknown_type`` or ``bad_message``.
+
+    """
+    try:
+        # A payload goes on to others: no one else should meet a nesting that only
+        # the lax would read.
+        if too_deep(text):
+            raise RecursionError
+        return _decode_client(text)
+    except msgspec.ValidationError as exc:
+        raise _invalid(text, str(exc)) from None
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise _bad_json(exc) from None
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]++')
+
+
+def too_deep(text: str) -> bool:
+    """Return whether arrays and objects nest deeper than ``DEPTH_LIMIT``."""
+    # Nearly every message has fewer brackets than the limit: two counts, no scan.
+    if text.count("[") + text.count("{") <= DEPTH_LIMIT:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.sub("", text):
+        if bracket in "[{":
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                return True
+        else:
+            depth -= 1
+    return False
+
+
+def _bad_json(exc: Exception) -> BadMessage:
+    if isinstance(exc, RecursionError):
+        return BadMessage("bad_json", f"JSON nests deeper than {DEPTH_LIMIT} levels")
+    return BadMessage("bad_json", f"{exc}")
+
+
+class _Anything(Struct):
+    type: Any = None
+    ref: Any = None
+
+
+def ref_of(text: str) -> Ref | UnsetType:
+    """Return the ``ref`` of a message that cannot be served, when it has one."""
+    try:
+        message = msgspec.json.decode(text, type=_Anything)
+        ref: Ref = msgspec.convert(message.ref, Ref)
+        return ref
+    except (msgspec.MsgspecError, RecursionError):
+        return UNSET
+
+
+_TYPES = {"echo", "join", "leave", "publish", "ping", "refresh"}
+
+
+def _invalid(text: str, detail: str) -> BadMessage:
+    ref = ref_of(text)
+    try:
+        kind = msgspec.json.decode(text, type=_Anything).type
+    except (msgspec.MsgspecError, RecursionError):
+        kind = None
+    if isinstance(kind, str) and kind not in _TYPES:
+        known = ", ".join(sorted(_TYPES))
+        return BadMessage("unknown_type", f"type must be one of {known}", ref)
+    return BadMessage("bad_message", detail, ref)
+
+
+def _refuse(*_: object) -> Any:
+    raise ValueError("shared references are not JSON")
+
+
+# A reference (tags 25 and 29) makes a short message unfold into a huge one.
+_NO_REFERENCES = {25: _refuse, 28: _refuse, 29: _refuse, 256: _refuse}
+
+
+def from_cbor(data: bytes) -> str:
+    """Return as JSON what a client sent as CBOR.
+
+    Raises:
+        BadMessage: ``bad_json``, when it is not CBOR or says what JSON cannot.
+
+    """
+    try:
+        value = cbor2.loads(
+            data, max_depth=DEPTH_LIMIT, semantic_decoders=_NO_REFERENCES
+        )
+        return json.dumps(
+            value, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        )
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as exc:
+        detail = f"not CBOR that JSON can express: {exc}"
+        raise BadMessage("bad_json", detail[:200]) from None
+
+
+def to_cbor(text: bytes) -> bytes:
+    """Return JSON as CBOR. Numbers that no CBOR float holds become infinite."""
+    return cbor2.dumps(json.loads(text, parse_int=_integer))
+
+
+def _integer(digits: str) -> int | float:
+    # Python refuses to read more than 4300 digits (CVE-2020-10735).
+    return int(digits) if len(digits) < 4300 else float(digits)

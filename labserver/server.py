@@ -1,0 +1,275 @@
+"""A server made of parts: it listens, answers HTTP, converses, and drains.
+
+It knows the seams and no stage. The life of a connection reads from top to bottom in
+:meth:`LabServer.converse`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import secrets
+import socket
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from labserver import closing, messages, routes, wire
+from labserver.connection import LabConnection
+from labserver.errors import BadMessage, Refused, SettingsError
+from labserver.hub import Hub
+from labserver.limits import TokenBucket
+from labserver.messages import Error, Hello
+from labserver.metrics import Metrics, render
+from labserver.parts import Lab, Parts
+from labserver.settings import Settings
+
+log = logging.getLogger("labserver")
+# The library writes requests, and so tokens, at DEBUG; and a line a connection at INFO.
+library_log = logging.getLogger("labserver.websockets")
+library_log.setLevel(logging.WARNING)
+
+
+class LabServer:
+    """One process's server, as an async context manager.
+
+    Args:
+        parts: From :func:`labserver.stages.build`.
+        settings: The same that the parts were built with.
+        stage: Name that ``hello`` tells.
+        host: Address to listen on.
+        port: Port to listen on; 0 lets the kernel choose, see :attr:`port`.
+
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Settings,
+        stage: str = "",
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.stage = stage
+        self.host = host
+        self.port = port
+        self.replica = (
+            settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
+        )
+        self.metrics = Metrics()
+        self.connections: set[LabConnection] = set()
+        self.draining = False
+        self.hub = Hub(self.metrics, parts.broker.unsubscribe)
+        self.application = parts.application(
+            Lab(self.hub, parts.broker, parts.history, parts.admission, self.metrics)
+        )
+        self.listener: Server
+
+    # Life of the server
+
+    async def __aenter__(self) -> Self:
+        listening = self.open_socket()
+        await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
+        await self.parts.heartbeat.start(self.metrics)
+        self.listener = await self.listen(listening)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.drain(self.settings.drain_timeout if exc_type is None else 0.0)
+
+    def open_socket(self) -> socket.socket:
+        """Return a listening socket whose connections inherit the send buffer."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.settings.send_buffer:
+                # Before listen(): the kernel scales windows when it accepts.
+                size = self.settings.send_buffer
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            listening.bind((self.host, self.port))
+        except (OSError, OverflowError) as exc:
+            listening.close()
+            raise SettingsError(
+                f"cannot listen on {self.host}:{self.port}: {exc}"
+            ) from None
+        self.port = listening.getsockname()[1]
+        return listening
+
+    async def listen(self, listening: socket.socket) -> Server:
+        """Start to accept. The library's keepalive and flow control stay out of it."""
+        settings = self.settings
+        return await serve(
+            self.converse,
+            sock=listening,
+            backlog=4096,
+            create_connection=LabConnection,
+            process_request=self.process_request,
+            select_subprotocol=self.select_subprotocol,
+            compression=None,
+            extensions=[wire.deflate_offer()],
+            server_header=None,
+            open_timeout=settings.handshake_timeout,
+            ping_interval=None,
+            close_timeout=2,
+            max_size=settings.message_size_limit or None,
+            write_limit=0,  # report pressure from the first byte that waits
+            logger=library_log,
+        )
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ws://{host}:{self.port}"
+
+    async def drain(self, within: float) -> None:
+        """Say goodbye to everybody, and be done after ``within`` seconds."""
+        self.draining = True
+        rate = self.settings.admission_rate or 1000.0
+        spread = max(1.0, len(self.connections) / rate)
+        for connection in list(self.connections):
+            goodbye = closing.draining(random.uniform(0.0, spread))
+            connection.end(goodbye, within=within)
+        if self.listener.handler_tasks:
+            await asyncio.wait(self.listener.handler_tasks, timeout=within)
+        self.listener.close(close_connections=False)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        await self.listener.wait_closed()
+        await self.parts.heartbeat.stop()
+        await self.parts.broker.stop()
+
+    # Handshake
+
+    def process_request(
+        self, connection: ServerConnection, request: Request
+    ) -> Response | None:
+        """Answer plain HTTP, and let admission decide on an upgrade."""
+        assert isinstance(connection, LabConnection)
+        if not routes.wants_upgrade(request):
+            return routes.answer(self, request)
+        try:
+            if self.draining:
+                raise Refused(503, "the server is draining", {"Retry-After": "1"})
+            connection.identity = self.parts.admission.admit(connection, request)
+        except Refused as exc:
+            self.metrics.refused[exc.status] += 1
+            response = routes.respond(exc.status, f"{exc.detail}\n")
+            response.headers.update(exc.headers)
+            return response
+        connection.on_lost = self.parts.admission.released
+        return None
+
+    def select_subprotocol(self, connection: ServerConnection, offered: Any) -> Any:
+        """Return the first subprotocol that both sides speak, or None."""
+        return next((name for name in offered if name in (wire.JSON, wire.CBOR)), None)
+
+    # Life of a connection
+
+    async def converse(self, connection: ServerConnection) -> None:
+        """Serve one client from its hello to its end."""
+        assert isinstance(connection, LabConnection)
+        self.open(connection)
+        try:
+            while (data := await connection.receive()) is not None:
+                if connection.ending is None:
+                    await self.serve(connection, data)
+        finally:
+            self.close(connection)
+
+    def open(self, connection: LabConnection) -> None:
+        rate = self.settings.message_rate_limit
+        if rate:
+            connection.bucket = TokenBucket(rate, 2 * rate, time.monotonic())
+        protocol = connection.protocol
+        connection.variant = wire.negotiated(protocol.subprotocol, protocol.extensions)
+        connection.outbox = self.parts.outbox(connection, self.metrics)
+        self.metrics.accepted += 1
+        self.connections.add(connection)
+        connection.reply(
+            Hello(
+                connection.name,
+                connection.identity.user,
+                self.stage,
+                self.replica,
+                self.parts.heartbeat.interval,
+            )
+        )
+        self.parts.admission.opened(connection)
+        self.parts.heartbeat.watch(connection)
+
+    async def serve(self, connection: LabConnection, data: str | bytes) -> None:
+        """Serve one message; whatever it is, the connection has an answer."""
+        self.metrics.received += 1
+        try:
+            text = self.text_of(connection, data)
+            if text is None:
+                return
+            if not connection.within_rate():
+                detail = (
+                    f"more than {self.settings.message_rate_limit:g} messages a second"
+                )
+                raise BadMessage("rate_limited", detail, messages.ref_of(text))
+            await self.application.receive(connection, text)
+        except BadMessage as exc:
+            connection.reply(Error(exc.code, exc.detail, exc.ref))
+        except Exception:
+            log.exception("connection %s failed", connection.name)
+            connection.end(closing.INTERNAL)
+
+    def text_of(self, connection: LabConnection, data: str | bytes) -> str | None:
+        """Return a message as JSON, whichever subprotocol it came in."""
+        cbor = connection.variant.subprotocol == wire.CBOR
+        if isinstance(data, str) and not cbor:
+            return data
+        if isinstance(data, bytes) and cbor:
+            return messages.from_cbor(data)
+        kind = "text frame on a CBOR connection" if cbor else closing.NOT_TEXT.reason
+        connection.end(closing.NOT_TEXT.because(kind))
+        return None
+
+    def close(self, connection: LabConnection) -> None:
+        self.connections.discard(connection)
+        self.parts.heartbeat.forget(connection)
+        self.application.closed(connection)
+        ending = connection.ending
+        code = ending.code if ending else connection.close_code
+        self.metrics.closes[code or 1006] += 1
+
+    # What the routes show
+
+    def unready(self) -> str | None:
+        if self.draining:
+            return "draining"
+        return "the broker is deaf" if self.parts.broker.deaf else None
+
+    def metrics_page(self) -> bytes:
+        waiting = sum(each.outbox.waiting() for each in self.connections)
+        worst = max((each.latency for each in self.connections), default=math.nan)
+        return render(
+            self.metrics,
+            [
+                ("labserver_connections", "Open connections.", len(self.connections)),
+                ("labserver_rooms", "Rooms with a local member.", len(self.hub.rooms)),
+                ("labserver_outbox_bytes", "Bytes that wait for readers.", waiting),
+                ("labserver_broker_up", "1 when it hears.", not self.parts.broker.deaf),
+                ("labserver_draining", "1 while it drains.", self.draining),
+                (
+                    "labserver_latency_max",
+                    "Slowest round trip of a ping, in seconds.",
+                    worst,
+                ),
+            ],
+        )

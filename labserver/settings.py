@@ -1,0 +1,138 @@
+"""Settings: one frozen dataclass. Variables ``LAB_*`` and flags are generated from it.
+
+Durations are in seconds, sizes in bytes; 0 turns a limit off.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from labserver.errors import SettingsError
+
+POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
+
+
+def _setting(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be chosen about a server."""
+
+    secret: str = _setting("", "Signs and checks tokens.", secret=True)
+    redis: str = _setting(
+        "",
+        "Redis URL for the stages broker and resume; without it the server starts "
+        "a Redis of its own.",
+        variable="LAB_REDIS_URL",
+        secret=True,
+    )
+    replica: str = _setting("", "This server's name in hello; default: made up.")
+    heartbeat_interval: float = _setting(25.0, "Seconds between two pings.", above=0.1)
+    outbox_limit: int = _setting(2**20, "Bytes that may wait for one slow reader.")
+    outbox_policy: str = _setting(
+        "disconnect", "What a full outbox does.", choices=POLICIES
+    )
+    stuck_timeout: float = _setting(
+        10.0, "Seconds without any progress after which a reader is cut off."
+    )
+    drain_timeout: float = _setting(10.0, "Seconds that SIGTERM leaves for goodbyes.")
+    handshake_timeout: float = _setting(
+        10.0, "Seconds in which a handshake must be over.", above=0.01
+    )
+    history_limit: int = _setting(1000, "Messages that a room remembers.", above=1)
+    history_ttl: float = _setting(
+        300.0, "Seconds that a room remembers a message.", above=0.1
+    )
+    message_size_limit: int = _setting(65536, "Bytes of one incoming message.")
+    message_rate_limit: float = _setting(
+        1000.0, "Messages a second from one connection; bursts of twice that."
+    )
+    rooms_limit: int = _setting(128, "Rooms that one connection may be in.")
+    connection_limit: int = _setting(0, "Connections to this process.")
+    address_limit: int = _setting(0, "Connections from one address.")
+    admission_rate: float = _setting(0.0, "Handshakes a second.")
+    origins: tuple[str, ...] = _setting(
+        (), "Origins that browsers may come from beside the same host; comma-separated."
+    )
+    send_buffer: int = _setting(
+        0, "SO_SNDBUF of each connection; 0 leaves the kernel's choice."
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            problem = _problem(each, getattr(self, each.name))
+            if problem:
+                raise SettingsError(f"{variable(each)} {problem}")
+
+
+def variable(setting: Field[Any]) -> str:
+    """Return the environment variable of a setting."""
+    name = setting.metadata.get("variable", f"LAB_{setting.name.upper()}")
+    return str(name)
+
+
+def flag(setting: Field[Any]) -> str:
+    """Return the command-line flag of a setting."""
+    return "--" + setting.name.replace("_", "-")
+
+
+def from_environment(
+    environment: Mapping[str, str] = os.environ, **given: Any
+) -> Settings:
+    """Return settings: what is ``given``, else ``LAB_*``, else the default.
+
+    Raises:
+        SettingsError: A value cannot be used; the message names the variable.
+
+    """
+    values = dict(given)
+    for each in fields(Settings):
+        text = environment.get(variable(each))
+        if each.name not in values and text is not None:
+            values[each.name] = parse(each, text)
+    return Settings(**values)
+
+
+def parse(setting: Field[Any], text: str) -> Any:
+    """Return the value that ``text`` means for ``setting``.
+
+    Raises:
+        SettingsError: It is not a number where one is needed.
+
+    """
+    kind: Callable[[str], Any] = type(setting.default)
+    if kind is str:
+        return text
+    if kind is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise SettingsError(
+            f"{variable(setting)} must be {what}, not {text[:40]!r}"
+        ) from None
+
+
+def _problem(setting: Field[Any], value: Any) -> str | None:
+    kind = type(setting.default)
+    if kind in (int, float):
+        least = setting.metadata.get("above", 0)
+        if not math.isfinite(value) or value < least:
+            return f"must be a number of at least {least}, not {value}"
+    choices = setting.metadata.get("choices")
+    if choices and value not in choices:
+        return f"must be one of {', '.join(choices)}, not {value!r}"
+    if setting.name == "redis" and value and not _REDIS_URL.match(value):
+        return "must start with redis://, rediss:// or unix://"
+    return None
+
+
+_REDIS_URL = re.compile(r"(redis|rediss|unix)://.")

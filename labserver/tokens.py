@@ -1,0 +1,97 @@
+"""Tokens: JWTs signed with HS256, carrying who may enter which rooms until when."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from labserver.errors import LabError
+
+
+class BadToken(LabError):
+    """A token cannot be trusted. The message says why and never quotes it."""
+
+
+class BadClaim(BadToken):
+    """A token is genuine, but what it claims makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is on a connection.
+
+    Args:
+        user: Name, the token's ``sub``.
+        rooms: Names, or prefixes that end in ``*``; None allows every room.
+        expires: Unix time in seconds; None for never.
+
+    """
+
+    user: str = "anonymous"
+    rooms: tuple[str, ...] | None = None
+    expires: float | None = None
+
+    def may_enter(self, room: str) -> bool:
+        """Return whether the token's claim covers ``room``."""
+        if self.rooms is None:
+            return True
+        return any(
+            room.startswith(name[:-1]) if name.endswith("*") else room == name
+            for name in self.rooms
+        )
+
+
+ANONYMOUS = Identity()
+
+
+def issue(
+    secret: str, user: str, rooms: Iterable[str] | None = None, ttl: float = 3600
+) -> str:
+    """Return a token for ``user`` that is good for ``ttl`` seconds."""
+    claims: dict[str, Any] = {"sub": user, "exp": int(time.time() + ttl)}
+    if rooms is not None:
+        claims["rooms"] = list(rooms)
+    with warnings.catch_warnings():
+        # The command line says once that a secret is short; not with every token.
+        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
+        return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def verify(secret: str, token: str) -> Identity:
+    """Return who ``token`` names.
+
+    The algorithm is pinned: a token that chooses its own is an attack (RFC 8725
+    section 3.1). Expiry has no leeway, one machine's clock decides.
+
+    Raises:
+        BadToken: The signature or the expiry is not right.
+        BadClaim: A claim is not of its kind.
+
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
+            claims = jwt.decode(
+                token,
+                secret,
+                algorithms=["HS256"],
+                options={"require": ["exp", "sub"]},
+            )
+        expires = float(claims["exp"])
+    except jwt.ExpiredSignatureError:
+        raise BadToken("the token has expired") from None
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+        raise BadToken("the token is not valid") from None
+    user, rooms = claims["sub"], claims.get("rooms")
+    if not isinstance(user, str) or not 1 <= len(user) <= 128:
+        raise BadClaim("the token's sub must be a text of 1 to 128 characters")
+    if rooms is None:
+        return Identity(user, None, expires)
+    if not isinstance(rooms, list) or not all(isinstance(name, str) for name in rooms):
+        raise BadClaim("the token's rooms must be a list of names")
+    return Identity(user, tuple(rooms), expires)

@@ -1,0 +1,116 @@
+"""WebSocket frames, built once and given to many.
+
+A server's frames are not masked (RFC 6455 section 5.1), so the same bytes may go to
+every member of a room. A compressed frame may be shared too when the server promised
+to forget its window after each message (RFC 7692 section 7.1.1.1).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from websockets.extensions.permessage_deflate import (
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
+
+from labserver.messages import Event, to_cbor
+
+TEXT = 0x81  # FIN set, opcode 1 (RFC 6455 section 5.2)
+BINARY = 0x82
+COMPRESSED = 0x40  # RSV1 (RFC 7692 section 6)
+# Below this a message hardly shrinks: its frame would be about as long.
+COMPRESS_FROM = 128
+
+JSON = "lab.json"
+CBOR = "lab.cbor"
+
+
+class Variant(NamedTuple):
+    """How a client wants its frames: subprotocol, and window bits (0: plain)."""
+
+    subprotocol: str = JSON
+    window_bits: int = 0
+
+
+PLAIN = Variant()
+
+
+def deflate_offer() -> ServerPerMessageDeflateFactory:
+    """Return what the server negotiates: no window outlives a message.
+
+    The sender's frames become shareable and an idle connection keeps no zlib state.
+    """
+    return ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        client_no_context_takeover=True,
+        server_max_window_bits=12,
+        client_max_window_bits=12,
+        compress_settings={"memLevel": 5},
+    )
+
+
+def negotiated(subprotocol: str | None, extensions: Sequence[Any]) -> Variant:
+    """Return the variant that a handshake agreed on."""
+    for extension in extensions:
+        if isinstance(extension, PerMessageDeflate):
+            bits = extension.local_max_window_bits
+            return Variant(subprotocol or JSON, bits)
+    return Variant(subprotocol or JSON)
+
+
+def frame(variant: Variant, text: bytes) -> bytes:
+    """Return ``text``, a JSON message, as one complete frame of ``variant``."""
+    if variant.subprotocol == CBOR:
+        head, data = BINARY, to_cbor(text)
+    else:
+        head, data = TEXT, text
+    if variant.window_bits and len(data) >= COMPRESS_FROM:
+        head, data = head | COMPRESSED, _deflate(data, variant.window_bits)
+    length = len(data)
+    if length < 126:
+        return bytes((head, length)) + data
+    if length < 65536:
+        return bytes((head, 126)) + length.to_bytes(2, "big") + data
+    return bytes((head, 127)) + length.to_bytes(8, "big") + data
+
+
+def _deflate(data: bytes, window_bits: int) -> bytes:
+    encoder = zlib.compressobj(wbits=-window_bits, memLevel=5)
+    packed = encoder.compress(data) + encoder.flush(zlib.Z_SYNC_FLUSH)
+    return packed[:-4]  # the empty block that RFC 7692 section 7.2.1 says to strip
+
+
+class Chunk:
+    """What a room sends to the members of one variant in one tick.
+
+    Made once and shared by all of them, also by those whose outbox must hold it.
+
+    Args:
+        room: Name of the room.
+        events: What it accounts for, in order.
+        frames: The same as WebSocket frames.
+
+    """
+
+    __slots__ = ("data", "events", "frames", "room")
+
+    def __init__(
+        self, room: str, events: Sequence[Event], frames: Sequence[bytes]
+    ) -> None:
+        self.room = room
+        self.events = events
+        self.frames = frames
+        self.data = frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def singles(self) -> Iterator[Chunk]:
+        """Yield one chunk for each event."""
+        for event, data in zip(self.events, self.frames, strict=True):
+            yield Chunk(self.room, [event], [data])
+
+
+def chunk(variant: Variant, room: str, events: Sequence[Event]) -> Chunk:
+    """Return events as what a member of ``variant`` is sent."""
+    return Chunk(room, events, [frame(variant, event.json) for event in events])
