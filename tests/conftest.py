@@ -23,9 +23,12 @@ SECRET = "a secret of thirty-two bytes or more"
 DEADLINE = 5.0  # seconds that a test waits for what must happen
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def redis_url() -> Iterator[str]:
-    """One Redis for the whole session."""
+    """One Redis for the whole session.
+
+    Used by itself, because it cannot be started from inside a test's event loop.
+    """
     with asyncio.Runner() as runner:
         context = running_redis()
         url = runner.run(context.__aenter__())
