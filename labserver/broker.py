@@ -110,7 +110,7 @@ class RedisBroker:
             ]
             for tail, key, _ in messages:
                 if key is not None:
-                    keys.append(f"{keys[0]}:{key}")
+                    keys.append(f"{keys[0]}:key:{key}")
                 args += (tail, 0 if key is None else len(keys))
             answer = self.commands.call(PUBLISH, keys, args)
             waiting = [stored for *_, stored in messages]
