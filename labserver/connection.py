@@ -72,10 +72,16 @@ SHUT = Shut()
 
 
 class LabConnection(ServerConnection):
-    """A connection of the lab, from handshake to end."""
+    """A connection of the lab, from handshake to end.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        sockets: Where it is listed while its socket is open.
+
+    """
+
+    def __init__(self, sockets: set[LabConnection], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.sockets = sockets
         self.name = secrets.token_hex(6)
         self.identity = ANONYMOUS
         self.variant = wire.PLAIN
@@ -90,6 +96,10 @@ class LabConnection(ServerConnection):
         self.expiry: asyncio.TimerHandle | None = None
         self.admitted: str | None = None  # address that admission counted
         self.on_lost: Callable[[LabConnection], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.sockets.add(self)
+        super().connection_made(transport)
 
     # Reading
 
@@ -175,6 +185,7 @@ class LabConnection(ServerConnection):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.sockets.discard(self)
         self.outbox = SHUT
         if self.on_lost is not None:
             self.on_lost(self)

@@ -13,6 +13,7 @@ import random
 import secrets
 import socket
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -64,7 +65,8 @@ class LabServer:
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
         self.metrics = Metrics()
-        self.connections: set[LabConnection] = set()
+        self.sockets: set[LabConnection] = set()  # all, also those still in handshake
+        self.connections: set[LabConnection] = set()  # those that were said hello to
         self.draining = False
         self.hub = Hub(self.metrics, parts.broker.unsubscribe)
         self.application = parts.application(
@@ -92,7 +94,9 @@ class LabServer:
     def open_socket(self) -> socket.socket:
         """Return a listening socket whose connections inherit the send buffer."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol is named because asyncio sets TCP_NODELAY only where it is; with
+        # Nagle's algorithm an answer after an answer waits 40 ms.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.settings.send_buffer:
@@ -115,7 +119,7 @@ class LabServer:
             self.converse,
             sock=listening,
             backlog=4096,
-            create_connection=LabConnection,
+            create_connection=partial(LabConnection, self.sockets),  # type: ignore[arg-type]
             process_request=self.process_request,
             select_subprotocol=self.select_subprotocol,
             compression=None,
@@ -136,16 +140,18 @@ class LabServer:
 
     async def drain(self, within: float) -> None:
         """Say goodbye to everybody, and be done after ``within`` seconds."""
+        if self.draining:
+            return await self.listener.wait_closed()
         self.draining = True
         rate = self.settings.admission_rate or 1000.0
         spread = max(1.0, len(self.connections) / rate)
         for connection in list(self.connections):
             goodbye = closing.draining(random.uniform(0.0, spread))
             connection.end(goodbye, within=within)
-        if self.listener.handler_tasks:
-            await asyncio.wait(self.listener.handler_tasks, timeout=within)
+        if goodbyes := [each.connection_lost_waiter for each in self.connections]:
+            await asyncio.wait(goodbyes, timeout=within)
         self.listener.close(close_connections=False)
-        for connection in list(self.connections):
+        for connection in list(self.sockets):
             connection.transport.abort()
         await self.listener.wait_closed()
         await self.parts.heartbeat.stop()
