@@ -46,7 +46,7 @@ class _View:
 
     def __init__(self, epoch: str, seq: int) -> None:
         self.epoch = epoch
-        self.next = seq + 1
+        self.next = seq + 1  # 0: whatever comes first
         self.seen: set[int] = set()
         self.holes: set[int] = set()
 
@@ -76,7 +76,9 @@ class Oracle:
     def cursor(self, room: str) -> dict[str, Any] | None:
         """Return what this client would name as ``after`` when it joins again."""
         view = self._views.get(room)
-        return {"epoch": view.epoch, "seq": view.next - 1} if view else None
+        if view is None or not view.next:
+            return None
+        return {"epoch": view.epoch, "seq": view.next - 1}
 
     def payloads(self) -> dict[tuple[str, str, int], Any]:
         """Return what arrived, by (room, epoch, seq)."""
@@ -90,6 +92,9 @@ class Oracle:
         if view is not None and view.epoch == epoch:
             # The client is told where the room stands: the hole is announced.
             self._announce(room, view, view.next, seq)
+        elif message["recovered"] and view is None:
+            # It names a cursor of a former life, which nobody told the oracle.
+            self._views[room] = _View(epoch, -1)
         else:
             self._views[room] = _View(epoch, seq)
 
@@ -101,8 +106,11 @@ class Oracle:
             view = self._views[room] = _View("", seq - 1)
         place = (room, view.epoch, seq)
         self.verdict.received += 1
+        view.next = view.next or seq
         if seq in view.seen:
             self.verdict.duplicated.append(place)
+            if self._payloads[place] != message.get("payload"):
+                self.verdict.altered.append(place)
             return
         view.seen.add(seq)
         self._payloads[place] = message.get("payload")
@@ -126,7 +134,7 @@ class Oracle:
         for seq in range(first, last + 1):
             if seq not in view.seen:
                 self.verdict.gaps.append((room, view.epoch, seq))
-        for hole in range(view.next, first):
+        for hole in range(view.next or first, first):
             view.holes.add(hole)
             self.verdict.unsignalled.append((room, view.epoch, hole))
         view.next = max(view.next, last + 1)

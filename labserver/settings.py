@@ -18,7 +18,8 @@ POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 
 
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
+    shown = not metadata.get("secret")
+    return field(default=default, repr=shown, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
