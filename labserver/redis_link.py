@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from redis.exceptions import RedisError
 
 from labserver.errors import BrokerDown
 from labserver.redis_commands import TIMEOUT, Commands
+
+log = logging.getLogger("labserver")
 
 PROBE_INTERVAL = 1.0  # seconds
 SILENCE = 3.0  # seconds without a word after which a link counts as dead
@@ -101,8 +104,12 @@ class Link:
 
     async def _listen(self) -> None:
         while True:
-            with contextlib.suppress(RedisError, OSError, BrokerDown, TimeoutError):
+            try:
                 await self._follow()
+            except (RedisError, OSError, BrokerDown, TimeoutError) as exc:
+                log.warning("the link to Redis broke: %s", type(exc).__name__)
+            except Exception:
+                log.exception("what Redis published could not be delivered")
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)
 
     async def _follow(self) -> None:
@@ -118,9 +125,12 @@ class Link:
             for channel, confirmed in known:
                 await self._ask("SUBSCRIBE", channel, confirmed)
             while True:
-                kind, name, data = await connection.read_response(
+                said = await connection.read_response(
                     timeout=SILENCE, disconnect_on_error=False
                 )
+                if said is None:
+                    return  # silence: not even the probe came
+                kind, name, data = said
                 channel = name.decode().removeprefix(PREFIX)
                 if kind != b"message":
                     await self._confirmed(channel)
