@@ -1,16 +1,21 @@
-# Two stages: pip and the build leftovers stay behind in the first.
+# What is only needed to build stays behind: the last stage has no pip and no source.
+FROM python:3.12-slim-bookworm AS needs
+WORKDIR /build
+COPY pyproject.toml ./
+# Without the embedded Redis: a replica with one of its own would talk to itself.
+RUN python -c "import tomllib; \
+      needs = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+      print(*(each for each in needs if 'falkordb' not in each), sep='\n')" \
+      > requirements.txt
+
 FROM python:3.12-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv /opt/labserver
-# Dependencies first: this layer survives every change of the code. The embedded Redis
-# stays out; a replica that had one of its own would be alone with it.
+# A layer of their own, made again only when the dependencies themselves change.
+COPY --from=needs /build/requirements.txt ./
+RUN /opt/labserver/bin/pip install -r requirements.txt
 COPY pyproject.toml ./
-RUN python -c "import tomllib; \
-      needs = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
-      print(*(each for each in needs if 'falkordb' not in each), sep='\n')" \
-      > requirements.txt \
-    && /opt/labserver/bin/pip install -r requirements.txt
 COPY README.md ./
 COPY labserver labserver
 RUN /opt/labserver/bin/pip install --no-deps . \

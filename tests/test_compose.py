@@ -1,0 +1,300 @@
+"""docker-compose.yml, for real: several replicas behind the router, and what is said.
+
+Needs a Docker engine and the base images (or the means to fetch them). The first run
+builds the image, which takes minutes; it is kept, so that the next one does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Peer, eventually, peer
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from labserver.client import Client
+from labserver.tokens import issue
+
+ROOT = Path(__file__).parents[1]
+BUILD_TIMEOUT = 900.0  # seconds; the base images and the dependencies are downloaded
+TIMEOUT = 120.0
+
+
+def compose_command() -> list[str] | None:
+    """Return how compose is called here: the plugin, or the program of old."""
+    with contextlib.suppress(OSError):
+        said = subprocess.run(["docker", "compose", "version"], capture_output=True)
+        if said.returncode == 0:
+            return ["docker", "compose"]
+    path = shutil.which("docker-compose")
+    return [path] if path else None
+
+
+def why_not() -> str | None:
+    """Return why compose cannot be tested here, or None."""
+    if shutil.which("docker") is None:
+        return "there is no docker command"
+    try:
+        said = subprocess.run(["docker", "info"], capture_output=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return "the Docker engine does not answer"
+    if said.returncode:
+        return "no Docker engine can be reached (docker info failed)"
+    return None if compose_command() else "there is no docker compose"
+
+
+WHY_NOT = why_not()
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.timeout(BUILD_TIMEOUT + TIMEOUT),
+    pytest.mark.skipif(
+        WHY_NOT is not None, reason=f"COMPOSE WAS NOT TESTED: {WHY_NOT}"
+    ),
+]
+
+
+@dataclass
+class Stack:
+    """A project of docker-compose.yml, apart from any that somebody runs."""
+
+    port: int
+    secret: str = field(repr=False)
+    name: str = field(default_factory=lambda: f"labtest{secrets.token_hex(3)}")
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def token(self, user: str = "ann") -> str:
+        return issue(self.secret, user)
+
+    def compose(self, *arguments: str, within: float = TIMEOUT) -> str:
+        """Run docker compose; return what it said."""
+        said = subprocess.run(
+            [*(compose_command() or []), "-p", self.name, *arguments],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "LAB_SECRET": self.secret,
+                "LAB_PORT": str(self.port),
+                "LAB_REPLICAS": "3",
+                "LAB_ADDRESS_LIMIT": "20",
+                "LAB_ORIGINS": "",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=within,
+        )
+        assert said.returncode == 0, said.stdout[-4000:]
+        return said.stdout
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str]]:
+        """Return status and headers of a request to the router."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            response.read()
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, fields
+
+    @asynccontextmanager
+    async def apart(self, *users: str) -> AsyncIterator[list[Peer]]:
+        """Connect users, each to a replica of its own."""
+        async with AsyncExitStack() as stack:
+            peers: list[Peer] = []
+            taken: set[str] = set()
+            for user in users:
+                for _ in range(10):  # the router spreads: the second is seldom needed
+                    each = await stack.enter_async_context(
+                        peer(self.url, token=self.token(user))
+                    )
+                    if each.hello["replica"] not in taken:
+                        break
+                taken.add(each.hello["replica"])
+                peers.append(each)
+            assert len(taken) == len(users)
+            yield peers
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """The stack, up and ready; taken down whatever happens."""
+    stack = Stack(free_port(), secrets.token_urlsafe(32))
+    stack.compose("build", within=BUILD_TIMEOUT)
+    try:
+        stack.compose("up", "-d")
+        with asyncio.Runner() as runner:
+            runner.run(eventually(lambda: replicas_up(stack) == 3, within=60))
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "2")
+
+
+def replicas_up(stack: Stack) -> int:
+    """Return how many replicas the router sends to, by asking as many newcomers."""
+    try:
+        cookies = [stack.get("/readyz")[1].get("set-cookie") for _ in range(6)]
+    except OSError:
+        return 0
+    return len({cookie for cookie in cookies if cookie})
+
+
+def test_stack_needs_a_secret() -> None:
+    environment = {**os.environ, "LAB_SECRET": ""}
+    said = subprocess.run(
+        [*(compose_command() or []), "config"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert said.returncode != 0
+    assert "set LAB_SECRET" in said.stderr
+
+
+async def test_clients_on_different_replicas_hear_each_other(stack: Stack) -> None:
+    async with stack.apart("ann", "bob", "eve") as peers:
+        for each in peers:
+            await each.join("compose")
+        for number, each in enumerate(peers):
+            await each.send(type="publish", room="compose", payload=number)
+        heard = [
+            [(await each.until("message"))["seq"] for _ in peers] for each in peers
+        ]
+        assert heard == [[1, 2, 3]] * 3
+
+
+async def test_browser_stays_with_its_replica(stack: Stack) -> None:
+    status, headers = stack.get("/")
+    assert status == 200
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    replicas = set()
+    for _ in range(6):
+        headers = {
+            "Cookie": cookie.partition(";")[0],
+            "Authorization": f"Bearer {stack.token()}",
+        }
+        async with connect(stack.url, additional_headers=headers) as socket:
+            replicas.add(await socket.recv())
+    assert len({text.partition('"replica":')[2] for text in map(str, replicas)}) == 1
+
+
+async def refused(stack: Stack, **options: Any) -> int:
+    """Return the status with which a handshake is refused."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(stack.url, **options):
+            pass
+    status: int = caught.value.response.status_code
+    return status
+
+
+async def test_admission_decides_behind_the_router(stack: Stack) -> None:
+    bearer = {"Authorization": f"Bearer {stack.token()}"}
+    assert await refused(stack) == 401
+    strange = {**bearer, "Origin": "http://elsewhere.test"}
+    assert await refused(stack, additional_headers=strange) == 403
+    # The page's own origin: the router leaves Host as it came.
+    same = {**bearer, "Origin": f"http://127.0.0.1:{stack.port}"}
+    async with connect(stack.url, additional_headers=same):
+        pass
+
+
+async def test_router_caps_connections_of_one_address(stack: Stack) -> None:
+    bearer = {"Authorization": f"Bearer {stack.token()}"}
+    async with AsyncExitStack() as held:
+        for _ in range(20):
+            await held.enter_async_context(
+                connect(stack.url, additional_headers=bearer)
+            )
+        assert await refused(stack, additional_headers=bearer) == 429
+        assert stack.get("/readyz")[0] == 200  # a page is no connection
+    async with asyncio.timeout(10):  # the router notices that they have gone
+        while True:
+            with contextlib.suppress(InvalidStatus):
+                async with connect(stack.url, additional_headers=bearer):
+                    break
+
+
+def test_metrics_are_not_public(stack: Stack) -> None:
+    assert stack.get("/metrics")[0] == 404
+
+
+async def test_router_logs_no_token(stack: Stack) -> None:
+    token = stack.token("logged")
+    async with connect(f"{stack.url}/?token={token}"):
+        pass
+    path = f"/{secrets.token_hex(8)}"
+    assert stack.get(f"{path}?token={token}")[0] == 404
+    await eventually(lambda: path in stack.compose("logs", "router"), within=20)
+    logs = stack.compose("logs")
+    assert token not in logs
+    assert stack.secret not in logs
+
+
+@pytest.mark.parametrize("service", ["labserver", "redis", "router"])
+def test_nothing_runs_as_root(stack: Stack, service: str) -> None:
+    container = stack.compose("ps", "-q", service).split()[0]
+    said = subprocess.run(
+        ["docker", "top", container], capture_output=True, text=True, timeout=20
+    )
+    users = {line.split()[0] for line in said.stdout.splitlines()[1:]}
+    assert users
+    assert not users & {"root", "0"}
+
+
+async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
+    stack: Stack,
+) -> None:
+    """A replica drains while people talk and newcomers arrive: nobody notices."""
+    async with Client(stack.url, stack.token("reader")) as reader:
+        await reader.join("drain")
+        leaving = reader.hello["replica"].partition("-")[0]
+        stopping = await asyncio.create_subprocess_exec(
+            *("docker", "stop", "--time", "15", leaving),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        ended = asyncio.create_task(stopping.wait())
+        sent = 0
+        while not ended.done() or sent < 20:
+            # Every publish is a newcomer's; a refusal would raise here.
+            async with peer(stack.url, token=stack.token("writer")) as writer:
+                sent += 1
+                await writer.ask(type="publish", room="drain", payload=sent)
+        got: list[Any] = []
+        async with asyncio.timeout(20):
+            async for message in reader:
+                if message["type"] == "joined":
+                    assert message["recovered"] or not got
+                else:
+                    got.append(message["payload"])
+                if len(got) >= sent:
+                    break
+        assert got == list(range(1, sent + 1))
+        assert reader.connects == 2
+        assert not reader.hello["replica"].startswith(leaving)
+    stack.compose("up", "-d", "--no-recreate")
+    await eventually(lambda: replicas_up(stack) == 3, within=30)
