@@ -1,0 +1,36 @@
+# Every target sets up .venv by itself, when pyproject.toml changed and only then.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help lab test check load notebooks serve clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
+
+lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
+	@$(BIN)/labserver lab
+
+test: .venv/ready  ## run the tests
+	@$(BIN)/python -m pytest -q
+
+check: .venv/ready  ## lint, formatting, types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+load: .venv/ready  ## load a server of its own for 12 seconds, and judge
+	@$(BIN)/python -m loadtests
+
+notebooks: .venv/ready  ## execute every chapter again
+	@$(BIN)/python notebooks/build.py
+
+serve: .venv/ready  ## run the last stage on port 8080
+	@$(BIN)/labserver serve
+
+clean:  ## remove what was made here
+	rm -rf .venv results dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	@echo "setting up .venv (once, about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks,load,dev]'
+	@touch $@
