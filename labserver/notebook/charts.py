@@ -1,0 +1,273 @@
+"""Pictures: made without pyplot, so that no cell can spoil another's.
+
+White ground and fixed colours, readable in a dark theme and without colour vision
+(Okabe and Ito's palette). Lines are named where they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+INK, FAINT = "#333333", "#d8d8d8"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDTH = 7.2  # inches; 720 pixels in a notebook
+DPI = 100
+SHARP = 1.6  # pixels stored for each shown
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+class Picture:
+    """A figure that shows itself, and says in words what it shows."""
+
+    def __init__(self, figure: Figure, words: str) -> None:
+        self.figure = figure
+        self.words = words
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        file = BytesIO()
+        # Without the version in it, the same picture is the same file.
+        self.figure.savefig(file, dpi=DPI * SHARP, metadata={"Software": None})
+        width, height = self.figure.get_size_inches()
+        return file.getvalue(), {
+            "width": round(width * DPI),
+            "height": round(height * DPI),
+        }
+
+
+def _axes(title: str, height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    return figure, axes
+
+
+def curves(
+    lines: Mapping[str, Curve],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log: bool = False,
+    steps: bool = False,
+    points: bool = False,
+    marks: Mapping[str, float] | None = None,
+    height: float = 3.2,
+) -> Picture:
+    """Draw lines, each named at its end.
+
+    Args:
+        lines: By name, the values along x and y.
+        title: What the picture says.
+        x: Label with unit.
+        y: Label with unit.
+        log: Whether both axes are logarithmic.
+        steps: Whether a value holds until the next.
+        points: Whether each value is marked.
+        marks: By name, places on the x axis.
+        height: In inches.
+
+    """
+    figure, axes = _axes(title, height)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x, color=INK, fontsize=9)
+    axes.set_ylabel(y, color=INK, fontsize=9)
+    for colour, (_, (xs, ys)) in zip(COLOURS, lines.items(), strict=False):
+        axes.plot(
+            xs,
+            ys,
+            color=colour,
+            linewidth=2,
+            drawstyle="steps-post" if steps else "default",
+            marker="o" if points else "",
+            markersize=4,
+        )
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.04)
+        axes.set_xlim(left=min(0, *(min(xs) for xs, _ in lines.values())))
+    for name, place in (marks or {}).items():
+        axes.axvline(place, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            name,
+            (place, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            color=INK,
+        )
+    _name_ends(axes, lines)
+    ends = ", ".join(f"{name} ends at {ys[-1]:g}" for name, (_, ys) in lines.items())
+    return Picture(figure, f"{title} ({y} over {x}): {ends}.")
+
+
+def _name_ends(axes: Axes, lines: Mapping[str, Curve]) -> None:
+    """Write each line's name beside its end, a line of text apart at least."""
+    axes.figure.canvas.draw()
+    apart = 13 * DPI / 72  # points of a line of text, in pixels
+    ends = []
+    for colour, (name, (xs, ys)) in zip(COLOURS, lines.items(), strict=False):
+        _, height = axes.transData.transform((xs[-1], ys[-1]))
+        ends.append((float(height), name, colour, xs[-1], ys[-1]))
+    lowest = float("-inf")
+    for height, name, colour, right, top in sorted(ends):
+        place = max(height, lowest + apart)
+        lowest = place
+        axes.annotate(
+            name,
+            (right, top),
+            xytext=(7, (place - height) * 72 / DPI),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
+            color=colour,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def bars(
+    panels: Mapping[str, Mapping[str, float]], *, title: str, height: float = 2.0
+) -> Picture:
+    """Draw one panel of horizontal bars a measure; its name carries the unit."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+    words = []
+    for index, (measure, values) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.set_xticks([])
+        axes.set_title(measure, loc="left", fontsize=9.5, color=INK)
+        names = list(values)
+        drawn = axes.barh(names, list(values.values()), height=0.6)
+        for bar, colour in zip(drawn, COLOURS, strict=False):
+            bar.set_color(colour)
+        axes.bar_label(
+            drawn, [f" {value:,.4g}" for value in values.values()], fontsize=10
+        )
+        axes.margins(x=0.18)
+        axes.invert_yaxis()
+        axes.tick_params(colors=INK, labelsize=9.5, left=False)
+        if index:
+            axes.set_yticks([])
+        words += [f"{name}: {value:g} {measure}" for name, value in values.items()]
+    return Picture(figure, f"{title}: {', '.join(words)}.")
+
+
+def lanes(
+    rows: Mapping[str, Sequence[str]],
+    kinds: Mapping[str, str],
+    *,
+    title: str,
+    x: str,
+    height: float = 0.0,
+) -> Picture:
+    """Draw sequences as rows of boxes, coloured by kind.
+
+    Args:
+        rows: By name, the kinds in order; ``""`` leaves a box empty.
+        kinds: What each kind means.
+        title: What the picture says.
+        x: Label.
+        height: In inches; by default, as many rows need.
+
+    """
+    figure, axes = _axes(title, height or 1.35 + 0.42 * len(rows))
+    colours = dict(zip(kinds, COLOURS, strict=False))
+    for line, sequence in enumerate(rows.values()):
+        for place, kind in enumerate(sequence):
+            axes.add_patch(
+                Rectangle(
+                    (place + 0.55, line - 0.36),
+                    0.9,
+                    0.72,
+                    facecolor=colours.get(kind, "white"),
+                    edgecolor=colours.get(kind, FAINT),
+                )
+            )
+    longest = max(len(sequence) for sequence in rows.values())
+    axes.set_xlim(0.4, longest + 0.6)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.tick_params(left=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(x, color=INK, fontsize=9)
+    handles = [Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in kinds]
+    figure.legend(
+        handles,
+        list(kinds.values()),
+        loc="outside lower right",
+        ncols=len(kinds),
+        frameon=False,
+        fontsize=9,
+    )
+    words = "; ".join(f"{name}: {''.join(row)}" for name, row in rows.items())
+    return Picture(figure, f"{title}. {words}.")
+
+
+def byte_map(fields: Sequence[tuple[str, bytes]], *, title: str) -> Picture:
+    """Draw bytes as boxes, with the name of each field under its bytes."""
+    figure, axes = _axes(title, 1.5)
+    place = 0
+    for index, (name, data) in enumerate(fields):
+        colour = COLOURS[index % len(COLOURS)]
+        narrow = len(name) > 6 * len(data)
+        for offset, byte in enumerate(data):
+            axes.add_patch(
+                Rectangle(
+                    (place + offset + 0.04, 0),
+                    0.92,
+                    1,
+                    facecolor=colour,
+                    alpha=0.18,
+                    edgecolor="none",
+                )
+            )
+            middle = place + offset + 0.5
+            axes.text(
+                middle, 0.5, f"{byte:02x}", ha="center", va="center", **_MONOSPACED
+            )
+        axes.plot(
+            [place + 0.04, place + len(data) - 0.04], [-0.12] * 2, color=colour, lw=2
+        )
+        axes.text(
+            place + len(data) / 2,
+            -0.25,
+            name.replace(" ", "\n") if narrow else name,
+            ha="center",
+            va="top",
+            fontsize=9,
+            color=colour,
+        )
+        place += len(data)
+    axes.set_xlim(0, place)
+    axes.set_ylim(-0.9, 1.05)
+    axes.set_axis_off()
+    words = ", ".join(f"{name} {data.hex(' ')}" for name, data in fields)
+    return Picture(figure, f"{title}: {words}.")
+
+
+_MONOSPACED: dict[str, Any] = {
+    "family": "monospace",
+    "fontsize": 10,
+    "color": INK,
+}

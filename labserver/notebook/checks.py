@@ -1,0 +1,179 @@
+"""The verdict on an exercise: yours, expected, where to look, and why."""
+
+from __future__ import annotations
+
+import copy
+import dis
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from labserver.errors import LabError
+from labserver.notebook.exercises import EXERCISES, Exercise
+
+Answer = Callable[..., Any]
+
+SHOWN_LIMIT = 3  # cases that a verdict shows
+WIDTH = 60  # columns of a value in it
+
+
+class UnknownExercise(LabError):
+    """There is no exercise of that name."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case: what was given, what came out, what should have."""
+
+    given: str
+    yours: str
+    expected: str
+
+    @property
+    def right(self) -> bool:
+        return self.yours == self.expected
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`check` says. It shows itself at the end of a cell.
+
+    Attributes:
+        solved: Whether there is an answer at all.
+        outcomes: Each case.
+        reason: Why a well-known wrong answer is wrong; empty for any other.
+
+    """
+
+    exercise: Exercise
+    solved: bool
+    outcomes: Sequence[Outcome] = ()
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.solved and all(outcome.right for outcome in self.outcomes)
+
+    def __repr__(self) -> str:
+        name = self.exercise.name
+        if not self.solved:
+            return f"{name}: not solved yet"
+        right = sum(outcome.right for outcome in self.outcomes)
+        state = "right" if self.passed else "not right yet"
+        return f"{name}: {state}, {right} of {len(self.outcomes)} cases"
+
+    def _repr_markdown_(self) -> str:
+        name, total = self.exercise.name, len(self.outcomes)
+        if not self.solved:
+            return (
+                f"○ **`{name}` is not solved yet.** Nothing below depends on it; "
+                "the hint is above, and the solution under it."
+            )
+        if self.passed:
+            return f"✓ **Right**, all {total} cases. {self.exercise.praise}"
+        wrong = [outcome for outcome in self.outcomes if not outcome.right]
+        lines = [
+            f"✗ **Not right yet**: {len(wrong)} of {total} cases differ.",
+            "",
+            "| given | yours | expected |",
+            "|---|---|---|",
+        ]
+        for each in wrong[:SHOWN_LIMIT]:
+            cells = (each.given, each.yours, each.expected)
+            lines.append(f"| {' | '.join(_code(cell) for cell in cells)} |")
+        if self.reason:
+            lines += ["", f"**Why:** {self.reason}"]
+        lines += ["", f"**Look at:** {self.exercise.look_at}"]
+        return "\n".join(lines)
+
+
+def check(answer: Answer) -> Verdict:
+    """Return the verdict on the answer to the exercise of the same name.
+
+    Raises:
+        UnknownExercise: No exercise is called like the function.
+
+    """
+    name = getattr(answer, "__name__", repr(answer))
+    if name not in EXERCISES:
+        raise UnknownExercise(f"there is no exercise {name!r}")
+    exercise = EXERCISES[name]
+    if _is_empty(answer):
+        return Verdict(exercise, solved=False)
+    yours = results(exercise, answer)
+    if any(text.startswith("NotImplementedError") for text in yours):
+        return Verdict(exercise, solved=False)
+    outcomes = [
+        Outcome(
+            ", ".join(repr(value) for value in case.given), got, repr(case.expected)
+        )
+        for case, got in zip(exercise.cases, yours, strict=True)
+    ]
+    reason = ""
+    if not all(outcome.right for outcome in outcomes):
+        # A wrong answer is recognised by what it does, not by how it is written.
+        reason = next(
+            (
+                mistake.reason
+                for mistake in exercise.mistakes
+                if results(exercise, mistake.answer) == yours
+            ),
+            "",
+        )
+    return Verdict(exercise, True, outcomes, reason)
+
+
+def results(exercise: Exercise, answer: Answer) -> list[str]:
+    """Return what an answer makes of each case, as text; also its exceptions."""
+    made = []
+    for case in exercise.cases:
+        given = copy.deepcopy(case.given)
+        try:
+            result = answer(*given)
+            made.append(repr(exercise.outcome(result, given)))
+        except Exception as exc:  # whatever a learner's code does is a result
+            made.append(f"{type(exc).__name__}: {exc}")
+    return made
+
+
+def _is_empty(answer: Answer) -> bool:
+    """Return whether a function has no body but ``...``, ``pass`` or a docstring."""
+    if not isinstance(answer, FunctionType):
+        return False
+    steps = list(dis.get_instructions(answer))
+    harmless = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+    returned = [step.argval for step in steps if step.opname.endswith("_CONST")]
+    return all(step.opname in harmless for step in steps) and returned[-1:] == [None]
+
+
+def _code(text: str) -> str:
+    if len(text) > WIDTH:
+        text = text[: WIDTH - 1] + "…"
+    return f"`{text}`".replace("|", "\\|")
+
+
+class Comparison:
+    """A prediction beside what happened."""
+
+    def __init__(self, predicted: float | None, happened: float, unit: str) -> None:
+        self.predicted = predicted
+        self.happened = happened
+        self.unit = unit
+
+    def _words(self, mark: str = "") -> str:
+        happened = f"It was {mark}{self.happened:g} {self.unit}{mark}."
+        if self.predicted is None:
+            return f"You made no prediction. {happened}"
+        return f"You said {self.predicted:g} {self.unit}. {happened}"
+
+    def __repr__(self) -> str:
+        return self._words()
+
+    def _repr_markdown_(self) -> str:
+        return self._words("**")
+
+
+def compare(predicted: float | None, happened: float, unit: str) -> Comparison:
+    """Return a prediction beside what happened; None for no prediction."""
+    return Comparison(predicted, round(happened, 2), unit)

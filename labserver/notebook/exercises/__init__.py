@@ -1,0 +1,19 @@
+"""The exercises of the chapters: cases, and known wrong answers with the reason."""
+
+from __future__ import annotations
+
+from labserver.notebook.exercises.auth import EXERCISE as MAY_CONNECT
+from labserver.notebook.exercises.backpressure import EXERCISE as DROP_OLDEST
+from labserver.notebook.exercises.broker import EXERCISE as HOLES
+from labserver.notebook.exercises.echo import EXERCISE as ACCEPT_KEY
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
+from labserver.notebook.exercises.resume import EXERCISE as DELAY
+from labserver.notebook.exercises.rooms import EXERCISE as FORGET
+
+EXERCISES = {
+    each.name: each
+    for each in (ACCEPT_KEY, MAY_CONNECT, FORGET, DEAD, DROP_OLDEST, HOLES, DELAY)
+}
+
+__all__ = ["EXERCISES", "Case", "Exercise", "Mistake"]

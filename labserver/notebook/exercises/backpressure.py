@@ -1,0 +1,99 @@
+"""Chapter 5: lose the oldest, and say so."""
+
+from __future__ import annotations
+
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+
+Message = tuple[int, int]  # seq, bytes
+Kept = tuple[list[Message], tuple[int, int] | None]
+
+
+def silently(waiting: list[Message], message: Message, limit: int) -> Kept:
+    waiting.append(message)
+    while sum(size for _, size in waiting) > limit:
+        waiting.pop(0)
+    return waiting, None
+
+
+def newest(waiting: list[Message], message: Message, limit: int) -> Kept:
+    if sum(size for _, size in waiting) + message[1] > limit:
+        return waiting, (message[0], message[0])
+    return [*waiting, message], None
+
+
+def one_only(waiting: list[Message], message: Message, limit: int) -> Kept:
+    waiting.append(message)
+    if sum(size for _, size in waiting) > limit:
+        seq, _ = waiting.pop(0)
+        return waiting, (seq, seq)
+    return waiting, None
+
+
+def by_count(waiting: list[Message], message: Message, limit: int) -> Kept:
+    lost = []
+    waiting.append(message)
+    while len(waiting) > 3:
+        lost.append(waiting.pop(0)[0])
+    return waiting, (lost[0], lost[-1]) if lost else None
+
+
+def exclusive(waiting: list[Message], message: Message, limit: int) -> Kept:
+    lost = []
+    waiting.append(message)
+    while sum(size for _, size in waiting) > limit:
+        lost.append(waiting.pop(0)[0])
+    return waiting, (lost[0], lost[-1] + 1) if lost else None
+
+
+def unbounded(waiting: list[Message], message: Message, limit: int) -> Kept:
+    return [*waiting, message], None
+
+
+EXERCISE = Exercise(
+    name="drop_oldest",
+    cases=(
+        Case(([(1, 40)], (2, 40), 100), ([(1, 40), (2, 40)], None)),
+        Case(
+            ([(1, 40), (2, 40)], (3, 40), 100),
+            ([(2, 40), (3, 40)], (1, 1)),
+        ),
+        Case(
+            ([(4, 30), (5, 30), (6, 30)], (7, 70), 100),
+            ([(6, 30), (7, 70)], (4, 5)),
+        ),
+        Case(
+            ([(1, 10), (2, 10), (3, 10)], (4, 10), 100),
+            ([(1, 10), (2, 10), (3, 10), (4, 10)], None),
+        ),
+    ),
+    mistakes=(
+        Mistake(
+            silently,
+            "the bound holds, but nobody is told. The client shows a state that never "
+            "was; a gap would have made it ask again.",
+        ),
+        Mistake(
+            newest,
+            "this drops the newest. It is a policy too (`drop-newest`), but not the "
+            "one asked for.",
+        ),
+        Mistake(
+            one_only,
+            "one old message may be smaller than the new one: `while`, not `if`.",
+        ),
+        Mistake(
+            by_count,
+            "the limit is in bytes. Three messages may be three bytes or three "
+            "megabytes.",
+        ),
+        Mistake(
+            exclusive,
+            "`to` is inclusive (wire contract): this gap claims a message that is "
+            "about to be delivered.",
+        ),
+        Mistake(unbounded, "nothing is bounded: this is the server of stage 4."),
+    ),
+    look_at="`Backlog.squeeze` and `lose_where` in `labserver/backlog.py`.",
+    praise="Bounded, and honest about it. The package drops a quarter at a time, "
+    "because each look through the queue costs time too.",
+)

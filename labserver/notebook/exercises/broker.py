@@ -1,0 +1,93 @@
+"""Chapter 6: see the holes in what arrived."""
+
+from __future__ import annotations
+
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+
+Holes = list[tuple[int, int]]
+
+
+def first_only(delivered: int, arriving: list[int]) -> Holes:
+    for seq in arriving:
+        if seq > delivered + 1:
+            return [(delivered + 1, seq - 1)]
+        delivered = max(delivered, seq)
+    return []
+
+
+def exclusive(delivered: int, arriving: list[int]) -> Holes:
+    found = []
+    for seq in arriving:
+        if seq > delivered + 1:
+            found.append((delivered + 1, seq))
+        delivered = max(delivered, seq)
+    return found
+
+
+def believes_all(delivered: int, arriving: list[int]) -> Holes:
+    found = []
+    for seq in arriving:
+        if seq > delivered + 1:
+            found.append((delivered + 1, seq - 1))
+        delivered = seq
+    return found
+
+
+def unequal(delivered: int, arriving: list[int]) -> Holes:
+    found = []
+    for seq in arriving:
+        if seq != delivered + 1:
+            found.append((delivered + 1, seq - 1))
+        delivered = seq
+    return found
+
+
+def from_the_first(delivered: int, arriving: list[int]) -> Holes:
+    return holes_between(arriving[0], arriving[1:]) if arriving else []
+
+
+def holes_between(delivered: int, arriving: list[int]) -> Holes:
+    found = []
+    for seq in arriving:
+        if seq > delivered + 1:
+            found.append((delivered + 1, seq - 1))
+        delivered = max(delivered, seq)
+    return found
+
+
+EXERCISE = Exercise(
+    name="holes",
+    cases=(
+        Case((0, [1, 2, 3]), []),
+        Case((4, [7, 8]), [(5, 6)]),
+        Case((0, [1, 3, 4, 8]), [(2, 2), (5, 7)]),
+        Case((5, [4, 5, 6]), []),
+        Case((2, [3, 3, 5, 4, 6]), [(4, 4)]),
+        Case((9, []), []),
+    ),
+    mistakes=(
+        Mistake(first_only, "this stops at the first hole. Links break twice, too."),
+        Mistake(
+            exclusive,
+            "both ends are inclusive: `seq` itself has arrived and is not missing.",
+        ),
+        Mistake(
+            believes_all,
+            "an old number must not move the position back: what comes late or twice "
+            "would tear a hole where there is none.",
+        ),
+        Mistake(
+            unequal,
+            "a number that comes late or twice is no hole. Only one that is too high "
+            "is.",
+        ),
+        Mistake(
+            from_the_first,
+            "the hole before the first arrival is missing: `delivered` says where the "
+            "replica stood.",
+        ),
+    ),
+    look_at="`RedisBroker.heard` and `catch_up` in `labserver/broker.py`.",
+    praise="With numbers that have no holes, a loss shows itself as soon as the next "
+    "message comes.",
+)

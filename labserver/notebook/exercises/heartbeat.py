@@ -1,0 +1,80 @@
+"""Chapter 4: find the dead among the pinged."""
+
+from __future__ import annotations
+
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+
+Peers = dict[str, dict[str, float]]
+
+
+def first_only(peers: Peers, now: float, patience: float) -> list[str]:
+    for name, peer in peers.items():
+        if peer["pinged"] > peer["seen"] and now - peer["pinged"] >= patience:
+            return [name]
+    return []
+
+
+def impatient(peers: Peers, now: float, patience: float) -> list[str]:
+    return [name for name, peer in peers.items() if peer["pinged"] > peer["seen"]]
+
+
+def quiet_is_dead(peers: Peers, now: float, patience: float) -> list[str]:
+    return [name for name, peer in peers.items() if now - peer["seen"] >= patience]
+
+
+def pongs_only(peers: Peers, now: float, patience: float) -> list[str]:
+    return [
+        name
+        for name, peer in peers.items()
+        if peer["pinged"] > peer["ponged"] and now - peer["pinged"] >= patience
+    ]
+
+
+def _peer(pinged: float, ponged: float, seen: float) -> dict[str, float]:
+    return {"pinged": pinged, "ponged": ponged, "seen": seen}
+
+
+EXERCISE = Exercise(
+    name="dead",
+    cases=(
+        Case(({"ann": _peer(10, 10.1, 10.1)}, 11.0, 0.75), []),
+        Case(({"bob": _peer(10, 9.1, 9.1)}, 11.0, 0.75), ["bob"]),
+        Case(
+            (
+                {
+                    "ann": _peer(10, 10.1, 10.1),
+                    "bob": _peer(10, 9.1, 9.1),
+                    "eve": _peer(10, 8.0, 8.0),
+                },
+                11.0,
+                0.75,
+            ),
+            ["bob", "eve"],
+        ),
+        Case(({"kim": _peer(10.9, 9.9, 9.9)}, 11.0, 0.75), []),
+        Case(({"talker": _peer(10, 9.1, 10.4)}, 11.0, 0.75), []),
+    ),
+    mistakes=(
+        Mistake(
+            first_only,
+            "a `return` inside the loop ends the sweep at the first dead peer. With "
+            "one dead a round, a crowd that vanishes together takes forever.",
+        ),
+        Mistake(
+            impatient,
+            "the ping to `kim` is 0.1 s old: it may still be on its way. Judge only "
+            "pings older than `patience`.",
+        ),
+        Mistake(
+            quiet_is_dead,
+            "a quiet peer is not dead. Only a ping without an answer says so.",
+        ),
+        Mistake(
+            pongs_only,
+            "`talker` sent something after the ping. Any frame is a sign of life, and "
+            "a pong may queue behind a large message.",
+        ),
+    ),
+    look_at="`WheelHeartbeat.step` and `is_dead` in `labserver/heartbeat.py`.",
+    praise="Every dead peer of a round goes, and nobody who gave any sign of life.",
+)

@@ -1,0 +1,97 @@
+"""Chapter 7: wait before coming back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+
+FIRST, CAP = 0.5, 20.0
+Draw = Callable[[], float]
+
+
+def without_jitter(attempt: int, draw: Draw) -> float:
+    return min(CAP, FIRST * 2.0**attempt)
+
+
+def cap_after_draw(attempt: int, draw: Draw) -> float:
+    return min(CAP, draw() * FIRST * 2.0**attempt)
+
+
+def without_cap(attempt: int, draw: Draw) -> float:
+    return draw() * FIRST * 2.0**attempt
+
+
+def doubled_first(attempt: int, draw: Draw) -> float:
+    return draw() * min(CAP, FIRST * 2.0 ** (attempt + 1))
+
+
+def linear(attempt: int, draw: Draw) -> float:
+    return draw() * min(CAP, FIRST * (attempt + 1))
+
+
+def half_jitter(attempt: int, draw: Draw) -> float:
+    ceiling = min(CAP, FIRST * 2.0**attempt)
+    return ceiling / 2 + draw() * ceiling / 2
+
+
+class _Draw:
+    """A draw that is known beforehand."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"draw() = {self.value}"
+
+
+def _rounded(result: Any, given: tuple[Any, ...]) -> Any:
+    return round(float(result), 6) if isinstance(result, int | float) else result
+
+
+EXERCISE = Exercise(
+    name="delay",
+    cases=(
+        Case((0, _Draw(0.5)), 0.25),
+        Case((1, _Draw(0.5)), 0.5),
+        Case((3, _Draw(0.25)), 1.0),
+        Case((0, _Draw(0.0)), 0.0),
+        Case((10, _Draw(0.5)), 10.0),
+        Case((10, _Draw(0.25)), 5.0),
+    ),
+    mistakes=(
+        Mistake(
+            without_jitter,
+            "everybody lost the same server at the same moment, and now everybody "
+            "comes back at the same moment. Draw.",
+        ),
+        Mistake(
+            cap_after_draw,
+            "the cap comes after the draw: in a long outage nearly every draw is above "
+            "it, and the crowd returns together, every 20 s.",
+        ),
+        Mistake(
+            without_cap, "there is no cap: attempt 10 may wait more than eight minutes."
+        ),
+        Mistake(
+            doubled_first,
+            "the ceiling is doubled before its first use: after the most common "
+            "outage, a short one, everybody waits twice as long as needed.",
+        ),
+        Mistake(
+            linear, "the ceiling grows by a step, not by doubling: it never backs off."
+        ),
+        Mistake(
+            half_jitter,
+            "only half of the wait is random, so half of the spread is given away.",
+        ),
+    ),
+    look_at="`Backoff` in `labserver/client.py`.",
+    praise="The first delay is random as well: it decides the height of the storm "
+    "after a short outage.",
+    outcome=_rounded,
+)

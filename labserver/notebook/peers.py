@@ -1,0 +1,289 @@
+"""Peers that talk to a server: one, a crowd, one by hand, and one that falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+from labserver.cluster import Replica
+
+Message = dict[str, Any]
+
+DEADLINE = 5.0  # seconds that a chapter waits for what must happen
+
+
+class Peer:
+    """A plain client that keeps what it is sent.
+
+    Attributes:
+        hello: The server's first message.
+        received: Every message after it, in the order of arrival.
+        arrived: When each came, on :func:`time.monotonic`'s clock.
+
+    """
+
+    def __init__(self, connection: ClientConnection, hello: Message) -> None:
+        self.connection = connection
+        self.hello = hello
+        self.received: list[Message] = []
+        self.arrived: list[float] = []
+        self._refs = itertools.count(1)
+        self._news = asyncio.Event()
+
+    def of(self, kind: str) -> list[Message]:
+        """Return the messages of one type, such as ``"message"``."""
+        return [each for each in self.received if each.get("type") == kind]
+
+    @property
+    def payloads(self) -> list[Any]:
+        """What the rooms said, in the order of arrival."""
+        return [each["payload"] for each in self.of("message")]
+
+    async def send(self, **message: Any) -> None:
+        """Send a message, and do not wait for an answer."""
+        await self.connection.send(json.dumps(message))
+
+    async def ask(self, **message: Any) -> Message:
+        """Send a message with a ``ref``; return the answer that carries it."""
+        ref = f"r{next(self._refs)}"
+        await self.send(**message, ref=ref)
+        await self.until(lambda: any(m.get("ref") == ref for m in self.received))
+        return next(m for m in self.received if m.get("ref") == ref)
+
+    async def join(self, room: str, after: Message | None = None) -> Message:
+        """Enter a room; return the ``joined``."""
+        more = {"after": after} if after else {}
+        return await self.ask(type="join", room=room, **more)
+
+    async def publish(self, room: str, *payloads: Any) -> None:
+        """Publish in one write, so that the server finds all of it in one read."""
+        protocol = self.connection.protocol
+        for payload in payloads:
+            message = {"type": "publish", "room": room, "payload": payload}
+            protocol.send_text(json.dumps(message).encode())
+        self.connection.transport.write(b"".join(protocol.data_to_send()))
+        await asyncio.sleep(0)
+
+    async def until(
+        self, condition: Callable[[], object], within: float = DEADLINE
+    ) -> bool:
+        """Wait until a condition on what was received holds; say whether it came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not condition():
+                    self._news.clear()
+                    await self._news.wait()
+        return bool(condition())
+
+    async def messages(self, count: int, within: float = DEADLINE) -> bool:
+        """Wait until rooms have said ``count`` messages; say whether they came."""
+        return await self.until(lambda: len(self.of("message")) >= count, within)
+
+    async def closed(self, within: float = DEADLINE) -> str:
+        """Wait for the end; return close code and reason."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self.connection.wait_closed()
+        code = self.connection.close_code
+        return f"{code} {self.connection.close_reason}".rstrip() if code else "open"
+
+    async def listen(self) -> None:
+        """Keep what comes, until the end."""
+        with contextlib.suppress(ConnectionClosed):
+            async for text in self.connection:
+                self.arrived.append(time.monotonic())
+                self.received.append(json.loads(text))
+                self._news.set()
+        self._news.set()
+
+
+@asynccontextmanager
+async def connected(
+    server: Replica,
+    user: str = "ann",
+    room: str = "",
+    *,
+    rooms: Sequence[str] | None = None,
+    ttl: float = 3600,
+) -> AsyncIterator[Peer]:
+    """Connect with a token, and enter a room if one is named.
+
+    Args:
+        server: The server.
+        user: Name in the token.
+        room: Room to enter.
+        rooms: Rooms that the token opens; None for every room.
+        ttl: Seconds that the token is good for.
+
+    """
+    headers = {"Authorization": f"Bearer {server.token(user, rooms, ttl)}"}
+    async with connect(
+        server.url,
+        additional_headers=headers,
+        compression=None,
+        ping_interval=None,
+        close_timeout=1,
+        max_size=None,
+    ) as connection:
+        peer = Peer(connection, json.loads(await connection.recv()))
+        task = asyncio.create_task(peer.listen())
+        try:
+            if room:
+                await peer.join(room)
+            yield peer
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@asynccontextmanager
+async def crowd(
+    server: Replica, count: int, room: str = ""
+) -> AsyncIterator[list[Peer]]:
+    """Connect ``count`` peers, named ``peer-1`` and so on."""
+    async with AsyncExitStack() as stack:
+        peers = []
+        for number in range(1, count + 1):
+            peer = connected(server, f"peer-{number}", room)
+            peers.append(await stack.enter_async_context(peer))
+        yield peers
+
+
+class RawSocket:
+    """Bytes to and from a server, with nothing in between."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: str | bytes) -> None:
+        """Send bytes, or text as they stand for in HTTP."""
+        self.writer.write(data.encode("latin-1") if isinstance(data, str) else data)
+        await self.writer.drain()
+
+    async def read(self, within: float = DEADLINE) -> bytes:
+        """Return what comes next; ``b""`` is the end of the connection."""
+        async with asyncio.timeout(within):
+            return await self.reader.read(65536)
+
+    async def response(self) -> str:
+        """Return the head of an HTTP response, to its empty line."""
+        async with asyncio.timeout(DEADLINE):
+            return (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+
+
+@asynccontextmanager
+async def raw(server: Replica) -> AsyncIterator[RawSocket]:
+    """Open a TCP connection to a server, and say nothing yet."""
+    reader, writer = await asyncio.open_connection(*_place(server))
+    try:
+        yield RawSocket(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def upgrade(server: Replica, **headers: str) -> str:
+    """Ask for a WebSocket; return the status line and the body of a refusal.
+
+    Args:
+        server: The server.
+        headers: Further headers; ``_`` in a name becomes ``-``.
+
+    """
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    host, port = _place(server)
+    async with raw(server) as wire:
+        await wire.send(
+            "GET / HTTP/1.1\r\n"
+            f"Host: {host}:{port}\r\n"
+            "Connection: Upgrade\r\n"
+            "Upgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            + "".join(f"{line}\r\n" for line in lines)
+            + "\r\n"
+        )
+        head = await wire.response()
+        status = head.partition("\r\n")[0].removeprefix("HTTP/1.1 ")
+        if status.startswith("101"):
+            return status
+        return f"{status}: {(await wire.read()).decode().strip()}"
+
+
+@asynccontextmanager
+async def silent(
+    server: Replica, count: int = 1, room: str = "", receive_buffer: int = 0
+) -> AsyncIterator[list[socket.socket]]:
+    """Connect peers that never read again, as if their network had vanished.
+
+    Their machine still acknowledges what TCP sends, until its buffer is full: nothing
+    but an answer that does not come can betray them.
+
+    Args:
+        server: The server.
+        count: How many.
+        room: Room that they enter first.
+        receive_buffer: ``SO_RCVBUF``; 0 for the kernel's choice.
+
+    """
+    async with AsyncExitStack() as stack:
+        sockets = []
+        for number in range(1, count + 1):
+            sock = stack.enter_context(socket.socket())
+            if receive_buffer:  # the window is settled when the connection is made
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            async with asyncio.timeout(DEADLINE):
+                await _greet(sock, server, f"silent-{number}", room)
+            sockets.append(sock)
+        yield sockets
+
+
+async def _greet(sock: socket.socket, server: Replica, user: str, room: str) -> None:
+    """Shake hands, enter a room, and read no further than the ``joined``."""
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    await loop.sock_connect(sock, _place(server))
+    protocol = ClientProtocol(parse_uri(server.url), max_size=None)
+    request = protocol.connect()
+    request.headers["Authorization"] = f"Bearer {server.token(user)}"
+    protocol.send_request(request)
+    joined = not room
+    heard: list[bytes] = []
+    while not (heard and joined):
+        await loop.sock_sendall(sock, b"".join(protocol.data_to_send()))
+        data = await loop.sock_recv(sock, 65536)
+        if not data:
+            raise ConnectionError("the server ended the connection")
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                heard.append(bytes(event.data))
+                joined = joined or b'"joined"' in heard[-1]
+        if protocol.state is State.OPEN and not joined and not heard[1:]:
+            protocol.send_text(json.dumps({"type": "join", "room": room}).encode())
+
+
+def _place(server: Replica) -> tuple[str, int]:
+    parts = urlsplit(server.url)
+    assert parts.hostname is not None and parts.port is not None
+    return parts.hostname, parts.port

@@ -1,0 +1,100 @@
+"""The real source in a cell, so that what is read is what runs."""
+
+from __future__ import annotations
+
+import ast
+import html
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pygments.lexers.python import PythonLexer  # type: ignore[import-untyped]
+from pygments.token import Token  # type: ignore[import-untyped]
+
+import labserver
+
+Shown = ModuleType | type[Any] | Callable[..., Any]
+
+
+# What a token looks like: JupyterLab's own colour in either theme, and one that is
+# readable on light and on dark where there is none.
+COLOURS = {
+    Token.Keyword: "var(--jp-mirror-editor-keyword-color, #1a8f3c); font-weight: bold",
+    Token.Operator.Word: "var(--jp-mirror-editor-keyword-color, #1a8f3c)",
+    Token.Comment: "var(--jp-mirror-editor-comment-color, #5f8a8b); font-style: italic",
+    Token.Literal.String: "var(--jp-mirror-editor-string-color, #c4473a)",
+    Token.Literal.Number: "var(--jp-mirror-editor-number-color, #1a8f3c)",
+    Token.Name.Function: "var(--jp-mirror-editor-def-color, #3b7dd8)",
+    Token.Name.Class: "var(--jp-mirror-editor-def-color, #3b7dd8)",
+    Token.Name.Decorator: "var(--jp-mirror-editor-meta-color, #a05cd5)",
+}
+# No wrapping at 88 columns in a cell of usual width; scrolled where it is narrower.
+STYLE = "font-size: 12.5px; line-height: 1.35; white-space: pre; overflow-x: auto"
+
+
+class Source:
+    """Source that shows itself highlighted; a page without styles shows it plain."""
+
+    def __init__(self, shown: Sequence[Shown]) -> None:
+        self.parts = [_read(each) for each in shown]
+
+    def _repr_html_(self) -> str:
+        return "\n".join(
+            f'<div><code>{html.escape(where)}</code></div><pre style="{STYLE}">'
+            f"{_highlighted(text)}</pre>"
+            for where, text in self.parts
+        )
+
+    def __repr__(self) -> str:
+        # The whole text stands in the HTML, and a stored chapter should be small.
+        return ", ".join(where for where, _ in self.parts)
+
+
+def show(*shown: Shown) -> Source:
+    """Return the source of modules, classes or functions, for a cell to show.
+
+    A module is shown without its imports.
+    """
+    return Source(shown)
+
+
+def _read(shown: Shown) -> tuple[str, str]:
+    """Return where something is defined, and its source."""
+    lines, start = inspect.getsourcelines(shown)
+    text = "".join(lines)
+    where = _where(Path(inspect.getsourcefile(shown) or ""))
+    if isinstance(shown, ModuleType):
+        text = _without_imports(text)
+    else:
+        where += f", line {start}"
+    return where, textwrap.dedent(text).strip("\n")
+
+
+def _highlighted(text: str) -> str:
+    parts = []
+    for kind, value in PythonLexer(stripnl=False).get_tokens(text):
+        while kind not in COLOURS and kind.parent is not None:
+            kind = kind.parent
+        style = COLOURS.get(kind)
+        value = html.escape(value, quote=False)
+        parts.append(f'<span style="color: {style}">{value}</span>' if style else value)
+    return "".join(parts).rstrip("\n")
+
+
+def _where(path: Path) -> str:
+    root = Path(labserver.__file__).parent.parent
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+
+def _without_imports(text: str) -> str:
+    imports = set[int]()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(text.splitlines(), start=1)
+    rest = "\n".join(line for number, line in lines if number not in imports)
+    return re.sub(r"\n{4,}", "\n\n\n", rest)

@@ -1,0 +1,128 @@
+"""Build the chapters: ``python notebooks/build.py [NAME ...]``, all without a name.
+
+A chapter's source is percent-format Python in ``source/``. Here it is executed in a
+fresh kernel, top to bottom, and stored with its outputs, so that it reads well without
+being run. Cell ids are fixed and no times are recorded: what differs from the last
+build is what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent
+SOURCES = sorted((FOLDER / "source").glob("*.py"))
+CELL_TIMEOUT = 30  # seconds; a cell should need 5 at most
+SOLUTION = re.compile(
+    r"<summary>Solution</summary>\s+```python\n(.*?)```\s+</details>", re.DOTALL
+)
+
+
+class BadChapter(Exception):
+    """A chapter's source does not have the form of a chapter."""
+
+
+def read(source: Path) -> NotebookNode:
+    """Return a chapter as a notebook without outputs."""
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.id = f"{source.stem[:2]}-{number:02}"
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata = {
+        "kernelspec": {
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": {"name": "python", "file_extension": ".py"},
+    }
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def solution(notebook: NotebookNode) -> str:
+    """Return the code under "Solution"."""
+    found = [
+        match.group(1)
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for match in SOLUTION.finditer(cell.source)
+    ]
+    if len(found) != 1:
+        raise BadChapter(f"{len(found)} solutions, not one")
+    return found[0].strip("\n")
+
+
+def exercise(notebook: NotebookNode) -> NotebookNode:
+    """Return the cell tagged ``exercise``."""
+    cells = [
+        cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", ())
+    ]
+    if len(cells) != 1:
+        raise BadChapter(f"{len(cells)} cells are tagged exercise, not one")
+    return cells[0]
+
+
+def solved(notebook: NotebookNode) -> NotebookNode:
+    """Put the solution into the exercise's cell."""
+    exercise(notebook).source = solution(notebook)
+    return notebook
+
+
+def client(notebook: NotebookNode, **options: Any) -> NotebookClient:
+    """Return what executes a chapter in a fresh kernel, in the chapters' folder."""
+    return NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        # It warns of its own TCP ports, which listen on the loopback only.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        resources={"metadata": {"path": str(FOLDER)}},
+        **options,
+    )
+
+
+def tidy(notebook: NotebookNode) -> NotebookNode:
+    """Forget what the kernel says about itself; it differs between machines."""
+    notebook.metadata.language_info = {"name": "python", "file_extension": ".py"}
+    return notebook
+
+
+def build(source: Path) -> Path:
+    """Execute one chapter and store it; return where."""
+    notebook = read(source)
+    client(notebook).execute()
+    target = FOLDER / f"{source.stem}.ipynb"
+    nbformat.validate(tidy(notebook))
+    nbformat.write(notebook, target)
+    return target
+
+
+def main(arguments: list[str]) -> int:
+    names = {source.stem: source for source in SOURCES}
+    parser = argparse.ArgumentParser(description="Execute chapters into notebooks.")
+    parser.add_argument("name", nargs="*", choices=[[], *names], help="all by default")
+    chosen = parser.parse_args(arguments).name or list(names)
+    for name in chosen:
+        started = time.monotonic()
+        target = build(names[name])
+        seconds = time.monotonic() - started
+        size = target.stat().st_size / 1024
+        print(f"{target.name}: {seconds:.1f} s, {size:.0f} KB", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,179 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1 · Echo
+#
+# **Promise:** every well-formed message comes back. · *about 15 minutes*
+#
+# A WebSocket begins as an HTTP request and ends as two streams of small frames. In
+# this chapter you make the request by hand, byte by byte, and then a frame.
+
+# %%
+from labserver import echo
+from labserver.notebook import byte_map, check, compare, connected, raw, running, show
+
+# %% [markdown]
+# ## Break: ask without an upgrade
+#
+# HTTP has one question and one answer. The server cannot speak first, nor a second
+# time. Here is a plain request to the address of a WebSocket:
+
+# %%
+async with running("echo") as server, raw(server) as wire:
+    await wire.send("GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    print((await wire.response()).strip())
+
+# %% [markdown]
+# `426`, and the connection is over: to go on, the client must ask for another protocol.
+#
+# ## Predict
+#
+# A client sends the JSON text `"hello"`, 7 bytes. How many bytes does its frame have?
+# Set a number, or leave `None`.
+
+# %%
+my_guess = None
+
+# %% [markdown]
+# ## Read
+#
+# The whole stage. Everything that listens, shakes hands and reads frames is in
+# `server.py`, and stays the same for all seven stages.
+
+# %%
+show(echo)
+
+# %% [markdown]
+# ## Run: the handshake by hand
+#
+# The client draws 16 random bytes and sends them in base64 as the key. This is the
+# key from the RFC's own example; a real client must draw a new one each time.
+
+# %%
+key = "dGhlIHNhbXBsZSBub25jZQ=="
+request = (
+    "GET / HTTP/1.1\r\n"
+    "Host: 127.0.0.1\r\n"
+    "Connection: Upgrade\r\n"
+    "Upgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Key: {key}\r\n"
+    "\r\n"
+)
+async with running("echo") as server, raw(server) as wire:
+    await wire.send(request)
+    print((await wire.response()).strip())
+
+# %% [markdown]
+# `101`, and an accept key. It proves that the server understood the question: it put
+# the key and a fixed text, `258EAFA5-E914-47DA-95CA-C5AB0DC85B11`, through SHA-1. No
+# cache and no confused HTTP server answers like that. It proves nothing about who is
+# there; that is the next chapter.
+#
+# From here on both sides send frames. The first byte says what it is (`81`: a whole
+# text message), the second how long. A client also masks what it sends with four
+# random bytes, so that nobody can make a browser write chosen bytes, such as an HTTP
+# request, to a server behind a careless proxy.
+
+# %%
+text, mask = b'"hello"', bytes.fromhex("37fa213d")
+masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(text))
+sent = [
+    ("text", b"\x81"),
+    ("masked, length", bytes([0x80 | len(text)])),
+    ("mask", mask),
+    ("payload, masked", masked),
+]
+async with running("echo") as server, raw(server) as wire:
+    await wire.send(request)
+    await wire.response()
+    await wire.read()  # the server's hello
+    await wire.send(b"".join(data for _, data in sent))
+    answer = await wire.read()
+print(answer[2:].decode())
+
+# %% [markdown]
+# ## Observe: what went over the wire
+
+# %%
+byte_map(sent, title="A frame from a client: 6 bytes around a text of 7")
+
+# %% [markdown]
+# Two bytes of head and four of mask around the text. The answer had a head of two
+# bytes and no mask: a server's frames are never masked, so the same bytes may go to
+# thousands of clients. Chapter 3 lives on that.
+
+# %%
+compare(my_guess, len(b"".join(data for _, data in sent)), "bytes")
+
+# %% [markdown]
+# ## Exercise: the accept key
+#
+# Compute what the server answered. Join key and GUID, take the SHA-1 of it, return it
+# in base64, as text.
+#
+# <details><summary>Hint</summary>
+#
+# `hashlib.sha1(...).digest()` gives 20 bytes, `base64.b64encode(...)` text as bytes.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import base64
+# import hashlib
+#
+# GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#
+#
+# def accept_key(key: str) -> str:
+#     digest = hashlib.sha1((key + GUID).encode()).digest()
+#     return base64.b64encode(digest).decode()
+# ```
+#
+# </details>
+
+# %% tags=["exercise"]
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def accept_key(key: str) -> str:
+    # Two lines.
+    ...
+
+
+# %%
+check(accept_key)
+
+# %% [markdown]
+# ## What comes back, and what does not
+#
+# Any JSON value is a message at this stage. What is not JSON gets an error, and the
+# connection lives: one broken message must not end a conversation, let alone a process.
+
+# %%
+async with running("echo") as server, connected(server) as ann:
+    for text in ("[1, 2.50]", "null", '{"type": "dance"}', "{broken", "42"):
+        await ann.connection.send(text)
+        await ann.until(lambda: len(ann.received) == 1)
+        print(f"{text:20} -> {ann.received.pop()}")
+
+# %% [markdown]
+# ## Load
+#
+# With `labserver serve --stage resume` in one terminal and its `LAB_SECRET` in the
+# other:
+#
+#     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
+#
+# ## What still breaks
+#
+# Nobody was asked for a name. Whoever finds the port gets a socket, and so does every
+# page of every other site that a visitor has open. Next: **2 · Auth**.

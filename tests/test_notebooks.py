@@ -1,0 +1,255 @@
+"""Chapters run from top to bottom, teach what they say, and store nothing private."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from labserver.notebook import check
+from labserver.notebook.checks import UnknownExercise, results
+from labserver.notebook.exercises import EXERCISES
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+CHAPTERS = sorted(path.stem for path in (FOLDER / "source").glob("*.py"))
+CHAPTER_LIMIT = 60.0  # seconds
+CELL_LIMIT = 5.0
+STORED_LIMIT = 150 * 1024  # bytes of a stored chapter
+
+
+def _load_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = _load_build()
+
+
+def chapter(name: str) -> NotebookNode:
+    return build.read(FOLDER / "source" / f"{name}.py")
+
+
+def stored(name: str) -> NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def verdict(notebook: NotebookNode) -> str:
+    """Return what the chapter's check said."""
+    said = [
+        output.data["text/plain"]
+        for cell in code(notebook)
+        if cell.source.startswith("check(")
+        for output in cell.outputs
+    ]
+    assert len(said) == 1
+    return said[0]
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+async def run(notebook: NotebookNode) -> tuple[NotebookNode, list[float]]:
+    """Execute a chapter; return it, and the seconds that each cell took."""
+    started: dict[int, float] = {}
+    taken: list[float] = []
+
+    def starts(cell: NotebookNode, cell_index: int) -> None:
+        started[cell_index] = time.monotonic()
+
+    def ends(cell: NotebookNode, cell_index: int, execute_reply: Any) -> None:
+        taken.append(time.monotonic() - started[cell_index])
+
+    client = build.client(notebook, on_cell_execute=starts, on_cell_executed=ends)
+    return await client.async_execute(), taken
+
+
+@pytest.mark.timeout(2 * CHAPTER_LIMIT)
+@pytest.mark.parametrize("name", CHAPTERS)
+async def test_chapter_runs_unsolved_and_solved_within_its_time(name: str) -> None:
+    # Each in a fresh kernel; an error in any cell raises here.
+    learner, solver = await asyncio.gather(
+        run(chapter(name)), run(build.solved(chapter(name)))
+    )
+    assert verdict(learner[0]).endswith("not solved yet")
+    assert ": right, " in verdict(solver[0])
+    for _, taken in (learner, solver):
+        # Two chapters share the machine with whatever else a test run does: the
+        # limits are those of one chapter alone, doubled for a cell.
+        assert sum(taken) < CHAPTER_LIMIT
+        assert max(taken) < 2 * CELL_LIMIT
+
+
+def defined(source: str) -> Any:
+    """Return the function that a cell defines last."""
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return [value for value in names.values() if hasattr(value, "__code__")][-1]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_exercise_fails_unsolved_and_passes_with_its_solution(name: str) -> None:
+    notebook = chapter(name)
+    empty = check(defined(build.exercise(notebook).source))
+    assert not empty.solved and not empty.passed
+    assert "not solved yet" in empty._repr_markdown_()
+    full = check(defined(build.solution(notebook)))
+    assert full.passed
+    assert "Right" in full._repr_markdown_()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_solution_is_three_to_eight_lines_and_the_cell_leaves_them_out(
+    name: str,
+) -> None:
+    notebook = chapter(name)
+    lines = build.solution(notebook).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("def "))
+    body = [line for line in lines[start + 1 :] if line.strip()]
+    assert 2 <= len(body) <= 8
+    assert body[-1] not in build.exercise(notebook).source
+
+
+@pytest.mark.parametrize(
+    ("exercise", "mistake"),
+    [
+        pytest.param(exercise, mistake, id=f"{exercise.name}-{mistake.answer.__name__}")
+        for exercise in EXERCISES.values()
+        for mistake in exercise.mistakes
+    ],
+)
+def test_known_wrong_answer_is_recognised(exercise, mistake, monkeypatch) -> None:
+    wrong = check(renamed(mistake.answer, exercise.name))
+    assert wrong.solved and not wrong.passed
+    assert wrong.reason == mistake.reason
+    shown = wrong._repr_markdown_()
+    for words in ("yours", "expected", "Look at", mistake.reason):
+        assert words in shown
+
+
+def renamed(answer: Any, name: str) -> Any:
+    def call(*given: Any) -> Any:
+        return answer(*given)
+
+    call.__name__ = name
+    return call
+
+
+def test_unknown_wrong_answer_gets_no_reason_but_its_exception() -> None:
+    def dead(peers: Any, now: float, patience: float) -> list[str]:
+        raise ValueError("no idea")
+
+    wrong = check(dead)
+    assert not wrong.passed and not wrong.reason
+    assert "ValueError: no idea" in wrong._repr_markdown_()
+
+
+def test_half_an_answer_is_not_taken_for_none() -> None:
+    def may_connect(origin: str | None, host: str) -> bool:
+        return True
+
+    assert check(may_connect).solved
+
+
+def test_check_of_something_else_says_so() -> None:
+    with pytest.raises(UnknownExercise, match="no exercise 'print'"):
+        check(print)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_cases_survive_an_answer_that_changes_them(exercise) -> None:
+    before = repr([case.given for case in exercise.cases])
+    for mistake in exercise.mistakes:
+        results(exercise, mistake.answer)
+    assert repr([case.given for case in exercise.cases]) == before
+
+
+def test_every_exercise_belongs_to_a_chapter() -> None:
+    asked = {defined(build.solution(chapter(name))).__name__ for name in CHAPTERS}
+    assert asked == set(EXERCISES)
+
+
+# What is stored
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_holds_the_cells_of_its_source(name: str) -> None:
+    def cells(notebook: NotebookNode) -> list[tuple[str, str, str]]:
+        return [(cell.id, cell.cell_type, cell.source) for cell in notebook.cells]
+
+    assert cells(stored(name)) == cells(chapter(name))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_was_run_from_top_to_bottom_without_error(name: str) -> None:
+    counts = [cell.execution_count for cell in code(stored(name))]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {
+        output.output_type for cell in code(stored(name)) for output in cell.outputs
+    }
+    assert "error" not in kinds
+    streams = [
+        output.name
+        for cell in code(stored(name))
+        for output in cell.outputs
+        if output.output_type == "stream"
+    ]
+    assert "stderr" not in streams
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_names_no_place_on_this_machine_and_no_token(name: str) -> None:
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    text = re.sub(r'"image/png": ".*"', "", text)
+    assert str(FOLDER.parent) not in text
+    assert str(Path.home()) + "/" not in text
+    assert sys.prefix not in text
+    assert not re.search(r"eyJ[\w-]+\.[\w-]+", text)  # how every JWT begins
+    assert "iopub" not in text  # times of execution
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_is_small_and_has_one_picture(name: str) -> None:
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < STORED_LIMIT
+    pictures = [
+        output
+        for cell in code(stored(name))
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 1
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_has_the_form_of_a_chapter(name: str) -> None:
+    notebook = chapter(name)
+    first = notebook.cells[0].source
+    assert re.match(rf"# {int(name[:2])} · ", first)
+    assert "**Promise:**" in first and "minutes" in first
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    headings = ["Break", "Predict", "Read", "Run", "Observe", "Exercise"]
+    places = [prose.index(f"\n## {word}") for word in headings if word != "Predict"]
+    assert places == sorted(places)
+    for part in ("## Predict", "<summary>Hint</summary>", "locust -f loadtests"):
+        assert part in prose
+    assert "## What still breaks" in notebook.cells[-1].source
+    setup = code(notebook)[0].source.splitlines()
+    assert all(line.startswith(("from ", "import ")) for line in setup)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_brings_no_locust_and_no_pyplot_into_the_kernel(name: str) -> None:
+    text = "\n".join(cell.source for cell in code(chapter(name)))
+    assert not re.search(r"import locust|from locust|pyplot|ipywidgets", text)
