@@ -1,0 +1,111 @@
+"""Log-linear histograms of durations, which merge without loss.
+
+Percentiles of several processes cannot be averaged; histograms can be added. Buckets
+are one microsecond wide below 256 us and at most 1/128 of their value above, so that a
+percentile is at most 0.8 % too high. Nothing is cut off at the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+BITS = 7  # 128 buckets for each power of two
+
+
+def bucket(value: int) -> int:
+    """Return the number of the bucket that holds ``value`` microseconds."""
+    shift = value.bit_length() - BITS - 1
+    return value if shift <= 0 else (shift << BITS) + (value >> shift)
+
+
+def upper_edge(number: int) -> int:
+    """Return the highest value, in microseconds, that a bucket holds."""
+    shift = (number >> BITS) - 1
+    if shift <= 0:
+        return number
+    return ((number - (shift << BITS) + 1) << shift) - 1
+
+
+class Histogram:
+    """Counts of durations, in microseconds."""
+
+    __slots__ = ("count", "counts", "highest", "lowest", "total")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        self.count = 0
+        self.total = 0
+        self.lowest = 0
+        self.highest = 0
+
+    def record(self, value: int) -> None:
+        """Count one duration; a negative one is a clock's error and counts as 0."""
+        if value < 0:
+            value = 0
+        shift = value.bit_length() - BITS - 1
+        number = value if shift <= 0 else (shift << BITS) + (value >> shift)
+        self.counts[number] = self.counts.get(number, 0) + 1
+        if not self.count or value < self.lowest:
+            self.lowest = value
+        if value > self.highest:
+            self.highest = value
+        self.count += 1
+        self.total += value
+
+    def percentile(self, percent: float) -> int:
+        """Return what ``percent`` of the durations do not exceed; 0 when empty."""
+        rank = max(1, -int(-self.count * percent // 100))
+        for number in sorted(self.counts):
+            rank -= self.counts[number]
+            if rank <= 0:
+                return min(upper_edge(number), self.highest)
+        return 0
+
+    def add(self, other: Histogram) -> None:
+        """Count everything that ``other`` has counted."""
+        if not other.count:
+            return
+        lowest = min(self.lowest, other.lowest) if self.count else other.lowest
+        self.lowest, self.highest = lowest, max(self.highest, other.highest)
+        self.count += other.count
+        self.total += other.total
+        for number, count in other.counts.items():
+            self.counts[number] = self.counts.get(number, 0) + count
+
+    @classmethod
+    def merged(cls, parts: Iterable[Histogram]) -> Self:
+        """Return one histogram of all ``parts``."""
+        result = cls()
+        for part in parts:
+            result.add(part)
+        return result
+
+    def curve(self) -> list[tuple[float, int]]:
+        """Return (share of all durations, microseconds), for a cumulative plot."""
+        points, seen = [], 0
+        for number in sorted(self.counts):
+            seen += self.counts[number]
+            points.append((seen / self.count, min(upper_edge(number), self.highest)))
+        return points
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what :meth:`from_json` reads back."""
+        return {
+            "unit": "us",
+            "count": self.count,
+            "total": self.total,
+            "lowest": self.lowest,
+            "highest": self.highest,
+            "buckets": [
+                [number, self.counts[number]] for number in sorted(self.counts)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        result = cls()
+        result.count, result.total = data["count"], data["total"]
+        result.lowest, result.highest = data["lowest"], data["highest"]
+        result.counts = {number: count for number, count in data["buckets"]}
+        return result

@@ -1,0 +1,215 @@
+"""What a load test may be told, and what it refuses to do.
+
+Refusals are one sentence on stderr and an exit code, before any user is spawned: 2 for
+what was asked wrongly, 3 when there is no server that could deliver anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from _ws import Closed, NotThisMachine, Refused, WebSocket, normal, resolve, shown
+from locust import events
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from labserver.tokens import issue
+
+USERS_LIMIT = 5000
+TIME_LIMIT = 3600  # seconds
+DEFAULT_TIME = 30  # seconds, for a headless run without -t
+TOKEN_TTL = TIME_LIMIT + 600  # seconds
+
+
+class Unusable(Exception):
+    """A run cannot start; the message is a sentence."""
+
+    def __init__(self, sentence: str, code: int = 2) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def number(kind: type, least: float, most: float) -> Callable[[str], Any]:
+    """Return an argument type: a number between two bounds."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = most + 1
+        if not least <= value <= most:
+            what = "whole number" if kind is int else "number"
+            raise ArgumentTypeError(
+                f"must be a {what} from {least:g} to {most:g}, not {text!r}"
+            )
+        return value
+
+    return parse
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: Any, **_: Any) -> None:
+    parser.add_argument(
+        "--publish-rate",
+        type=number(float, 0.1, 900),  # the server lets through 1000 a second
+        default=20.0,
+        metavar="N",
+        help="Messages a second that each publisher sends, on a fixed schedule. "
+        "Default 20.",
+    )
+    parser.add_argument(
+        "--payload-bytes",
+        type=number(int, 120, 60_000),  # a frame of the server holds 64 KiB
+        default=150,
+        metavar="N",
+        help="Size of a payload; in the slow-reader room at least 4096. Default 150.",
+    )
+    parser.add_argument(
+        "--replicas",
+        default="",
+        metavar="URL,URL",
+        help="Servers of one cluster, for the scenario replicas. Default: --host alone.",
+    )
+    parser.add_argument(
+        "--results",
+        default="results",
+        metavar="FOLDER",
+        help="Where a folder for each run is made. Default: results.",
+    )
+
+
+def urls(options: Namespace) -> list[str]:
+    """Return the servers of the scenario replicas."""
+    given = [each.strip() for each in options.replicas.split(",") if each.strip()]
+    return [normal(each) for each in given or [options.host]]
+
+
+def token(user: str) -> str:
+    """Return ``LAB_TOKEN``, else a token for ``user`` signed with ``LAB_SECRET``.
+
+    They are no command-line options, since everybody may read a process's command line.
+
+    Raises:
+        Unusable: Neither is set.
+
+    """
+    if given := os.environ.get("LAB_TOKEN", ""):
+        return given
+    if secret := os.environ.get("LAB_SECRET", ""):
+        return issue(secret, user, ttl=TOKEN_TTL)
+    raise Unusable(
+        "there is no token: set LAB_TOKEN, or LAB_SECRET to the secret that the "
+        "server was started with"
+    )
+
+
+user_numbers = itertools.count(1)
+
+
+def user_name() -> str:
+    """Return a name for the next user of this process."""
+    return f"load-{os.getpid()}-{next(user_numbers)}"
+
+
+def check(options: Namespace, headless: bool) -> None:
+    """Refuse what must not or cannot run, and fill in what was left out.
+
+    Raises:
+        Unusable: With the reason.
+
+    """
+    token("check")
+    if headless:
+        if not options.run_time:
+            options.run_time = DEFAULT_TIME
+        if not options.host and options.replicas:
+            options.host = options.replicas.split(",")[0].strip()
+        if not options.host:
+            raise Unusable("there is no server: name one, --host ws://127.0.0.1:8080")
+    if options.run_time and options.run_time > TIME_LIMIT:
+        raise Unusable(f"-t is at most {TIME_LIMIT} seconds, not {options.run_time}")
+    if options.num_users and options.num_users > USERS_LIMIT:
+        raise Unusable(f"-u is at most {USERS_LIMIT} users, not {options.num_users}")
+    if options.host:
+        check_servers(options)
+    try:
+        Path(options.results).mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise Unusable(f"--results {options.results}: {exc.strerror}") from None
+
+
+def check_servers(options: Namespace) -> None:
+    """Refuse servers that are no URL, or not on this machine."""
+    try:
+        for url in {normal(options.host), *urls(options)}:
+            resolve(url)
+    except (ValueError, NotThisMachine) as exc:
+        raise Unusable(str(exc)) from None
+    except OSError as exc:
+        raise Unusable(f"{shown(url)}: {exc.strerror or exc}") from None
+
+
+def try_servers(options: Namespace) -> None:
+    """Talk to each server once: a wrong port or secret fails here, not a user at a time.
+
+    Raises:
+        Unusable: A server cannot be used.
+
+    """
+    for url in dict.fromkeys([normal(options.host), *urls(options)]):
+        where = shown(url).removesuffix("/")
+        try:
+            connection = WebSocket(url, token(user_name()))
+            try:
+                hello = msgspec.json.decode(connection.receive(timeout=5)[0])
+                stage = hello["stage"]
+            finally:
+                connection.close()
+        except Refused as exc:
+            hint = (
+                " (is LAB_SECRET the server's, LAB_TOKEN still good?)"
+                if exc.status == 401
+                else ""
+            )
+            raise Unusable(f"{where} refused: {exc}{hint}", 3) from None
+        except Closed as exc:
+            raise Unusable(f"{where} hung up: {exc}", 3) from None
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            raise Unusable(
+                f"no server answers at {where} ({why}): start one with "
+                "`labserver serve`, or name another with --host",
+                3,
+            ) from None
+        except (IndexError, KeyError, TypeError, msgspec.DecodeError):
+            raise Unusable(f"{where} is no labserver: it said no hello", 3) from None
+        if stage in ("echo", "auth"):
+            raise Unusable(
+                f"{where} runs stage {stage}, which has no rooms: load tests need "
+                "`labserver serve --stage rooms` or a later one",
+                3,
+            )
+
+
+# The first listener of all: what is refused here starts nothing.
+@events.init.add_listener
+def check_or_leave(environment: Environment, runner: Any, **_: Any) -> None:
+    options = environment.parsed_options
+    headless = bool(options.headless) and not isinstance(runner, WorkerRunner)
+    try:
+        check(options, headless)
+        environment.host = options.host
+        if headless:
+            try_servers(options)
+    except Unusable as exc:
+        print(f"loadtests: {exc}", file=sys.stderr, flush=True)
+        if isinstance(runner, MasterRunner | WorkerRunner):
+            runner.greenlet.kill(block=False)
+        sys.exit(exc.code)

@@ -1,0 +1,264 @@
+"""The life of a run: start, drain, collect, conclude.
+
+Locust kills its users at the end of a run, and its master waits half a second for what
+workers still have to say. So that the last messages count, a run is drained before:
+publishers stop, everybody else reads until nothing more comes, and only then are the
+figures taken. In a distributed run the master asks its workers for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent
+import locust
+import websockets
+from _options import TIME_LIMIT, check_servers, normal, shown, urls
+from _plots import draw
+from _results import Record, Verdict, as_figures, judge, machine, merged, summary, write
+from gevent.event import Event
+from locust import events
+from locust.env import Environment
+from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
+
+QUIET = 0.4  # seconds without a message after which nothing more is expected
+DRAIN_LIMIT = 5.0  # seconds
+WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
+log = logging.getLogger("loadtests")
+
+
+class Member(Protocol):
+    """What a run asks a user when it is over."""
+
+    def account(self, final: bool) -> None:
+        """Add this user's figures to the record, once."""
+
+    def pending(self) -> bool:
+        """Return whether an answer is still to come."""
+
+
+class Run:
+    """One load test, as this process sees it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.folder = Path()
+        self.record = Record()
+        self.parts: list[Record] = []
+        self.workers = 0
+        self.members: set[Member] = set()
+        self.draining = False
+        self.drain_started = Event()
+        self.drained = Event()
+        self.active = 0  # when a message last arrived, monotonic ns
+        self.started = 0.0
+        self.started_cpu = 0.0
+        self.verdict: Verdict | None = None
+        self.text = ""
+
+    def begin(self, name: str, results: str) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.name = name
+        self.folder = Path(results) / name
+        self.started, self.started_cpu = time.monotonic(), time.process_time()
+
+    def room(self, scenario: str) -> str:
+        """Return the room of a scenario, which no other run uses."""
+        return f"load.{scenario}.{self.name.partition('-')[0]}"
+
+    def drain(self) -> None:
+        """Let everything in flight arrive, then take the figures; once a run."""
+        if self.draining:
+            self.drained.wait()
+            return
+        self.draining = True
+        record = self.record
+        record.wall = time.monotonic() - self.started
+        # What catching up costs is not what the measured part cost.
+        record.cpu = (time.process_time() - self.started_cpu) / max(record.wall, 0.001)
+        self.active = time.monotonic_ns()
+        self.drain_started.set()
+        deadline = time.monotonic() + DRAIN_LIMIT
+        while time.monotonic() < deadline:
+            gevent.sleep(0.05)
+            quiet = time.monotonic_ns() - self.active > QUIET * 1e9
+            if quiet and not any(member.pending() for member in self.members):
+                break
+        for member in list(self.members):
+            member.account(final=True)
+        self.drained.set()
+
+
+RUN = Run()
+
+
+# Every process
+
+
+@events.test_start.add_listener
+def begin(environment: Environment, **_: Any) -> None:
+    options, runner = environment.parsed_options, environment.runner
+    if not isinstance(runner, WorkerRunner):
+        named = {each.scenario for each in environment.user_classes}
+        scenario = named.pop() if len(named) == 1 else "mixed"
+        # Options that Locust does not know travel from the master to its workers.
+        now = datetime.now(UTC)
+        options.run_name = (
+            f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
+        )
+    RUN.begin(options.run_name, options.results)
+    if isinstance(runner, MasterRunner):
+        RUN.workers = runner.worker_count
+    if not isinstance(runner, WorkerRunner) and not options.headless:
+        options.host = environment.host
+        if problem := web_problem(options):
+            print(f"loadtests: {problem}", file=sys.stderr, flush=True)
+            gevent.spawn_later(0.1, runner.stop)
+        # A page that somebody forgot must not load the machine for ever.
+        gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
+
+
+def web_problem(options: Any) -> str:
+    """Return why a run that was started on the web page cannot be, else nothing."""
+    try:
+        check_servers(options)
+    except Exception as exc:
+        return str(exc)
+    return ""
+
+
+def stop_if_still_on(environment: Environment, name: str) -> None:
+    if RUN.name == name and not RUN.draining:
+        environment.runner.stop()
+
+
+@events.test_stopping.add_listener
+def drain(environment: Environment, **_: Any) -> None:
+    runner = environment.runner
+    if isinstance(runner, MasterRunner):
+        if not RUN.draining:
+            RUN.draining = True
+            runner.send_message("lab_finish")
+            deadline = time.monotonic() + WORKERS_LIMIT
+            while len(RUN.parts) < RUN.workers and time.monotonic() < deadline:
+                gevent.sleep(0.05)
+            RUN.drained.set()
+        RUN.drained.wait()
+        return
+    first = not RUN.draining
+    RUN.drain()
+    if first:
+        write_part(runner)
+
+
+def write_part(runner: Any) -> None:
+    """Write this process's own figures."""
+    name = f"part-{max(0, getattr(runner, 'worker_index', 0))}.json"
+    try:
+        write(RUN.folder / name, RUN.record.as_json())
+    except OSError as exc:
+        log.error("results cannot be written: %s", exc)
+
+
+# Workers and their master
+
+
+@events.init.add_listener
+def listen(environment: Environment, runner: Any, **_: Any) -> None:
+    if isinstance(runner, WorkerRunner):
+        # Concurrent: while a worker drains, it must go on hearing its master.
+        runner.register_message("lab_finish", finish, concurrent=True)
+    elif isinstance(runner, MasterRunner):
+        runner.register_message("lab_part", took)
+
+
+def finish(environment: Environment, **_: Any) -> None:
+    """Drain this worker and tell the master what it found."""
+    drain(environment)
+    environment.runner.send_message("lab_part", RUN.record.as_json())
+
+
+def took(msg: Any, **_: Any) -> None:
+    RUN.parts.append(Record.from_json(msg.data))
+
+
+# The process that concludes
+
+
+@events.test_stop.add_listener
+def conclude(environment: Environment, **_: Any) -> None:
+    runner, options = environment.runner, environment.parsed_options
+    if isinstance(runner, WorkerRunner):
+        return
+    local = not isinstance(runner, MasterRunner)
+    record = merged([RUN.record] if local else RUN.parts)
+    failures = sum(error.occurrences for error in runner.errors.values())
+    missing = 0 if local else max(0, RUN.workers - len(RUN.parts))
+    RUN.verdict = judge(record, failures, missing)
+    RUN.text = summary(record, RUN.verdict)
+    load = describe(record, options)
+    try:
+        write(RUN.folder / "run.json", about(environment, load))
+        write(RUN.folder / "summary.json", as_figures(record, RUN.verdict))
+        plots = draw(record, RUN.folder, f"{machine()}. {load}")
+        names = ", ".join(["summary.json", *(path.name for path in plots)])
+        RUN.text += f"\nresults  {RUN.folder}: {names}"
+    except OSError as exc:
+        RUN.text += f"\nresults  not written: {exc}"
+    if not options.headless:
+        print(RUN.text, flush=True)
+
+
+def describe(record: Record, options: Any) -> str:
+    """Return the load in one line."""
+    return (
+        f"{sum(record.users.values())} users, {options.publish_rate:g} messages/s "
+        f"a publisher, {options.payload_bytes} byte payloads, {record.wall:.0f} s"
+    )
+
+
+def about(environment: Environment, load: str) -> dict[str, Any]:
+    """Return ``run.json``: what was run, where, with what; no secrets."""
+    options = environment.parsed_options
+    return {
+        "name": RUN.name,
+        "load": load,
+        "machine": machine(),
+        "versions": {
+            "locust": locust.__version__,
+            "websockets": websockets.__version__,
+        },
+        "users": options.num_users,
+        "spawn_rate": options.spawn_rate,
+        "run_time": options.run_time,
+        "host": shown(normal(environment.host or "ws://127.0.0.1")),
+        "replicas": [shown(url) for url in urls(options)],
+        "publish_rate": options.publish_rate,
+        "payload_bytes": options.payload_bytes,
+        "classes": sorted(each.__name__ for each in environment.user_classes),
+    }
+
+
+@events.quitting.add_listener
+def decide(environment: Environment, **_: Any) -> None:
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner):
+        environment.process_exit_code = 0  # its master decides
+        return
+    if runner.state not in (STATE_INIT, STATE_STOPPED) and not RUN.draining:
+        # Ctrl-C: Locust would take the exit code before it ends the run.
+        runner.stop()
+    if RUN.verdict is not None:
+        environment.process_exit_code = RUN.verdict.code
+
+
+# After Locust's own tables, so that the verdict is the last that one reads.
+@events.quit.add_listener
+def say(**_: Any) -> None:
+    if RUN.text and RUN.verdict is not None:
+        print(RUN.text, flush=True)
