@@ -1,0 +1,141 @@
+"""The wheel, turned by hand; and a server that was late, not its peers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from conftest import Running, eventually, peer
+
+from labserver.closing import Close
+from labserver.heartbeat import SLOTS, WheelHeartbeat
+from labserver.metrics import Metrics
+
+
+class FakePeer:
+    """A connection whose clock is the number of steps of the wheel."""
+
+    def __init__(self, clock: list[float], answers: bool = True) -> None:
+        self.clock = clock
+        self.answers = answers
+        self.takes_bytes = False
+        self.seen = 0.0
+        self.pinged = 0.0
+        self.pings: list[float] = []
+        self.gone_at: float | None = None
+
+    def send_ping(self) -> None:
+        self.pinged = self.clock[0]
+        self.pings.append(self.pinged)
+        if self.answers:
+            self.seen = self.clock[0] + 0.5
+
+    def reads(self) -> bool:
+        return self.takes_bytes
+
+    def cut(self, close: Close) -> None:
+        assert close.code == 4408
+        self.gone_at = self.clock[0]
+
+
+class Wheel:
+    """A heartbeat whose time passes when it is told."""
+
+    def __init__(self) -> None:
+        self.clock = [1.0]
+        self.heartbeat = WheelHeartbeat(interval=1.0)
+        self.heartbeat.metrics = self.metrics = Metrics()
+
+    def add(self, answers: bool = True) -> FakePeer:
+        fake = FakePeer(self.clock, answers)
+        fake.seen = self.clock[0]
+        self.heartbeat.watch(fake)
+        return fake
+
+    def turn(self, steps: int) -> None:
+        for _ in range(steps):
+            self.clock[0] += 1
+            self.heartbeat.step()
+
+
+@pytest.mark.parametrize("dies_after", range(0, SLOTS, 7))
+def test_dead_peer_is_cut_within_two_intervals(dies_after: int) -> None:
+    wheel = Wheel()
+    peers = [wheel.add() for _ in range(50)]
+    wheel.turn(SLOTS + dies_after)
+    died_at = wheel.clock[0]
+    for fake in peers:
+        fake.answers = False
+        fake.seen = died_at
+    wheel.turn(2 * SLOTS)
+    assert all(fake.gone_at is not None for fake in peers)
+    assert wheel.metrics.dead == 50
+    wheel.turn(SLOTS)
+    assert wheel.metrics.dead == 50  # each once
+
+
+def test_live_peers_are_pinged_once_an_interval_and_never_cut() -> None:
+    wheel = Wheel()
+    peers = [wheel.add() for _ in range(50)]
+    wheel.turn(10 * SLOTS)
+    assert all(len(fake.pings) == 10 for fake in peers)
+    assert all(fake.gone_at is None for fake in peers)
+
+
+def test_pings_are_spread_over_the_interval() -> None:
+    wheel = Wheel()
+    peers = [wheel.add() for _ in range(64 * 20)]
+    wheel.turn(SLOTS)
+    moments = [fake.pings[0] for fake in peers]
+    busiest = max(moments.count(moment) for moment in set(moments))
+    assert len(set(moments)) > SLOTS * 0.9
+    assert busiest < 60  # 20 on average; all 1280 in one would be a burst
+
+
+def test_any_frame_counts_as_life() -> None:
+    wheel = Wheel()
+    talker = wheel.add(answers=False)
+    for _ in range(5 * SLOTS):
+        wheel.turn(1)
+        talker.seen = wheel.clock[0] + 0.1  # it talks, and answers no ping
+    assert talker.gone_at is None
+
+
+def test_peer_that_takes_bytes_from_a_full_buffer_is_alive() -> None:
+    wheel = Wheel()
+    slow = wheel.add(answers=False)
+    slow.takes_bytes = True
+    wheel.turn(5 * SLOTS)
+    assert slow.gone_at is None
+
+
+def test_pings_sent_before_a_stall_condemn_nobody() -> None:
+    wheel = Wheel()
+    peers = [wheel.add(answers=False) for _ in range(50)]
+    wheel.turn(SLOTS // 2)
+    wheel.heartbeat.trusted_since = wheel.clock[0] + 0.5
+    before = {fake for fake in peers if fake.pinged}
+    wheel.turn(SLOTS // 2)
+    assert all(fake.gone_at is None for fake in before)
+    wheel.turn(2 * SLOTS)
+    assert all(fake.gone_at is not None for fake in peers)
+
+
+async def test_stalled_server_does_not_kill_its_crowd(running: Running) -> None:
+    async with running("heartbeat", heartbeat_interval=0.4) as server:
+        async with peer(server) as ann, peer(server) as bob:
+            await eventually(
+                lambda: all(c.pinged or c.latency for c in server.connections)
+            )
+            time.sleep(1.0)  # noqa: ASYNC251 (the stall is the point: two intervals)
+            await eventually(lambda: server.metrics.stalls == 1)
+            for client in (ann, bob):
+                assert (await client.ask(type="ping"))["type"] == "pong"
+            assert server.metrics.dead == 0
+
+
+async def test_latency_of_a_connection_is_kept(running: Running) -> None:
+    async with running("heartbeat", heartbeat_interval=0.1) as server, peer(server):
+        (connection,) = server.connections
+        await eventually(lambda: connection.latency > 0)
+        assert connection.latency < 5

@@ -1,0 +1,152 @@
+"""One write per member and tick, the same bytes for all, and two clean indexes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from msgspec import Struct
+
+from labserver import wire
+from labserver.hub import Hub
+from labserver.messages import Event, Joined, event
+from labserver.metrics import Metrics
+from labserver.wire import Chunk, Variant
+
+DEFLATE = Variant(wire.JSON, 12)
+
+
+class FakeOutbox:
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+
+    def deliver(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+
+    def seqs(self) -> list[int]:
+        return [each.first for chunk in self.chunks for each in chunk.events]
+
+
+class FakeMember:
+    """What the hub needs to know of a connection."""
+
+    def __init__(self, variant: Variant = wire.PLAIN) -> None:
+        self.variant = variant
+        self.rooms: set[str] = set()
+        self.outbox = FakeOutbox()
+        self.replies: list[Struct] = []
+
+    def reply(self, message: Struct) -> None:
+        self.replies.append(message)
+
+
+def new_hub() -> tuple[Hub, list[str]]:
+    emptied: list[str] = []
+    return Hub(Metrics(), emptied.append), emptied
+
+
+def join(hub: Hub, member: FakeMember, room: str = "a", seq: int = 0) -> None:
+    with hub.joining(member, room) as entered:
+        hub.add(member, entered, Joined(room, "e", seq, recovered=False), ())
+
+
+def message(seq: int) -> Event:
+    return event("a", seq, b'"from":"ann","payload":"%b"}' % (b"x" * 200))
+
+
+async def test_messages_of_one_tick_are_one_write_shared_by_all() -> None:
+    hub, _ = new_hub()
+    members = [FakeMember() for _ in range(3)] + [FakeMember(DEFLATE)]
+    for member in members:
+        join(hub, member)
+    for seq in range(1, 6):
+        hub.deliver("a", message(seq))
+    assert not members[0].outbox.chunks
+    await asyncio.sleep(0)
+    assert [len(member.outbox.chunks) for member in members] == [1, 1, 1, 1]
+    shared = members[0].outbox.chunks[0]
+    assert shared.data == b"".join(shared.frames)
+    assert members[1].outbox.chunks[0] is shared
+    assert members[3].outbox.chunks[0] is not shared
+    assert len(members[3].outbox.chunks[0].data) < len(shared.data) / 2
+    assert hub.metrics.flushes == 1
+    assert hub.metrics.deliveries == 20
+
+
+async def test_newcomer_does_not_get_what_was_pending() -> None:
+    hub, _ = new_hub()
+    old, new = FakeMember(), FakeMember()
+    join(hub, old)
+    hub.deliver("a", message(1))
+    join(hub, new, seq=1)
+    hub.deliver("a", message(2))
+    await asyncio.sleep(0)
+    assert old.outbox.seqs() == [1, 2]
+    assert new.outbox.seqs() == [2]
+
+
+async def test_replay_and_what_came_meanwhile_meet_without_hole_or_double() -> None:
+    hub, _ = new_hub()
+    old, new = FakeMember(), FakeMember()
+    join(hub, old)
+    with hub.joining(new, "a") as room:
+        for seq in (4, 5, 6):
+            hub.deliver("a", message(seq))
+            await asyncio.sleep(0)
+        missed = [message(seq) for seq in (2, 3, 4, 5)]
+        hub.add(new, room, Joined("a", "e", 5, recovered=True), missed)
+    hub.deliver("a", message(7))
+    await asyncio.sleep(0)
+    assert new.outbox.seqs() == [2, 3, 4, 5, 6, 7]
+    assert old.outbox.seqs() == [4, 5, 6, 7]
+
+
+async def test_member_that_left_gets_what_was_delivered_before() -> None:
+    hub, _ = new_hub()
+    member, other = FakeMember(), FakeMember()
+    join(hub, member)
+    join(hub, other)
+    hub.deliver("a", message(1))
+    hub.remove(member, "a")
+    hub.deliver("a", message(2))
+    await asyncio.sleep(0)
+    assert member.outbox.seqs() == [1]
+    assert other.outbox.seqs() == [1, 2]
+
+
+async def test_empty_room_is_forgotten_on_both_sides() -> None:
+    hub, emptied = new_hub()
+    member = FakeMember()
+    join(hub, member)
+    join(hub, member, "b")
+    assert member.rooms == {"a", "b"}
+    hub.remove(member, "a")
+    assert (member.rooms, set(hub.rooms), emptied) == ({"b"}, {"b"}, ["a"])
+    hub.remove(member, "a")  # twice is once
+    hub.remove(member, "never")
+    assert emptied == ["a"]
+
+
+async def test_join_that_fails_leaves_nothing_behind() -> None:
+    hub, emptied = new_hub()
+    with hub.joining(FakeMember(), "a"):
+        assert set(hub.rooms) == {"a"}
+    assert not hub.rooms
+    assert emptied == ["a"]
+    hub.deliver("a", message(1))  # nobody is there to hear it
+
+
+async def test_new_epoch_is_told_to_members_and_to_those_who_are_joining() -> None:
+    hub, _ = new_hub()
+    old, new = FakeMember(), FakeMember()
+    join(hub, old, seq=9)
+    with hub.joining(new, "a") as room:
+        hub.deliver("a", message(10))
+        hub.renumber("a", "f", 0)
+        hub.deliver("a", message(1))
+        hub.add(new, room, Joined("a", "e", 9, recovered=False), ())
+    await asyncio.sleep(0)
+    assert old.replies[-1] == Joined("a", "f", 0, recovered=False)
+    told, first = (each.json for each in new.outbox.chunks[0].events)
+    assert json.loads(told)["epoch"] == "f"
+    assert json.loads(first)["seq"] == 1

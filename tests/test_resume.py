@@ -1,0 +1,82 @@
+"""All or nothing: what a cursor is worth."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import Running, peer
+
+from labserver.messages import Cursor, event
+from labserver.parts import Position
+from labserver.resume import RecentHistory
+
+KEPT = [event("a", seq, b'"from":"ann","payload":1}') for seq in range(6, 11)]
+POSITION = Position("e", 10, KEPT)
+HISTORY = RecentHistory(limit=5, ttl=60, replay_limit=0)
+
+
+@pytest.mark.parametrize("seq", range(5, 11))
+def test_every_message_after_the_cursor_follows(seq: int) -> None:
+    missed = HISTORY.missed(Cursor("e", seq), POSITION)
+    assert missed is not None
+    assert [each.first for each in missed] == list(range(seq + 1, 11))
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [None, Cursor("e", 4), Cursor("e", 0), Cursor("e", 11), Cursor("other", 8)],
+    ids=["none", "too old", "from the start", "of the future", "another epoch"],
+)
+def test_nothing_is_replayed_where_one_message_is_missing(
+    cursor: Cursor | None,
+) -> None:
+    assert HISTORY.missed(cursor, POSITION) is None
+
+
+def test_replay_that_does_not_fit_the_outbox_is_not_begun() -> None:
+    size = sum(len(each.json) for each in KEPT)
+    for limit, fits in ((size, True), (size - 1, False)):
+        history = RecentHistory(limit=5, ttl=60, replay_limit=limit)
+        assert (history.missed(Cursor("e", 5), POSITION) is not None) is fits
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_replay_comes_between_joined_and_live_messages(
+    without: tuple[str, ...], running: Running
+) -> None:
+    async with (
+        running("resume", without=without) as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        epoch = (await ann.join("red"))["epoch"]
+        for number in range(20):
+            await ann.ask(type="publish", room="red", payload=number)
+        for number in range(20, 220):  # on the way while bob joins
+            message = {"type": "publish", "room": "red", "payload": number}
+            await ann.socket.send(json.dumps(message))
+        await bob.send(type="join", room="red", after={"epoch": epoch, "seq": 7})
+        joined = await bob.recv()
+        assert joined["type"] == "joined"
+        assert joined["recovered"] is True
+        assert joined["seq"] >= 20
+        seqs = [(await bob.recv())["seq"] for _ in range(213)]
+        assert seqs == list(range(8, 221))
+
+
+async def test_cursor_means_nothing_without_a_history(running: Running) -> None:
+    async with running("broker") as server, peer(server) as ann:
+        epoch = (await ann.join("red"))["epoch"]
+        await ann.ask(type="publish", room="red", payload=1)
+        joined = await ann.join("red", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"] is False
+        assert joined["seq"] == 1
+
+
+async def test_recoveries_are_counted(running: Running) -> None:
+    async with running("resume") as server, peer(server) as ann:
+        epoch = (await ann.join("red"))["epoch"]
+        await ann.join("red", after={"epoch": epoch, "seq": 0})
+        await ann.join("red", after={"epoch": "other", "seq": 0})
+        assert (server.metrics.recovered, server.metrics.unrecovered) == (1, 1)
