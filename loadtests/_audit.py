@@ -20,14 +20,16 @@ from labserver.oracle import Oracle
 class Tally:
     """How many messages; sums over subscribers and processes.
 
-    ``told`` were announced as gaps, ``lost`` were not; ``expected`` is the sum of
-    these two and ``delivered``. ``duplicated`` and ``reordered`` come on top.
+    ``told`` were announced as gaps, ``unread`` came after the last message of a reader
+    that is slow by design, ``lost`` have no excuse; ``expected`` is the sum of these
+    three and ``delivered``. ``duplicated`` and ``reordered`` come on top.
     """
 
     expected: int = 0
     delivered: int = 0
     lost: int = 0
     told: int = 0
+    unread: int = 0
     duplicated: int = 0
     reordered: int = 0
 
@@ -42,10 +44,13 @@ class Tally:
         """What a server must never do, to anybody."""
         return self.lost + self.duplicated + self.reordered
 
-    def missed_tail(self, count: int) -> None:
+    def missed_tail(self, count: int, by_design: bool = False) -> None:
         """Add messages after the last one seen, which nothing betrayed."""
         self.expected += count
-        self.lost += count
+        if by_design:
+            self.unread += count
+        else:
+            self.lost += count
 
     def as_json(self) -> dict[str, int]:
         return asdict(self)
@@ -74,9 +79,9 @@ class Audit:
             self.epoch = message["epoch"]
             self.first = self.next = message["seq"] + 1
             return
-        if self.oracle is None and message["epoch"] == self.epoch:
-            if message["recovered"] or message["seq"] + 1 == self.next:
-                return  # it goes on where it stopped
+        goes_on = message["recovered"] or message["seq"] + 1 == self.next
+        if self.oracle is None and message["epoch"] == self.epoch and goes_on:
+            return
         self._tell(message)
 
     def gap(self, message: Mapping[str, Any]) -> None:

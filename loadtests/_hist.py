@@ -107,5 +107,5 @@ class Histogram:
         result = cls()
         result.count, result.total = data["count"], data["total"]
         result.lowest, result.highest = data["lowest"], data["highest"]
-        result.counts = {number: count for number, count in data["buckets"]}
+        result.counts = dict(data["buckets"])
         return result

@@ -75,7 +75,7 @@ def add_options(parser: Any, **_: Any) -> None:
         "--replicas",
         default="",
         metavar="URL,URL",
-        help="Servers of one cluster, for the scenario replicas. Default: --host alone.",
+        help="Servers of one cluster, for the scenario replicas. Default: --host.",
     )
     parser.add_argument(
         "--results",
@@ -157,7 +157,7 @@ def check_servers(options: Namespace) -> None:
 
 
 def try_servers(options: Namespace) -> None:
-    """Talk to each server once: a wrong port or secret fails here, not a user at a time.
+    """Talk to each server once: a wrong port or secret fails here, and only once.
 
     Raises:
         Unusable: A server cannot be used.

@@ -43,6 +43,7 @@ class Record:
     lag: Histogram = field(default_factory=Histogram)  # from arrival to read
     users: Counter[str] = field(default_factory=Counter)  # by class
     published: Counter[str] = field(default_factory=Counter)  # by scenario
+    notes: dict[str, str] = field(default_factory=dict)  # scenario -> a sentence
     unanswered: int = 0  # publishes without ack
     problems: Counter[str] = field(default_factory=Counter)  # sentences
     tops: dict[str, int] = field(default_factory=dict)  # newest seq of each room
@@ -82,6 +83,7 @@ class Record:
         self.lag.add(other.lag)
         self.users.update(other.users)
         self.published.update(other.published)
+        self.notes.update(other.notes)
         self.unanswered += other.unanswered
         self.problems.update(other.problems)
         for room, seq in other.tops.items():
@@ -96,7 +98,8 @@ class Record:
             for room, ends in rooms.items():
                 top = self.tops.get(room, 0)
                 for last, members in ends.items():
-                    self.tally(group).missed_tail(max(0, top - last) * members)
+                    missed = max(0, top - last) * members
+                    self.tally(group).missed_tail(missed, group in self.by_design)
         self.ends.clear()
 
     def scenarios(self) -> list[str]:
@@ -136,10 +139,7 @@ class Record:
         for name in ("users", "published", "problems"):
             data[name] = Counter(data[name])
         data["ends"] = {
-            group: {
-                room: Counter({seq: members for seq, members in ends})
-                for room, ends in rooms.items()
-            }
+            group: {room: Counter(dict(ends)) for room, ends in rooms.items()}
             for group, rooms in data["ends"].items()
         }
         return cls(**data)
@@ -252,6 +252,8 @@ def summary(record: Record, verdict: Verdict) -> str:
         for name, histogram in sorted(record.latency.items()):
             if name.startswith(f"{scenario}/") and histogram.count:
                 lines.append(_latency(name.partition("/")[2], histogram))
+        if scenario in record.notes:
+            lines.append(f"  {record.notes[scenario]}")
     lines += [
         "",
         "generator",
@@ -275,6 +277,7 @@ def summary(record: Record, verdict: Verdict) -> str:
 def _group(group: str, tally: Tally, record: Record) -> list[str]:
     name = group.partition("/")[2]
     told = f", announced gaps {tally.told:,}" if tally.told else ""
+    told += f", never read {tally.unread:,}" if tally.unread else ""
     line = (
         f"  {name:<20}{tally.delivered:,} of {tally.expected:,} delivered, "
         f"lost {tally.lost:,}, duplicated {tally.duplicated:,}, "

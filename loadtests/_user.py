@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections import Counter
 from typing import Any, ClassVar
 
 import gevent
@@ -35,7 +36,7 @@ TIMER_STEP = 1_200_000  # ns
 
 
 class Stamp(msgspec.Struct):
-    """A payload: when it was due and when it was sent (monotonic ns), and from where."""
+    """A payload: when it was due and sent (monotonic ns), and through which replica."""
 
     due: int
     sent: int
@@ -166,7 +167,7 @@ class LabUser(User):
         """Decide what the end of a connection means, and whether to come back."""
         code = exc.code if isinstance(exc, Closed) else None
         if self.by_design:
-            self.outcome(str(exc))
+            self.outcome("cut off without a goodbye" if code == 1006 else str(exc))
         elif not RUN.draining:
             self.fail("connection", started, exc)
         match comes_back(None if code == 1006 else code):
@@ -267,9 +268,7 @@ class LabUser(User):
 
     def outcome(self, what: str) -> None:
         """Note what became of a user that is slow by design."""
-        self.record.outcomes.setdefault(self.crowd, type(self.record.users)())[
-            what
-        ] += 1
+        self.record.outcomes.setdefault(self.crowd, Counter())[what] += 1
 
     def pending(self) -> bool:
         return False
@@ -291,7 +290,7 @@ class LabUser(User):
         if self.audit.epoch is None:
             return
         self.record.reached(self.room, self.audit.last())
-        if final and not self.by_design:
+        if final:
             self.record.ended(self.crowd, self.room, self.audit.last())
 
     def on_stop(self) -> None:
@@ -373,3 +372,61 @@ class Publisher(LabUser):
         if not self.accounted and final:
             self.record.unanswered += len(self.sent_at)
         super().account(final)
+
+
+class SlowReader(LabUser):
+    """A reader that takes less than it is sent, on a small window.
+
+    What happens to it is decided by the server's policy, and is no failure of the run;
+    only what no policy allows is: a silent hole, a message twice, a wrong order.
+    """
+
+    abstract = True
+
+    by_design = True
+    receive_buffer = 4096  # bytes: the kernel should not read for it
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        # Its own slowness is the subject: until it has read, it has not got it.
+        read = self.socket.arrived + (self.socket.lag or 0)
+        self.latency.record((read - message.payload.due) // 1000)
+
+    def read(self, timeout: float | None, size: int = 65536) -> None:
+        """Read once; how late that is says nothing about the generator."""
+        messages = self.socket.receive(timeout, size)
+        RUN.active = time.monotonic_ns()
+        for data in messages:
+            self.handle(data)
+
+    def account(self, final: bool) -> None:
+        if final and not self.accounted and self.socket is not None:
+            self.outcome("still connected at the end")
+        super().account(final)
+
+
+class AcrossReplicas:
+    """Mixed into users that take the servers of ``--replicas`` in turn."""
+
+    label = "members"
+    turns = itertools.count()
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)  # type: ignore[call-arg]
+        # The n-th user of each class goes to the n-th server, in every process.
+        offset = getattr(environment.runner, "worker_index", 0)
+        self.turn = next(type(self).turns) + max(0, offset)
+        servers = urls(environment.parsed_options)
+        self.server = servers[self.turn % len(servers)]
+        if len(servers) == 1:
+            self.record.notes[self.scenario] = (
+                "one server only: --replicas URL,URL compares two of a cluster"
+            )
+
+    def url(self) -> str:
+        return self.server
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        same = message.payload.replica == self.replica
+        side = "same replica" if same else "other replica"
+        self.latency = self.record.histogram(f"{self.scenario}/{side}")
+        super().delivered(message, size)

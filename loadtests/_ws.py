@@ -84,8 +84,8 @@ def shown(url: str) -> str:
     )
 
 
-def resolve(url: str) -> tuple[int, tuple[str, int]]:
-    """Return family and address of a URL's host, which must be this machine.
+def resolve(url: str) -> list[tuple[int, tuple[str, int]]]:
+    """Return families and addresses of a URL's host, which must be this machine.
 
     Raises:
         NotThisMachine: It is another one.
@@ -93,16 +93,19 @@ def resolve(url: str) -> tuple[int, tuple[str, int]]:
 
     """
     parts = urlsplit(url)
-    found = socket.getaddrinfo(
+    places = []
+    for family, _, _, _, address in socket.getaddrinfo(
         parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
-    )
-    for family, _, _, _, address in found:
-        if not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+    ):
+        place = address[0].partition("%")[0]
+        if not ipaddress.ip_address(place).is_loopback:
+            known = "" if place == parts.hostname else f" ({place})"
             raise NotThisMachine(
-                f"load goes to this machine only: {parts.hostname} is {address[0]}, "
-                "which is no loopback address"
+                f"load goes to this machine only, and {parts.hostname}{known} is no "
+                "loopback address"
             )
-    return found[0][0], found[0][4]
+        places.append((family, address))
+    return places
 
 
 class WebSocket:
@@ -128,22 +131,34 @@ class WebSocket:
         self.read_bytes = 0
         self._fragments: list[bytes] = []
         self._early: list[bytes] = []
-        family, address = resolve(url)
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
+        with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
+            self.socket = self._open(url, receive_buffer)
+            try:
+                self._shake_hands(token)
+            except BaseException:
+                self.socket.close()
+                raise
+
+    def _open(self, url: str, receive_buffer: int) -> socket.socket:
+        """Return a connected socket; localhost may be ::1 or 127.0.0.1."""
+        places = resolve(url)
+        for family, address in places:
+            opened = socket.socket(family, socket.SOCK_STREAM)
+            try:
                 if receive_buffer:
-                    self.socket.setsockopt(
+                    opened.setsockopt(
                         socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer
                     )
-                self.socket.connect(address)
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                opened.connect(address)
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if KERNEL_TIME:
-                    self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-                self._shake_hands(token)
-        except BaseException:
-            self.socket.close()
-            raise
+                    opened.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                return opened
+            except BaseException as exc:
+                opened.close()
+                if not isinstance(exc, OSError) or address == places[-1][1]:
+                    raise
+        raise OSError(f"{shown(url)} has no address")
 
     def _shake_hands(self, token: str) -> None:
         request = self.protocol.connect()
