@@ -18,8 +18,10 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CTRL_OPCODES, Frame
+from websockets.http11 import Request
 from websockets.protocol import OPEN, Event
 
 from labserver import messages, wire
@@ -79,6 +81,26 @@ class LabConnection(ServerConnection):
 
     """
 
+    # What the library keeps fills the 30 keys that instances may share; one more would
+    # cost each idle connection 2 KB for a dictionary of its own.
+    __slots__ = (
+        "admitted",
+        "bucket",
+        "ending",
+        "expiry",
+        "identity",
+        "in_flight",
+        "name",
+        "on_lost",
+        "outbox",
+        "pinged",
+        "rooms",
+        "seen",
+        "sockets",
+        "unsent",
+        "variant",
+    )
+
     def __init__(self, sockets: set[LabConnection], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sockets = sockets
@@ -100,6 +122,11 @@ class LabConnection(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.sockets.add(self)
         super().connection_made(transport)
+
+    def forget_handshake(self) -> None:
+        """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
+        self.request, self.response = NO_REQUEST, None
+        self.logger = self.protocol.logger = self.server.logger
 
     # Reading
 
@@ -192,4 +219,6 @@ class LabConnection(ServerConnection):
         super().connection_lost(exc)
 
 
+# The library takes a connection without a request for one in handshake.
+NO_REQUEST = Request("", Headers())
 PING = bytes((0x89, 0))  # FIN, opcode 9, no payload

@@ -215,6 +215,7 @@ class LabServer:
         )
         self.parts.admission.opened(connection)
         self.parts.heartbeat.watch(connection)
+        connection.forget_handshake()
 
     async def serve(self, connection: LabConnection, data: str | bytes) -> None:
         """Serve one message; whatever it is, the connection has an answer."""
