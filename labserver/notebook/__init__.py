@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from labserver.notebook.charts import bars, byte_map, curves, lanes
 from labserver.notebook.checks import check, compare
-from labserver.notebook.peers import Peer, connected, crowd, raw, silent, upgrade
+from labserver.notebook.peers import (
+    Peer,
+    connected,
+    crowd,
+    raw,
+    silent,
+    strangers,
+    upgrade,
+)
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.source import show
@@ -30,6 +38,7 @@ __all__ = [
     "sampled",
     "show",
     "silent",
+    "strangers",
     "upgrade",
     "watch",
 ]

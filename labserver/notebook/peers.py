@@ -8,7 +8,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +53,12 @@ class Peer:
     def payloads(self) -> list[Any]:
         """What the rooms said, in the order of arrival."""
         return [each["payload"] for each in self.of("message")]
+
+    @property
+    def heard(self) -> dict[Any, float]:
+        """What the rooms said, and when each came; for payloads that differ."""
+        pairs = zip(self.received, self.arrived, strict=True)
+        return {m["payload"]: at for m, at in pairs if m.get("type") == "message"}
 
     async def send(self, **message: Any) -> None:
         """Send a message, and do not wait for an answer."""
@@ -210,24 +216,45 @@ async def upgrade(server: Replica, **headers: str) -> str:
         headers: Further headers; ``_`` in a name becomes ``-``.
 
     """
-    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    host, port = _place(server)
     async with raw(server) as wire:
-        await wire.send(
-            "GET / HTTP/1.1\r\n"
-            f"Host: {host}:{port}\r\n"
-            "Connection: Upgrade\r\n"
-            "Upgrade: websocket\r\n"
-            "Sec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            + "".join(f"{line}\r\n" for line in lines)
-            + "\r\n"
-        )
+        await wire.send(_request(server, headers))
         head = await wire.response()
         status = head.partition("\r\n")[0].removeprefix("HTTP/1.1 ")
         if status.startswith("101"):
             return status
         return f"{status}: {(await wire.read()).decode().strip()}"
+
+
+def _request(server: Replica, headers: Mapping[str, str]) -> str:
+    host, port = _place(server)
+    fields = {
+        "Host": f"{host}:{port}",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""])
+
+
+@asynccontextmanager
+async def strangers(server: Replica, count: int) -> AsyncIterator[int]:
+    """Ask for ``count`` WebSockets without a token; yield how many were given.
+
+    Who gets one keeps it; who is refused goes away, as HTTP clients do.
+    """
+    accepted = 0
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            async with AsyncExitStack() as visit:
+                wire = await visit.enter_async_context(raw(server))
+                await wire.send(_request(server, {}))
+                if (await wire.response()).startswith("HTTP/1.1 101 "):
+                    accepted += 1
+                    stack.push_async_exit(visit.pop_all())
+        yield accepted
 
 
 @asynccontextmanager

@@ -32,8 +32,11 @@ COLOURS = {
     Token.Name.Class: "var(--jp-mirror-editor-def-color, #3b7dd8)",
     Token.Name.Decorator: "var(--jp-mirror-editor-meta-color, #a05cd5)",
 }
-# No wrapping at 88 columns in a cell of usual width; scrolled where it is narrower.
-STYLE = "font-size: 12.5px; line-height: 1.35; white-space: pre; overflow-x: auto"
+# No wrapping: 88 columns fit a cell of usual width, and a narrower one scrolls.
+STYLE = (
+    "font-family: var(--jp-code-font-family, monospace); font-size: 12.5px; "
+    "line-height: 1.35; white-space: pre; overflow-x: auto"
+)
 
 
 class Source:
