@@ -69,7 +69,7 @@ def add_options(parser: Any, **_: Any) -> None:
         type=number(int, 120, 60_000),  # a frame of the server holds 64 KiB
         default=150,
         metavar="N",
-        help="Size of a payload; in the slow-reader room at least 4096. Default 150.",
+        help="Size of a payload; for slow readers at least 32768. Default 150.",
     )
     parser.add_argument(
         "--replicas",

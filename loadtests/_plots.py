@@ -36,7 +36,8 @@ def draw(record: Record, folder: Path, caption: str) -> list[Path]:
         figure.suptitle(
             title, x=0.02, y=0.965, ha="left", fontsize=12, weight="bold", color=INK
         )
-        note = f"{note} {caption}.".strip()
+        notes = (note, record.notes.get(scenario), f"{caption}.")
+        note = " ".join(each for each in notes if each)
         figure.text(
             0.02,
             0.02,
@@ -46,7 +47,7 @@ def draw(record: Record, folder: Path, caption: str) -> list[Path]:
             fontsize=7.5,
             color=GREY,
         )
-        figure.subplots_adjust(left=0.085, right=0.97, top=0.87, bottom=0.235)
+        figure.subplots_adjust(left=0.1, right=0.97, top=0.87, bottom=0.21)
         path = folder / f"{scenario}.png"
         figure.savefig(path)
         paths.append(path)
@@ -62,7 +63,7 @@ def fanout(record: Record, figure: Figure) -> tuple[str, str]:
         curve(
             axes, record.lag, GREY, "not in it: read late by the generator", thin=True
         )
-    legend(axes)
+    finish(axes)
     tally = record.tally("fanout/subscribers")
     return (
         f"Fan-out: p50 {ms(latency.percentile(50))}, p99 {ms(latency.percentile(99))}; "
@@ -80,7 +81,7 @@ def slow_readers(record: Record, figure: Figure) -> tuple[str, str]:
         histogram = record.latency.get(f"slow_readers/{name}")
         if histogram is not None and histogram.count:
             curve(left, histogram, colour, f"{name} readers")
-    legend(left)
+    finish(left, "center left")
     groups = [
         (name, record.tallies[f"slow_readers/{name}"])
         for name in ("throttled", "stalled", "healthy")
@@ -115,13 +116,13 @@ def slow_readers(record: Record, figure: Figure) -> tuple[str, str]:
     right.set_yticks(range(len(groups)), [name for name, _ in groups])
     right.set_ylim(-0.6, len(groups) - 0.4)
     right.set_xlim(0, 100)
-    right.set_xlabel("share of the messages published (%)")
+    right.set_xlabel("share of what was published (%)")
     right.legend(
         frameon=False,
         fontsize=8,
-        ncols=2,
+        ncols=3,
         loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
+        bbox_to_anchor=(-0.3, 0.98),
     )
     plain(right)
     right.tick_params(axis="y", length=0)
@@ -148,7 +149,7 @@ def replicas(record: Record, figure: Figure) -> tuple[str, str]:
             count = f"{histogram.count:,} messages"
             curve(axes, histogram, colour, f"reader on the {side} ({count})")
             medians.append(f"{side} p50 {ms(histogram.percentile(50))}")
-    legend(axes)
+    finish(axes)
     return (
         f"Replicas: {', '.join(medians)}",
         "Latency from due to arrival, publisher on the first replica.",
@@ -171,11 +172,7 @@ def percentile_axes(axes: Axes) -> Axes:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda place, _: f"{100 - 100 / place:.5g}")
     )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.set_xlabel("percentile of all messages (%)")
+    axes.set_xlabel("percentile")
     axes.set_ylabel("milliseconds")
     axes.grid(axis="both", color="#EEEEEE", linewidth=0.8)
     plain(axes)
@@ -208,11 +205,29 @@ def curve(
         color=colour,
         label=label,
         linewidth=1.2 if thin else 2.2,
-        drawstyle="steps-post",
+        drawstyle="steps-pre",
         zorder=2 if thin else 3,
     )
 
 
-def legend(axes: Axes) -> None:
+def finish(axes: Axes, place: str = "upper left") -> None:
+    """Choose the y axis that the curves need, and leave room for their names."""
     axes.set_xlim(left=1)
-    axes.legend(frameon=False, fontsize=8.5, loc="upper left", labelcolor=INK)
+    drawn = [value for line in axes.lines for value in line.get_ydata()]
+    least, most = min(drawn), max(drawn)
+    if most / least < 30:
+        axes.set_ylim(0, most * 1.3)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(least / 1.5, most * (8 if place == "upper left" else 2))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.legend(
+        fontsize=8.5,
+        loc=place,
+        labelcolor=INK,
+        facecolor="white",
+        edgecolor="none",
+        framealpha=1,
+    )

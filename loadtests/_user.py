@@ -318,6 +318,10 @@ class Publisher(LabUser):
         self.sent_at: dict[int, int] = {}  # ref -> when, for what awaits its ack
         self.sent = 0
         self.payload_bytes = max(options.payload_bytes, self.payload_least)
+        if self.payload_bytes > options.payload_bytes:
+            self.record.notes[self.scenario] = (
+                f"Payloads in this room have {self.payload_bytes:,} bytes."
+            )
 
     def converse(self) -> None:
         if not self.due:
@@ -419,7 +423,7 @@ class AcrossReplicas:
         self.server = servers[self.turn % len(servers)]
         if len(servers) == 1:
             self.record.notes[self.scenario] = (
-                "one server only: --replicas URL,URL compares two of a cluster"
+                "One server only: --replicas URL,URL compares those of a cluster."
             )
 
     def url(self) -> str:
