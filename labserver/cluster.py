@@ -18,8 +18,9 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from labserver.embedded import running_redis
+from labserver.embedded import end_with_parent, running_redis
 from labserver.errors import LabError
 from labserver.tokens import issue
 
@@ -124,6 +125,7 @@ async def start_replica(
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
             start_new_session=True,  # Ctrl-C is for whoever started it to pass on
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
         assert process.stdout is not None
         try:

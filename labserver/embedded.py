@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -73,7 +74,7 @@ async def running_redis(*options: str) -> AsyncIterator[str]:
             # Ctrl-C at a terminal reaches a whole process group; Redis is still
             # needed while the server drains.
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(end_with_parent, signal.SIGKILL),
         )
         try:
             await _ready(process, f"unix://{path}")
@@ -104,7 +105,11 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies, even by SIGKILL."""
+def end_with_parent(how: signal.Signals) -> None:
+    """Have the kernel send a signal to this process when its parent dies.
+
+    For ``preexec_fn``: a parent that is killed cannot clean up. Linux only; elsewhere
+    nothing happens.
+    """
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _libc.prctl(_PR_SET_PDEATHSIG, how)
