@@ -111,7 +111,8 @@ class TokenAdmission:
             return  # not a browser
         hosts = request.headers.get_all("Host")
         origin = origins[0].lower()
-        same = len(hosts) == 1 and _place(origin) == _place(f"//{hosts[0].lower()}")
+        here = _place(f"//{hosts[0].lower()}") if len(hosts) == 1 else None
+        same = here is not None and _place(origin) == here
         if len(origins) > 1 or not (same or origin in self.origins):
             raise Refused(403, "this origin may not connect")
 
@@ -128,13 +129,13 @@ class TokenAdmission:
             raise Refused(401, str(exc), challenge) from None
 
 
-def _place(url: str) -> tuple[str | None, int | None]:
+def _place(url: str) -> tuple[str, int | None] | None:
     try:
         parts = urlsplit(url)
-        port = parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
-        return None, -1
-    return parts.hostname, None if port in (80, 443) else port
+        return None
+    return (host, None if port in (80, 443) else port) if host else None
 
 
 def _tokens(request: Request) -> Iterator[str]:
@@ -152,7 +153,7 @@ def _tokens(request: Request) -> Iterator[str]:
         for name in value.split(","):
             if name.strip().startswith("bearer."):
                 yield name.strip().removeprefix("bearer.")
-    yield from parse_qs(urlsplit(request.path).query).get("token", [])
+    yield from parse_qs(request.path.partition("?")[2]).get("token", [])
 
 
 def extend(parts: Parts, settings: Settings) -> Parts:

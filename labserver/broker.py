@@ -24,7 +24,7 @@ from labserver.hub import Hub
 from labserver.messages import Event, event, gap
 from labserver.metrics import Metrics
 from labserver.parts import KEY_TTL, History, Parts, Position
-from labserver.redis_commands import TIMEOUT, Commands, pool, script
+from labserver.redis_commands import TIMEOUT, Commands, ended, pool, script
 from labserver.redis_link import PREFIX, Link
 from labserver.settings import Settings
 
@@ -76,9 +76,7 @@ class RedisBroker:
         self.task = asyncio.create_task(self._tend())
 
     async def stop(self) -> None:
-        self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
+        await ended(self.task)
         await self.link.stop()
         await self.commands.stop()
         await self.connections.aclose()

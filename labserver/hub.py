@@ -52,15 +52,24 @@ class Hub:
 
     @contextmanager
     def joining(self, connection: LabConnection, name: str) -> Iterator[Room]:
-        """Keep for a connection what its room is sent, until :meth:`add` or the end."""
+        """Keep for a connection what its room is sent, until :meth:`add` or the end.
+
+        A member that joins again is none meanwhile: it would be sent the same twice.
+        """
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(name)
+        again = name in connection.rooms
+        if again:
+            self.flush(room)
+            self._take_out(connection, room)
         room.joining[connection] = []
         try:
             yield room
         finally:
-            room.joining.pop(connection, None)
+            live = room.joining.pop(connection, None)
+            if again and live is not None:  # in vain: it stays the member that it was
+                self._put_in(connection, room, live)
             self._forget_if_empty(room)
 
     def add(
@@ -78,14 +87,13 @@ class Hub:
         self.flush(room)  # what waits for the others is not for the newcomer
         live = room.joining.pop(connection)
         if not live or live[0].first != RENUMBERED:
-            live = [event for event in live if event.last > joined.seq]
-        room.members.setdefault(connection.variant, set()).add(connection)
+            old = [event for event in live if event.last <= joined.seq]
+            live = live[len(old) :]
+            if room.name in connection.rooms:  # it was to get these anyway
+                self._put_in(connection, room, old)
         connection.rooms.add(room.name)
         connection.reply(joined)
-        events = [*missed, *live]
-        if events:
-            connection.outbox.deliver(wire.chunk(connection.variant, room.name, events))
-            self.metrics.deliveries += len(events)
+        self._put_in(connection, room, [*missed, *live])
 
     def remove(self, connection: LabConnection, name: str) -> None:
         """Take a connection out of a room; nothing happens if it is not in it."""
@@ -94,11 +102,23 @@ class Hub:
         if room is None:
             return
         self.flush(room)  # it was a member when that was delivered
+        self._take_out(connection, room)
+        self._forget_if_empty(room)
+
+    def _put_in(
+        self, connection: LabConnection, room: Room, events: Sequence[Event]
+    ) -> None:
+        self.flush(room)
+        room.members.setdefault(connection.variant, set()).add(connection)
+        if events:
+            connection.outbox.deliver(wire.chunk(connection.variant, room.name, events))
+            self.metrics.deliveries += len(events)
+
+    def _take_out(self, connection: LabConnection, room: Room) -> None:
         members = room.members.get(connection.variant, set())
         members.discard(connection)
         if not members:
             room.members.pop(connection.variant, None)
-        self._forget_if_empty(room)
 
     def _forget_if_empty(self, room: Room) -> None:
         if not room.members and not room.joining:

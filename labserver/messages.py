@@ -201,6 +201,7 @@ def decode(text: str) -> ClientMessage:
             raise RecursionError
         return _decode_client(text)
     except msgspec.ValidationError as exc:
+        well_formed(text)  # the wrong type may be found before the text breaks off
         raise _invalid(text, str(exc)) from None
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise _bad_json(exc) from None

@@ -8,7 +8,6 @@ than one round trip.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -45,6 +44,19 @@ def script(name: str) -> str:
     return files("labserver").joinpath(name).read_text(encoding="utf-8")
 
 
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task until it is over.
+
+    Once is not enough before Python 3.12: when what it waits for is done in the same
+    moment, ``asyncio.wait_for`` swallows it (python/cpython#86296).
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.1)
+    if not task.cancelled():
+        task.exception()  # it was told of where it happened
+
+
 Call = tuple[asyncio.Future[Any], str, Sequence[str], Sequence[Any]]
 
 
@@ -68,9 +80,7 @@ class Commands:
         return answer
 
     async def stop(self) -> None:
-        self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
+        await ended(self.task)
         _fail(self.calls, "the server stops")
         await self.redis.aclose()
 

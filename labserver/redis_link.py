@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from labserver.errors import BrokerDown
-from labserver.redis_commands import TIMEOUT, Commands
+from labserver.redis_commands import TIMEOUT, Commands, ended
 
 log = logging.getLogger("labserver")
 
@@ -70,9 +70,7 @@ class Link:
 
     async def stop(self) -> None:
         for task in self.tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await ended(task)
 
     async def subscribe(self, channel: str) -> None:
         """Return when Redis has confirmed that the channel is listened to."""

@@ -54,7 +54,10 @@ def wants_upgrade(request: Request) -> bool:
 
 def answer(status: Status, request: Request) -> Response:
     """Return the answer to a request that is not an upgrade."""
-    path = urlsplit(request.path).path
+    try:
+        path = urlsplit(request.path).path
+    except ValueError:
+        path = ""  # such as //[
     if path == "/ws":
         return respond(426, "this is a WebSocket address\n", Upgrade="websocket")
     route = ROUTES.get(path)
@@ -62,7 +65,10 @@ def answer(status: Status, request: Request) -> Response:
         return respond(404, "there is no such page\n")
     if request.method not in ("GET", "HEAD"):
         return respond(405, "only GET\n", Allow="GET, HEAD")
-    return route(status)
+    response = route(status)
+    if request.method == "HEAD":
+        response.body = b""  # RFC 9110 section 9.3.2
+    return response
 
 
 def _healthz(status: Status) -> Response:
@@ -91,6 +97,7 @@ ROUTES: dict[str, Callable[[Status], Response]] = {
     "/": _console("index.html", "text/html; charset=utf-8"),
     "/console.css": _console("console.css", "text/css; charset=utf-8"),
     "/console.js": _console("console.js", "text/javascript; charset=utf-8"),
+    "/lab-client.js": _console("lab-client.js", "text/javascript; charset=utf-8"),
     "/healthz": _healthz,
     "/readyz": _readyz,
     "/metrics": _metrics,
