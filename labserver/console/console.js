@@ -65,8 +65,9 @@ const states = {
     `${client.connects > 1 ? "Back" : "Connected"}, on replica ${hello.replica}.`,
   ],
   waiting: (facts) => [
-    "Connection lost, coming back…",
-    `Lost (${because(facts)}). Next attempt in ${seconds(facts.delay)}.`,
+    facts.opened ? "Connection lost, coming back…" : "No connection, trying again…",
+    `${facts.opened ? "Lost" : "Attempt failed"} (${because(facts)}). ` +
+      `Next in ${seconds(facts.delay)}.`,
   ],
   closed: (facts) => [
     facts.comesBack === "new_token" ? "A new token is needed" : "Not connected",
@@ -167,7 +168,7 @@ function showRooms() {
     const pick = lines.get(name).firstElementChild;
     pick.setAttribute("aria-pressed", String(name === chosen));
     pick.classList.toggle("unread", unread > 0);
-    const where = seq === null ? "joining…" : `#${seq}`;
+    const where = seq === null ? "not joined yet" : `#${seq}`;
     pick.lastElementChild.textContent = unread ? `${unread} new, ${where}` : where;
   }
 }
@@ -278,9 +279,11 @@ at("publish").addEventListener("submit", async (event) => {
   const text = field.value;
   if (!text || chosen === null) return;
   field.value = "";
-  at("publish-problem").textContent = "";
+  at("publish-problem").textContent =
+    client.state === "open" ? "" : "It goes out as soon as there is a connection.";
   try {
     await client.publish(chosen, text);
+    at("publish-problem").textContent = "";
   } catch (error) {
     at("publish-problem").textContent = `Not published: ${error.message}`;
     field.value ||= text;

@@ -101,8 +101,8 @@ const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
  * Events, each with its facts in `detail`:
  *
  * - `state`: `{state, ...}`. `connecting`; `open` with `hello`; `waiting` with `delay`
- *   (ms), `code` and `reason`; `closed` with `code`, `reason` and `comesBack`, when it
- *   will not try again by itself.
+ *   (ms), `opened` (false when the attempt failed), `code` and `reason`; `closed` with
+ *   `code`, `reason` and `comesBack`, when it will not try again by itself.
  * - `message`, `gap`, `joined`, `error`: the server's messages, as they are. `joined`
  *   comes after every reconnect; its `recovered` says whether nothing was missed.
  * - `latency`: `{milliseconds}`, the round trip of a ping.
@@ -289,7 +289,7 @@ export class LabClient extends EventTarget {
     }
     if (attempt !== this.attempt) return; // stopped, or started anew meanwhile
     if (comes === "never" || comes === "new_token") this.#finish(code, reason, comes);
-    else this.#wait(code, reason);
+    else this.#wait(code, reason, opened);
   }
 
   /** After a failed handshake: say whether it was this client that was refused. */
@@ -298,12 +298,12 @@ export class LabClient extends EventTarget {
     return this.refusals >= (expired(this.offered) ? 1 : REFUSALS_LIMIT);
   }
 
-  #wait(code, reason) {
+  #wait(code, reason, opened = false) {
     const later = comesBack(code) === "later" ? this.backoff.first : 0;
     const delay = retryAfter(reason) ?? this.backoff.next() + later;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.#connect(), delay);
-    this.#become("waiting", { delay, code, reason });
+    this.#become("waiting", { delay, opened, code, reason });
   }
 
   #finish(code, reason, comesBack) {
