@@ -40,10 +40,9 @@ FLAGS = [
 ]
 in_browser = [
     pytest.mark.timeout(90),
-    pytest.mark.skipif(
-        playwright is None, reason="THE PAGE WAS NOT RUN: no playwright"
-    ),
-    pytest.mark.skipif(CHROMIUM is None, reason="THE PAGE WAS NOT RUN: no Chromium"),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(playwright is None, reason="PAGE WAS NOT RUN: no playwright"),
+    pytest.mark.skipif(CHROMIUM is None, reason="PAGE WAS NOT RUN: no Chromium"),
 ]
 
 
@@ -108,7 +107,7 @@ def test_browser_client_knows_the_servers_close_codes() -> None:
 # In a browser
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Any]:
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -116,7 +115,7 @@ async def browser() -> AsyncIterator[Any]:
         await browser.close()
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:
     async with running_cluster(2) as cluster:
         yield cluster
@@ -195,8 +194,8 @@ class TestInBrowser:
         ann, bob = await open_page(browser), await open_page(browser)
         await ann.connect(cluster.replicas[0], "ann")
         await bob.connect(cluster.replicas[1], "bob")
-        await ann.join("lobby")
-        await bob.join("lobby")
+        await ann.join("broken")
+        await bob.join("broken")
         await ann.publish("before")
         await bob.shows("#log .payload", "before")
         await bob.tab.get_by_role("button", name="Cut").click()
@@ -219,10 +218,8 @@ class TestInBrowser:
         await page.shows("#status", "Connected as eve")
         await page.shows("#log .notice", "Joined")
         assert page.tab.url == f"{url}/"
-        kept = (
-            "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
-        )
-        assert await page.tab.evaluate(kept) == '[{},{},""]'
+        kept = "[localStorage.length, sessionStorage.length, document.cookie]"
+        assert await page.tab.evaluate(kept) == [0, 0, ""]
         assert token not in await page.tab.content()
 
     async def test_refused_token_is_told_and_not_tried_for_ever(
@@ -244,7 +241,7 @@ class TestInBrowser:
         replica = cluster.replicas[0]
         page = await open_page(browser)
         url = replica.url.replace("ws://", "http://", 1)
-        await page.tab.goto(f"{url}/#token={replica.token('ann', ttl=3)}&room=lobby")
+        await page.tab.goto(f"{url}/#token={replica.token('ann', ttl=3)}&room=expiry")
         await page.shows("#log .notice", "Joined")
         await page.shows("#status", "A new token is needed")
         await page.shows("#event-log li", "4401")
