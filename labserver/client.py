@@ -119,10 +119,16 @@ class Client:
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
         opened = asyncio.create_task(self._open.wait())
-        await asyncio.wait((opened, self._task), return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
-        if self._task.done():
-            self._task.result()
+        try:
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait((opened, self._task), return_when=first)
+        except BaseException:
+            self._task.cancel()  # or it would go on for ever
+            raise
+        finally:
+            opened.cancel()
+        if self._failure is not None:
+            await self._task
         return self
 
     async def __aexit__(
@@ -179,12 +185,14 @@ class Client:
 
     async def _request(self, message: Message) -> Message:
         await self._open.wait()
+        connection = self._connection
+        if connection is None:
+            raise self._failure or ConnectionError("there is no connection")
         ref = f"r{next(self._refs)}"
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[ref] = answer
         try:
-            assert self._connection is not None
-            await self._connection.send(json.dumps({**message, "ref": ref}))
+            await connection.send(json.dumps({**message, "ref": ref}))
             return await answer
         except ConnectionClosed:
             raise ConnectionError("the connection ended before the answer") from None
@@ -197,16 +205,18 @@ class Client:
         try:
             while True:
                 delay = await self._attempt()
-                self._open.clear()
                 await asyncio.sleep(delay)
-        except Rejected as exc:
-            self._failure = exc
-            raise
-        finally:
-            self._fail_requests()
+        except asyncio.CancelledError:
+            self._open.set()  # whoever waits for a connection waits in vain
             while self._queue.full():
                 self._queue.get_nowait()
             self._queue.put_nowait(None)
+            raise
+        except Exception as exc:
+            self._failure = exc
+            self._open.set()
+            await self._queue.put(None)  # behind what was heard before
+            raise
 
     async def _attempt(self) -> float:
         """Connect and listen until the end; return the seconds to wait then."""
@@ -220,8 +230,14 @@ class Client:
                     await self._listen(connection)
                 except ConnectionClosed:
                     pass
+                except asyncio.CancelledError:
+                    await connection.close()  # the library would say 1011
+                    raise
                 finally:
+                    # Before anything is awaited: a request made from now on waits for
+                    # the next connection.
                     self._connection = None
+                    self._open.clear()
                     self._fail_requests()
                 self.backoff.lasted(loop.time() - started)
                 return self._after_close(connection.close_code, connection.close_reason)
@@ -256,7 +272,8 @@ class Client:
         if status not in (429, 500, 502, 503, 504) and not new_token:
             raise Rejected(f"refused with HTTP {status}") from None
         asked = exc.response.headers.get("Retry-After", "")
-        seconds = min(float(asked), 3600.0) if asked.isdigit() else 0.0
+        number = asked.isascii() and asked.isdigit()  # a date is not worth the code
+        seconds = min(float(asked), 3600.0) if number else 0.0
         # Everybody was told the same number: the jitter comes on top.
         return seconds + self.backoff.next()
 
