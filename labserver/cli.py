@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labserver import __version__
+from labserver import __version__, faults
 from labserver.cluster import ReplicaFailed, running_cluster
 from labserver.embedded import find_redis, running_redis
 from labserver.errors import LabError, RedisMissing, SettingsError
@@ -318,6 +318,47 @@ async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
                 task.cancel()
     except ReplicaFailed as exc:
         raise SettingsError(str(exc).removeprefix("labserver: ")) from None
+
+
+@app.command("faults")
+def faults_(
+    to: Annotated[
+        str, typer.Option(help="HOST:PORT of the server.", metavar="HOST:PORT")
+    ] = "127.0.0.1:8080",
+    listen: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")
+    ] = 0,
+) -> None:
+    """Put a network that can break before a server.
+
+    Reads commands from standard input, such as: freeze down, thaw, delay 0.2,
+    throttle 10000 up, cut, reset, refuse, accept, quit. Ends with quit or Ctrl-C.
+    """
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        fail(f"--to must be HOST:PORT, not {to[:60]!r}")
+    run(_faults(host, int(port), listen))
+
+
+async def _faults(host: str, port: int, listen: int) -> None:
+    loop = asyncio.get_running_loop()
+    async with faults.proxy(host, port, listen) as network:
+        print(f"listening on {network.url} (to {host}:{port})", flush=True)
+        print(faults.COMMANDS, flush=True)
+        lines = asyncio.StreamReader()
+        await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+        )
+        while line := (await lines.readline()).decode(errors="replace"):
+            if line.strip() == "quit":
+                return
+            if not line.strip():
+                continue
+            try:
+                print(faults.obey(network, line), flush=True)
+            except SettingsError as exc:
+                print(exc, flush=True)
+        await asyncio.Event().wait()  # no more commands: what was said stays so
 
 
 @app.command()
