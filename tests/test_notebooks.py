@@ -13,6 +13,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from conftest import eventually
+from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from labserver.notebook import check
@@ -253,3 +255,52 @@ def test_chapter_has_the_form_of_a_chapter(name: str) -> None:
 def test_chapter_brings_no_locust_and_no_pyplot_into_the_kernel(name: str) -> None:
     text = "\n".join(cell.source for cell in code(chapter(name)))
     assert not re.search(r"import locust|from locust|pyplot|ipywidgets", text)
+
+
+# What a chapter starts is stopped
+
+ENDLESS = """
+import asyncio
+from labserver.notebook import running
+async with running("echo") as server:
+    print(server.pid, flush=True)
+    await asyncio.sleep(60)
+"""
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process has ended; a zombie has."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+async def printed(client: NotebookClient) -> str:
+    """Return what the kernel prints next."""
+    while True:
+        message = await client.kc.get_iopub_msg(timeout=20)
+        content = message["content"]
+        # A starting kernel may have a warning of its own on stderr.
+        if message["msg_type"] == "stream" and content["name"] == "stdout":
+            return content["text"].strip()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["interrupt", "restart"])
+async def test_server_is_stopped_when_its_cell_ends_early(how: str) -> None:
+    client = build.client(nbformat.v4.new_notebook())
+    async with client.async_setup_kernel():
+        # Otherwise the kernel drops what is asked while the error is on its way.
+        client.kc.execute(ENDLESS, stop_on_error=False)
+        pid = int(await printed(client))
+        assert not gone(pid)
+        if how == "interrupt":
+            await client.km.interrupt_kernel()
+        else:
+            await client.km.restart_kernel()
+        await eventually(lambda: gone(pid), within=10)
+        client.kc.execute("print('still here')")
+        assert await printed(client) == "still here"

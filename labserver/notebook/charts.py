@@ -206,6 +206,7 @@ def lanes(
             )
     longest = max(len(sequence) for sequence in rows.values())
     axes.set_xlim(0.4, longest + 0.6)
+    axes.set_xticks([1, *range(5, longest + 1, 5)])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.tick_params(left=False)

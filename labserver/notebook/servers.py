@@ -6,12 +6,13 @@ would be the notebook's.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +23,7 @@ from labserver.settings import Settings, flag
 
 # Nobody in a chapter waits for the goodbye of a peer that is silent on purpose.
 DRAIN_TIMEOUT = 0.5
+TICK = 0.2  # seconds in which an interrupt is noticed
 
 _FLAGS = {each.name: flag(each) for each in fields(Settings) if each.name != "secret"}
 _running: set[int] = set()
@@ -45,9 +47,9 @@ async def running(
 
     """
     arguments = _arguments(without, settings)
-    async with cluster.running_replica(stage, *arguments) as replica:
-        with _ended_with_the_kernel([replica]):
-            yield replica
+    replica = cluster.running_replica(stage, *arguments)
+    async with replica as server, _interruptible([server]):
+        yield server
 
 
 @asynccontextmanager
@@ -60,9 +62,9 @@ async def running_cluster(
 ) -> AsyncIterator[Cluster]:
     """Run replicas of a stage on one embedded Redis; see :func:`running`."""
     arguments = _arguments(without, settings)
-    async with cluster.running_cluster(count, stage, *arguments) as replicas:
-        with _ended_with_the_kernel(replicas.replicas):
-            yield replicas
+    replicas = cluster.running_cluster(count, stage, *arguments)
+    async with replicas as servers, _interruptible(servers.replicas):
+        yield servers
 
 
 def _arguments(without: Collection[str], settings: dict[str, Any]) -> list[str]:
@@ -76,15 +78,27 @@ def _arguments(without: Collection[str], settings: dict[str, Any]) -> list[str]:
     return arguments
 
 
-@contextmanager
-def _ended_with_the_kernel(replicas: list[Replica]) -> Iterator[None]:
-    """Note processes that a kernel restarted in the middle of a cell must end."""
+@asynccontextmanager
+async def _interruptible(replicas: list[Replica]) -> AsyncIterator[None]:
+    """Have processes ended by an interrupt of the cell and by a restart of the kernel.
+
+    A restart ends the kernel without unwinding the cell, so the pids are noted. An
+    interrupt reaches the cell with the next event of the kernel's loop (ipykernel's
+    handler adds a callback, which does not wake a loop that sleeps): one is provided.
+    """
     pids = {replica.pid for replica in replicas}
     _running.update(pids)
+    awake = asyncio.create_task(_tick())
     try:
         yield
     finally:
+        awake.cancel()
         _running.difference_update(pids)
+
+
+async def _tick() -> None:
+    while True:  # noqa: ASYNC110 (it waits for nothing but time)
+        await asyncio.sleep(TICK)
 
 
 @atexit.register

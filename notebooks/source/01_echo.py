@@ -163,7 +163,8 @@ async with running("echo") as server, connected(server) as ann:
     for text in ("[1, 2.50]", "null", '{"type": "dance"}', "{broken", "42"):
         await ann.connection.send(text)
         await ann.until(lambda: len(ann.received) == 1)
-        print(f"{text:20} -> {ann.received.pop()}")
+        answer = ann.received.pop()
+        print(f"{text:17} -> {answer.pop('type')}: {answer}")
 
 # %% [markdown]
 # ## Load

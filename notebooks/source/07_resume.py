@@ -84,15 +84,15 @@ print("replayed: ", replayed)
 away = [0, 20, 40, 60, 80, 100, 101, 120, 140, 160]
 
 
-async def lost(stage: str, **settings) -> list[int]:
+async def losses(stage: str, **settings) -> list[int]:
     async with running(stage, **settings) as server:
         answers = [await absence(server, f"room-{count}", count) for count in away]
     return [count - len(seen) for count, (_, seen) in zip(away, answers, strict=True)]
 
 
 loss = {
-    "broker": await lost("broker"),
-    "resume": await lost("resume", history_limit=100),
+    "broker": await losses("broker"),
+    "resume": await losses("resume", history_limit=100),
 }
 curves(
     {stage: (away, lost) for stage, lost in loss.items()},
