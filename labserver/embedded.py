@@ -64,35 +64,43 @@ async def running_redis(*options: str) -> AsyncIterator[str]:
     """
     binary = find_redis()
     with tempfile.TemporaryDirectory(prefix="labserver-redis-") as folder:
-        path = Path(folder, "redis.sock")
-        process = subprocess.Popen(  # noqa: ASYNC220 (a fork, 2 ms)
-            [binary, "--port", "0", "--unixsocket", str(path), "--dir", folder]
-            + ["--save", "", "--appendonly", "no", *options],
+        path, log = Path(folder, "redis.sock"), Path(folder, "redis.log")
+        command = [binary, "--port", "0", "--unixsocket", str(path), "--dir", folder]
+        command += ["--save", "", "--appendonly", "no", *options]
+        process = _start(command, log)
+        try:
+            await _ready(process, f"unix://{path}", log)
+            yield f"unix://{path}"
+        finally:
+            process.kill()  # it has nothing to save
+            process.wait()
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    # A file, because nobody reads on: Redis would stop at a full pipe.
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             # Ctrl-C at a terminal reaches a whole process group; Redis is still
             # needed while the server drains.
             start_new_session=True,
             preexec_fn=partial(end_with_parent, signal.SIGKILL),
         )
-        try:
-            await _ready(process, f"unix://{path}")
-            yield f"unix://{path}"
-        finally:
-            process.kill()  # it has nothing to save
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
 
 
-async def _ready(process: subprocess.Popen[bytes], url: str) -> None:
+def _last_words(log: Path) -> str:
+    """Return the end of a log as one line."""
+    return " ".join(log.read_text(errors="replace").split())[-500:]
+
+
+async def _ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     async with Redis.from_url(url) as redis:
         for _ in range(int(START_TIMEOUT / 0.01)):
             if process.poll() is not None:
-                assert process.stdout is not None
-                said = process.stdout.read().decode(errors="replace")[-500:]
-                raise RedisMissing(f"redis-server ended at once: {said}")
+                raise RedisMissing(f"redis-server ended at once: {_last_words(log)}")
             try:
                 await redis.ping()
                 return
