@@ -78,6 +78,14 @@ def add_options(parser: Any, **_: Any) -> None:
         help="Servers of one cluster, for the scenario replicas. Default: --host.",
     )
     parser.add_argument(
+        "--lag-limit",
+        type=number(float, 0, 60_000),
+        default=100.0,
+        metavar="MS",
+        help="The generator's own delay (p99, milliseconds) above which a run is "
+        "invalid, if it is also more than half of the latency. Default 100.",
+    )
+    parser.add_argument(
         "--results",
         default="results",
         metavar="FOLDER",

@@ -28,12 +28,15 @@ from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 
 QUIET = 0.4  # seconds without a message after which nothing more is expected
 DRAIN_LIMIT = 5.0  # seconds
+SETTLE_LIMIT = 5.0  # seconds that publishers wait for the crowd to be there
 WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
 log = logging.getLogger("loadtests")
 
 
 class Member(Protocol):
     """What a run asks a user when it is over."""
+
+    joined: bool
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once."""
@@ -52,6 +55,8 @@ class Run:
         self.parts: list[Record] = []
         self.workers = 0
         self.members: set[Member] = set()
+        self.spawned = Event()
+        self.settled = Event()
         self.draining = False
         self.drain_started = Event()
         self.drained = Event()
@@ -65,7 +70,27 @@ class Run:
         self.__init__()  # type: ignore[misc]
         self.name = name
         self.folder = Path(results) / name
+        self.start_clocks()
+        gevent.spawn(self.settle)
+
+    def start_clocks(self) -> None:
         self.started, self.started_cpu = time.monotonic(), time.process_time()
+
+    def settle(self) -> None:
+        """Let publishers begin when everybody is there, or soon anyway.
+
+        Handshakes cost a hundred times what a message does: what is sent during the
+        crowd's arrival measures the arrival.
+        """
+        settled, deadline = self.settled, time.monotonic() + SETTLE_LIMIT
+        self.spawned.wait(SETTLE_LIMIT)
+        while time.monotonic() < deadline:
+            if all(member.joined for member in self.members):
+                break
+            gevent.sleep(0.02)
+        if settled is self.settled:  # still the same run
+            self.start_clocks()
+        settled.set()
 
     def room(self, scenario: str) -> str:
         """Return the room of a scenario, which no other run uses."""
@@ -121,6 +146,11 @@ def begin(environment: Environment, **_: Any) -> None:
             gevent.spawn_later(0.1, runner.stop)
         # A page that somebody forgot must not load the machine for ever.
         gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
+
+
+@events.spawning_complete.add_listener
+def spawned(**_: Any) -> None:
+    RUN.spawned.set()
 
 
 def web_problem(options: Any) -> str:
@@ -199,7 +229,9 @@ def conclude(environment: Environment, **_: Any) -> None:
     record = merged([RUN.record] if local else RUN.parts)
     failures = sum(error.occurrences for error in runner.errors.values())
     missing = 0 if local else max(0, RUN.workers - len(RUN.parts))
-    RUN.verdict = judge(record, failures, missing)
+    for error in runner.exceptions.values():
+        record.problems[f"the load test itself: {error['msg']}"] += error["count"]
+    RUN.verdict = judge(record, failures, missing, options.lag_limit)
     RUN.text = summary(record, RUN.verdict)
     load = describe(record, options)
     try:

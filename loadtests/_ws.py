@@ -128,9 +128,10 @@ class WebSocket:
         self.protocol = ClientProtocol(parse_uri(url))
         self.arrived = 0
         self.lag: int | None = None
-        self.read_bytes = 0
         self._fragments: list[bytes] = []
         self._early: list[bytes] = []
+        self._emptied = False
+        self._hub = gevent.get_hub()
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
             self.socket = self._open(url, receive_buffer)
             try:
@@ -138,6 +139,7 @@ class WebSocket:
             except BaseException:
                 self.socket.close()
                 raise
+        self._readable = self._hub.loop.io(self.socket.fileno(), 1)
 
     def _open(self, url: str, receive_buffer: int) -> socket.socket:
         """Return a connected socket; localhost may be ::1 or 127.0.0.1."""
@@ -194,10 +196,19 @@ class WebSocket:
         if self._early:
             early, self._early = self._early, []
             return early
-        self.socket.settimeout(timeout)
+        # A read that came back short has emptied the socket: to try again before
+        # waiting would cost a system call and an exception for each message.
+        if self._emptied and timeout != 0:
+            if timeout is None:
+                self._hub.wait(self._readable)
+            else:
+                with gevent.Timeout(timeout, False):
+                    self._hub.wait(self._readable)
+        self.socket.settimeout(0)
         try:
             self._feed(size)
-        except (TimeoutError, BlockingIOError):
+        except BlockingIOError:
+            self._emptied = True
             return []
         messages = self._messages()
         if self.protocol.writes:
@@ -225,6 +236,7 @@ class WebSocket:
                 self._flush()
         except OSError:
             pass
+        self._readable.close()
         self.socket.close()
 
     def _feed(self, size: int) -> None:
@@ -244,8 +256,8 @@ class WebSocket:
                 self.arrived = time.monotonic_ns()
         except (ConnectionResetError, BrokenPipeError):
             raise Closed(1006, "connection reset") from None
+        self._emptied = len(data) < size
         if data:
-            self.read_bytes += len(data)
             self.protocol.receive_data(data)
         else:
             self.protocol.receive_eof()

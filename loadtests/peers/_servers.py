@@ -1,0 +1,245 @@
+"""Servers as processes on one core, and the table of rivals.
+
+Each prints ``listening on ws://...`` when it does, as ``labserver serve`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from labserver.tokens import issue
+
+from ._cache import HERE, Missing, compiled, node_modules
+
+START_TIMEOUT = 20.0  # seconds
+ROOM = "bench"
+Step = int | str  # messages to hear, or a message to say
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a server is spoken to.
+
+    Args:
+        path: Target of the handshake.
+        entry: What is heard and said before messages come.
+        idle: The same for a connection that only stays.
+        frame: Returns the text of a message of the contract.
+
+    """
+
+    entry: tuple[Step, ...]
+    idle: tuple[Step, ...]
+    frame: Callable[[str, object], str]
+    path: str = "/"
+
+
+def as_json(kind: str, payload: object = None) -> str:
+    """Return a message of the contract; a join has no payload."""
+    message = {"type": kind, "room": ROOM}
+    if payload is not None:
+        message["payload"] = payload
+    return json.dumps(message, separators=(",", ":"))
+
+
+def as_event(kind: str, payload: object = None) -> str:
+    """Return the same as a Socket.IO event, in an Engine.IO message (42)."""
+    message = json.loads(as_json(kind, payload))
+    del message["type"]
+    return "42" + json.dumps([kind, message], separators=(",", ":"))
+
+
+CONTRACT = Dialect((1, as_json("join"), 1), (1,), as_json)
+# Engine.IO's open packet, the namespace (40) and its answer, then hello and joined.
+SOCKET_IO = Dialect(
+    (1, "40", 2, as_event("join"), 1),
+    (1, "40", 2),
+    as_event,
+    "/socket.io/?EIO=4&transport=websocket",
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that listens."""
+
+    port: int
+    pid: int
+    path: str = "/"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One server of the contest.
+
+    Args:
+        name: For the command line.
+        title: For tables and pictures.
+        command: Returns the command; the argument is whether to offer deflate.
+        deflate: Whether it can compress.
+        dialect: How it is spoken to.
+        modules: Python modules that it needs.
+
+    """
+
+    name: str
+    title: str
+    command: Callable[[bool], list[str]]
+    deflate: bool = False
+    dialect: Dialect = CONTRACT
+    modules: tuple[str, ...] = ()
+
+    def missing(self) -> str:
+        """Return why it cannot run here, or nothing."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                return f"the module {module} is not here: pip install -e '.[peers]'"
+        try:
+            self.command(False)
+        except Missing as exc:
+            return str(exc)
+        return ""
+
+
+def lab(*arguments: str) -> list[str]:
+    """Return the command of a lab server that no rate limit holds back."""
+    serve = [sys.executable, "-m", "labserver", "serve", "--port", "0"]
+    return [*serve, "--message-rate-limit", "0", *arguments]
+
+
+def node(*arguments: str) -> list[str]:
+    modules = f"--modules={node_modules()}"
+    return [
+        shutil.which("node") or "node",
+        str(HERE / "node_ws.mjs"),
+        modules,
+        *arguments,
+    ]
+
+
+def script(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(HERE / name), *arguments]
+
+
+RIVALS = {
+    rival.name: rival
+    for rival in (
+        Rival(
+            "lab",
+            "lab",
+            lambda _: lab("--stage", "resume", "--without", "broker"),
+            deflate=True,
+        ),
+        Rival(
+            "node",
+            "Node ws (article)",
+            lambda deflate: node(*(["--deflate"] if deflate else [])),
+            deflate=True,
+        ),
+        Rival(
+            "broadcast",
+            "websockets.broadcast()",
+            lambda _: script("_websockets_server.py", "broadcast"),
+            deflate=True,
+        ),
+        Rival(
+            "await-send",
+            "for: await send()",
+            lambda _: script("_websockets_server.py", "await-send"),
+            deflate=True,
+        ),
+        Rival(
+            "picows",
+            "picows",
+            lambda _: script("_picows_server.py"),
+            modules=("picows",),
+        ),
+        Rival(
+            "socketio",
+            "python-socketio",
+            lambda _: script("_socketio_server.py"),
+            dialect=SOCKET_IO,
+            modules=("socketio", "aiohttp"),
+        ),
+        Rival("floor", "C loop of send()", lambda _: [str(compiled("floor.c"))]),
+    )
+}
+
+
+@asynccontextmanager
+async def running(
+    command: Sequence[str], core: int | None = 0, **environment: str
+) -> AsyncIterator[Server]:
+    """Run a server until the end of the block.
+
+    Args:
+        command: What to run.
+        core: The only core that it may use; None for any.
+        environment: Variables on top of this process's own.
+
+    Raises:
+        Missing: It ended instead of listening; the message is what it said.
+
+    """
+    secret = secrets.token_urlsafe(32)
+    with tempfile.TemporaryFile() as said:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, "LAB_SECRET": secret, **environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,  # Ctrl-C is for the contest, which ends it
+            preexec_fn=lambda: _settle(core),
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                line = (await process.stdout.readline()).decode()
+            if not line.startswith("listening on "):
+                said.seek(0)
+                words = said.read().decode(errors="replace").strip().splitlines()
+                raise Missing(words[-1] if words else "it ended without a word")
+            url = line.split()[2]
+            port = int(url.rpartition(":")[2])
+            token = issue(environment.get("LAB_SECRET", secret), "ann")
+            path = f"/?token={token}" if "labserver" in command else "/"
+            yield Server(port, process.pid, path)
+        finally:
+            # Nothing to save, and a drain would say goodbye to a crowd that left.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _settle(core: int | None) -> None:
+    """Put a new process on its core, and let it die with the contest."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def cores() -> tuple[int | None, int | None]:
+    """Return the cores of the server and of the receiver, when there are two."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)

@@ -1,0 +1,421 @@
+"""The load tests: real servers, and Locust as the subprocess that it must be."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labserver.cluster import running_cluster, running_replica
+from labserver.oracle import Oracle
+
+ROOT = Path(__file__).parent.parent
+LOADTESTS = ROOT / "loadtests"
+SECRET = "a secret of thirty-two bytes or more"
+
+# These three are pure. The others import gevent, which changes the process it is in.
+sys.path.append(str(LOADTESTS))
+_hist = importlib.import_module("_hist")
+_audit = importlib.import_module("_audit")
+_results = importlib.import_module("_results")
+Histogram, Audit, Tally = _hist.Histogram, _audit.Audit, _audit.Tally
+Record, judge, merged = _results.Record, _results.judge, _results.merged
+
+durations = st.lists(st.integers(0, 2**40), max_size=60)
+
+
+def recorded(values: list[int]) -> Any:
+    histogram = Histogram()
+    for value in values:
+        histogram.record(value)
+    return histogram
+
+
+# Histograms
+
+
+@given(st.integers(0, 2**62))
+def test_bucket_is_at_most_a_128th_too_wide(value: int) -> None:
+    number = _hist.bucket(value)
+    assert value <= _hist.upper_edge(number) <= value + value // 128
+    assert _hist.bucket(_hist.upper_edge(number)) == number
+
+
+@given(durations, durations, durations)
+def test_merged_histogram_is_the_histogram_of_everything(a, b, c) -> None:
+    parts = [recorded(a), recorded(b), recorded(c)]
+    whole = Histogram.merged(parts)
+    assert whole.as_json() == recorded(a + b + c).as_json()
+    assert Histogram.merged(reversed(parts)).as_json() == whole.as_json()
+
+
+@given(durations)
+def test_histogram_comes_back_from_json(values) -> None:
+    histogram = recorded(values)
+    text = json.dumps(histogram.as_json())
+    assert Histogram.from_json(json.loads(text)).as_json() == histogram.as_json()
+
+
+@given(durations.filter(bool), st.sampled_from([1, 50, 90, 99, 99.9, 100]))
+def test_percentile_is_that_of_the_sorted_values(values, percent) -> None:
+    exact = sorted(values)[max(1, -int(-len(values) * percent // 100)) - 1]
+    assert exact <= recorded(values).percentile(percent) <= exact * (1 + 1 / 128)
+
+
+def test_empty_histogram_has_no_percentile_and_no_curve() -> None:
+    assert Histogram().percentile(99) == 0
+    assert Histogram().curve() == []
+
+
+# Completeness
+
+room = "r"
+steps = st.one_of(
+    st.builds(lambda seq: {"type": "message", "seq": seq}, st.integers(1, 12)),
+    st.builds(
+        lambda first, more: {"type": "gap", "from": first, "to": first + more},
+        st.integers(1, 12),
+        st.integers(0, 3),
+    ),
+    st.builds(
+        lambda epoch, seq, back: {
+            "type": "joined",
+            "epoch": epoch,
+            "seq": seq,
+            "recovered": back,
+        },
+        st.sampled_from(["one", "two"]),
+        st.integers(0, 12),
+        st.booleans(),
+    ),
+)
+
+
+@given(st.integers(0, 5), st.lists(steps, max_size=30), st.integers(0, 12))
+def test_audit_says_what_the_oracle_says(start, stream, straight) -> None:
+    """The two integers of a well-behaved stream stand for all that an oracle knows."""
+    joined = {"type": "joined", "epoch": "one", "seq": start, "recovered": False}
+    straight_on = [
+        {"type": "message", "seq": start + 1 + each} for each in range(straight)
+    ]
+    audit, oracle = Audit(room), Oracle()
+    for message in [joined, *straight_on, *stream]:
+        message = {**message, "room": room}
+        oracle.saw(message)
+        match message["type"]:
+            case "joined":
+                audit.joined(message)
+            case "gap":
+                audit.gap(message)
+            case "message":
+                audit.message(message["seq"])
+    tally, verdict = audit.tally(), oracle.verdict
+    assert tally.duplicated == len(verdict.duplicated)
+    assert tally.reordered == len(verdict.reordered)
+    assert tally.lost == len(verdict.unsignalled)
+    assert tally.delivered + tally.duplicated == verdict.received
+    assert audit.cursor() == oracle.cursor(room)
+
+
+def heard(*seqs: int, last: int = 0) -> Any:
+    """Return the record of a member that joined an empty room and got ``seqs``."""
+    audit = Audit(room)
+    audit.joined({"room": room, "epoch": "e", "seq": 0, "recovered": False})
+    for seq in seqs:
+        audit.message(seq)
+    record = Record()
+    record.tally("s/members").__iadd__(audit.tally())
+    record.ended("s/members", room, audit.last())
+    record.published["s"] = last
+    record.reached(room, last)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("seqs", "figures"),
+    [
+        ((1, 2, 3, 4), Tally(4, 4)),
+        ((1, 2, 4), Tally(4, 3, lost=1)),
+        ((1, 2, 3), Tally(4, 3, lost=1)),
+        ((), Tally(4, 0, lost=4)),
+        ((1, 2, 2, 3, 4), Tally(4, 4, duplicated=1)),
+        ((1, 3, 2, 4), Tally(4, 4, reordered=1)),
+    ],
+    ids=["all", "hole", "tail", "nothing", "twice", "order"],
+)
+def test_audit_finds(seqs: tuple[int, ...], figures: Any) -> None:
+    assert merged([heard(*seqs, last=4)]).tallies["s/members"] == figures
+
+
+def test_one_loss_in_a_thousand_is_counted_exactly() -> None:
+    seqs = [seq for seq in range(1, 5001) if seq % 1000]
+    whole = merged([heard(*seqs, last=5000), heard(*range(1, 5001), last=5000)])
+    assert whole.tallies["s/members"] == Tally(10_000, 9_995, lost=5)
+    assert judge(whole).code == 1
+    assert "5 lost in s/members" in str(judge(whole))
+
+
+def test_tail_loss_is_seen_across_processes() -> None:
+    """The process of the publisher knows the top, that of the reader its end."""
+    parts = [heard(1, 2, 3, last=0), heard(last=9)]
+    parts[1].ends.clear()
+    texts = [json.dumps(part.as_json()) for part in parts]
+    whole = merged(Record.from_json(json.loads(text)) for text in texts)
+    assert whole.tallies["s/members"].lost == 6
+
+
+def test_announced_gap_is_no_silent_loss() -> None:
+    audit = Audit(room)
+    audit.joined({"room": room, "epoch": "e", "seq": 0, "recovered": False})
+    audit.message(1)
+    audit.gap({"type": "gap", "room": room, "from": 2, "to": 4, "reason": "slow"})
+    audit.message(5)
+    assert audit.tally() == Tally(expected=5, delivered=2, told=3)
+
+
+# Verdicts
+
+
+def test_complete_run_is_valid() -> None:
+    assert judge(merged([heard(1, 2, last=2)])).code == 0
+
+
+def test_nothing_delivered_is_exit_3() -> None:
+    assert judge(Record()).code == 3
+    assert judge(merged([heard(last=4)])).code == 3
+
+
+def test_missing_worker_makes_a_run_invalid() -> None:
+    verdict = judge(merged([heard(1, 2, last=2)]), missing=1)
+    assert (verdict.code, verdict.word) == (4, "INVALID")
+
+
+def test_busy_generator_makes_a_run_invalid() -> None:
+    record = merged([heard(1, 2, last=2)])
+    record.cpu = 0.95
+    assert judge(record).code == 4
+
+
+@pytest.mark.parametrize("name", ["slip", "lag"])
+def test_generator_that_dominates_makes_a_run_invalid(name: str) -> None:
+    record = merged([heard(1, 2, last=2)])
+    record.histogram("s/members").record(150_000)
+    getattr(record, name).record(140_000)
+    verdict = judge(record)
+    assert verdict.code == 4
+    assert name in str(verdict)
+    assert judge(record, lag_limit=200).code == 0
+
+
+def test_slow_reader_by_design_does_not_fail_a_run() -> None:
+    record = heard(1, 2, last=9)
+    record.by_design.add("s/members")
+    record.reached(room, 9)
+    whole = merged([record, Record()])
+    assert whole.tallies["s/members"] == Tally(9, 2, unread=7)
+    assert judge(whole).code == 0
+
+
+def test_silent_hole_fails_a_run_even_for_a_slow_reader() -> None:
+    record = heard(1, 3, last=9)
+    record.by_design.add("s/members")
+    assert judge(merged([record])).code == 1
+
+
+# What Locust collects
+
+
+def collected() -> list[Path]:
+    return [path for path in LOADTESTS.rglob("*.py") if not path.name.startswith("_")]
+
+
+def classes(path: Path) -> list[ast.ClassDef]:
+    tree = ast.parse(path.read_text())
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize("path", collected(), ids=lambda path: path.stem)
+def test_scenario_file_holds_only_concrete_users(path: Path) -> None:
+    """Locust loads each as a module of its own: anything shared would exist twice."""
+    kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.ClassDef)
+    assert all(isinstance(node, kinds) for node in ast.parse(path.read_text()).body)
+    for each in classes(path):
+        names = {
+            target.id: node.value
+            for node in each.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        assert "abstract" not in names
+        assert ast.literal_eval(names["scenario"]) == path.stem
+
+
+def test_user_class_names_are_unique() -> None:
+    names = [each.name for path in collected() for each in classes(path)]
+    assert len(names) == len(set(names))
+
+
+def test_scenario_files_hide_no_other_module() -> None:
+    """Locust loads a file under its bare name: redis.py would replace redis."""
+    for path in collected():
+        assert path.stem not in sys.stdlib_module_names
+        assert path.stem not in {"redis", "websockets", "locust", "labserver"}
+
+
+def test_shared_users_say_literally_that_they_are_abstract() -> None:
+    for each in classes(LOADTESTS / "_user.py"):
+        bases = {base.id for base in each.bases if isinstance(base, ast.Name)}
+        if bases & {"User", "LabUser", "Publisher", "SlowReader"}:
+            assert "abstract = True" in ast.unparse(each)
+
+
+# Locust itself
+
+
+async def locust(*arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Run Locust without its page; return exit code, stdout and stderr."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "locust", "-f", "loadtests"),
+        *("--headless", "--only-summary", *arguments),
+        cwd=ROOT,
+        env={**environment, **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def written(results: Path) -> Path | None:
+    """Return the folder of the only run, None when there was no run."""
+    folders = list(results.iterdir())
+    assert len(folders) <= 1
+    return folders[0] if folders else None
+
+
+def figures(results: Path) -> dict[str, Any]:
+    folder = written(results)
+    assert folder is not None
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+@pytest.mark.timeout(60)
+async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
+    async with running_replica(secret=SECRET) as replica:
+        code, out, err = await locust(
+            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "3s"),
+            *("--results", str(tmp_path), "--lag-limit", "10000"),
+            LAB_SECRET=SECRET,
+        )
+    assert code == 0, out + err
+    assert "verdict  VALID" in out
+    found = figures(tmp_path)
+    for group in ("fanout/subscribers", "replicas/members", "slow_readers/healthy"):
+        tally = found["completeness"][group]
+        assert tally["delivered"] == tally["expected"] > 0
+    assert found["latency_from_due_us"]["fanout/subscribers"]["p99"] > 0
+    assert found["generator"]["slip_us"]["count"] == sum(found["published"].values())
+    folder = written(tmp_path)
+    assert folder is not None
+    assert folder.name.endswith("Z-mixed")
+    assert set(os.listdir(folder)) == {
+        *("run.json", "summary.json", "part-0.json"),
+        *("fanout.png", "replicas.png", "slow_readers.png"),
+    }
+    assert SECRET not in (folder / "run.json").read_text()
+
+
+@pytest.mark.timeout(60)
+async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
+    async with running_cluster(2, secret=SECRET) as cluster:
+        urls = ",".join(replica.url for replica in cluster.replicas)
+        code, out, err = await locust(
+            *("--replicas", urls, "--processes", "2", "-u", "8", "-r", "8", "-t", "2s"),
+            *("--results", str(tmp_path), "--lag-limit", "10000"),
+            *("ReplicaPublisher", "ReplicaReader"),
+            LAB_TOKEN=cluster.replicas[0].token(),
+        )
+    assert code == 0, out + err
+    found = figures(tmp_path)
+    tally = found["completeness"]["replicas/members"]
+    assert tally["delivered"] == tally["expected"] > 0
+    # Eight members, each of whom got everything: the publisher hears itself too.
+    assert tally["expected"] == 8 * found["published"]["replicas"]
+    latency = found["latency_from_due_us"]
+    sides = [latency[f"replicas/{side} replica"]["count"] for side in ("same", "other")]
+    assert sum(sides) == tally["delivered"]
+    assert all(sides)
+    assert found["generator"]["processes"] == 2
+
+
+@pytest.mark.timeout(60)
+async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets it
+        closed = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        cases = [
+            (3, "no server answers at", ("--host", closed), {"LAB_SECRET": SECRET}),
+            (2, "there is no token", ("--host", closed), {}),
+            (2, "this machine only", ("--host", "ws://192.0.2.1"), {"LAB_TOKEN": "t"}),
+            (2, "at most 3600", ("--host", closed, "-t", "2h"), {"LAB_TOKEN": "t"}),
+        ]
+        answers = []
+        for pair in zip(cases[::2], cases[1::2], strict=True):  # two cores, two at once
+            answers += await asyncio.gather(
+                *(
+                    locust(*arguments, "--results", str(tmp_path), **variables)
+                    for _, _, arguments, variables in pair
+                )
+            )
+    for (expected, sentence, _, _), (code, out, err) in zip(
+        cases, answers, strict=True
+    ):
+        assert code == expected, err
+        assert sentence in err.splitlines()[-1]
+        assert "Traceback" not in err + out
+        assert len(err.splitlines()) <= 2
+    assert written(tmp_path) is None
+
+
+@pytest.mark.timeout(60)
+async def test_wrong_secret_and_echo_stage_are_refused_before_any_user(
+    tmp_path: Path,
+) -> None:
+    async with (
+        running_replica("auth", secret=SECRET) as early,
+        running_replica("rooms", "--without", "auth") as late,
+    ):
+        (wrong, _, said), (echo, _, told) = await asyncio.gather(
+            locust("--host", early.url, "--results", str(tmp_path), LAB_SECRET="x"),
+            locust("--host", early.url, "--results", str(tmp_path), LAB_SECRET=SECRET),
+        )
+        assert wrong == echo == 3
+        assert "401" in said
+        assert "stage auth, which has no rooms" in told
+        code, out, _ = await locust(
+            *("--host", late.url, "-u", "2", "-t", "1s", "--results", str(tmp_path)),
+            "FanoutSubscriber",
+            LAB_TOKEN="any",
+        )
+    assert code == 3
+    assert "no publisher ran" in out
