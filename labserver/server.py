@@ -35,6 +35,9 @@ log = logging.getLogger("labserver")
 library_log = logging.getLogger("labserver.websockets")
 library_log.setLevel(logging.WARNING)
 
+RETURN_RATE = 1000.0  # handshakes a second that a neighbour is thought to take
+GOODBYES = 20  # that are said at a time
+
 
 class LabServer:
     """One process's server, as an async context manager.
@@ -143,19 +146,32 @@ class LabServer:
         if self.draining:
             return await self.listener.wait_closed()
         self.draining = True
-        rate = self.settings.admission_rate or 1000.0
-        spread = max(1.0, len(self.connections) / rate)
-        for connection in list(self.connections):
-            goodbye = closing.draining(random.uniform(0.0, spread))
-            connection.end(goodbye, within=within)
-        if goodbyes := [each.connection_lost_waiter for each in self.connections]:
-            await asyncio.wait(goodbyes, timeout=within)
+        deadline = time.monotonic() + within
+        await self.say_goodbye(within / 2)
+        if left := [each.connection_lost_waiter for each in self.connections]:
+            await asyncio.wait(left, timeout=max(0.0, deadline - time.monotonic()))
         self.listener.close(close_connections=False)
         for connection in list(self.sockets):
             connection.transport.abort()
         await self.listener.wait_closed()
         await self.parts.heartbeat.stop()
         await self.parts.broker.stop()
+
+    async def say_goodbye(self, within: float) -> None:
+        """Close every connection, spread over time, and tell each when to return.
+
+        They go, and are asked to come back elsewhere, at the rate at which handshakes
+        are admitted: everybody at once would be a storm for whoever takes them.
+        """
+        leaving = list(self.connections)
+        random.shuffle(leaving)
+        rate = self.settings.admission_rate or RETURN_RATE
+        spread = len(leaving) / rate
+        pause = min(spread, within) / max(1, len(leaving))
+        for number, connection in enumerate(leaving, start=1):
+            connection.end(closing.draining(random.uniform(0.0, max(1.0, spread))))
+            if number % GOODBYES == 0:
+                await asyncio.sleep(pause * GOODBYES)
 
     # Handshake
 
@@ -216,6 +232,8 @@ class LabServer:
         self.parts.admission.opened(connection)
         self.parts.heartbeat.watch(connection)
         connection.forget_handshake()
+        if self.draining:  # it was admitted just before
+            connection.end(closing.draining(random.uniform(0.0, 1.0)))
 
     async def serve(self, connection: LabConnection, data: str | bytes) -> None:
         """Serve one message; whatever it is, the connection has an answer."""
