@@ -267,8 +267,8 @@ def token(
     secret = os.environ.get("LAB_SECRET", "")
     if not secret:
         fail("LAB_SECRET is not set: a token is signed with the server's secret")
-    if not 1 <= len(user) <= 128:
-        fail("--user must have 1 to 128 characters")
+    if not 1 <= len(user) <= 128 or not user.isprintable():
+        fail("--user must have 1 to 128 printable characters")
     names = [name.strip() for name in rooms.split(",") if name.strip()]
     print(issue(secret, user, names or None, ttl))
 

@@ -88,10 +88,15 @@ def verify(secret: str, token: str) -> Identity:
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
         raise BadToken("the token is not valid") from None
     user, rooms = claims["sub"], claims.get("rooms")
-    if not isinstance(user, str) or not 1 <= len(user) <= 128:
+    if not isinstance(user, str) or not 1 <= len(user) <= 128 or _has_surrogate(user):
         raise BadClaim("the token's sub must be a text of 1 to 128 characters")
     if rooms is None:
         return Identity(user, None, expires)
     if not isinstance(rooms, list) or not all(isinstance(name, str) for name in rooms):
         raise BadClaim("the token's rooms must be a list of names")
     return Identity(user, tuple(rooms), expires)
+
+
+def _has_surrogate(text: str) -> bool:
+    """Return whether JSON escapes made a text that is not Unicode."""
+    return any("\ud800" <= char <= "\udfff" for char in text)

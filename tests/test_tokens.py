@@ -151,8 +151,8 @@ def test_rooms_that_are_no_list_of_names_are_a_bad_claim(rooms: Any) -> None:
         verify(SECRET, signed(rooms=rooms))
 
 
-@pytest.mark.parametrize("user", ["", "x" * 129])
-def test_user_name_has_a_length(user: str) -> None:
+@pytest.mark.parametrize("user", ["", "x" * 129, "\ud800", "a\udc80"], ids=ascii)
+def test_user_name_has_a_length_and_is_text(user: str) -> None:
     with pytest.raises(BadClaim):
         verify(SECRET, signed(sub=user))
 
