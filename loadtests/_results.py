@@ -46,8 +46,8 @@ class Record:
     notes: dict[str, str] = field(default_factory=dict)  # scenario -> a sentence
     unanswered: int = 0  # publishes without ack
     problems: Counter[str] = field(default_factory=Counter)  # sentences
-    tops: dict[str, int] = field(default_factory=dict)  # newest seq of each room
-    # What each group's members had last: room -> seq -> members. Only when all
+    tops: dict[str, int] = field(default_factory=dict)  # newest seq of each numbering
+    # What each group's members had last: numbering -> seq -> members. Only when all
     # processes have told what was published, the tail of each is known.
     ends: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)
 
@@ -57,15 +57,15 @@ class Record:
     def tally(self, group: str) -> Tally:
         return self.tallies.setdefault(group, Tally())
 
-    def ended(self, group: str, room: str, last: int) -> None:
+    def ended(self, group: str, place: str, last: int) -> None:
         """Note where a member stood when the run was over."""
-        rooms = self.ends.setdefault(group, {})
-        rooms.setdefault(room, Counter())[last] += 1
+        places = self.ends.setdefault(group, {})
+        places.setdefault(place, Counter())[last] += 1
 
-    def reached(self, room: str, seq: int) -> None:
-        """Note that a room has a message ``seq``."""
-        if seq > self.tops.get(room, 0):
-            self.tops[room] = seq
+    def reached(self, place: str, seq: int) -> None:
+        """Note that a numbering (a room's, in an epoch) has come to ``seq``."""
+        if seq > self.tops.get(place, 0):
+            self.tops[place] = seq
 
     def add(self, other: Record) -> None:
         """Add the figures of other processes."""

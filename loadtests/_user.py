@@ -83,6 +83,7 @@ class LabUser(User):
         self.audit = Audit(self.room)
         self.replica = ""
         self.joined = False
+        self.connected_at = 0
         self.failures = 0
         self.received = 0
         self.accounted = False
@@ -137,6 +138,7 @@ class LabUser(User):
             self.await_message(Joined)
             self.fire("join", started)
             self.joined = True
+            self.connected_at = time.monotonic_ns()
         except BaseException:
             self.hang_up()
             raise
@@ -212,7 +214,7 @@ class LabUser(User):
             self.delivered(message, len(data))
         elif isinstance(message, Joined):
             self.audit.joined(msgspec.to_builtins(message))
-            self.record.reached(message.room, message.seq)
+            self.record.reached(self.place(), message.seq)
         elif isinstance(message, Gap):
             self.audit.gap(msgspec.to_builtins(message))
         else:
@@ -264,7 +266,8 @@ class LabUser(User):
 
     def fail(self, what: str, started: float, exc: Exception) -> None:
         self.fire(what, started, exception=exc)
-        self.problem(f"{self.scenario} {what}: {exc}")
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        self.problem(f"{self.scenario} {what}: {why}")
 
     def problem(self, sentence: str) -> None:
         self.record.problems[sentence] += 1
@@ -272,6 +275,10 @@ class LabUser(User):
     def outcome(self, what: str) -> None:
         """Note what became of a user that is slow by design."""
         self.record.outcomes.setdefault(self.crowd, Counter())[what] += 1
+
+    def place(self) -> str:
+        """Return the numbering that seqs belong to: a new one starts with its epoch."""
+        return f"{self.room} {self.audit.epoch}"
 
     def pending(self) -> bool:
         return False
@@ -292,9 +299,9 @@ class LabUser(User):
         tally += self.audit.tally()
         if self.audit.epoch is None:
             return
-        self.record.reached(self.room, self.audit.last())
+        self.record.reached(self.place(), self.audit.last())
         if final:
-            self.record.ended(self.crowd, self.room, self.audit.last())
+            self.record.ended(self.crowd, self.place(), self.audit.last())
 
     def on_stop(self) -> None:
         self.account(final=False)
@@ -354,7 +361,9 @@ class Publisher(LabUser):
         )
         payload = head.ljust(self.payload_bytes - 2, b".") + b'"}'
         self.sent_at[self.sent] = sent
-        self.record.slip.record((sent - self.due) // 1000)
+        if self.due >= self.connected_at:
+            # What fell due during an outage is late by the server's doing.
+            self.record.slip.record((sent - self.due) // 1000)
         self.record.published[self.scenario] += 1
         self.due += self.period
         self.socket.send(
@@ -365,7 +374,7 @@ class Publisher(LabUser):
 
     def answered(self, message: Any) -> None:
         if isinstance(message, Ack):
-            self.record.reached(message.room, message.seq)
+            self.record.reached(self.place(), message.seq)
             sent = self.sent_at.pop(message.ref, None)
             if sent is not None:
                 self.fire("ack", milliseconds=(self.socket.arrived - sent) / 1e6)

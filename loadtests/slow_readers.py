@@ -48,6 +48,7 @@ class ThrottledReader(SlowReader):
     label = "throttled"
     fixed_count = 1
     sip = 16_000  # bytes, ten times a second
+    receive_buffer = 32_768  # bytes: there must be a sip in it
 
     def converse(self) -> None:
         while not RUN.draining:
