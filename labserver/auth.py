@@ -57,8 +57,8 @@ class TokenAdmission:
     def opened(self, connection: LabConnection) -> None:
         """Look at the token again when it runs out."""
         expires = connection.identity.expires
-        if expires is None:
-            return
+        if expires is None or connection.admitted is None:
+            return  # for ever, or over: what a lost client sent is still read
         if connection.expiry is not None:
             connection.expiry.cancel()
         left = expires - time.time()

@@ -15,7 +15,7 @@ import msgspec
 
 from labserver.connection import LabConnection
 from labserver.errors import BadMessage
-from labserver.messages import Echo, Refresh, decode, well_formed
+from labserver.messages import Echo, Refresh, Refreshed, decode, well_formed
 from labserver.parts import Lab, Parts
 from labserver.settings import Settings
 
@@ -30,20 +30,22 @@ class EchoApplication:
         answer: msgspec.Struct = Echo(well_formed(text))
         # Tokens belong to admission. Where anyone is admitted there are none, and a
         # refresh is a value like any other.
-        if '"refresh"' in text and (token := _token(text)) is not None:
-            answer = self.lab.admission.refresh(connection, token) or answer
+        if '"refresh"' in text and (message := _refresh(text)) is not None:
+            refreshed = self.lab.admission.refresh(connection, message.token)
+            if refreshed is not None:
+                answer = Refreshed(refreshed.expires, message.ref)
         connection.reply(answer)
 
     def closed(self, connection: LabConnection) -> None:
         pass
 
 
-def _token(text: str) -> str | None:
+def _refresh(text: str) -> Refresh | None:
     try:
         message = decode(text)
     except BadMessage:
         return None
-    return message.token if isinstance(message, Refresh) else None
+    return message if isinstance(message, Refresh) else None
 
 
 def extend(parts: Parts, settings: Settings) -> Parts:

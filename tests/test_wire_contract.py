@@ -1261,6 +1261,29 @@ async def test_token_ends_its_connection_with_4401_unless_refreshed(
 
 
 @pytest.mark.parametrize("stage", GUARDED)
+async def test_refreshed_tells_the_new_expiry(stage: str, running: Running) -> None:
+    async with running(stage) as server, peer(server) as client:
+        token = issue(SECRET, "ann", ttl=9999)
+        claims = jwt.decode(token, SECRET, algorithms=["HS256"])
+        assert await client.ask(type="refresh", token=token) == {
+            "type": "refreshed",
+            "expires": claims["exp"],
+            "ref": "q",
+        }
+
+
+async def test_refresh_that_is_read_too_late_keeps_nothing_alive(
+    running: Running,
+) -> None:
+    async with running("auth") as server:
+        async with peer(server):
+            (connection,) = server.connections
+        await eventually(lambda: not server.connections)
+        server.parts.admission.refresh(connection, issue(SECRET, "ann"))
+        assert connection.expiry is None or connection.expiry.cancelled()
+
+
+@pytest.mark.parametrize("stage", GUARDED)
 @pytest.mark.parametrize(
     "token",
     [issue("x" * 32, "ann"), issue(SECRET, "bob"), issue(SECRET, "ann", ttl=-5), "abc"],
