@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import re
@@ -247,8 +248,8 @@ def test_chapter_has_the_form_of_a_chapter(name: str) -> None:
     for part in ("## Predict", "<summary>Hint</summary>", "locust -f loadtests"):
         assert part in prose
     assert "## What still breaks" in notebook.cells[-1].source
-    setup = code(notebook)[0].source.splitlines()
-    assert all(line.startswith(("from ", "import ")) for line in setup)
+    setup = ast.parse(code(notebook)[0].source).body
+    assert [type(statement) for statement in setup] == [ast.ImportFrom] * 2
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -301,6 +302,7 @@ async def test_server_is_stopped_when_its_cell_ends_early(how: str) -> None:
             await client.km.interrupt_kernel()
         else:
             await client.km.restart_kernel()
+            await client.kc.wait_for_ready(timeout=20)
         await eventually(lambda: gone(pid), within=10)
         client.kc.execute("print('still here')")
         assert await printed(client) == "still here"

@@ -294,19 +294,20 @@ async def _greet(sock: socket.socket, server: Replica, user: str, room: str) -> 
     request = protocol.connect()
     request.headers["Authorization"] = f"Bearer {server.token(user)}"
     protocol.send_request(request)
-    joined = not room
-    heard: list[bytes] = []
-    while not (heard and joined):
+    wanted, asked = b'"joined"' if room else b'"hello"', not room
+    while True:
         await loop.sock_sendall(sock, b"".join(protocol.data_to_send()))
         data = await loop.sock_recv(sock, 65536)
         if not data:
             raise ConnectionError("the server ended the connection")
         protocol.receive_data(data)
-        for event in protocol.events_received():
-            if isinstance(event, Frame):
-                heard.append(bytes(event.data))
-                joined = joined or b'"joined"' in heard[-1]
-        if protocol.state is State.OPEN and not joined and not heard[1:]:
+        frames = [
+            each for each in protocol.events_received() if isinstance(each, Frame)
+        ]
+        if any(wanted in bytes(frame.data) for frame in frames):
+            return
+        if protocol.state is State.OPEN and not asked:
+            asked = True
             protocol.send_text(json.dumps({"type": "join", "room": room}).encode())
 
 

@@ -20,22 +20,22 @@ import labserver
 Shown = ModuleType | type[Any] | Callable[..., Any]
 
 
-# What a token looks like: JupyterLab's own colour in either theme, and one that is
-# readable on light and on dark where there is none.
+# What a token looks like, readable on light and on dark. Plain values: JupyterLab takes
+# variables out of the outputs of a notebook that was not run here yet.
 COLOURS = {
-    Token.Keyword: "var(--jp-mirror-editor-keyword-color, #1a8f3c); font-weight: bold",
-    Token.Operator.Word: "var(--jp-mirror-editor-keyword-color, #1a8f3c)",
-    Token.Comment: "var(--jp-mirror-editor-comment-color, #5f8a8b); font-style: italic",
-    Token.Literal.String: "var(--jp-mirror-editor-string-color, #c4473a)",
-    Token.Literal.Number: "var(--jp-mirror-editor-number-color, #1a8f3c)",
-    Token.Name.Function: "var(--jp-mirror-editor-def-color, #3b7dd8)",
-    Token.Name.Class: "var(--jp-mirror-editor-def-color, #3b7dd8)",
-    Token.Name.Decorator: "var(--jp-mirror-editor-meta-color, #a05cd5)",
+    Token.Keyword: "#1f8f4e; font-weight: bold",
+    Token.Operator.Word: "#1f8f4e; font-weight: bold",
+    Token.Comment: "#6b7f80; font-style: italic",
+    Token.Literal.String: "#c0504d",
+    Token.Literal.Number: "#b07020",
+    Token.Name.Function: "#3b7dd8",
+    Token.Name.Class: "#3b7dd8",
+    Token.Name.Decorator: "#a05cd5",
 }
 # No wrapping: 88 columns fit a cell of usual width, and a narrower one scrolls.
 STYLE = (
-    "font-family: var(--jp-code-font-family, monospace); font-size: 12.5px; "
-    "line-height: 1.35; white-space: pre; overflow-x: auto"
+    "font-family: monospace; font-size: 12.5px; line-height: 1.35; "
+    "white-space: pre; overflow-x: auto"
 )
 
 

@@ -98,15 +98,19 @@ show(backpressure)
 # instead of the reader. No policy keeps a reader that takes not one byte: after
 # `stuck_timeout`, here one second, it is cut off.
 
+
 # %%
-stuck = {"stuck_timeout": 1}
-disconnected = await flood("backpressure", outbox_policy="disconnect", **stuck)
-dropping = await flood("backpressure", outbox_policy="drop-oldest", **stuck)
-for name, each in {"disconnect": disconnected, "drop-oldest": dropping}.items():
-    print(
-        f"{name:12} ann got {each['ann']}, dropped for the other: {each['dropped']:g}, "
-        f"connections left: {each['left']:g}"
-    )
+def tell(run: dict) -> None:
+    print(f"ann got {run['ann']}, dropped for the other: {run['dropped']:g}, ", end="")
+    print(f"connections left: {run['left']:g}")
+
+
+disconnected = await flood("backpressure", outbox_policy="disconnect", stuck_timeout=1)
+tell(disconnected)
+
+# %%
+dropping = await flood("backpressure", outbox_policy="drop-oldest", stuck_timeout=1)
+tell(dropping)
 
 # %% [markdown]
 # ## Observe
