@@ -54,11 +54,15 @@ def number(kind: type, least: float, most: float) -> Callable[[str], Any]:
     return parse
 
 
+publish_rate = number(float, 0.1, 900)  # the server lets through 1000 a second
+payload_bytes = number(int, 120, 60_000)  # a message to the server may have 64 KiB
+
+
 @events.init_command_line_parser.add_listener
 def add_options(parser: Any, **_: Any) -> None:
     parser.add_argument(
         "--publish-rate",
-        type=number(float, 0.1, 900),  # the server lets through 1000 a second
+        type=publish_rate,
         default=20.0,
         metavar="N",
         help="Messages a second that each publisher sends, on a fixed schedule. "
@@ -66,7 +70,7 @@ def add_options(parser: Any, **_: Any) -> None:
     )
     parser.add_argument(
         "--payload-bytes",
-        type=number(int, 120, 60_000),  # a frame of the server holds 64 KiB
+        type=payload_bytes,
         default=150,
         metavar="N",
         help="Size of a payload; for slow readers at least 32768. Default 150.",
@@ -82,6 +86,7 @@ def add_options(parser: Any, **_: Any) -> None:
         type=number(float, 0, 60_000),
         default=100.0,
         metavar="MS",
+        include_in_web_ui=False,
         help="The generator's own delay (p99, milliseconds) above which a run is "
         "invalid, if it is also more than half of the latency. Default 100.",
     )
@@ -89,6 +94,7 @@ def add_options(parser: Any, **_: Any) -> None:
         "--results",
         default="results",
         metavar="FOLDER",
+        include_in_web_ui=False,  # a visitor of the page chooses no folder
         help="Where a folder for each run is made. Default: results.",
     )
 
@@ -151,6 +157,28 @@ def check(options: Namespace, headless: bool) -> None:
         Path(options.results).mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise Unusable(f"--results {options.results}: {exc.strerror}") from None
+
+
+def check_page(options: Namespace) -> None:
+    """Refuse what was typed into Locust's page, which knows no bounds.
+
+    Raises:
+        Unusable: With the reason; what is out of bounds is at its default again.
+
+    """
+    checks = (
+        ("publish_rate", publish_rate, 20.0),
+        ("payload_bytes", payload_bytes, 150),
+    )
+    for name, parse, default in checks:
+        try:
+            parse(str(getattr(options, name)))
+        except ArgumentTypeError as exc:
+            setattr(options, name, default)
+            raise Unusable(f"{name.replace('_', ' ')} {exc}") from None
+    if not options.host:
+        raise Unusable("there is no server: name one, ws://127.0.0.1:8080")
+    check_servers(options)
 
 
 def check_servers(options: Namespace) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import gevent
 import locust
 import websockets
-from _options import TIME_LIMIT, check_servers, normal, shown, urls
+from _options import TIME_LIMIT, Unusable, check_page, shown
 from _plots import draw
 from _results import Record, Verdict, as_figures, judge, machine, merged, summary, write
 from gevent.event import Event
@@ -141,8 +141,10 @@ def begin(environment: Environment, **_: Any) -> None:
         RUN.workers = runner.worker_count
     if not isinstance(runner, WorkerRunner) and not options.headless:
         options.host = environment.host
-        if problem := web_problem(options):
-            print(f"loadtests: {problem}", file=sys.stderr, flush=True)
+        try:
+            check_page(options)
+        except Unusable as exc:
+            print(f"loadtests: {exc}", file=sys.stderr, flush=True)
             gevent.spawn_later(0.1, runner.stop)
         # A page that somebody forgot must not load the machine for ever.
         gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
@@ -151,15 +153,6 @@ def begin(environment: Environment, **_: Any) -> None:
 @events.spawning_complete.add_listener
 def spawned(**_: Any) -> None:
     RUN.spawned.set()
-
-
-def web_problem(options: Any) -> str:
-    """Return why a run that was started on the web page cannot be, else nothing."""
-    try:
-        check_servers(options)
-    except Exception as exc:
-        return str(exc)
-    return ""
 
 
 def stop_if_still_on(environment: Environment, name: str) -> None:
@@ -244,6 +237,7 @@ def conclude(environment: Environment, **_: Any) -> None:
         RUN.text += f"\nresults  not written: {exc}"
     if not options.headless:
         print(RUN.text, flush=True)
+        RUN.text = ""  # said
 
 
 def describe(record: Record, options: Any) -> str:
@@ -268,8 +262,8 @@ def about(environment: Environment, load: str) -> dict[str, Any]:
         "users": options.num_users,
         "spawn_rate": options.spawn_rate,
         "run_time": options.run_time,
-        "host": shown(normal(environment.host or "ws://127.0.0.1")),
-        "replicas": [shown(url) for url in urls(options)],
+        "host": shown(environment.host or ""),
+        "replicas": [shown(url.strip()) for url in options.replicas.split(",")],
         "publish_rate": options.publish_rate,
         "payload_bytes": options.payload_bytes,
         "classes": sorted(each.__name__ for each in environment.user_classes),
@@ -292,5 +286,5 @@ def decide(environment: Environment, **_: Any) -> None:
 # After Locust's own tables, so that the verdict is the last that one reads.
 @events.quit.add_listener
 def say(**_: Any) -> None:
-    if RUN.text and RUN.verdict is not None:
+    if RUN.text:
         print(RUN.text, flush=True)
