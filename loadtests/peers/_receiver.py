@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ._cache import compiled
-from ._servers import Dialect, Server, _settle
+from ._servers import Dialect, Server, settled
 
 # A share of its core from which on the receiver, not the server, may be the limit.
 BUSY = 0.9
 PATIENCE = 120.0  # seconds beyond what was asked for, after which a run is given up
-WORDS = (
-    "a and another are arrived back before broker client close connection each every "
-    "first frame from has hub in is it join last latency leave limit message more "
-    "next of once one order other peer ping queue reader replica room second seq "
-    "server slow socket stage than that the them then there time to token was when "
-    "with without write"
-).split()
+VOCABULARY = """
+a and another are arrived back before broker client close connection each every first
+frame from has hub in is it join last latency leave limit message more next of once one
+order other peer ping queue reader replica room second seq server slow socket stage than
+that the them then there time to token was when with without write
+"""
 
 
 class RunFailed(Exception):
@@ -81,6 +80,7 @@ class Figures:
     deliveries: int  # in these seconds
     wire_bytes: int
     server_cpu: float
+    server_wait: float  # ready to run, but another program had the core
     receiver_cpu: float
     published: int  # in the whole run
     all_deliveries: int
@@ -126,7 +126,13 @@ class Figures:
 
     @property
     def server_share(self) -> float:
+        """Share of a core that the server used."""
         return self.server_cpu / self.seconds if self.seconds else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time in which the server had to wait for its core."""
+        return self.server_wait / self.seconds if self.seconds else 0.0
 
     @property
     def limited(self) -> bool:
@@ -134,9 +140,10 @@ class Figures:
         return self.receiver_share > BUSY
 
     @property
-    def complete(self) -> bool:
-        """Whether all that was published arrived everywhere (open loop)."""
-        return self.all_deliveries == self.published * self.subscribers
+    def arrived(self) -> float:
+        """Share of what was published that arrived (open loop)."""
+        expected = self.published * self.subscribers
+        return self.all_deliveries / expected if expected else 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -146,6 +153,7 @@ class Figures:
             "frame_bytes": round(self.frame, 1),
             "receiver_share": round(self.receiver_share, 3),
             "server_share": round(self.server_share, 3),
+            "waiting_share": round(self.waiting_share, 3),
             "receiver_was_limit": self.limited,
         }
 
@@ -153,12 +161,12 @@ class Figures:
 @cache
 def sentences(count: int = 64, seed: int = 7) -> tuple[str, ...]:
     """Return texts of about 300 bytes that compress as text does, always the same."""
-    chance = random.Random(seed)
+    chance, words = random.Random(seed), VOCABULARY.split()
     texts = []
     for _ in range(count):
         text = ""
         while len(text) < 295:
-            text += f"{chance.choice(WORDS)} "
+            text += f"{chance.choice(words)} "
         texts.append(text.strip())
     return tuple(texts)
 
@@ -214,19 +222,17 @@ async def _run(
     core: int | None,
 ) -> _Result:
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        script = Path(folder, "publish")
-        lines = [dialect.frame("publish", payload) for payload in published]
-        script.write_text("\n".join(lines) + "\n")
         command = [str(compiled("receiver.c")), *arguments(servers, dialect, load)]
         if not load.idle:
-            command.append(f"--publish={script}")
+            lines = [dialect.frame("publish", payload) for payload in published]
+            command.append(f"--publish={_written(Path(folder, 'publish'), lines)}")
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=lambda: _settle(core),
+            preexec_fn=lambda: settled(core),
         )
         try:
             async with asyncio.timeout(load.seconds + load.warm_up + PATIENCE):
@@ -242,6 +248,11 @@ async def _run(
     found = json.loads(output)
     seen = found.pop("all_wire_bytes")
     return _Result(Figures(**found), seen)
+
+
+def _written(path: Path, lines: Sequence[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def arguments(servers: Sequence[Server], dialect: Dialect, load: Load) -> list[str]:

@@ -16,8 +16,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from labserver.tokens import issue
@@ -203,7 +203,7 @@ async def running(
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
             start_new_session=True,  # Ctrl-C is for the contest, which ends it
-            preexec_fn=lambda: _settle(core),
+            preexec_fn=lambda: settled(core),
         )
         assert process.stdout is not None
         try:
@@ -229,12 +229,26 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _settle(core: int | None) -> None:
+def settled(core: int | None) -> None:
     """Put a new process on its core, and let it die with the contest."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def on_core(core: int | None) -> Iterator[None]:
+    """Let what is started meanwhile, by whatever means, have one core only."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cores() -> tuple[int | None, int | None]:

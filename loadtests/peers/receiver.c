@@ -118,6 +118,25 @@ static double server_cpu(void)
     return sum;
 }
 
+/* Time for which the servers' first threads were ready to run and did not: what other
+   programs on the same core took from them. */
+static double server_wait(void)
+{
+    double sum = 0;
+    for (int i = 0; i < pid_count; i++) {
+        char path[64];
+        unsigned long long ran, waited = 0;
+        snprintf(path, sizeof path, "/proc/%d/schedstat", (int)pids[i]);
+        FILE *file = fopen(path, "r");
+        if (!file)
+            continue;  /* not every kernel keeps count */
+        if (fscanf(file, "%llu %llu", &ran, &waited) == 2)
+            sum += waited * 1e-9;
+        fclose(file);
+    }
+    return sum;
+}
+
 static long server_memory(void)
 {
     long sum = 0;
@@ -389,7 +408,7 @@ static void owe(long count)
 
 /* The measurement */
 
-static double window, used, own;  /* seconds: wall, servers' CPU, this process's CPU */
+static double window, used, waited, own;  /* seconds: wall, servers' CPU, this one's */
 static long window_frames, window_bytes, due_frames;
 static double began, from, until;
 
@@ -448,6 +467,7 @@ static void measure(void)
             from = time;
             until = from + seconds;
             cpu = server_cpu();
+            waited = server_wait();
             mine = read_clock(CLOCK_PROCESS_CPUTIME_ID);
             window_frames = frames;
             window_bytes = bytes;
@@ -457,6 +477,7 @@ static void measure(void)
             until = time;
             window = time - from;
             used = server_cpu() - cpu;
+            waited = server_wait() - waited;
             own = read_clock(CLOCK_PROCESS_CPUTIME_ID) - mine;
             window_frames = frames - window_frames;
             window_bytes = bytes - window_bytes;
@@ -561,14 +582,14 @@ int main(int count, char **words)
            "\"opening_seconds\": %.6f, \"opening_cpu\": %.6f, "
            "\"memory_before\": %ld, \"memory_connected\": %ld, \"memory_end\": %ld, "
            "\"seconds\": %.6f, \"deliveries\": %ld, \"wire_bytes\": %ld, "
-           "\"server_cpu\": %.6f, \"receiver_cpu\": %.6f, "
+           "\"server_cpu\": %.6f, \"server_wait\": %.6f, \"receiver_cpu\": %.6f, "
            "\"published\": %ld, \"all_deliveries\": %ld, \"all_wire_bytes\": %ld, "
            "\"latency_count\": %ld, \"latency_p50\": %.0f, \"latency_p99\": %.0f, "
            "\"latency_max\": %.0f}\n",
            subscriber_count, deflate_accepted ? "true" : "false",
            opening, opening_cpu,
            memory_before, memory_connected, server_memory(),
-           window, window_frames, window_bytes, used, own,
+           window, window_frames, window_bytes, used, waited, own,
            published, frames, bytes,
            measured, percentile(0.5), percentile(0.99), highest * 1e6);
     return 0;

@@ -1,0 +1,308 @@
+"""What a contest found, as tables: the median of the rounds, and their spread."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import websockets
+
+from ._contest import Contest, Point, cpu_model
+from ._receiver import BUSY, Figures
+from ._servers import RIVALS
+
+# Waiting for its core longer than this, a server shared it with other programs.
+DISTURBED = 0.05
+HEADS = {
+    "fanout": "Fan-out, frames of {wire_bytes} bytes",
+    "deflate": "Fan-out with permessage-deflate, text of about 360 bytes",
+    "latency": "Latency of delivery, {wire_bytes} bytes, open loop",
+    "idle": "Idle connections and handshakes",
+    "replicas": "One room over two replicas with the same Redis",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: what it shows of a run's figures."""
+
+    title: str
+    value: Callable[[Figures], float]
+    shown: str = "{:,.0f}"
+
+    def of(self, runs: Sequence[Figures]) -> str:
+        return self.shown.format(median(map(self.value, runs)))
+
+
+COST = Column("CPU us a delivery", lambda run: run.cost, "{:.2f}")
+MEMORY = Column("memory MB", lambda run: run.memory_end / 1e6)
+SERVER = Column("server core", lambda run: run.server_share, "{:.0%}")
+RECEIVER = Column("receiver core", lambda run: run.receiver_share, "{:.0%}")
+RATE = Column("deliveries/s", lambda run: run.rate)
+P99 = Column("p99 ms", lambda run: run.latency_p99 / 1000, "{:,.2f}")
+CONNECTION = Column("bytes a connection", lambda run: run.connection)
+
+# The first column is what a section is about; it also gets minimum, maximum and ratio.
+COLUMNS = {
+    "fanout": (RATE, COST, MEMORY, SERVER, RECEIVER),
+    "deflate": (
+        RATE,
+        COST,
+        MEMORY,
+        Column("frame bytes", lambda run: run.frame),
+        SERVER,
+        RECEIVER,
+    ),
+    "latency": (
+        P99,
+        Column("p50 ms", lambda run: run.latency_p50 / 1000, "{:,.2f}"),
+        COST,
+        SERVER,
+        RECEIVER,
+        Column(
+            "arrived",
+            lambda r: r.all_deliveries / (r.published * r.subscribers),
+            "{:.0%}",
+        ),
+    ),
+    "idle": (
+        CONNECTION,
+        Column("handshakes/s", lambda run: run.handshakes),
+        Column("CPU us a handshake", lambda run: run.handshake_cost),
+    ),
+    "replicas": (RATE, COST, MEMORY, SERVER, RECEIVER),
+}
+
+
+def tables(contest: Contest) -> str:
+    """Return all tables as Markdown."""
+    parts = []
+    for section, head in HEADS.items():
+        points = [each for each in contest.points if each.section == section]
+        for point in points:
+            rows = _rows(contest, point)
+            if rows:
+                title = head.format(wire_bytes=point.load.wire_bytes)
+                parts.append(f"## {title}: {point.title}\n\n{_markdown(rows)}")
+    if wanted := targets(contest):
+        parts.append(f"## What was aimed at\n\n{_markdown(wanted)}")
+    failed = [
+        f"- {RIVALS[run.rival].title}, {run.point.title}: {run.failure}"
+        for run in contest.runs
+        if run.failure
+    ]
+    absent = [f"- {RIVALS[k].title}: {why}" for k, why in contest.missing.items()]
+    for title, lines in (("Failed", failed), ("Not here", absent)):
+        if lines:
+            parts.append(f"## {title}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(contest: Contest, point: Point) -> list[list[str]]:
+    first, *others = COLUMNS[point.section]
+    found = {name: contest.of(point, name) for name in contest.rivals}
+    found = {name: runs for name, runs in found.items() if runs}
+    if not found:
+        return []
+    middles = {name: median(map(first.value, runs)) for name, runs in found.items()}
+    rows = [
+        ["server", first.title, "min", "max", "lab is"]
+        + [column.title for column in others]
+    ]
+    for name, runs in found.items():
+        values = [first.value(run) for run in runs]
+        mark = " *" if any(run.limited for run in runs) else ""
+        ratio = ""
+        if "lab" in middles and name != "lab" and middles[name]:
+            ratio = f"{middles['lab'] / middles[name]:.2f}x"
+        rows.append(
+            [
+                RIVALS[name].title,
+                first.of(runs) + mark,
+                first.shown.format(min(values)),
+                first.shown.format(max(values)),
+                ratio,
+                *(column.of(runs) for column in others),
+            ]
+        )
+    return rows
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, f"| {' | '.join(rule)} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio between a rival's figure and the lab's that the lab should reach."""
+
+    what: str
+    section: str
+    rival: str
+    value: Callable[[Figures], float]
+    least: float
+    aim: float = 0
+    in_flight: int = 0
+    less_is_better: bool = False
+
+
+TARGETS = (
+    Target("1 in flight", "fanout", "node", lambda r: r.rate, 1.3, 1.5, 1),
+    Target("1 in flight", "fanout", "floor", lambda r: r.rate, 0.0, 0.8, 1),
+    Target("16 in flight", "fanout", "node", lambda r: r.rate, 9, in_flight=16),
+    Target("deflate", "deflate", "node", lambda r: r.rate, 7, 10, 16),
+    Target(
+        "memory with deflate",
+        "deflate",
+        "node",
+        lambda r: r.memory_end,
+        3,
+        in_flight=16,
+        less_is_better=True,
+    ),
+    Target(
+        "bytes of an idle connection",
+        "idle",
+        "broadcast",
+        lambda r: r.connection,
+        1,
+        less_is_better=True,
+    ),
+    Target("handshakes a second", "idle", "broadcast", lambda r: r.handshakes, 0.9),
+    Target(
+        "p99 at 50,000 deliveries/s",
+        "latency",
+        "node",
+        lambda r: r.latency_p99,
+        1,
+        2,
+        less_is_better=True,
+    ),
+    Target("two replicas", "replicas", "node", lambda r: r.rate, 1.5, in_flight=16),
+)
+
+
+def targets(contest: Contest) -> list[list[str]]:
+    """Return rows: what was aimed at, and what this contest found."""
+    rows = [["load", "against", "lab is better by", "at least", "aim", ""]]
+    for target in TARGETS:
+        for point in contest.points:
+            load = point.load
+            if point.section != target.section or load.in_flight != target.in_flight:
+                continue
+            own, other = contest.of(point, "lab"), contest.of(point, target.rival)
+            if not own or not other:
+                continue
+            ratio = median(map(target.value, own)) / median(map(target.value, other))
+            if target.less_is_better:
+                ratio = 1 / ratio
+            verdict = "aim" if target.aim and ratio >= target.aim else "yes"
+            rows.append(
+                [
+                    f"{target.what}, {load.subscribers:,} connections",
+                    RIVALS[target.rival].title,
+                    f"{ratio:.2f}x",
+                    f"{target.least:g}x" if target.least else "",
+                    f"{target.aim:g}x" if target.aim else "",
+                    verdict if ratio >= (target.least or target.aim) else "no",
+                ]
+            )
+    return rows if len(rows) > 1 else []
+
+
+def notes(contest: Contest) -> str:
+    """Return what is to be known beside the figures, as Markdown."""
+    lines = [
+        f"{machine()}.",
+        "The server has one core to itself and the receiver another. Every run starts "
+        f"its server anew, in turns; rounds: {contest.rounds}. Shown are the median of "
+        'the rounds, the smallest and the largest. "lab is" divides the lab\'s figure '
+        "by the rival's. In flight: publishes whose own copy has not come back to the "
+        "publisher.",
+    ]
+    if any(run.figures is not None and run.figures.limited for run in contest.runs):
+        lines.append(
+            f"`*`: the receiver used more than {BUSY:.0%} of its core, so the server "
+            "may be faster than shown."
+        )
+    waits = waiting(contest)
+    if waits > DISTURBED:
+        lines.append(
+            f"**Other programs were running**: the servers waited {waits:.0%} of the "
+            "time for their core. Compare the CPU time a delivery; rates and latencies "
+            "are worse than they would be on a quiet machine."
+        )
+    return "\n\n".join(lines)
+
+
+def waiting(contest: Contest) -> float:
+    """Return for which share of the time servers waited for their core."""
+    # Compressing servers may have threads, which wait for each other.
+    waits = [
+        run.figures.waiting_share
+        for run in contest.runs
+        if run.figures is not None and run.point.section in ("fanout", "latency")
+    ]
+    return median(waits) if waits else 0.0
+
+
+def machine() -> str:
+    """Return what figures depend on, in one line."""
+    node = ""
+    if program := shutil.which("node"):
+        said = subprocess.run([program, "--version"], capture_output=True, text=True)
+        node = f", Node {said.stdout.strip().lstrip('v')}"
+    model = cpu_model()
+    return (
+        f"{os.cpu_count()} cores{f' ({model})' if model else ''}, {platform.system()} "
+        f"{platform.machine()}, Python {platform.python_version()}, "
+        f"websockets {websockets.__version__}{node}"
+    )
+
+
+def begun(kind: str, root: Path) -> Path:
+    """Make and return the folder for a run that begins now."""
+    now = datetime.now(UTC)
+    name = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{kind}"
+    folder = root / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def as_json(contest: Contest) -> dict[str, Any]:
+    """Return ``results.json``: everything that was measured."""
+    return {
+        "machine": machine(),
+        "rounds": contest.rounds,
+        "rivals": {name: RIVALS[name].title for name in contest.rivals},
+        "missing": contest.missing,
+        "waiting_share": round(waiting(contest), 4),
+        "runs": [run.as_json() for run in contest.runs],
+    }
+
+
+def write(contest: Contest, folder: Path) -> None:
+    """Write the figures and the tables."""
+    text = json.dumps(as_json(contest), indent=1)
+    (folder / "results.json").write_text(f"{text}\n")
+    table = f"# The lab and its peers\n\n{notes(contest)}\n\n{tables(contest)}"
+    (folder / "table.md").write_text(table)
