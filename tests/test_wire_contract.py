@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import struct
@@ -676,6 +677,47 @@ async def test_brackets_in_a_string_without_an_end_cost_nothing(
         for _ in range(5):
             await client.socket.send("[" * 129 + '"' + '\\"' * 32_600)
             assert (await client.recv())["code"] == "bad_json"
+
+
+def babble(dice: random.Random, native: int) -> bytes:
+    """Return a frame that is nearly what a client might send."""
+    types = ["echo", "join", "leave", "publish", "ping", "refresh", "nope", 1, None]
+    values = ["a", "", 0, -1, 2**70, 1e300, None, True, [], {}, "\u20ac" * 70, [[[]]]]
+    message = {"type": dice.choice(types)}
+    for name in ("room", "payload", "ref", "key", "token", "after"):
+        if dice.random() < 0.5:
+            message[name] = "a" if dice.random() < 0.5 else dice.choice(values)
+    if dice.random() < 0.2:
+        message["after"] = {"epoch": dice.choice(values), "seq": dice.choice(values)}
+    data = json.dumps(message).encode() if native == TEXT else cbor2.dumps(message)
+    if dice.random() < 0.1:
+        place = dice.randrange(len(data))
+        data = data[:place] + bytes([dice.randrange(128)]) + data[place + 1 :]
+    if dice.random() < 0.9:
+        return masked(native, data)
+    others = [TEXT, BINARY, CONTINUATION, PING, PONG]
+    rsv = dice.choice([0, 0, 4])
+    return masked(dice.choice(others), data[:120], dice.random() < 0.5, rsv)
+
+
+@pytest.mark.parametrize("stage", ["auth", "resume"])
+@pytest.mark.parametrize("subprotocol", ["lab.json", "lab.cbor"])
+async def test_babble_never_makes_the_server_fail(
+    stage: str, subprotocol: str, running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = (offer(""), f"Sec-WebSocket-Protocol: {subprotocol}")
+    native = TEXT if subprotocol == "lab.json" else BINARY
+    async with running(stage) as server:
+        for seed in range(120):
+            dice = random.Random(seed)
+            async with raw_peer(server, *headers) as socket:
+                socket.send(b"".join(babble(dice, native) for _ in range(12)))
+                socket.send(masked(CLOSE, b"\x03\xe8"))
+                assert await socket.close_code() not in (1006, 1011)
+        await eventually(lambda: not server.connections and not server.hub.rooms)
+        assert server.metrics.closes[1011] == 0
+        assert server.metrics.received > 500
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 # Floods
