@@ -59,8 +59,8 @@ class Backlog:
 
     def lose(self, chunk: Chunk) -> None:
         """Append the loss of a chunk."""
-        self.lost += len(chunk.events)
-        self._note(Loss(chunk.room, chunk.events[0].first, chunk.events[-1].last))
+        self.lost += len(chunk)
+        self._note(Loss(chunk.room, chunk.first, chunk.last))
 
     def lose_where(self, chosen: Callable[[Chunk], bool]) -> None:
         """Turn the chosen chunks into losses, where they stand."""

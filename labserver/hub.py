@@ -13,17 +13,15 @@ from contextlib import contextmanager
 
 from labserver import wire
 from labserver.connection import LabConnection
-from labserver.messages import Event, Joined, encode
+from labserver.messages import Event, Joined
 from labserver.metrics import Metrics
 from labserver.wire import Variant
-
-RENUMBERED = -1  # the seq of the event that tells of a new epoch
 
 
 class Room:
     """A room with at least one local member, or one that is about to join."""
 
-    __slots__ = ("joining", "members", "name", "pending")
+    __slots__ = ("joining", "members", "name", "pending", "renumbered")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,6 +29,8 @@ class Room:
         self.members: dict[Variant, set[LabConnection]] = {}
         # What was delivered since each of them began to join.
         self.joining: dict[LabConnection, list[Event]] = {}
+        # The new numbering, for those of them who began in the old one.
+        self.renumbered: dict[LabConnection, Joined] = {}
         self.pending: list[Event] = []
 
 
@@ -68,7 +68,10 @@ class Hub:
             yield room
         finally:
             live = room.joining.pop(connection, None)
+            renumbered = room.renumbered.pop(connection, None)
             if again and live is not None:  # in vain: it stays the member that it was
+                if renumbered is not None:
+                    connection.reply(renumbered)
                 self._put_in(connection, room, live)
             self._forget_if_empty(room)
 
@@ -86,13 +89,17 @@ class Hub:
         """
         self.flush(room)  # what waits for the others is not for the newcomer
         live = room.joining.pop(connection)
-        if not live or live[0].first != RENUMBERED:
+        renumbered = room.renumbered.pop(connection, None)
+        if renumbered is None:
             old = [event for event in live if event.last <= joined.seq]
             live = live[len(old) :]
             if room.name in connection.rooms:  # it was to get these anyway
                 self._put_in(connection, room, old)
         connection.rooms.add(room.name)
         connection.reply(joined)
+        if renumbered is not None:
+            connection.reply(renumbered)
+            missed = ()
         self._put_in(connection, room, [*missed, *live])
 
     def remove(self, connection: LabConnection, name: str) -> None:
@@ -151,8 +158,9 @@ class Hub:
         for members in room.members.values():
             for member in members:
                 member.reply(joined)
-        for meanwhile in room.joining.values():
-            meanwhile[:] = [Event(RENUMBERED, RENUMBERED, encode(joined))]
+        for newcomer, meanwhile in room.joining.items():
+            meanwhile.clear()
+            room.renumbered[newcomer] = joined
 
     def flush(self, room: Room) -> None:
         """Write what is pending to every member of a room."""

@@ -86,31 +86,58 @@ def _deflate(data: bytes, window_bits: int) -> bytes:
 class Chunk:
     """What a room sends to the members of one variant in one tick.
 
-    Made once and shared by all of them, also by those whose outbox must hold it.
+    Made once and shared by all of them, also by those whose outbox must hold it; so it
+    keeps the bytes once, and of the events only which seqs they account for.
 
     Args:
         room: Name of the room.
-        events: What it accounts for, in order.
-        frames: The same as WebSocket frames.
+        first: The first seq.
+        lasts: The last seq of each event; the next event starts after it.
+        sizes: The length of each event's frame.
+        data: The frames, joined.
 
     """
 
-    __slots__ = ("data", "events", "frames", "room")
+    __slots__ = ("data", "first", "lasts", "room", "sizes")
 
     def __init__(
-        self, room: str, events: Sequence[Event], frames: Sequence[bytes]
+        self,
+        room: str,
+        first: int,
+        lasts: Sequence[int],
+        sizes: Sequence[int],
+        data: bytes,
     ) -> None:
         self.room = room
-        self.events = events
-        self.frames = frames
-        self.data = frames[0] if len(frames) == 1 else b"".join(frames)
+        self.first = first
+        self.lasts = lasts
+        self.sizes = sizes
+        self.data = data
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.lasts)
+
+    @property
+    def last(self) -> int:
+        return self.lasts[-1]
 
     def singles(self) -> Iterator[Chunk]:
         """Yield one chunk for each event."""
-        for event, data in zip(self.events, self.frames, strict=True):
-            yield Chunk(self.room, [event], [data])
+        first, start = self.first, 0
+        for last, size in zip(self.lasts, self.sizes, strict=True):
+            data = self.data[start : start + size]
+            yield Chunk(self.room, first, [last], [size], data)
+            first, start = last + 1, start + size
 
 
 def chunk(variant: Variant, room: str, events: Sequence[Event]) -> Chunk:
-    """Return events as what a member of ``variant`` is sent."""
-    return Chunk(room, events, [frame(variant, event.json) for event in events])
+    """Return events, whose seqs follow each other, as what a member is sent."""
+    frames = [frame(variant, event.json) for event in events]
+    return Chunk(
+        room,
+        events[0].first,
+        [event.last for event in events],
+        [len(each) for each in frames],
+        frames[0] if len(frames) == 1 else b"".join(frames),
+    )

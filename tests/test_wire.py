@@ -121,7 +121,9 @@ def test_chunk_is_its_frames_one_after_the_other(variant: Variant) -> None:
     assert said == [json.loads(each.json) for each in events]
     singles = list(whole.singles())
     assert b"".join(single.data for single in singles) == whole.data
-    assert [single.events for single in singles] == [[each] for each in events]
+    assert [(single.first, single.last) for single in singles] == [
+        (each.first, each.last) for each in events
+    ]
 
 
 def test_variant_of_a_plain_connection_is_json() -> None:
