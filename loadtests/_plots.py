@@ -43,11 +43,13 @@ def draw(record: Record, folder: Path, caption: str) -> list[Path]:
             title, x=0.02, y=0.965, ha="left", fontsize=12, weight="bold", color=INK
         )
         notes = (note, record.notes.get(scenario), f"{caption}.")
-        note = " ".join(each for each in notes if each)
+        note = " ".join(each for each in notes if each).replace(
+            " s.", "\N{NO-BREAK SPACE}s."
+        )
         figure.text(
             0.02,
             0.02,
-            fill(note, 125),
+            fill(note, 138),
             ha="left",
             va="bottom",
             fontsize=7.5,

@@ -3,7 +3,9 @@
 The protocol is :class:`websockets.client.ClientProtocol`, which does no I/O; the socket
 is gevent's. What the library's ready-made clients add (threads, locks, queues) costs
 more per message than a server needs to send it, and then the client is what one
-measures.
+measures. Side by side with ``websockets.sync`` under gevent (200 connections, 10
+broadcasts a second, four times in turn on a busy machine of two cores) a received
+message took 0.55 to 0.61 of the processor time: 33 to 41 us against 54 to 74.
 
 It speaks to this machine only: a load generator that can be pointed at anybody is a
 weapon.
