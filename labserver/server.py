@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import secrets
 import socket
@@ -282,7 +281,7 @@ class LabServer:
 
     def metrics_page(self) -> bytes:
         waiting = sum(each.outbox.waiting() for each in self.connections)
-        worst = max((each.latency for each in self.connections), default=math.nan)
+        worst = max((each.latency for each in self.connections), default=0.0)
         return render(
             self.metrics,
             [
