@@ -15,7 +15,7 @@ from labserver.notebook.exercises import EXERCISES, Exercise
 Answer = Callable[..., Any]
 
 SHOWN_LIMIT = 3  # cases that a verdict shows
-WIDTH = 60  # columns of a value in it
+WIDTH = 120  # characters of a value in it
 
 
 class UnknownExercise(LabError):

@@ -169,8 +169,7 @@ async with running("echo") as server, connected(server) as ann:
 # %% [markdown]
 # ## Load
 #
-# With `labserver serve --stage resume` in one terminal and its `LAB_SECRET` in the
-# other:
+# Give two terminals the same `LAB_SECRET`. In one, `labserver serve`; in the other:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
 #

@@ -159,7 +159,8 @@ check(forget)
 #
 # Fan-out for real, with completeness beside every percentile:
 #
-#     locust -f loadtests/fanout.py --headless --host ws://127.0.0.1:8080 -u 30 -t 12s
+#     locust -f loadtests/fanout.py --headless --host ws://127.0.0.1:8080 \
+#         -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #

@@ -85,8 +85,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The whole stage. While the socket takes everything, the cost is one test, the first
-# line of `deliver`. All else is for readers in trouble.
+# The whole stage. While the socket takes everything, the cost is one test at the head
+# of `deliver`. All else is for readers in trouble.
 
 # %%
 show(backpressure)
@@ -180,7 +180,8 @@ check(drop_oldest)
 #
 # A crowd with slow readers in it; run it against `--without backpressure`, too:
 #
-#     locust -f loadtests/slow_readers.py --headless --host ws://127.0.0.1:8080 -t 12s
+#     locust -f loadtests/slow_readers.py --headless --host ws://127.0.0.1:8080 \
+#         -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #

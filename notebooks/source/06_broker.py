@@ -166,9 +166,10 @@ check(holes)
 # %% [markdown]
 # ## Load
 #
-# `labserver cluster --replicas 2` prints the URLs; a crowd on both of them:
+# `labserver cluster --replicas 2` prints the URLs, and a token that Locust takes from
+# `LAB_TOKEN`; a crowd on both of them:
 #
-#     locust -f loadtests/replicas.py --headless --replicas URL,URL -t 12s
+#     locust -f loadtests/replicas.py --headless --replicas URL,URL -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
