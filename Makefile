@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test check load notebooks serve clean
+.PHONY: help lab test compose check load notebooks serve clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -11,13 +11,22 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
 test: .venv/ready  ## run the tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -m "not docker"
+
+compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
+	@$(BIN)/python -m pytest -q -m docker -rs
 
 check: .venv/ready  ## lint, formatting, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 load: .venv/ready  ## load a server of its own for 12 seconds, and judge
 	@$(BIN)/python -m loadtests
+
+peers: .venv/peers  ## the server against others on the same load, about 7 minutes
+	@$(BIN)/python -m loadtests.peers
+
+ledger: .venv/peers  ## what each stage costs, about 5 minutes
+	@$(BIN)/python -m loadtests.peers._ledger
 
 notebooks: .venv/ready  ## execute every chapter again
 	@$(BIN)/python notebooks/build.py
@@ -27,6 +36,10 @@ serve: .venv/ready  ## run the last stage on port 8080
 
 clean:  ## remove what was made here
 	rm -rf .venv results dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/peers: .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+	@touch $@
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'

@@ -117,13 +117,14 @@ class RedisBroker:
     def _stored(
         self, waiting: list[asyncio.Future[int]], answer: asyncio.Future[list[int]]
     ) -> None:
-        problem = answer.exception()
-        for index, stored in enumerate(waiting):
-            if problem is None:
-                self.metrics.published += 1
-                stored.set_result(answer.result()[index])
-            else:
+        if (problem := answer.exception()) is not None:
+            for stored in waiting:
                 stored.set_exception(problem)
+            return
+        new, *seqs = answer.result()
+        self.metrics.published += new
+        for stored, seq in zip(waiting, seqs, strict=True):
+            stored.set_result(seq)
 
     # Joining
 

@@ -31,6 +31,7 @@ from labserver.errors import LabError
 Message = dict[str, Any]
 Token = str | Callable[[], str | Awaitable[str]] | None
 
+AGAIN = "again:"  # starts the ref of a join that follows a reconnect
 QUEUE = 1024  # messages that wait for the iterator; then TCP tells the server
 
 
@@ -104,7 +105,7 @@ class Client:
         self.url = url
         self.token = token
         self.backoff = backoff or Backoff()
-        self.options = {"ping_interval": None, "open_timeout": 10, **options}
+        self.options = options
         self.hello: Message = {}
         self.cursors: dict[str, Message | None] = {}
         self.connects = 0  # how often a connection was made
@@ -115,6 +116,9 @@ class Client:
         self._refs = itertools.count(1)
         self._open = asyncio.Event()
         self._failure: Exception | None = None
+        self._retries: set[asyncio.Task[None]] = set()
+        self._refused_token: str | None = None
+        self._latest_token: str | None = None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
@@ -137,7 +141,8 @@ class Client:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._task.cancel()
+        for task in (self._task, *self._retries):
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Rejected):
             await self._task
         if self._connection is not None:
@@ -145,6 +150,8 @@ class Client:
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield ``message``, ``gap`` and ``joined``, over all reconnects.
+
+        Also an ``error``, when a room could not be entered again.
 
         Raises Rejected when the server will not have this client again.
         """
@@ -157,6 +164,7 @@ class Client:
 
     async def join(self, room: str, after: Message | None = None) -> Message:
         """Enter a room, now and after every reconnect; return the ``joined``."""
+        await self._open.wait()  # else the reconnect would enter it, too
         self.cursors.setdefault(room, after)
         try:
             return await self._request(
@@ -250,6 +258,9 @@ class Client:
         token = self.token() if callable(self.token) else self.token
         if inspect.isawaitable(token):
             token = await token
+        if token is not None and token == self._refused_token:
+            raise Rejected("the server refused this token, and there is no other")
+        self._latest_token = token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return connect(self.url, additional_headers=headers, **self.options)
 
@@ -260,6 +271,8 @@ class Client:
             raise Rejected(f"closed with {code} {reason}")
         if comes_back is Return.NEW_TOKEN and not callable(self.token):
             raise Rejected(f"closed with {code} {reason}, and there is no new token")
+        if comes_back is Return.NEW_TOKEN:
+            self._refused_token = self._latest_token
         asked = closing.retry_after(reason or "")
         delay = self.backoff.next()
         if comes_back is Return.LATER:
@@ -271,6 +284,8 @@ class Client:
         new_token = status == 401 and callable(self.token)
         if status not in (429, 500, 502, 503, 504) and not new_token:
             raise Rejected(f"refused with HTTP {status}") from None
+        if new_token:
+            self._refused_token = self._latest_token
         asked = exc.response.headers.get("Retry-After", "")
         number = asked.isascii() and asked.isdigit()  # a date is not worth the code
         seconds = min(float(asked), 3600.0) if number else 0.0
@@ -279,9 +294,8 @@ class Client:
 
     async def _listen(self, connection: ClientConnection) -> None:
         self.hello = json.loads(await connection.recv())
-        for room, cursor in list(self.cursors.items()):
-            after = {"after": cursor} if cursor else {}
-            await connection.send(json.dumps({"type": "join", "room": room, **after}))
+        for room in list(self.cursors):
+            await self._enter_again(room)
         self._open.set()
         async for data in connection:
             message = json.loads(data)
@@ -295,6 +309,32 @@ class Client:
                     waiting.set_result(message)
             if message["type"] in ("message", "gap", "joined"):
                 await self._queue.put(message)
+            elif message["type"] == "error" and waiting is None:
+                await self._not_entered(message)
+
+    async def _enter_again(self, room: str, delay: float = 0.0) -> None:
+        await asyncio.sleep(delay)
+        if self._connection is None or room not in self.cursors:
+            return
+        cursor = self.cursors[room]
+        message = {"type": "join", "room": room, "ref": AGAIN + room}
+        after = {"after": cursor} if cursor else {}
+        with contextlib.suppress(ConnectionClosed):
+            await self._connection.send(json.dumps({**message, **after}))
+
+    async def _not_entered(self, error: Message) -> None:
+        """Try again where the broker was down; else say so, and give the room up."""
+        ref = error.get("ref")
+        if not isinstance(ref, str) or not ref.startswith(AGAIN):
+            return
+        room = ref.removeprefix(AGAIN)
+        if error["code"] == "broker_down":
+            retry = asyncio.create_task(self._enter_again(room, self.backoff.next()))
+            self._retries.add(retry)
+            retry.add_done_callback(self._retries.discard)
+        else:
+            self.cursors.pop(room, None)
+            await self._queue.put(error)
 
     def _note(self, message: Message) -> None:
         """Keep the cursor of each room at the newest that is known."""

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from labserver import wire
 from labserver.connection import LabConnection
 from labserver.messages import Event, Joined
@@ -95,11 +97,10 @@ class Hub:
             live = live[len(old) :]
             if room.name in connection.rooms:  # it was to get these anyway
                 self._put_in(connection, room, old)
+        else:  # what was read is of an epoch that is over
+            joined, missed = replace(renumbered, ref=joined.ref), ()
         connection.rooms.add(room.name)
         connection.reply(joined)
-        if renumbered is not None:
-            connection.reply(renumbered)
-            missed = ()
         self._put_in(connection, room, [*missed, *live])
 
     def remove(self, connection: LabConnection, name: str) -> None:

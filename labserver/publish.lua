@@ -4,8 +4,9 @@
 -- ARGV: channel, epoch to use if there is none, history limit, history ttl in ms,
 --       numbering ttl in ms, key ttl in ms; then for each message its body and the
 --       index of its idempotency key in KEYS (0: none).
--- Returns the seq of each message. One PUBLISH carries all that are new:
---   epoch first-seq sent-by length body length body ...
+-- Returns how many messages are new, then the seq of each. One PUBLISH carries all
+-- that are new:
+--   epoch first-seq length body length body ...
 local numbering, history = KEYS[1], KEYS[2]
 local channel, epoch = ARGV[1], ARGV[2]
 local limit, ttl = tonumber(ARGV[3]), ARGV[4]
@@ -22,7 +23,7 @@ local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 local seq = tonumber(redis.call('HGET', numbering, 'seq'))
 local first = seq + 1
-local seqs, out = {}, {}
+local seqs, out = {0}, {}
 for i = 7, #ARGV, 2 do
   local body, key = ARGV[i], KEYS[tonumber(ARGV[i + 1])]
   local earlier = key and redis.call('GET', key)
@@ -49,4 +50,5 @@ end
 if seq >= first then
   redis.call('PUBLISH', channel, epoch .. ' ' .. first .. ' ' .. table.concat(out, ' '))
 end
+seqs[1] = #out / 2
 return seqs

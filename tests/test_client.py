@@ -223,9 +223,17 @@ async def test_a_401_is_final_for_a_fixed_token_only() -> None:
             async with Client(server.url, "abc"):
                 pass
     async with scripted(stays, stays, statuses=refusals) as server:
+        tokens = iter(["abc", "def"])
         backoff = Backoff(**AT_ONCE)
-        async with Client(server.url, lambda: "abc", backoff=backoff) as client:
+        async with Client(server.url, lambda: next(tokens), backoff=backoff) as client:
             assert client.connects == 1
+
+
+async def test_token_that_was_refused_is_not_tried_again() -> None:
+    async with scripted(statuses={1: (401, {})}) as server:
+        with pytest.raises(Rejected, match="no other"):
+            async with Client(server.url, lambda: "abc", backoff=Backoff(**AT_ONCE)):
+                pass
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 426])

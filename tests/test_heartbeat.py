@@ -122,16 +122,17 @@ def test_pings_sent_before_a_stall_condemn_nobody() -> None:
 
 
 async def test_stalled_server_does_not_kill_its_crowd(running: Running) -> None:
-    async with running("heartbeat", heartbeat_interval=0.4) as server:
-        async with peer(server) as ann, peer(server) as bob:
-            await eventually(
-                lambda: all(c.pinged or c.latency for c in server.connections)
-            )
-            time.sleep(1.0)  # noqa: ASYNC251 (the stall is the point: two intervals)
-            await eventually(lambda: server.metrics.stalls == 1)
-            for client in (ann, bob):
-                assert (await client.ask(type="ping"))["type"] == "pong"
-            assert server.metrics.dead == 0
+    async with (
+        running("heartbeat", heartbeat_interval=0.4) as server,
+        peer(server) as ann,
+        peer(server) as bob,
+    ):
+        await eventually(lambda: all(each.latency for each in server.connections))
+        time.sleep(1.0)  # noqa: ASYNC251 (the stall is the point: two intervals)
+        await eventually(lambda: server.metrics.stalls >= 1)
+        for client in (ann, bob):
+            assert (await client.ask(type="ping"))["type"] == "pong"
+        assert server.metrics.dead == 0
 
 
 async def test_latency_of_a_connection_is_kept(running: Running) -> None:
