@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ._cache import Missing, compiled
 from ._contest import SECTIONS, Contest, Point, duration, points
+from ._picture import draw
 from ._report import begun, notes, tables, write
 from ._servers import RIVALS
 
@@ -174,6 +175,7 @@ def main() -> int:
         return 130 if stopped else 1
     folder = begun("peers", chosen.results)
     write(contest, folder)
+    draw(contest, folder)
     print(f"{notes(contest)}\n\n{tables(contest)}")
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"results {folder}: {names}")

@@ -171,6 +171,7 @@ RIVALS = {
             "socketio",
             "python-socketio",
             lambda _: script("_socketio_server.py"),
+            deflate=True,
             dialect=SOCKET_IO,
             modules=("socketio", "aiohttp"),
         ),

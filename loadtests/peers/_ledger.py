@@ -1,0 +1,271 @@
+"""What each stage costs: ``python -m loadtests.peers._ledger``.
+
+The same load at every stage, and at the last stage with each part left out. Stages
+echo and auth have no rooms: there one client's echoes are measured instead, and their
+CPU time stands in the table but not in the sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from labserver.embedded import running_redis
+from labserver.errors import RedisMissing
+from labserver.stages import LAST, STAGES
+
+from ._cache import Missing
+from ._receiver import Figures, Load, RunFailed, receive
+from ._report import DISTURBED, begun, machine, markdown
+from ._servers import CONTRACT, Dialect, as_json, cores, lab, on_core, running
+
+# At the stages without rooms a publish is one more message to send back.
+ECHO = Dialect((1,), (1,), as_json)
+DELIVERIES = 50_000  # a second, where latency is measured
+KINDS = ("busy", "steady", "idle")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A server of the ledger: its last stage, and what is left out."""
+
+    stage: str
+    without: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"without {self.without}" if self.without else self.stage
+
+    @property
+    def has_rooms(self) -> bool:
+        return STAGES[self.stage].number >= STAGES["rooms"].number
+
+    @property
+    def needs_redis(self) -> bool:
+        number = STAGES[self.stage].number
+        return number >= STAGES["broker"].number and self.without != "broker"
+
+    def command(self, redis: str) -> list[str]:
+        words = ["--stage", self.stage]
+        if self.without:
+            words += ["--without", self.without]
+        return lab(*words, *(["--redis", redis] if self.needs_redis else []))
+
+
+STEPS = [Variant(name) for name in STAGES]
+# Without rooms there is nothing to deliver.
+ABLATIONS = [Variant(LAST, name) for name in STAGES if name not in ("echo", "rooms")]
+
+
+@dataclass
+class Ledger:
+    """What was measured of each variant, by kind of load."""
+
+    subscribers: int
+    in_flight: int
+    seconds: float
+    rounds: int
+    found: dict[tuple[str, str], list[Figures]] = field(default_factory=dict)
+
+    def load(self, kind: str, variant: Variant) -> Load:
+        """Return a load: closed loop, open loop, or idle connections."""
+        warm_up = max(0.5, self.seconds / 4)
+        size = self.subscribers if variant.has_rooms else 1
+        if kind == "busy":
+            return Load(size, self.in_flight, seconds=self.seconds, warm_up=warm_up)
+        if kind == "steady":
+            rate = DELIVERIES / self.subscribers
+            seconds = max(2.0, self.seconds)
+            return Load(size, rate=rate, seconds=seconds, warm_up=warm_up)
+        return Load(1500, seconds=0, warm_up=0, ahead=200, settle=0.5)
+
+    async def take(self, kind: str, variant: Variant, redis: str) -> None:
+        """Measure one variant under one kind of load."""
+        server_core, receiver_core = cores()
+        dialect = CONTRACT if variant.has_rooms else ECHO
+        async with running(variant.command(redis), server_core) as server:
+            load = self.load(kind, variant)
+            figures = await receive([server], dialect, load, receiver_core)
+        self.found.setdefault((variant.title, kind), []).append(figures)
+
+    def cost(self, variant: Variant) -> float:
+        """Return microseconds of the server's CPU a delivery."""
+        return self._median(variant, "busy", lambda run: run.cost)
+
+    def memory(self, variant: Variant) -> float:
+        """Return bytes an idle connection."""
+        return self._median(variant, "idle", lambda run: run.connection)
+
+    def p99(self, variant: Variant) -> float:
+        """Return milliseconds."""
+        return self._median(variant, "steady", lambda run: run.latency_p99 / 1000)
+
+    def _median(
+        self, variant: Variant, kind: str, value: Callable[[Figures], float]
+    ) -> float:
+        return median(map(value, self.found[variant.title, kind]))
+
+    def spread(self, variant: Variant) -> tuple[float, float]:
+        """Return the least and the most CPU time a delivery."""
+        costs = [run.cost for run in self.found[variant.title, "busy"]]
+        return min(costs), max(costs)
+
+    def waiting(self) -> float:
+        """Return for which share of the time servers waited for their core."""
+        runs = [
+            run
+            for (_, kind), runs in self.found.items()
+            for run in runs
+            if kind == "steady"
+        ]
+        return median(run.waiting_share for run in runs)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "machine": machine(),
+            "subscribers": self.subscribers,
+            "in_flight": self.in_flight,
+            "rounds": self.rounds,
+            "waiting_share": round(self.waiting(), 4),
+            "runs": [
+                {"server": title, "kind": kind, **run.as_json()}
+                for (title, kind), runs in self.found.items()
+                for run in runs
+            ],
+        }
+
+
+def table(ledger: Ledger) -> str:
+    """Return the ledger as Markdown."""
+    head = ["CPU us a delivery", "min", "max", "change"]
+    head += ["bytes a connection", "change", f"p99 ms at {DELIVERIES:,}/s"]
+    parts = []
+    for title, variants, above in (
+        ("Stage after stage", STEPS, None),
+        ("The last stage with one part left out", ABLATIONS, STEPS[-1]),
+    ):
+        rows = [["server", *head]]
+        before = above
+        for variant in variants:
+            rows.append(_row(ledger, variant, before))
+            before = above or variant
+        parts.append(f"## {title}\n\n{markdown(rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(ledger: Ledger, variant: Variant, before: Variant | None) -> list[str]:
+    cost, memory = ledger.cost(variant), ledger.memory(variant)
+    comparable = before is not None and before.has_rooms == variant.has_rooms
+    mark = "" if variant.has_rooms else " an echo"
+    change = f"{cost - ledger.cost(before):+.2f}" if before and comparable else ""
+    grown = f"{memory - ledger.memory(before):+,.0f}" if before else ""
+    least, most = ledger.spread(variant)
+    return [
+        variant.title,
+        f"{cost:.2f}{mark}",
+        f"{least:.2f}",
+        f"{most:.2f}",
+        change,
+        f"{memory:,.0f}",
+        grown,
+        f"{ledger.p99(variant):.2f}" if variant.has_rooms else "",
+    ]
+
+
+def about(ledger: Ledger) -> str:
+    """Return in a few sentences how it was measured."""
+    waits = ledger.waiting()
+    busy = (
+        f" Other programs were running: servers waited {waits:.0%} of the time for "
+        "their core."
+        if waits > DISTURBED
+        else ""
+    )
+    return (
+        f"CPU time: {ledger.subscribers} subscribers, {ledger.in_flight} publishes in "
+        f"flight, 150-byte frames, the server alone (Redis is not in it). Connections: "
+        f"1,500 idle ones. Median of {ledger.rounds} rounds in turns. {machine()}."
+        f"{busy}"
+    )
+
+
+async def measure(ledger: Ledger, console: Console) -> None:
+    """Take every figure, round after round."""
+    receiver_core = cores()[1]
+    # Redis has the receiver's core, which has little to do at this load.
+    context = running_redis()
+    with on_core(receiver_core):
+        redis = await context.__aenter__()
+    try:
+        turns = [
+            (kind, variant)
+            for _ in range(ledger.rounds)
+            for kind in KINDS
+            for variant in [*STEPS, *ABLATIONS]
+        ]
+        for kind, variant in track(turns, "ledger", console=console, transient=True):
+            await ledger.take(kind, variant, redis)
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+def options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what was asked for on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.peers._ledger",
+        description="Measure what each stage costs: CPU time, memory, latency.",
+    )
+    add = parser.add_argument
+    add("--rounds", type=int, choices=range(1, 51), default=3, metavar="N")
+    add("--seconds", type=float, default=1.0, help="of each measurement; default 1")
+    add("--subscribers", type=int, default=100, help="default 100")
+    add("--in-flight", type=int, default=4, help="default 4")
+    add("--results", type=Path, default=Path("results"), help="default results")
+    chosen = parser.parse_args(words)
+    if not 0.2 <= chosen.seconds <= 60:
+        parser.error("--seconds must be from 0.2 to 60")
+    if not 1 <= chosen.subscribers <= 10_000 or not 1 <= chosen.in_flight <= 1000:
+        parser.error("--subscribers goes to 10000, --in-flight to 1000")
+    return chosen
+
+
+def main() -> int:
+    """Return 0, 1 when a run failed, 2 when it cannot run here, 130 on Ctrl-C."""
+    from ._waterfall import draw
+
+    chosen = options()
+    console = Console(stderr=True)
+    ledger = Ledger(chosen.subscribers, chosen.in_flight, chosen.seconds, chosen.rounds)
+    try:
+        asyncio.run(measure(ledger, console))
+    except KeyboardInterrupt:
+        return 130
+    except (Missing, RedisMissing) as exc:
+        console.print(f"ledger: {exc}", highlight=False)
+        return 2
+    except RunFailed as exc:
+        console.print(f"ledger: {exc}", highlight=False)
+        return 1
+    folder = begun("ledger", chosen.results)
+    text = f"# What each stage costs\n\n{about(ledger)}\n\n{table(ledger)}"
+    (folder / "table.md").write_text(text)
+    figures = json.dumps(ledger.as_json(), indent=1)
+    (folder / "results.json").write_text(f"{figures}\n")
+    draw(ledger, folder / "ledger.png")
+    print(text)
+    print(f"results {folder}: ledger.png, results.json, table.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
