@@ -32,6 +32,7 @@ from ._servers import CONTRACT, Dialect, as_json, cores, lab, on_core, running
 # At the stages without rooms a publish is one more message to send back.
 ECHO = Dialect((1,), (1,), as_json)
 DELIVERIES = 50_000  # a second, where latency is measured
+IDLE = 1500  # connections
 KINDS = ("busy", "steady", "idle")
 
 
@@ -67,6 +68,23 @@ STEPS = [Variant(name) for name in STAGES]
 ABLATIONS = [Variant(LAST, name) for name in STAGES if name not in ("echo", "rooms")]
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A figure of the ledger: the load that it comes from, and how it is shown."""
+
+    kind: str
+    title: str
+    value: Callable[[Figures], float]
+    shown: str
+
+
+COST = Measure("busy", "CPU time a delivery, us", lambda run: run.cost, "{:.2f}")
+MEMORY = Measure(
+    "idle", "Bytes of an idle connection", lambda run: run.connection, "{:,.0f}"
+)
+P99 = Measure("steady", "p99, ms", lambda run: run.latency_p99 / 1000, "{:.2f}")
+
+
 @dataclass
 class Ledger:
     """What was measured of each variant, by kind of load."""
@@ -87,7 +105,7 @@ class Ledger:
             rate = DELIVERIES / self.subscribers
             seconds = max(2.0, self.seconds)
             return Load(size, rate=rate, seconds=seconds, warm_up=warm_up)
-        return Load(1500, seconds=0, warm_up=0, ahead=200, settle=0.5)
+        return Load(IDLE, seconds=0, warm_up=0, ahead=200, settle=0.5)
 
     async def take(self, kind: str, variant: Variant, redis: str) -> None:
         """Measure one variant under one kind of load."""
@@ -98,27 +116,18 @@ class Ledger:
             figures = await receive([server], dialect, load, receiver_core)
         self.found.setdefault((variant.title, kind), []).append(figures)
 
-    def cost(self, variant: Variant) -> float:
-        """Return microseconds of the server's CPU a delivery."""
-        return self._median(variant, "busy", lambda run: run.cost)
+    def values(self, variant: Variant, measure: Measure) -> list[float]:
+        """Return a figure of each round."""
+        return [measure.value(run) for run in self.found[variant.title, measure.kind]]
 
-    def memory(self, variant: Variant) -> float:
-        """Return bytes an idle connection."""
-        return self._median(variant, "idle", lambda run: run.connection)
+    def middle(self, variant: Variant, measure: Measure) -> float:
+        """Return the median of the rounds."""
+        return median(self.values(variant, measure))
 
-    def p99(self, variant: Variant) -> float:
-        """Return milliseconds."""
-        return self._median(variant, "steady", lambda run: run.latency_p99 / 1000)
-
-    def _median(
-        self, variant: Variant, kind: str, value: Callable[[Figures], float]
-    ) -> float:
-        return median(map(value, self.found[variant.title, kind]))
-
-    def spread(self, variant: Variant) -> tuple[float, float]:
-        """Return the least and the most CPU time a delivery."""
-        costs = [run.cost for run in self.found[variant.title, "busy"]]
-        return min(costs), max(costs)
+    def differ(self, one: Variant, other: Variant, measure: Measure) -> bool:
+        """Return whether every round of one is beyond every round of the other."""
+        ours, theirs = self.values(one, measure), self.values(other, measure)
+        return min(ours) > max(theirs) or max(ours) < min(theirs)
 
     def waiting(self) -> float:
         """Return for which share of the time servers waited for their core."""
@@ -164,26 +173,37 @@ def table(ledger: Ledger) -> str:
 
 
 def _row(ledger: Ledger, variant: Variant, before: Variant | None) -> list[str]:
-    cost, memory = ledger.cost(variant), ledger.memory(variant)
+    cost, memory = ledger.middle(variant, COST), ledger.middle(variant, MEMORY)
     comparable = before is not None and before.has_rooms == variant.has_rooms
     mark = "" if variant.has_rooms else " an echo"
-    change = f"{cost - ledger.cost(before):+.2f}" if before and comparable else ""
-    grown = f"{memory - ledger.memory(before):+,.0f}" if before else ""
-    least, most = ledger.spread(variant)
+    change = grown = ""
+    if before and comparable:
+        change = f"{cost - ledger.middle(before, COST):+.2f}"
+        change += "" if ledger.differ(variant, before, COST) else " ~"
+    if before:
+        grown = f"{memory - ledger.middle(before, MEMORY):+,.0f}"
+        grown += "" if ledger.differ(variant, before, MEMORY) else " ~"
+    costs = ledger.values(variant, COST)
     return [
         variant.title,
         f"{cost:.2f}{mark}",
-        f"{least:.2f}",
-        f"{most:.2f}",
+        f"{min(costs):.2f}",
+        f"{max(costs):.2f}",
         change,
         f"{memory:,.0f}",
         grown,
-        f"{ledger.p99(variant):.2f}" if variant.has_rooms else "",
+        P99.shown.format(ledger.middle(variant, P99)) if variant.has_rooms else "",
     ]
 
 
-def about(ledger: Ledger) -> str:
-    """Return in a few sentences how it was measured."""
+def about(ledger: Ledger, within: str) -> str:
+    """Return in a few sentences how it was measured.
+
+    Args:
+        ledger: With all figures.
+        within: How a change is marked that the spread of the rounds may explain.
+
+    """
     waits = ledger.waiting()
     busy = (
         f" Other programs were running: servers waited {waits:.0%} of the time for "
@@ -192,9 +212,10 @@ def about(ledger: Ledger) -> str:
         else ""
     )
     return (
-        f"CPU time: {ledger.subscribers} subscribers, {ledger.in_flight} publishes in "
+        f"CPU time: {ledger.subscribers} subscribers, {ledger.in_flight} in "
         f"flight, 150-byte frames, the server alone (Redis is not in it). Connections: "
-        f"1,500 idle ones. Median of {ledger.rounds} rounds in turns. {machine()}."
+        f"{IDLE:,} idle ones. Median of the rounds (here {ledger.rounds}), in turns; "
+        f"a change within their spread is {within}. {machine()}."
         f"{busy}"
     )
 
@@ -229,7 +250,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, choices=range(1, 51), default=3, metavar="N")
     add("--seconds", type=float, default=1.0, help="of each measurement; default 1")
     add("--subscribers", type=int, default=100, help="default 100")
-    add("--in-flight", type=int, default=4, help="default 4")
+    add("--in-flight", type=int, default=1, help="default 1: no two messages joined")
     add("--results", type=Path, default=Path("results"), help="default results")
     chosen = parser.parse_args(words)
     if not 0.2 <= chosen.seconds <= 60:
@@ -257,7 +278,7 @@ def main() -> int:
         console.print(f"ledger: {exc}", highlight=False)
         return 1
     folder = begun("ledger", chosen.results)
-    text = f"# What each stage costs\n\n{about(ledger)}\n\n{table(ledger)}"
+    text = f"# What each stage costs\n\n{about(ledger, 'marked ~')}\n\n{table(ledger)}"
     (folder / "table.md").write_text(text)
     figures = json.dumps(ledger.as_json(), indent=1)
     (folder / "results.json").write_text(f"{figures}\n")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ._ledger import ABLATIONS, STEPS, Ledger, Variant, about
-from ._picture import GREY, INK, PALE, WIDTH, finish, panel
+from ._ledger import ABLATIONS, COST, MEMORY, STEPS, Ledger, Measure, Variant, about
+from ._picture import CLEAR, GREY, INK, PALE, WIDTH, finish, panel
 
-WHOLE, MORE, LESS = "#0072B2", "#D55E00", "#009E73"
+WHOLE, MORE, LESS, SAME = "#0072B2", "#D55E00", "#009E73", "#B5B5B5"
 
 
 def draw(ledger: Ledger, path: Path) -> None:
@@ -22,63 +23,67 @@ def draw(ledger: Ledger, path: Path) -> None:
         2, 2, left=0.07, right=0.975, top=0.86, bottom=0.165, hspace=0.5, wspace=0.17
     )
     rooms = [each for each in STEPS if each.has_rooms]
-    for column, (variants, value, shown, what) in enumerate(
-        (
-            (rooms, ledger.cost, "{:.2f}", "CPU time a delivery, us"),
-            (STEPS, ledger.memory, "{:,.0f}", "Memory of an idle connection, bytes"),
-        )
-    ):
+    for column, (variants, measure) in enumerate(((rooms, COST), (STEPS, MEMORY))):
         above = figure.add_subplot(grid[0, column])
-        _waterfall(above, variants, value, shown)
-        panel(above, f"{what}: stage after stage")
+        _waterfall(above, ledger, variants, measure)
+        panel(above, f"{measure.title}: stage after stage")
         below = figure.add_subplot(grid[1, column])
-        _left_out(below, value, shown)
-        panel(below, f"{what}: the whole, and with one part left out")
-    first, last = ledger.cost(rooms[0]), ledger.cost(rooms[-1])
+        _left_out(below, ledger, measure)
+        panel(below, f"{measure.title}: one part left out")
+    first, last = (ledger.middle(each, COST) for each in (rooms[0], rooms[-1]))
     title = (
-        f"From rooms to resume, a delivery costs {first:.2f} to {last:.2f} us "
-        "of the server's CPU"
+        f"A delivery costs {first:.2f} us of CPU with rooms alone, "
+        f"{last:.2f} us with everything"
     )
-    finish(figure, title, about(ledger))
+    finish(figure, title, about(ledger, "grey"))
     figure.savefig(path)
 
 
+def _colour(ledger: Ledger, one: Variant, other: Variant, measure: Measure) -> str:
+    """Return the colour of a change from one variant to the other."""
+    if not ledger.differ(one, other, measure):
+        return SAME
+    more = ledger.middle(other, measure) > ledger.middle(one, measure)
+    return MORE if more else LESS
+
+
 def _waterfall(
-    axes: Axes,
-    variants: Sequence[Variant],
-    value: Callable[[Variant], float],
-    shown: str,
+    axes: Axes, ledger: Ledger, variants: Sequence[Variant], measure: Measure
 ) -> None:
     """Draw the first stage's bar from zero, what each next one changes, the sum."""
-    totals = [value(each) for each in variants]
-    signed = shown.replace("{:", "{:+")
-    for place, total in enumerate(totals):
-        before = totals[place - 1] if place else 0.0
-        colour = WHOLE if not place else MORE if total > before else LESS
+    totals = [ledger.middle(each, measure) for each in variants]
+    signed = measure.shown.replace("{:", "{:+")
+    axes.bar(0, totals[0], color=WHOLE, width=0.62)
+    _label(axes, 0, totals[0], measure.shown.format(totals[0]))
+    for place, (one, other) in enumerate(pairwise(variants), start=1):
+        before, total = totals[place - 1], totals[place]
+        colour = _colour(ledger, one, other, measure)
         axes.bar(place, total - before, bottom=before, color=colour, width=0.62)
-        text = shown.format(total) if not place else signed.format(total - before)
-        _label(axes, place, max(total, before), text)
-        axes.plot(
-            [place - 0.31, place + 1.31], [total, total], color=GREY, linewidth=0.7
-        )
+        _label(axes, place, max(total, before), signed.format(total - before))
+    for place, total in enumerate(totals):
+        ends = [place - 0.31, place + 1.31]
+        axes.plot(ends, [total, total], color=GREY, linewidth=0.7)
     axes.bar(len(totals), totals[-1], color=WHOLE, width=0.62)
-    _label(axes, len(totals), totals[-1], shown.format(totals[-1]), bold=True)
-    names = [each.title for each in variants]
-    _columns(axes, [names[0], *(f"+ {name}" for name in names[1:]), "whole"], totals)
+    _label(axes, len(totals), totals[-1], measure.shown.format(totals[-1]), bold=True)
+    _columns(axes, [*(each.title for each in variants), "whole"], totals)
 
 
-def _left_out(axes: Axes, value: Callable[[Variant], float], shown: str) -> None:
+def _left_out(axes: Axes, ledger: Ledger, measure: Measure) -> None:
     """Draw the whole server's bar, and what it is without each of its parts."""
-    whole = value(STEPS[-1])
-    values = [whole, *map(value, ABLATIONS)]
-    for place, each in enumerate(values):
-        colour = WHOLE if not place else LESS if each < whole else MORE
-        axes.bar(place, each, color=colour, width=0.62)
-        text = shown.format(each)
-        if place and whole:
-            text += f"\n{(each - whole) / whole:+.0%}"
-        _label(axes, place, each, text, bold=not place)
+    last = STEPS[-1]
+    whole = ledger.middle(last, measure)
     axes.axhline(whole, color=GREY, linewidth=0.7, zorder=0)
+    axes.bar(0, whole, color=WHOLE, width=0.62)
+    _label(axes, 0, whole, measure.shown.format(whole), bold=True)
+    values = [whole]
+    for place, variant in enumerate(ABLATIONS, start=1):
+        value = ledger.middle(variant, measure)
+        colour = _colour(ledger, last, variant, measure)
+        axes.bar(place, value, color=colour, width=0.62)
+        percent = round(100 * (value - whole) / whole) if whole else 0
+        change = f"{percent:+} %" if percent else "same"
+        _label(axes, place, value, f"{measure.shown.format(value)}\n{change}")
+        values.append(value)
     names = [f"without\n{each.without}" for each in ABLATIONS]
     _columns(axes, ["whole", *names], values)
 
@@ -96,6 +101,7 @@ def _label(
         fontsize=7.5,
         color=INK,
         weight="bold" if bold else "normal",
+        bbox=CLEAR,
     )
 
 
