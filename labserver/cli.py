@@ -49,7 +49,7 @@ table_out = Console()
 def main() -> None:
     """Run the command line; mistakes of the user end with one line and status 2."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="labserver", standalone_mode=False)
     except LabError as exc:
         fail(str(exc))
     except UsageError as exc:
