@@ -64,7 +64,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.peers",
         description="Run the lab's server and its rivals in turns on the same load, "
-        "and write tables and a picture. The default takes about seven minutes.",
+        "and write tables and a picture. The default takes about eight minutes.",
     )
     add = parser.add_argument
     add("--rounds", type=numbers(50), default=[3], help="of all runs; default 3")
@@ -166,21 +166,19 @@ def main() -> int:
         console.print(f"skipped {RIVALS[name].title}: {why}", highlight=False)
     turns = contest.turns()
     console.print(f"{len(turns)} runs, about {clock(duration(turns))} minutes")
-    stopped = False
     try:
         asyncio.run(run_all(contest, console))
     except KeyboardInterrupt:
-        stopped = True
+        contest.stopped = True
     if not any(run.figures for run in contest.runs):
-        return 130 if stopped else 1
+        return 130 if contest.stopped else 1
     folder = begun("peers", chosen.results)
     write(contest, folder)
     draw(contest, folder)
     print(f"{notes(contest)}\n\n{tables(contest)}")
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"results {folder}: {names}")
-    if stopped:
-        console.print("stopped before the end: these are the rounds so far")
+    if contest.stopped:
         return 130
     return 1 if any(run.failure for run in contest.runs) else 0
 

@@ -90,6 +90,7 @@ class Contest:
     rounds: int = 3
     runs: list[Run] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False  # before the last run
 
     def turns(self) -> list[tuple[int, Point, str]]:
         """Return every run in order: the round, the point, the rival."""

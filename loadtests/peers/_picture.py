@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ._contest import Contest, Point
 from ._receiver import Figures
-from ._report import DISTURBED, machine, waiting
+from ._report import DISTURBED, machine, placed, waiting
 from ._servers import RIVALS
 
 INK, GREY, PALE = "#222222", "#767676", "#E6E6E6"
@@ -316,7 +316,7 @@ def _caption(contest: Contest) -> str:
         else ""
     )
     return (
-        f"{busy}Server on one core, receiver on another; median of {contest.rounds} "
+        f"{busy}{placed()}; median of {contest.rounds} "
         f"interleaved rounds, thin lines from smallest to largest.{_deflate(contest)} "
         f"{machine()}."
     )

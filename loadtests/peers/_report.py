@@ -18,7 +18,7 @@ import websockets
 
 from ._contest import Contest, Point, cpu_model
 from ._receiver import BUSY, Figures
-from ._servers import RIVALS
+from ._servers import RIVALS, cores
 
 # Waiting for its core longer than this, a server shared it with other programs.
 DISTURBED = 0.05
@@ -255,7 +255,7 @@ def notes(contest: Contest) -> str:
     """Return what is to be known beside the figures, as Markdown."""
     lines = [
         f"{machine()}.",
-        "The server has one core to itself and the receiver another. Every run starts "
+        f"{placed()}. Every run starts "
         f"its server anew, in turns; rounds: {contest.rounds}. Shown are the median of "
         'the rounds, the smallest and the largest. "lab is" divides the lab\'s figure '
         "by the rival's. In flight: publishes whose own copy has not come back to the "
@@ -266,6 +266,8 @@ def notes(contest: Contest) -> str:
             f"`*`: the receiver used more than {BUSY:.0%} of its core, so the server "
             "may be faster than shown."
         )
+    if contest.stopped:
+        lines.append("**Stopped before the end**: these are the rounds so far.")
     waits = waiting(contest)
     if waits > DISTURBED:
         lines.append(
@@ -274,6 +276,13 @@ def notes(contest: Contest) -> str:
             "are worse than they would be on a quiet machine."
         )
     return "\n\n".join(lines)
+
+
+def placed() -> str:
+    """Return where the two sides run."""
+    if cores()[0] is None:
+        return "Server and receiver share what cores there are"
+    return "The server runs on one core, the receiver on another"
 
 
 def waiting(contest: Contest) -> float:
@@ -315,6 +324,7 @@ def as_json(contest: Contest) -> dict[str, Any]:
     return {
         "machine": machine(),
         "rounds": contest.rounds,
+        "stopped": contest.stopped,
         "rivals": {name: RIVALS[name].title for name in contest.rivals},
         "missing": contest.missing,
         "waiting_share": round(waiting(contest), 4),

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -180,16 +181,20 @@ RIVALS = {
 }
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment without what would change a lab server's settings."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
+
+
 @asynccontextmanager
 async def running(
-    command: Sequence[str], core: int | None = 0, **environment: str
+    command: Sequence[str], core: int | None = 0
 ) -> AsyncIterator[Server]:
     """Run a server until the end of the block.
 
     Args:
         command: What to run.
         core: The only core that it may use; None for any.
-        environment: Variables on top of this process's own.
 
     Raises:
         Missing: It ended instead of listening; the message is what it said.
@@ -199,25 +204,22 @@ async def running(
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
             *command,
-            env={**os.environ, "LAB_SECRET": secret, **environment},
+            env={**surroundings(), "LAB_SECRET": secret},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
             start_new_session=True,  # Ctrl-C is for the contest, which ends it
             preexec_fn=lambda: settled(core),
         )
-        assert process.stdout is not None
         try:
-            async with asyncio.timeout(START_TIMEOUT):
-                line = (await process.stdout.readline()).decode()
+            line = await _first_line(process)
             if not line.startswith("listening on "):
                 said.seek(0)
                 words = said.read().decode(errors="replace").strip().splitlines()
                 raise Missing(words[-1] if words else "it ended without a word")
             url = line.split()[2]
             port = int(url.rpartition(":")[2])
-            token = issue(environment.get("LAB_SECRET", secret), "ann")
-            path = f"/?token={token}" if "labserver" in command else "/"
+            path = f"/?token={issue(secret, 'ann')}" if "labserver" in command else "/"
             yield Server(port, process.pid, path)
         finally:
             # Nothing to save, and a drain would say goodbye to a crowd that left.
@@ -226,12 +228,26 @@ async def running(
             await process.wait()
 
 
+async def _first_line(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_TIMEOUT):
+            line = (await process.stdout.readline()).decode()
+            if not line:
+                await process.wait()  # so that it has said why
+            return line
+    except TimeoutError:
+        raise Missing(f"it did not listen within {START_TIMEOUT:.0f} s") from None
+
+
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
 def settled(core: int | None) -> None:
-    """Put a new process on its core, and let it die with the contest."""
+    """Put a new process on its core, let it open many files and die with this one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if core is not None:
         os.sched_setaffinity(0, {core})
     if _libc is not None:
