@@ -9,6 +9,7 @@ build is what was measured.
 from __future__ import annotations
 
 import argparse
+import base64
 import re
 import sys
 import time
@@ -26,6 +27,10 @@ CELL_TIMEOUT = 30  # seconds; a cell should need 5 at most
 SOLUTION = re.compile(
     r"<summary>Solution</summary>\s+```python\n(.*?)```\s+</details>", re.DOTALL
 )
+
+
+# The README shows the picture of one chapter.
+PICTURE_OF, PICTURE = "05_backpressure", FOLDER / "slow-reader.png"
 
 
 class BadChapter(Exception):
@@ -107,7 +112,19 @@ def build(source: Path) -> Path:
     target = FOLDER / f"{source.stem}.ipynb"
     nbformat.validate(tidy(notebook))
     nbformat.write(notebook, target)
+    if source.stem == PICTURE_OF:
+        PICTURE.write_bytes(picture(notebook))
     return target
+
+
+def picture(notebook: NotebookNode) -> bytes:
+    """Return a chapter's picture, a PNG."""
+    return next(
+        base64.b64decode(output.data["image/png"])
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", ())
+    )
 
 
 def main(arguments: list[str]) -> int:
