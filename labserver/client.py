@@ -86,7 +86,8 @@ class Client:
     """A connection that survives its sockets.
 
     Args:
-        url: Address of the server, without a token.
+        url: Address of the server, without a token, or a function that returns one;
+            it is called for every attempt, so that another replica can be chosen.
         token: The token, or a function or coroutine function that returns one; it is
             called for every attempt, so that an expired one is replaced.
         backoff: When to try again.
@@ -96,7 +97,7 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         token: Token = None,
         *,
         backoff: Backoff | None = None,
@@ -262,7 +263,8 @@ class Client:
             raise Rejected("the server refused this token, and there is no other")
         self._latest_token = token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return connect(self.url, additional_headers=headers, **self.options)
+        url = self.url() if callable(self.url) else self.url
+        return connect(url, additional_headers=headers, **self.options)
 
     def _after_close(self, code: int | None, reason: str | None) -> float:
         self.latest_close = code

@@ -51,62 +51,90 @@ def find_redis() -> str:
     )
 
 
-@asynccontextmanager
-async def running_redis(*options: str) -> AsyncIterator[str]:
-    """Run a Redis of one's own; the value is its URL.
+class EmbeddedRedis:
+    """A ``redis-server`` process on a Unix socket; it may be stopped and started.
 
     Args:
+        folder: Where its socket and its log are.
         options: Further command-line options of ``redis-server``.
+
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.path, self.log = folder / "redis.sock", folder / "redis.log"
+        self.command = [find_redis(), "--port", "0", "--unixsocket", str(self.path)]
+        self.command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
+        self.command += options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    async def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        # Output goes to a file, because nobody reads on: it would stop at a full pipe.
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 (a fork, 2 ms)
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C at a terminal reaches a whole process group; Redis is still
+                # needed while the server drains.
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),
+            )
+        async with Redis.from_url(self.url) as redis:
+            for _ in range(int(START_TIMEOUT / 0.01)):
+                if self.process.poll() is not None:
+                    raise RedisMissing(f"redis-server ended at once: {self.last_words}")
+                try:
+                    await redis.ping()
+                    return
+                except (RedisError, OSError):
+                    await asyncio.sleep(0.01)
+        raise RedisMissing(f"redis-server did not answer in {START_TIMEOUT:g} s")
+
+    def signal(self, how: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP to freeze it."""
+        if self.process is not None:
+            self.process.send_signal(how)
+
+    def stop(self) -> None:
+        """End it at once; it has nothing to save."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def last_words(self) -> str:
+        """The end of its log as one line."""
+        return " ".join(self.log.read_text(errors="replace").split())[-500:]
+
+
+@asynccontextmanager
+async def embedded_redis(*options: str) -> AsyncIterator[EmbeddedRedis]:
+    """Run a Redis of one's own, which may be frozen, stopped and started.
 
     Raises:
         RedisMissing: It cannot be found, or does not start.
 
     """
-    binary = find_redis()
     with tempfile.TemporaryDirectory(prefix="labserver-redis-") as folder:
-        path, log = Path(folder, "redis.sock"), Path(folder, "redis.log")
-        command = [binary, "--port", "0", "--unixsocket", str(path), "--dir", folder]
-        command += ["--save", "", "--appendonly", "no", *options]
-        process = _start(command, log)
+        redis = EmbeddedRedis(Path(folder), *options)
         try:
-            await _ready(process, f"unix://{path}", log)
-            yield f"unix://{path}"
+            await redis.start()
+            yield redis
         finally:
-            process.kill()  # it has nothing to save
-            process.wait()
+            redis.stop()
 
 
-def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    # A file, because nobody reads on: Redis would stop at a full pipe.
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C at a terminal reaches a whole process group; Redis is still
-            # needed while the server drains.
-            start_new_session=True,
-            preexec_fn=partial(end_with_parent, signal.SIGKILL),
-        )
-
-
-def _last_words(log: Path) -> str:
-    """Return the end of a log as one line."""
-    return " ".join(log.read_text(errors="replace").split())[-500:]
-
-
-async def _ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    async with Redis.from_url(url) as redis:
-        for _ in range(int(START_TIMEOUT / 0.01)):
-            if process.poll() is not None:
-                raise RedisMissing(f"redis-server ended at once: {_last_words(log)}")
-            try:
-                await redis.ping()
-                return
-            except (RedisError, OSError):
-                await asyncio.sleep(0.01)
-    raise RedisMissing(f"redis-server did not answer in {START_TIMEOUT:g} s")
+@asynccontextmanager
+async def running_redis(*options: str) -> AsyncIterator[str]:
+    """Run a Redis of one's own; the value is its URL. See :func:`embedded_redis`."""
+    async with embedded_redis(*options) as redis:
+        yield redis.url
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
