@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test compose check load notebooks serve clean
+.PHONY: help lab test compose chaos check load notebooks serve clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -15,6 +15,9 @@ test: .venv/ready  ## run the tests
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
 	@$(BIN)/python -m pytest -q -m docker -rs
+
+chaos: .venv/ready  ## two minutes of random faults over a cluster, and a verdict
+	@$(BIN)/python tests/chaos.py --minutes 2
 
 check: .venv/ready  ## lint, formatting, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

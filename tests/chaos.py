@@ -1,0 +1,375 @@
+"""Random faults over a cluster, and the oracle's verdict on every client.
+
+    python tests/chaos.py --minutes 10 --seed 7
+
+A seed decides the schedule, so that a failing run can be played again. Clients publish
+with idempotency keys until they are acknowledged, and every client is audited: what was
+acknowledged must arrive at each of them, once and in order, or it must be told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from labserver.client import Backoff, Client, ServerError
+from labserver.cluster import Replica, start_replica
+from labserver.embedded import EmbeddedRedis, embedded_redis
+from labserver.oracle import Oracle, disagreements
+from labserver.tokens import issue
+
+SECRET = "chaos is signed with this secret, as long as any"
+ROOM = "lobby"
+SETTLED = 10.0  # seconds after the last fault in which everybody must have caught up
+
+
+class World:
+    """The cluster that suffers: replicas on fixed ports, and their Redis."""
+
+    def __init__(self, redis: EmbeddedRedis, dice: random.Random) -> None:
+        self.redis = redis
+        self.dice = dice
+        self.replicas: list[Replica] = []
+        self.members: list[Member] = []
+        self.emptied = 0  # times that Redis forgot everything
+
+    async def start(self, count: int) -> None:
+        for _ in range(count):
+            self.replicas.append(await self.start_one("0"))
+
+    async def start_one(self, port: str) -> Replica:
+        return await start_replica(
+            "resume",
+            *("--port", port, "--heartbeat-interval", "2", "--drain-timeout", "2"),
+            *("--history-limit", "5000", "--outbox-limit", str(4 << 20)),
+            secret=SECRET,
+            environment={"LAB_REDIS_URL": self.redis.url},
+        )
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(replica.stop() for replica in self.replicas))
+
+    # Faults
+
+    async def kill_replica(self) -> None:
+        """Kill a replica with -9; another takes its port a second later."""
+        await self._replace(signal.SIGKILL, pause=1.0)
+
+    async def restart_replica(self) -> None:
+        """Restart a replica: SIGTERM, and a new one on its port."""
+        await self._replace(signal.SIGTERM, pause=0.0)
+
+    async def rolling_restart(self) -> None:
+        """Restart all replicas, one after the other."""
+        for index in range(len(self.replicas)):
+            await self._replace(signal.SIGTERM, pause=0.0, index=index)
+
+    async def _replace(
+        self, how: signal.Signals, pause: float, index: int | None = None
+    ) -> None:
+        if index is None:
+            index = self.dice.randrange(len(self.replicas))
+        old = self.replicas[index]
+        await old.stop(how)
+        await asyncio.sleep(pause)
+        self.replicas[index] = await self.start_one(old.url.rpartition(":")[2])
+
+    async def kill_pubsub_links(self) -> None:
+        """Cut every link that listens to Redis."""
+        async with Redis.from_url(self.redis.url) as redis:
+            await redis.client_kill_filter(_type="pubsub")
+
+    async def kill_command_links(self) -> None:
+        """Cut every link that commands Redis."""
+        async with Redis.from_url(self.redis.url) as redis:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+
+    async def freeze_redis(self) -> None:
+        """Stop Redis for up to five seconds, its connections open."""
+        await self.freeze_redis_for_five_seconds(self.dice.uniform(0.5, 5.0))
+
+    async def freeze_redis_for_five_seconds(self, seconds: float = 5.0) -> None:
+        """Stop Redis for a while, its connections open."""
+        self.redis.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.redis.signal(signal.SIGCONT)
+
+    async def empty_redis(self) -> None:
+        """Kill Redis; it comes back empty."""
+        self.emptied += 1
+        self.redis.stop()
+        await asyncio.sleep(self.dice.uniform(0.0, 1.0))
+        await self.redis.start()
+
+    async def stall_client(self) -> None:
+        """Have a client read nothing for up to two seconds."""
+        connection = self.dice.choice(self.members).client._connection
+        if connection is not None:
+            connection.transport.pause_reading()
+            await asyncio.sleep(self.dice.uniform(0.2, 2.0))
+            connection.transport.resume_reading()
+
+    async def drop_client(self) -> None:
+        """Break a client's socket without a goodbye."""
+        connection = self.dice.choice(self.members).client._connection
+        if connection is not None:
+            connection.transport.abort()
+
+
+Fault = Callable[[World], Awaitable[None]]
+FAULTS: dict[str, tuple[int, Fault]] = {
+    "kill_replica": (2, World.kill_replica),
+    "restart_replica": (2, World.restart_replica),
+    "kill_pubsub_links": (4, World.kill_pubsub_links),
+    "kill_command_links": (3, World.kill_command_links),
+    "freeze_redis": (1, World.freeze_redis),
+    "empty_redis": (1, World.empty_redis),
+    "stall_client": (4, World.stall_client),
+    "drop_client": (6, World.drop_client),
+}
+
+
+@dataclass
+class Member:
+    """A client, what it saw, and what it published."""
+
+    name: str
+    client: Client
+    oracle: Oracle = field(default_factory=Oracle)
+    ids: Counter[str] = field(default_factory=Counter)
+    told: int = 0  # times that it was told that something is gone
+    epochs: set[str] = field(default_factory=set)
+
+    async def listen(self) -> None:
+        async for message in self.client:
+            self.oracle.saw(message)
+            match message["type"]:
+                case "message":
+                    self.ids[message["payload"]] += 1
+                case "gap":
+                    self.told += 1
+                case "joined":
+                    self.epochs.add(message["epoch"])
+                    self.told += not message["recovered"]
+
+    async def say(self, text: str) -> None:
+        """Publish until it is acknowledged."""
+        while True:
+            try:
+                async with asyncio.timeout(5):
+                    await self.client.publish(ROOM, text, key=text)
+                return
+            except (ConnectionError, TimeoutError):
+                await asyncio.sleep(0.05)
+            except ServerError as exc:
+                if exc.code not in ("broker_down", "rate_limited"):
+                    raise
+                await asyncio.sleep(0.05)
+
+
+@dataclass
+class Report:
+    """What came of a run."""
+
+    faults: Counter[str]
+    acknowledged: int = 0
+    delivered: int = 0
+    reconnects: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    reordered: int = 0
+    unsignalled: int = 0
+    seqs_given_twice: int = 0
+    believers: int = 0  # clients that missed an epoch that they were never told of
+    late: int = 0  # clients that had not caught up in time
+    emptied: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not (
+            self.lost
+            + self.duplicated
+            + self.reordered
+            + self.unsignalled
+            + self.seqs_given_twice
+            + self.believers
+            + self.late
+        )
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{n} {name}" for name, n in sorted(self.faults.items()))
+        return (
+            f"faults       {faults or 'none'}\n"
+            f"acknowledged {self.acknowledged:,} messages, delivered "
+            f"{self.delivered:,} times, {self.reconnects} reconnects\n"
+            f"lost {self.lost}, duplicated {self.duplicated}, reordered "
+            f"{self.reordered}, unsignalled gaps {self.unsignalled}, seqs given twice "
+            f"{self.seqs_given_twice}, untold of a new epoch {self.believers}, "
+            f"late {self.late}\n"
+            f"verdict      {'CLEAN' if self.clean else 'BROKEN'}"
+        )
+
+
+Schedule = Sequence[tuple[float, str]]  # seconds since the start, name of the fault
+
+
+def schedule(seed: int, seconds: float) -> list[tuple[float, str]]:
+    """Return the faults of a run; the same seed gives the same."""
+    dice = random.Random(seed)
+    names = [name for name, (weight, _) in FAULTS.items() for _ in range(weight)]
+    times = itertools.accumulate(iter(lambda: dice.uniform(0.2, 2.5), None))
+    return [
+        (at, dice.choice(names))
+        for at in itertools.takewhile(lambda at: at < seconds, times)
+    ]
+
+
+async def run(
+    faults: Schedule,
+    *,
+    seed: int = 0,
+    replicas: int = 3,
+    clients: int = 40,
+    publishers: int = 8,
+    rate: float = 20.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Let the faults happen to a cluster under load, and audit every client."""
+    dice = random.Random(seed)
+    named: dict[str, Fault] = {name: fault for name, (_, fault) in FAULTS.items()}
+    named["rolling_restart"] = World.rolling_restart
+    named["freeze_redis_for_five_seconds"] = World.freeze_redis_for_five_seconds
+    report = Report(Counter(name for _, name in faults))
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(embedded_redis())
+        world = World(redis, dice)
+        stack.push_async_callback(world.stop)
+        await world.start(replicas)
+        for number in range(clients):
+            name = f"user-{number}"
+            client = Client(
+                lambda: dice.choice(world.replicas).url,
+                lambda name=name: issue(SECRET, name),
+                backoff=Backoff(first=0.1, cap=1.0),
+            )
+            world.members.append(Member(name, client))
+            await stack.enter_async_context(client)
+        listening = [asyncio.create_task(each.listen()) for each in world.members]
+        stack.callback(lambda: [task.cancel() for task in listening])
+        for member in world.members:
+            await member.client.join(ROOM)
+        acknowledged: set[str] = set()
+        speaking = True
+
+        async def speak(member: Member) -> None:
+            for number in itertools.count():
+                if not speaking:
+                    return
+                text = f"{member.name}/{number}"
+                await member.say(text)
+                acknowledged.add(text)
+                await asyncio.sleep(dice.uniform(0.5, 1.5) / rate)
+
+        talk = [asyncio.create_task(speak(each)) for each in world.members[:publishers]]
+        started = time.monotonic()
+        for at, name in faults:
+            await asyncio.sleep(max(0.0, started + at - time.monotonic()))
+            say(f"{time.monotonic() - started:7.1f} s  {name}")
+            await named[name](world)
+        await asyncio.sleep(1.0)
+        speaking = False
+        async with asyncio.timeout(60):
+            await asyncio.gather(*talk)
+            await world.members[0].say("the end")
+        report.late = await caught_up(world)
+        audit(report, world, acknowledged)
+    return report
+
+
+async def caught_up(world: World) -> int:
+    """Wait until everybody heard the end; return how many did not in time."""
+    deadline = time.monotonic() + SETTLED
+    while time.monotonic() < deadline:
+        if all(member.ids["the end"] for member in world.members):
+            return 0
+        await asyncio.sleep(0.05)
+    return sum(not member.ids["the end"] for member in world.members)
+
+
+def audit(report: Report, world: World, acknowledged: set[str]) -> None:
+    """Hold what every client saw against what was acknowledged."""
+    report.acknowledged = len(acknowledged)
+    report.emptied = world.emptied
+    for member in world.members:
+        verdict = member.oracle.verdict
+        report.delivered += verdict.received
+        report.reconnects += member.client.connects - 1
+        report.duplicated += len(verdict.duplicated)
+        report.reordered += len(verdict.reordered)
+        report.unsignalled += len(verdict.unsignalled)
+        # The first joined of a client is never a recovery: told once is not told.
+        if member.told <= 1:
+            report.lost += len(acknowledged - member.ids.keys())
+        # A Redis that forgot its keys may take a repetition for something new.
+        if not world.emptied:
+            report.duplicated += sum(count > 1 for count in member.ids.values())
+    report.seqs_given_twice = len(
+        disagreements(member.oracle for member in world.members)
+    )
+    known = set().union(*(member.epochs for member in world.members))
+    for member in world.members:
+        # Who was connected when Redis was emptied learns the new epoch; who was away
+        # learns the newest on return.
+        newest = member.oracle.cursor(ROOM)
+        if newest is None or newest["epoch"] not in known:
+            report.believers += 1
+    final: Counter[Any] = Counter(
+        (member.oracle.cursor(ROOM) or {}).get("epoch") for member in world.members
+    )
+    report.believers += len(world.members) - max(final.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=1.0, help="default 1")
+    parser.add_argument("--seed", type=int, help="default: a new one")
+    parser.add_argument("--replicas", type=int, default=3, help="default 3")
+    parser.add_argument("--clients", type=int, default=40, help="default 40")
+    chosen = parser.parse_args()
+    seed = chosen.seed if chosen.seed is not None else random.randrange(10_000)
+    faults = schedule(seed, chosen.minutes * 60)
+    print(
+        f"seed {seed}: {len(faults)} faults in {chosen.minutes:g} minutes", flush=True
+    )
+    report = asyncio.run(
+        run(
+            faults,
+            seed=seed,
+            replicas=chosen.replicas,
+            clients=chosen.clients,
+            say=lambda text: print(text, flush=True),
+        )
+    )
+    print(f"{report} (seed {seed})")
+    return 0 if report.clean else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
