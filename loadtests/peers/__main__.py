@@ -122,10 +122,12 @@ async def run_all(contest: Contest, console: Console) -> None:
             progress.update(task, description=what)
             if not console.is_terminal and place % 10 == 0:
                 left = clock((expected - done) * pace(began, done))
-                console.print(f"{place}/{len(turns)}, {left} left: {what}")
+                console.print(
+                    f"{place}/{len(turns)}, {left} left: {what}", soft_wrap=True
+                )
             run = await contest.take(*turn)
             if run.failure:
-                console.print(f"[red]failed[/] {what}: {run.failure}", highlight=False)
+                console.print(f"[red]failed[/] {what}: {run.failure}", soft_wrap=True)
             done += duration([turn])
             left = (expected - done) * pace(began, done)
             progress.update(task, advance=1, left=clock(left))
