@@ -29,9 +29,10 @@ from labserver import __version__, faults
 from labserver.cluster import ReplicaFailed, running_cluster
 from labserver.embedded import find_redis, running_redis
 from labserver.errors import LabError, RedisMissing, SettingsError
+from labserver.mistakes import MISTAKES
 from labserver.server import LabServer
 from labserver.settings import Settings, flag, from_environment, parse, variable
-from labserver.stages import LAST, STAGES, build, included
+from labserver.stages import LAST, STAGES, build, included, mistaken
 from labserver.tokens import issue
 
 # Not exported by typer itself.
@@ -164,6 +165,13 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
     ] = 8080,
     without: Without = None,
+    mistake: Annotated[
+        str | None,
+        typer.Option(
+            help="Make a well-known mistake; labserver mistakes lists them.",
+            metavar="NAME",
+        ),
+    ] = None,
     given: dict[str, Any],
 ) -> None:
     """Run a server, up to and including a stage.
@@ -172,16 +180,23 @@ def serve(
     to come back, and it ends with status 0.
     """
     settings = from_environment(**given)
-    run(_serve(stage, host, port, without or [], settings))
+    run(_serve(stage, host, port, without or [], settings, mistake))
 
 
 async def _serve(
-    stage: str, host: str, port: int, without: list[str], settings: Settings
+    stage: str,
+    host: str,
+    port: int,
+    without: list[str],
+    settings: Settings,
+    mistake: str | None = None,
 ) -> None:
     made_up = not settings.secret
     if made_up:
         settings = replace(settings, secret=secrets.token_urlsafe(32))
     names = [each.name for each in included(stage, without)]
+    if mistake is not None:
+        mistaken(mistake, stage, without)  # before anything is started
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -192,10 +207,11 @@ async def _serve(
             settings = replace(settings, redis=url)
         elif "broker" in names:
             await _check_redis(settings.redis)
-        parts = build(stage, settings, without)
+        parts = build(stage, settings, without, mistake)
         server = LabServer(parts, settings, stage, host, port)
         await stack.enter_async_context(server)
-        print(f"listening on {server.url} (stage {stage})", flush=True)
+        what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
+        print(f"listening on {server.url} ({what})", flush=True)
         if made_up and "auth" in names:
             token = issue(settings.secret, "ann")
             print(
@@ -246,6 +262,35 @@ def stages(
         table.add_row(
             str(each.number), each.name, each.file.name, str(each.lines), each.promise
         )
+    table_out.print(table)
+
+
+@app.command()
+def mistakes(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the mistakes: name, stage, what goes wrong, where it was seen.
+
+    Run one with: labserver serve --mistake NAME.
+    """
+    if as_json:
+        rows = [
+            {
+                "name": each.name,
+                "stage": each.stage,
+                "wrong": each.wrong,
+                "seen": each.seen,
+                "side": "server" if each.extend else "client",
+            }
+            for each in MISTAKES.values()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("mistake", "stage", "what goes wrong", "seen", box=None)
+    table.columns[0].no_wrap = True
+    for each in MISTAKES.values():
+        where = "" if each.extend else " (client)"
+        table.add_row(each.name, each.stage + where, each.wrong, each.seen)
     table_out.print(table)
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 import labserver
+from labserver.client import Client
+from labserver.mistakes import MISTAKES
 from labserver.parts import Parts
 from labserver.settings import Settings
 from labserver.stages import STAGES, build, naive
 
 PACKAGE = Path(labserver.__file__).parent
-MODULES = {path.stem: path for path in PACKAGE.glob("*.py")}
+MODULES = {path.stem: path for path in PACKAGE.glob("*.py")} | {
+    name: PACKAGE / name for name in ("mistakes", "probes")
+}
 SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 
 # A module may import what stands on lines above its own.
@@ -22,14 +26,15 @@ LAYERS = [
     {"errors", "limits", "oracle"},
     {"closing", "messages", "settings", "tokens"},
     {"wire", "metrics", "embedded"},
-    {"backlog", "connection"},
+    {"backlog", "connection", "client"},
     {"hub"},
     {"parts"},
     {"redis_commands"},
     {"redis_link"},
     {"server", "routes", *STAGES},
+    {"mistakes"},
     {"stages"},
-    {"client", "cluster", "faults"},
+    {"cluster", "faults", "probes"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -37,7 +42,9 @@ LEAVES = {"closing", "messages", "settings", "oracle", "limits", "backlog", "err
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules of the package that a file imports."""
+    """Return the modules of the package that a file, or a folder of them, imports."""
+    if path.is_dir():
+        return set().union(*map(imports, path.glob("*.py"))) - {path.name}
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -70,6 +77,26 @@ def test_stages_never_import_each_other(name: str) -> None:
 
 def test_server_never_imports_a_stage() -> None:
     assert not imports(MODULES["server"]) & {*STAGES, "stages"}
+
+
+@pytest.mark.parametrize("name", [n for n in MISTAKES if MISTAKES[n].extend])
+def test_mistake_replaces_exactly_one_part(name: str) -> None:
+    mistake = MISTAKES[name]
+    for last in (mistake.stage, "resume"):
+        right = build(last, SETTINGS)
+        assert mistake.extend is not None
+        wrong = mistake.extend(right, SETTINGS)
+        changed = [
+            field.name
+            for field in fields(Parts)
+            if getattr(wrong, field.name) is not getattr(right, field.name)
+        ]
+        assert len(changed) == 1
+
+
+def test_mistakes_of_the_client_leave_the_server_alone() -> None:
+    for mistake in MISTAKES.values():
+        assert (mistake.extend is None) is (mistake.client is not Client)
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))

@@ -1,0 +1,142 @@
+"""Wrong ways to admit: too late, too trusting, only once."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jwt
+from websockets.http11 import Request
+
+from labserver.auth import TokenAdmission, _tokens
+from labserver.closing import TOKEN_EXPIRED
+from labserver.connection import LabConnection
+from labserver.errors import Refused
+from labserver.mistakes.mistake import Extend, Mistake
+from labserver.parts import Parts
+from labserver.settings import Settings
+from labserver.tokens import ANONYMOUS, Identity
+
+
+class AcceptThenCheck(TokenAdmission):
+    """Open the socket for anybody, and close it when the token turns out bad."""
+
+    def _identify(self, request: Request) -> Identity:
+        try:
+            return super()._identify(request)
+        except Refused:
+            return ANONYMOUS
+
+    def opened(self, connection: LabConnection) -> None:
+        if connection.identity is ANONYMOUS:
+            connection.end(TOKEN_EXPIRED)
+        super().opened(connection)
+
+
+class AlgorithmFromToken(TokenAdmission):
+    """Let the token say how it is to be checked."""
+
+    def _identify(self, request: Request) -> Identity:
+        token = next(_tokens(request), "")
+        try:
+            algorithm = jwt.get_unverified_header(token)["alg"]
+            signed = algorithm != "none"
+            claims = jwt.decode(
+                token,
+                self.settings.secret if signed else "",
+                algorithms=[algorithm],
+                options={"verify_signature": signed},
+            )
+        except (jwt.PyJWTError, KeyError):
+            raise Refused(401, "the token is not valid") from None
+        return _identity(claims)
+
+
+class PrefixCompare(TokenAdmission):
+    """Compare as many characters of the signature as were sent."""
+
+    def _identify(self, request: Request) -> Identity:
+        signed, _, signature = next(_tokens(request), "").rpartition(".")
+        secret = self.settings.secret.encode()
+        digest = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
+        expected = base64.urlsafe_b64encode(digest).decode()
+        if not signed or signature != expected[: len(signature)]:
+            raise Refused(401, "the token is not valid")
+        claims = signed.partition(".")[2]
+        return _identity(json.loads(base64.urlsafe_b64decode(claims + "==")))
+
+
+class NoOriginCheck(TokenAdmission):
+    """Trust the cookie of a browser, whichever page made it connect."""
+
+    def _check_origin(self, request: Request) -> None:
+        pass
+
+
+class ExpiryOnce(TokenAdmission):
+    """Look at the token's expiry in the handshake, and never again."""
+
+    def opened(self, connection: LabConnection) -> None:
+        pass
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    rooms = claims.get("rooms")
+    return Identity(claims["sub"], rooms and tuple(rooms), claims["exp"])
+
+
+def _admission(made: Callable[[Settings], TokenAdmission]) -> Extend:
+    def extend(parts: Parts, settings: Settings) -> Parts:
+        return replace(parts, admission=made(settings))
+
+    return extend
+
+
+MISTAKES = (
+    Mistake(
+        "accept-then-check",
+        "auth",
+        "A stranger gets a socket, a hello and the memory of both, before the no.",
+        "tutorials that take the token from the first message; a browser hides the "
+        "401 (whatwg/websockets#39)",
+        "strangers_are_refused_with_http",
+        _admission(AcceptThenCheck),
+    ),
+    Mistake(
+        "algorithm-from-token",
+        "auth",
+        "Anybody is anybody: a token that says alg none needs no signature.",
+        "RFC 8725 section 3.1",
+        "forged_tokens_are_refused",
+        _admission(AlgorithmFromToken),
+    ),
+    Mistake(
+        "prefix-compare",
+        "auth",
+        "A signature that is cut short is taken for the right one.",
+        "strncmp(expected, given, strlen(given)), and startswith in its place",
+        "forged_tokens_are_refused",
+        _admission(PrefixCompare),
+    ),
+    Mistake(
+        "no-origin-check",
+        "auth",
+        "A page of another site speaks in the name of whoever visits it.",
+        "RFC 6455 section 10.2; Socket.IO: its CORS setting does not cover WebSocket",
+        "pages_of_other_sites_are_refused",
+        _admission(NoOriginCheck),
+    ),
+    Mistake(
+        "expiry-once",
+        "auth",
+        "Who was let in once stays for ever, also after the token was withdrawn.",
+        "every tutorial whose only check is in the handshake",
+        "expired_token_ends_its_connection",
+        _admission(ExpiryOnce),
+    ),
+)

@@ -1,0 +1,132 @@
+"""Wrong ways to serve a slow reader: hold all, wait for it, or say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from labserver import wire
+from labserver.backlog import Backlog
+from labserver.backpressure import BoundedOutbox
+from labserver.connection import LabConnection, Outbox
+from labserver.hub import Hub, Room
+from labserver.messages import Event
+from labserver.metrics import Metrics
+from labserver.mistakes.mistake import Extend, Mistake
+from labserver.parts import Application, Lab, Parts
+from labserver.settings import Settings
+from labserver.wire import Chunk
+
+
+class UnboundedBuffer(BoundedOutbox):
+    """Hold whatever a reader does not take: it will catch up."""
+
+    def hold(self, chunk: Chunk) -> None:
+        self.backlog = self.backlog or Backlog()
+        self.backlog.hold(chunk)
+
+
+class DroppedInSilence(BoundedOutbox):
+    """Skip who is too slow, without a word."""
+
+    def hold(self, chunk: Chunk) -> None:
+        if self.waiting() + len(chunk.data) <= self.limit:
+            super().hold(chunk)
+        else:
+            self.metrics.drops += len(chunk)
+
+
+class ControlDropped(BoundedOutbox):
+    """Drop what does not fit, be it a message or an answer."""
+
+    def control(self, frame: bytes) -> None:
+        if self.waiting() + len(frame) <= self.limit:
+            super().control(frame)
+
+
+class AwaitedSends:
+    """A room's loop that waits for each member before it goes to the next."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.queues: dict[str, asyncio.Queue[Sequence[Event]]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def flush(self, room: Room) -> None:
+        events, room.pending = room.pending, []
+        if not events:
+            return
+        if room.name not in self.queues:
+            self.queues[room.name] = asyncio.Queue()
+            self.tasks.add(asyncio.create_task(self.run(room.name)))
+        self.queues[room.name].put_nowait(events)
+
+    async def run(self, name: str) -> None:
+        while True:
+            events = await self.queues[name].get()
+            room = self.hub.rooms.get(name, Room(name))
+            for variant, members in list(room.members.items()):
+                shared = wire.chunk(variant, name, events)
+                for member in list(members):
+                    member.outbox.deliver(shared)
+                    with contextlib.suppress(ConnectionError):
+                        await member.drain()
+
+
+def await_in_the_loop(parts: Parts, settings: Settings) -> Parts:
+    def application(lab: Lab) -> Application:
+        # The hub is no part: its loop is exchanged where the application meets it.
+        lab.hub.flush = AwaitedSends(lab.hub).flush  # type: ignore[method-assign]
+        return parts.application(lab)
+
+    return replace(parts, application=application)
+
+
+Made = Callable[[Settings, LabConnection, Metrics], Outbox]
+
+
+def _outbox(made: Made) -> Extend:
+    def extend(parts: Parts, settings: Settings) -> Parts:
+        return replace(parts, outbox=partial(made, settings))
+
+    return extend
+
+
+MISTAKES = (
+    Mistake(
+        "unbounded-buffer",
+        "backpressure",
+        "What a slow reader does not take fills the memory of everybody.",
+        "websockets.broadcast() and ws.send() have no bound",
+        "what_is_held_stays_bounded",
+        _outbox(UnboundedBuffer),
+    ),
+    Mistake(
+        "await-in-the-loop",
+        "backpressure",
+        "One stalled reader holds up its whole room: head of line.",
+        "for ws in room: await ws.send(); with one of ten stalled, the others got 15 "
+        "of 2000 messages",
+        "the_others_are_not_held_up",
+        await_in_the_loop,
+    ),
+    Mistake(
+        "dropped-in-silence",
+        "backpressure",
+        "A slow reader misses messages and believes that it has them all.",
+        "the article's safeSend; uWebSockets.js#1079",
+        "every_loss_is_told",
+        _outbox(DroppedInSilence),
+    ),
+    Mistake(
+        "control-dropped",
+        "backpressure",
+        "Answers are dropped like messages, and a client waits for ever.",
+        "a bufferedAmount check inside the only function that sends",
+        "answers_are_never_dropped",
+        _outbox(ControlDropped),
+    ),
+)

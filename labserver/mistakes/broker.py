@@ -1,0 +1,172 @@
+"""Wrong ways to be several: short cuts, doubles, deafness."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from labserver.broker import Feed, RedisBroker, _tails
+from labserver.hub import Hub
+from labserver.messages import event
+from labserver.metrics import Metrics
+from labserver.mistakes.mistake import Extend, Mistake
+from labserver.parts import History, Parts
+from labserver.redis_commands import ended
+from labserver.redis_link import PREFIX, Link
+from labserver.settings import Settings
+
+
+class DeliverLocally(RedisBroker):
+    """Deliver to one's own members at once; skip it when it comes back."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.own: Counter[tuple[str, bytes]] = Counter()
+
+    def publish(
+        self, room: str, tail: bytes, key: str | None = None
+    ) -> asyncio.Future[int]:
+        self.own[room, tail] += 1
+        self.deliver(room, tail)
+        return super().publish(room, tail, key)
+
+    async def heard(self, room: str, data: bytes) -> None:
+        for tail in _tails(data.split(b" ", 2)[2]):
+            if self.own[room, tail]:
+                self.own[room, tail] -= 1
+            else:
+                self.deliver(room, tail)
+
+    def deliver(self, room: str, tail: bytes) -> None:
+        feed = self.feeds.get(room)
+        if feed is not None:
+            self._deliver(room, feed, event(room, feed.seq + 1, tail))
+
+
+class OwnMessageTwice(RedisBroker):
+    """Deliver to one's own members, publish, and listen to the same channel."""
+
+    def publish(
+        self, room: str, tail: bytes, key: str | None = None
+    ) -> asyncio.Future[int]:
+        stored = super().publish(room, tail, key)
+        stored.add_done_callback(partial(self.deliver, room, tail))
+        return stored
+
+    def deliver(self, room: str, tail: bytes, stored: asyncio.Future[int]) -> None:
+        if stored.exception() is None:
+            self.hub.deliver(room, event(room, stored.result(), tail))
+
+
+class SubscribeToEverything(RedisBroker):
+    """Listen to all rooms by a pattern: one subscription, and no book-keeping."""
+
+    async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
+        await super().start(hub, history, metrics)
+        self.pubsub = self.commands.redis.pubsub()
+        await self.pubsub.psubscribe(PREFIX + "*")
+        self.listening = asyncio.create_task(self.listen())
+
+    async def stop(self) -> None:
+        await ended(self.listening)
+        await self.pubsub.aclose()  # type: ignore[no-untyped-call]
+        await super().stop()
+
+    async def subscribe(self, room: str) -> None:
+        self.feeds.setdefault(room, Feed())
+
+    async def listen(self) -> None:
+        async for said in self.pubsub.listen():
+            if said["type"] == "pmessage":
+                room = said["channel"].decode().removeprefix(PREFIX)
+                await self.heard(room, said["data"])
+
+
+class UnsubscribeRacesJoin(RedisBroker):
+    """Unsubscribe a moment after the last one left, and never look again."""
+
+    linger = 0.05  # seconds
+
+    def unsubscribe(self, room: str) -> None:
+        if room not in self.hub.rooms:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.linger, self.let_go, room)
+
+    def let_go(self, room: str) -> None:
+        if self.feeds.pop(room, None) is not None:
+            self.leaving = asyncio.create_task(self.link.unsubscribe(room))
+
+
+class ForgetfulLink(Link):
+    """Connect again, and leave it at that."""
+
+    async def _follow(self) -> None:
+        if self.generation:
+            self.channels.clear()
+        await super()._follow()
+
+
+class NoResubscribe(RedisBroker):
+    """Take a link that is up for one that hears."""
+
+    async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
+        await super().start(hub, history, metrics)
+        await self.link.stop()
+        self.link = ForgetfulLink(
+            self.connections, self.commands, self.heard, self.catch_up
+        )
+
+
+def _broker(made: Callable[[str], RedisBroker]) -> Extend:
+    def extend(parts: Parts, settings: Settings) -> Parts:
+        return replace(parts, broker=made(settings.redis))
+
+    return extend
+
+
+MISTAKES = (
+    Mistake(
+        "deliver-locally",
+        "broker",
+        "Each replica hears itself first: two replicas, two orders.",
+        "python-socketio and Socket.IO adapters: deliver, publish, skip one's own id",
+        "replicas_agree_on_one_order",
+        _broker(DeliverLocally),
+    ),
+    Mistake(
+        "own-message-twice",
+        "broker",
+        "The members of the publisher's replica get each message twice.",
+        "the first Redis adapter that everybody writes",
+        "replicas_agree_on_one_order",
+        _broker(OwnMessageTwice),
+    ),
+    Mistake(
+        "subscribe-to-everything",
+        "broker",
+        "Every replica is sent every room, and throws nearly all of it away.",
+        "open-webui#28173: 15 of 16 copies, 31 % of CPU",
+        "replica_listens_to_its_own_rooms_only",
+        _broker(SubscribeToEverything),
+    ),
+    Mistake(
+        "unsubscribe-races-join",
+        "broker",
+        "The last one leaves, the next one joins, the late unsubscribe wins: a room "
+        "with members that hear nothing.",
+        "Centrifugo waits a second and looks again, for this reason",
+        "who_returns_at_once_hears",
+        _broker(UnsubscribeRacesJoin),
+    ),
+    Mistake(
+        "no-resubscribe",
+        "broker",
+        "After the link to Redis broke once, the server is healthy and deaf.",
+        "centrifugo#1189",
+        "broken_link_loses_nothing",
+        _broker(NoResubscribe),
+    ),
+)

@@ -1,0 +1,105 @@
+"""Wrong ways to echo: believe the parser, believe the sender."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+
+from websockets.http11 import Request
+
+from labserver.connection import LabConnection
+from labserver.messages import Refreshed
+from labserver.mistakes.mistake import Mistake
+from labserver.parts import Admission, Application, Lab, Parts
+from labserver.settings import Settings
+from labserver.tokens import Identity
+
+
+class UnguardedParse:
+    """Parse first, and never think of what is not JSON."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def receive(self, connection: LabConnection, text: str) -> None:
+        json.loads(text)
+        await self.application.receive(connection, text)
+
+    def closed(self, connection: LabConnection) -> None:
+        self.application.closed(connection)
+
+
+class DoubleNumbers(UnguardedParse):
+    """Parse what is passed on, as JavaScript does: every number is a double."""
+
+    async def receive(self, connection: LabConnection, text: str) -> None:
+        with contextlib.suppress(ValueError):  # the application says what is wrong
+            text = json.dumps(json.loads(text, parse_int=float))
+        await self.application.receive(connection, text)
+
+
+class NoSizeLimit:
+    """Take a message whatever its size; the part that meets a connection first."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+
+    def admit(self, connection: LabConnection, request: Request) -> Identity:
+        connection.protocol.max_message_size = None
+        return self.admission.admit(connection, request)
+
+    def opened(self, connection: LabConnection) -> None:
+        self.admission.opened(connection)
+
+    def released(self, connection: LabConnection) -> None:
+        self.admission.released(connection)
+
+    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
+        return self.admission.refresh(connection, token)
+
+
+def unguarded_parse(parts: Parts, settings: Settings) -> Parts:
+    def application(lab: Lab) -> Application:
+        return UnguardedParse(parts.application(lab))
+
+    return replace(parts, application=application)
+
+
+def double_numbers(parts: Parts, settings: Settings) -> Parts:
+    def application(lab: Lab) -> Application:
+        return DoubleNumbers(parts.application(lab))
+
+    return replace(parts, application=application)
+
+
+def no_size_limit(parts: Parts, settings: Settings) -> Parts:
+    return replace(parts, admission=NoSizeLimit(parts.admission))
+
+
+MISTAKES = (
+    Mistake(
+        "unguarded-parse",
+        "echo",
+        "One message that is not JSON ends the connection, and in Node the process.",
+        "the article: JSON.parse in the message handler, without try",
+        "what_is_wrong_is_answered",
+        unguarded_parse,
+    ),
+    Mistake(
+        "double-numbers",
+        "echo",
+        "A payload that is decoded on its way comes back with other numbers in it.",
+        "RFC 8259 section 6: beyond 2**53 readers disagree",
+        "every_value_comes_back",
+        double_numbers,
+    ),
+    Mistake(
+        "no-size-limit",
+        "echo",
+        "One client sends a message of a gigabyte, and the server takes it.",
+        "websockets: max_size=None, the first answer to 'message too big'",
+        "huge_message_is_refused",
+        no_size_limit,
+    ),
+)

@@ -1,0 +1,121 @@
+"""Wrong ways to notice death: stop at the first, ask politely, ask all at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from websockets.asyncio.server import ServerConnection
+
+from labserver.closing import HEARTBEAT_LOST
+from labserver.connection import LabConnection
+from labserver.heartbeat import GRACE, SLOTS, WheelHeartbeat
+from labserver.mistakes.mistake import Extend, Mistake
+from labserver.parts import Heartbeat, Parts
+from labserver.settings import Settings
+
+
+class SweepReturns(WheelHeartbeat):
+    """Sweep over everybody once an interval, with a ``return`` in the loop."""
+
+    def step(self) -> None:
+        self.hand = (self.hand + 1) % SLOTS
+        if self.hand == 0:
+            self.sweep()
+
+    def sweep(self) -> None:
+        for connection in list(self.slot_of):
+            if self.is_dead(connection):
+                self.metrics.dead += 1
+                self.forget(connection)
+                return connection.cut(HEARTBEAT_LOST)
+            connection.send_ping()
+
+
+class CloseInsteadOfAbort(WheelHeartbeat):
+    """Say goodbye to the dead, and wait until they have answered."""
+
+    def __init__(self, interval: float) -> None:
+        super().__init__(interval)
+        self.closing: set[asyncio.Task[None]] = set()
+
+    def step(self) -> None:
+        for connection in list(self.slots[self.hand - GRACE]):
+            if self.is_dead(connection):
+                self.metrics.dead += 1
+                self.forget(connection)
+                close = connection.close(HEARTBEAT_LOST.code, HEARTBEAT_LOST.reason)
+                self.closing.add(asyncio.create_task(close))
+        for connection in self.slots[self.hand]:
+            connection.send_ping()
+        self.hand = (self.hand + 1) % SLOTS
+
+
+class OneTick(WheelHeartbeat):
+    """Ping everybody in the same moment, as one timer for all does."""
+
+    def watch(self, connection: LabConnection) -> None:
+        self.slot_of[connection] = 0
+        self.slots[0].add(connection)
+
+
+class LibraryKeepalive(WheelHeartbeat):
+    """Leave it to the library: its keepalive, with all that it waits for."""
+
+    def watch(self, connection: LabConnection) -> None:
+        assert self.interval is not None
+        connection.ping_interval = self.interval
+        connection.ping_timeout = self.interval * GRACE / SLOTS
+        # The lab counts pongs in its own way; here the library's is needed.
+        connection.acknowledge_pings = partial(  # type: ignore[method-assign]
+            ServerConnection.acknowledge_pings, connection
+        )
+        connection.start_keepalive()
+
+
+def _heartbeat(made: Callable[[float], Heartbeat]) -> Extend:
+    def extend(parts: Parts, settings: Settings) -> Parts:
+        return replace(parts, heartbeat=made(settings.heartbeat_interval))
+
+    return extend
+
+
+MISTAKES = (
+    Mistake(
+        "sweep-returns",
+        "heartbeat",
+        "The first dead peer ends the sweep: behind it nobody is asked, and the dead "
+        "stay, but for one an interval.",
+        "the article: return inside the loop over all sockets",
+        "dead_peers_are_gone",
+        _heartbeat(SweepReturns),
+    ),
+    Mistake(
+        "close-instead-of-abort",
+        "heartbeat",
+        "close() waits for a peer that is dead to read and to answer.",
+        "websockets 17.4: close() pending after 6 s on a full buffer, where "
+        "transport.abort() takes 1 ms",
+        "dead_peers_are_gone",
+        _heartbeat(CloseInsteadOfAbort),
+    ),
+    Mistake(
+        "pings-in-one-tick",
+        "heartbeat",
+        "Every peer is pinged, and answers, in the same moment, once an interval.",
+        "setInterval over all sockets; Centrifugo draws the first ping at random",
+        "pings_are_spread",
+        _heartbeat(OneTick),
+    ),
+    Mistake(
+        "library-keepalive",
+        "heartbeat",
+        "A peer whose buffer is full is never closed: the ping waits for it, and the "
+        "timeout starts behind the ping.",
+        "websockets 17.4: keepalive() awaits drain() outside ping_timeout",
+        "dead_peers_are_gone",
+        _heartbeat(LibraryKeepalive),
+    ),
+)

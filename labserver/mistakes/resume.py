@@ -1,0 +1,190 @@
+"""Wrong ways to come back: half a story, another story, a story with a hole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from labserver import wire
+from labserver.connection import LabConnection
+from labserver.messages import Cursor, Event, Join, Joined
+from labserver.mistakes.mistake import Extend, Mistake
+from labserver.parts import Broker, History, Parts, Position
+from labserver.resume import RecentHistory
+from labserver.rooms import RoomsApplication
+from labserver.settings import Settings
+
+
+class NoEpoch(RecentHistory):
+    """Take a number for the same number, whoever counted."""
+
+    def missed(
+        self, cursor: Cursor | None, position: Position
+    ) -> Sequence[Event] | None:
+        if cursor is not None:
+            cursor = Cursor(position.epoch, cursor.seq)
+        return super().missed(cursor, position)
+
+
+class PartialReplay(RecentHistory):
+    """Replay what there is."""
+
+    def missed(
+        self, cursor: Cursor | None, position: Position
+    ) -> Sequence[Event] | None:
+        if cursor is None or cursor.epoch != position.epoch:
+            return None
+        return [event for event in position.kept if event.first > cursor.seq]
+
+
+class ReplayThenSubscribe(RoomsApplication):
+    """First read what was missed, then start to listen."""
+
+    async def join(self, connection: LabConnection, message: Join) -> None:
+        lab, name = self.lab, message.room
+        self.check_claim(connection, name, message.ref)
+        after = None if message.after is None else message.after.seq
+        position = await lab.broker.read(name, after)
+        missed = lab.history.missed(message.after, position)
+        await lab.broker.subscribe(name)
+        with lab.hub.joining(connection, name) as room:
+            joined = Joined(
+                name, position.epoch, position.seq, missed is not None, message.ref
+            )
+            lab.hub.add(connection, room, joined, missed or ())
+
+
+class LiveOvertakesReplay(RoomsApplication):
+    """Join first, and send what was missed when there is time."""
+
+    async def join(self, connection: LabConnection, message: Join) -> None:
+        lab, name = self.lab, message.room
+        self.check_claim(connection, name, message.ref)
+        after = None if message.after is None else message.after.seq
+        with lab.hub.joining(connection, name) as room:
+            await lab.broker.subscribe(name)
+            position = await lab.broker.read(name, after)
+            missed = lab.history.missed(message.after, position)
+            joined = Joined(
+                name, position.epoch, position.seq, missed is not None, message.ref
+            )
+            lab.hub.add(connection, room, joined, ())
+        for event in missed or ():
+            connection.outbox.deliver(wire.chunk(connection.variant, name, [event]))
+
+
+class Ageless(RecentHistory):
+    """Bound what a room remembers by number only."""
+
+    def __init__(self, limit: int, ttl: float, replay_limit: int) -> None:
+        super().__init__(limit, 86400.0, replay_limit)
+
+
+class OneRing:
+    """Keep the newest messages of all rooms together, as many as one room may."""
+
+    def __init__(self, broker: Broker, limit: int) -> None:
+        self.broker = broker
+        self.ring: deque[tuple[str, int]] = deque(maxlen=limit)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.broker, name)
+
+    def publish(
+        self, room: str, tail: bytes, key: str | None = None
+    ) -> asyncio.Future[int]:
+        stored = self.broker.publish(room, tail, key)
+        stored.add_done_callback(partial(self.keep, room))
+        return stored
+
+    def keep(self, room: str, stored: asyncio.Future[int]) -> None:
+        if stored.exception() is None:
+            self.ring.append((room, stored.result()))
+
+    async def read(self, room: str, after: int | None) -> Position:
+        position = await self.broker.read(room, after)
+        kept = [event for event in position.kept if (room, event.first) in self.ring]
+        return replace(position, kept=kept)
+
+
+def replay_then_subscribe(parts: Parts, settings: Settings) -> Parts:
+    limit = settings.rooms_limit
+    return replace(parts, application=lambda lab: ReplayThenSubscribe(lab, limit))
+
+
+def live_overtakes_replay(parts: Parts, settings: Settings) -> Parts:
+    limit = settings.rooms_limit
+    return replace(parts, application=lambda lab: LiveOvertakesReplay(lab, limit))
+
+
+def one_ring(parts: Parts, settings: Settings) -> Parts:
+    ring = OneRing(parts.broker, settings.history_limit)
+    return replace(parts, broker=cast(Broker, ring))
+
+
+def _history(made: Callable[[int, float, int], History]) -> Extend:
+    def extend(parts: Parts, settings: Settings) -> Parts:
+        history = made(
+            settings.history_limit, settings.history_ttl, settings.outbox_limit
+        )
+        return replace(parts, history=history)
+
+    return extend
+
+
+MISTAKES = (
+    Mistake(
+        "no-epoch",
+        "resume",
+        "After the numbering began anew, an old number is taken for a new one, and "
+        "the client gets the wrong messages or none.",
+        "replay by id alone (Last-Event-ID); Centrifugo compares epoch and offset",
+        "cursor_that_means_nothing_is_refused",
+        _history(NoEpoch),
+    ),
+    Mistake(
+        "partial-replay",
+        "resume",
+        "Half a replay looks like a whole one.",
+        "Socket.IO: the replay may be partial",
+        "cursor_that_is_too_old_is_refused",
+        _history(PartialReplay),
+    ),
+    Mistake(
+        "replay-then-subscribe",
+        "resume",
+        "What is said between the replay and the subscription is lost.",
+        "tutorials that read the history in the handler of join",
+        "nothing_falls_between_replay_and_live",
+        replay_then_subscribe,
+    ),
+    Mistake(
+        "live-overtakes-replay",
+        "resume",
+        "New messages come before the old ones: a client that keeps the newest keeps "
+        "the wrong one.",
+        "replay in a task of its own, after the join",
+        "nothing_falls_between_replay_and_live",
+        live_overtakes_replay,
+    ),
+    Mistake(
+        "ageless",
+        "resume",
+        "What a room heard last week is replayed to whoever names an old number.",
+        "a ring that is bounded by count only",
+        "history_is_forgotten_with_age",
+        _history(Ageless),
+    ),
+    Mistake(
+        "one-ring",
+        "resume",
+        "A room that talks much makes the server forget the quiet ones.",
+        "Socket.IO: one replay ring for a whole namespace",
+        "room_remembers_its_own_messages",
+        one_ring,
+    ),
+)
