@@ -1,5 +1,19 @@
-"""``python -m labserver`` is the command line."""
+"""``python -m labserver`` and ``labserver`` are the command line."""
 
-from labserver.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C is silent from the first import on."""
+    try:
+        from labserver import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

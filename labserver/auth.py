@@ -111,7 +111,8 @@ class TokenAdmission:
             return  # not a browser
         hosts = request.headers.get_all("Host")
         origin = origins[0].lower()
-        here = _place(f"//{hosts[0].lower()}") if len(hosts) == 1 else None
+        scheme = origin.partition(":")[0]
+        here = _place(f"{scheme}://{hosts[0].lower()}") if len(hosts) == 1 else None
         same = here is not None and _place(origin) == here
         if len(origins) > 1 or not (same or origin in self.origins):
             raise Refused(403, "this origin may not connect")
@@ -135,7 +136,8 @@ def _place(url: str) -> tuple[str, int | None] | None:
         host, port = parts.hostname, parts.port
     except ValueError:
         return None
-    return (host, None if port in (80, 443) else port) if host else None
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return (host, port or default) if host else None
 
 
 def _tokens(request: Request) -> Iterator[str]:

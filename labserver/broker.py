@@ -30,6 +30,7 @@ from labserver.settings import Settings
 
 LINGER = 1.0  # seconds that an empty room is listened to, since people come back
 NUMBERING_TTL = 3600.0  # seconds that a room's numbering outlives its last use
+PAGE = 2**20  # bytes of history that one call may bring: others wait meanwhile
 PUBLISH, READ = script("publish.lua"), script("read.lua")
 
 
@@ -160,6 +161,7 @@ class RedisBroker:
             _ms(NUMBERING_TTL),
             _ms(self.history.ttl),
             -1 if after is None else after,
+            PAGE,
         )
         epoch, seq, *rest = await self.commands.call(READ, _keys(room), args)
         pairs = zip(rest[::2], rest[1::2], strict=True)
@@ -196,19 +198,22 @@ class RedisBroker:
         feed = self.feeds.get(room)
         if feed is None or not feed.epoch:
             return
-        position = await self._read(room, feed.seq)
-        if position.epoch != feed.epoch:
-            self.hub.renumber(room, position.epoch, position.seq)
-            feed.move(position.epoch, position.seq)
-            return
-        for news in position.kept:
-            if news.first > feed.seq + 1:
-                self._lost(room, feed, news.first - 1)
-            if news.first > feed.seq:
-                self._deliver(room, feed, news)
-        last = position.seq if until is None else min(until, position.seq)
-        if feed.seq < last:
-            self._lost(room, feed, last)
+        while True:
+            position = await self._read(room, feed.seq)
+            if position.epoch != feed.epoch:
+                self.hub.renumber(room, position.epoch, position.seq)
+                feed.move(position.epoch, position.seq)
+                return
+            for news in position.kept:
+                if news.first > feed.seq + 1:
+                    self._lost(room, feed, news.first - 1)
+                if news.first > feed.seq:
+                    self._deliver(room, feed, news)
+            last = position.seq if until is None else min(until, position.seq)
+            if feed.seq >= last:
+                return
+            if not position.kept:
+                return self._lost(room, feed, last)
 
     def _deliver(self, room: str, feed: Feed, news: Event) -> None:
         self.hub.deliver(room, news)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import resource
 import secrets
 import shutil
@@ -42,7 +43,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A real-time WebSocket server in seven stages, to be read and measured.",
-    epilog="Start with: labserver serve --stage echo",
+    epilog="Start with: labserver serve --stage echo. LAB_SECRET is what tokens are "
+    "signed with; settings are flags or LAB_* variables.",
 )
 table_out = Console()
 
@@ -178,6 +180,9 @@ def serve(
 
     It prints one line when it listens. SIGTERM or Ctrl-C drains it: everybody is told
     to come back, and it ends with status 0.
+
+    LAB_SECRET signs and checks tokens; without it one is made up, and a token printed.
+    A limit of 0 is off.
     """
     settings = from_environment(**given)
     run(_serve(stage, host, port, without or [], settings, mistake))
@@ -232,6 +237,8 @@ async def _check_redis(url: str) -> None:
         async with Redis.from_url(url, socket_connect_timeout=3) as redis:
             await redis.ping()
     except (RedisError, OSError, ValueError) as exc:
+        if isinstance(exc, ValueError):
+            raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
         why = type(exc).__name__
         raise RedisMissing(
             f"no Redis answers at the --redis URL or LAB_REDIS_URL ({why}): start it, "
@@ -298,12 +305,12 @@ def mistakes(
 def token(
     user: Annotated[str, typer.Option(help="Who it names.")],
     rooms: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Rooms it opens, comma-separated; team:* is a prefix. "
             "Default: every room."
         ),
-    ] = "",
+    ] = None,
     ttl: Annotated[
         float, typer.Option(min=1, max=1e9, help="Seconds that it is good for.")
     ] = 3600,
@@ -314,8 +321,15 @@ def token(
         fail("LAB_SECRET is not set: a token is signed with the server's secret")
     if not 1 <= len(user) <= 128 or not user.isprintable():
         fail("--user must have 1 to 128 printable characters")
-    names = [name.strip() for name in rooms.split(",") if name.strip()]
-    print(issue(secret, user, names or None, ttl))
+    names = None
+    if rooms is not None:
+        names = [name.strip() for name in rooms.split(",") if name.strip()]
+        if not names:  # an empty variable in a script must not open every room
+            fail("--rooms names no room; leave it out for every room")
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,64}\*?", name):
+                fail(f"{name[:70]!r} can be no room, and no prefix that ends in *")
+    print(issue(secret, user, names, ttl))
 
 
 @app.command()
@@ -424,7 +438,7 @@ def lab(
     command += [] if browser else ["--no-browser"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    sys.exit(subprocess.call(command))
+    os.execv(command[0], command)  # so that a signal reaches it
 
 
 def _notebooks() -> Path:

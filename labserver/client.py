@@ -32,7 +32,7 @@ Message = dict[str, Any]
 Token = str | Callable[[], str | Awaitable[str]] | None
 
 AGAIN = "again:"  # starts the ref of a join that follows a reconnect
-QUEUE = 1024  # messages that wait for the iterator; then TCP tells the server
+QUEUE = 1024  # messages that wait for the iterator; then reading stops
 
 
 class Rejected(LabError):
@@ -112,7 +112,8 @@ class Client:
         self.connects = 0  # how often a connection was made
         self.latest_close: int | None = None
         self._connection: ClientConnection | None = None
-        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._wanted = asyncio.Event()  # somebody waits for what is not in the queue
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._refs = itertools.count(1)
         self._open = asyncio.Event()
@@ -157,6 +158,7 @@ class Client:
         Raises Rejected when the server will not have this client again.
         """
         while (message := await self._queue.get()) is not None:
+            self._wanted.set()
             yield message
         if self._failure is not None:
             raise self._failure
@@ -200,6 +202,7 @@ class Client:
         ref = f"r{next(self._refs)}"
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[ref] = answer
+        self._wanted.set()
         try:
             await connection.send(json.dumps({**message, "ref": ref}))
             return await answer
@@ -217,14 +220,12 @@ class Client:
                 await asyncio.sleep(delay)
         except asyncio.CancelledError:
             self._open.set()  # whoever waits for a connection waits in vain
-            while self._queue.full():
-                self._queue.get_nowait()
             self._queue.put_nowait(None)
             raise
         except Exception as exc:
             self._failure = exc
             self._open.set()
-            await self._queue.put(None)  # behind what was heard before
+            self._queue.put_nowait(None)  # behind what was heard before
             raise
 
     async def _attempt(self) -> float:
@@ -310,9 +311,16 @@ class Client:
                 else:
                     waiting.set_result(message)
             if message["type"] in ("message", "gap", "joined"):
-                await self._queue.put(message)
+                self._queue.put_nowait(message)
+                await self._not_too_far_ahead()
             elif message["type"] == "error" and waiting is None:
                 await self._not_entered(message)
+
+    async def _not_too_far_ahead(self) -> None:
+        """Stop reading while nobody iterates, unless an answer is waited for."""
+        while self._queue.qsize() >= QUEUE and not self._waiting:
+            self._wanted.clear()
+            await self._wanted.wait()
 
     async def _enter_again(self, room: str, delay: float = 0.0) -> None:
         await asyncio.sleep(delay)
@@ -336,7 +344,7 @@ class Client:
             retry.add_done_callback(self._retries.discard)
         else:
             self.cursors.pop(room, None)
-            await self._queue.put(error)
+            self._queue.put_nowait(error)
 
     def _note(self, message: Message) -> None:
         """Keep the cursor of each room at the newest that is known."""

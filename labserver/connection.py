@@ -158,6 +158,8 @@ class LabConnection(ServerConnection):
             return True
         if self.bucket.exhausted:
             self.end(RATE_LIMITED)
+            if self.bucket.level <= -2 * self.bucket.burst:  # it does not even read
+                self.transport.abort()
         return False
 
     # Writing

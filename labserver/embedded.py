@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,9 @@ from redis.exceptions import RedisError
 from labserver.errors import RedisMissing
 
 START_TIMEOUT = 10.0  # seconds
+WATCH_INTERVAL = 0.5
+MEMORY = "1gb"
+log = logging.getLogger("labserver")
 
 
 def find_redis() -> str:
@@ -64,6 +68,7 @@ class EmbeddedRedis:
         self.path, self.log = folder / "redis.sock", folder / "redis.log"
         self.command = [find_redis(), "--port", "0", "--unixsocket", str(self.path)]
         self.command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
+        self.command += ["--maxmemory", MEMORY]  # then it refuses: broker_down
         self.command += options
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -103,14 +108,24 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """End it at once; it has nothing to save."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    async def watch(self) -> None:
+        """Start it again when it has ended by itself: empty, so in a new epoch."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            if self.process is not None and self.process.poll() is not None:
+                log.warning("the embedded Redis ended (%s): again", self.last_words)
+                await self.start()
 
     @property
     def last_words(self) -> str:
-        """The end of its log as one line."""
-        return " ".join(self.log.read_text(errors="replace").split())[-500:]
+        """The end of its log as one line: the cause comes last."""
+        lines = self.log.read_text(errors="replace").split("\n")
+        return " ".join(line.strip() for line in lines if line.strip())[-200:]
 
 
 @asynccontextmanager
@@ -132,9 +147,20 @@ async def embedded_redis(*options: str) -> AsyncIterator[EmbeddedRedis]:
 
 @asynccontextmanager
 async def running_redis(*options: str) -> AsyncIterator[str]:
-    """Run a Redis of one's own; the value is its URL. See :func:`embedded_redis`."""
+    """Run a Redis of one's own, again if it dies; the value is its URL.
+
+    Raises:
+        RedisMissing: It cannot be found, or does not start.
+
+    """
     async with embedded_redis(*options) as redis:
-        yield redis.url
+        watching = asyncio.create_task(redis.watch())
+        try:
+            yield redis.url
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RedisMissing):
+                await watching
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -19,6 +19,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+OTHER = 0  # stands for every close code that means something to its client only
+
 
 class Metrics:
     """The counters of one server."""
@@ -107,7 +109,7 @@ class _Page(Collector):
             labels=["code"],
         )
         for code, count in sorted(self.metrics.closes.items()):
-            closes.add_metric([str(code)], count)
+            closes.add_metric(["other" if code == OTHER else str(code)], count)
         yield closes
         refused = CounterMetricFamily(
             "labserver_handshakes_refused",

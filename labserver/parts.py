@@ -50,7 +50,10 @@ class Admission(Protocol):
         """Forget a connection that was admitted."""
 
     def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
-        """Extend a connection; None when there are no tokens here."""
+        """Extend a connection; None when there are no tokens here.
+
+        A bad token ends the connection.
+        """
 
 
 class Heartbeat(Protocol):
@@ -222,10 +225,10 @@ class Log:
 
     __slots__ = ("epoch", "expires", "keys", "kept", "seq")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self) -> None:
         self.epoch = secrets.token_hex(4)
         self.seq = 0
-        self.kept: deque[tuple[float, Event]] = deque(maxlen=limit)
+        self.kept: deque[tuple[float, Event]] = deque()
         self.keys: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self.expires = 0.0
 
@@ -236,9 +239,11 @@ class LocalBroker:
     deaf = False
     logs_limit = 100_000
     keys_limit = 10_000
+    kept_limit = 2**28  # bytes of all histories together
 
     def __init__(self) -> None:
         self.logs: OrderedDict[str, Log] = OrderedDict()
+        self.kept = 0  # bytes
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
@@ -259,7 +264,7 @@ class LocalBroker:
         log.seq += 1
         self.metrics.published += 1
         message = event(room, log.seq, tail)
-        log.kept.append((now, message))
+        self._keep(log, now, message)
         log.expires = max(log.expires, now + self.history.ttl)
         if key is not None:
             log.keys[key] = (now + KEY_TTL, log.seq)
@@ -270,6 +275,13 @@ class LocalBroker:
         self._forget(now)
         done.set_result(log.seq)
         return done
+
+    def _keep(self, log: Log, now: float, message: Event) -> None:
+        if self.history.limit:
+            if len(log.kept) == self.history.limit:
+                self.kept -= len(log.kept.popleft()[1].json)
+            log.kept.append((now, message))
+            self.kept += len(message.json)
 
     async def subscribe(self, room: str) -> None:
         self._log(room)
@@ -288,7 +300,7 @@ class LocalBroker:
     def _log(self, room: str) -> Log:
         log = self.logs.get(room)
         if log is None:
-            log = self.logs[room] = Log(self.history.limit)
+            log = self.logs[room] = Log()
         return log
 
     def _forget(self, now: float) -> None:
@@ -297,11 +309,17 @@ class LocalBroker:
         Two a call: as many go as can come, and no call is long.
         """
         for name in list(islice(self.logs, 2)):
+            log = self.logs[name]
+            full = self.kept > self.kept_limit
+            if full or log.expires <= now:
+                self.kept -= sum(len(each.json) for _, each in log.kept)
+                log.kept.clear()
             if name in self.hub.rooms or (
-                self.logs[name].expires > now and len(self.logs) <= self.logs_limit
+                log.expires > now and not full and len(self.logs) <= self.logs_limit
             ):
                 self.logs.move_to_end(name)
             else:
+                self.kept -= sum(len(each.json) for _, each in log.kept)
                 del self.logs[name]
 
 

@@ -2,8 +2,10 @@
 --
 -- KEYS: numbering (a hash), history (a stream).
 -- ARGV: epoch to use if there is none, numbering ttl in ms, history ttl in ms,
---       the seq after which messages are wanted (-1: none).
--- Returns epoch, seq, then seq and body of each message that is not too old.
+--       the seq after which messages are wanted (-1: none), and how many bytes of
+--       them at most.
+-- Returns epoch, seq, then seq and body of each message that is not too old, oldest
+-- first, as many as fit.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   epoch = ARGV[1]
@@ -12,16 +14,30 @@ if not epoch then
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local reply = {epoch, tonumber(redis.call('HGET', KEYS[1], 'seq'))}
-local after = tonumber(ARGV[4])
-if after >= 0 then
-  local now = redis.call('TIME')
-  local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[3])
+local after, room = tonumber(ARGV[4]), tonumber(ARGV[5])
+if after < 0 then
+  return reply
+end
+local now = redis.call('TIME')
+local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[3])
+while room > 0 do
+  -- In pages: what does not fit is not even read.
   local start = string.format('%.0f-0', after + 1)
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], start, '+')) do
-    if tonumber(entry[2][2]) >= oldest then
-      reply[#reply + 1] = tonumber(string.match(entry[1], '^%d+'))
-      reply[#reply + 1] = entry[2][4]
+  local page = redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', 50)
+  for _, entry in ipairs(page) do
+    after = tonumber(string.match(entry[1], '^%d+'))
+    local body = entry[2][4]
+    room = room - #body
+    if room < 0 then
+      return reply
     end
+    if tonumber(entry[2][2]) >= oldest then
+      reply[#reply + 1] = after
+      reply[#reply + 1] = body
+    end
+  end
+  if #page < 50 then
+    return reply
   end
 end
 return reply

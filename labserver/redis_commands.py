@@ -8,6 +8,7 @@ than one round trip.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -19,6 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from labserver.errors import BrokerDown
 
+log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
 BATCH = 512  # commands in one round trip
 
@@ -120,7 +122,8 @@ class Commands:
             if future.done():
                 continue
             if isinstance(answer, Exception):
-                future.set_exception(BrokerDown(f"Redis refused: {answer}"))
+                log.warning("Redis refused a script: %s", answer)
+                future.set_exception(BrokerDown("Redis refused"))
                 future.exception()  # whoever asked may have stopped waiting
             else:
                 future.set_result(answer)

@@ -57,6 +57,7 @@ class Link:
         self.asked: deque[asyncio.Future[None] | None] = deque()  # not yet confirmed
         self.connection: AbstractConnection | None = None
         self.generation = 0  # counts connections
+        self.mourned = -1  # the latest whose end was logged
         self.probe = "probe:" + secrets.token_hex(6)
         self.probed = 0.0  # when the probe last came through
         self.tasks = [
@@ -105,7 +106,9 @@ class Link:
             try:
                 await self._follow()
             except (RedisError, OSError, BrokerDown, TimeoutError) as exc:
-                log.warning("the link to Redis broke: %s", type(exc).__name__)
+                if self.generation != self.mourned:  # once, not at every attempt
+                    log.warning("the link to Redis broke: %s", type(exc).__name__)
+                    self.mourned = self.generation
             except Exception:
                 log.exception("what Redis published could not be delivered")
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)

@@ -124,6 +124,8 @@ class RoomsApplication:
 
     def refresh(self, connection: LabConnection, message: Refresh) -> None:
         answer = self.lab.admission.refresh(connection, message.token)
+        if connection.ending is not None:
+            return  # the token was bad, and that was the answer
         if answer is None:
             detail = "there are no tokens here to refresh"
             raise BadMessage("forbidden", detail, message.ref)

@@ -25,7 +25,7 @@ from labserver.errors import BadMessage, Refused, SettingsError
 from labserver.hub import Hub
 from labserver.limits import TokenBucket
 from labserver.messages import Error, Hello
-from labserver.metrics import Metrics, render
+from labserver.metrics import OTHER, Metrics, render
 from labserver.parts import Lab, Parts
 from labserver.settings import Settings
 
@@ -61,7 +61,7 @@ class LabServer:
         self.parts = parts
         self.settings = settings
         self.stage = stage
-        self.host = host
+        self.host = host.removeprefix("[").removesuffix("]")
         self.port = port
         self.replica = (
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
@@ -98,6 +98,8 @@ class LabServer:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         # The protocol is named because asyncio sets TCP_NODELAY only where it is; with
         # Nagle's algorithm an answer after an answer waits 40 ms.
+        if not self.host:
+            raise SettingsError("--host must name an address, such as 127.0.0.1")
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,8 +110,10 @@ class LabServer:
             listening.bind((self.host, self.port))
         except (OSError, OverflowError) as exc:
             listening.close()
+            why = getattr(exc, "strerror", None) or exc
             raise SettingsError(
-                f"cannot listen on {self.host}:{self.port}: {exc}"
+                f"cannot listen on {self.host}:{self.port}: {why} "
+                "(--host and --port choose another place)"
             ) from None
         self.port = listening.getsockname()[1]
         return listening
@@ -270,7 +274,9 @@ class LabServer:
         self.application.closed(connection)
         ending = connection.ending
         code = ending.code if ending else connection.close_code
-        self.metrics.closes[code or 1006] += 1
+        # A client chooses its code: only those that mean something get a label.
+        known = code is None or code in closing.CLOSES or 1000 <= code <= 1015
+        self.metrics.closes[(code or 1006) if known else OTHER] += 1
 
     # What the routes show
 

@@ -5,6 +5,7 @@ Durations are in seconds, sizes in bytes; 0 turns a limit off.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -13,6 +14,8 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from labserver.errors import SettingsError
+
+log = logging.getLogger("labserver")
 
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 
@@ -35,7 +38,7 @@ class Settings:
         secret=True,
     )
     replica: str = _setting("", "This server's name in hello; default: made up.")
-    heartbeat_interval: float = _setting(25.0, "Seconds between two pings.", above=0.1)
+    heartbeat_interval: float = _setting(25.0, "Seconds between two pings.", least=0.1)
     outbox_limit: int = _setting(2**20, "Bytes that may wait for one slow reader.")
     outbox_policy: str = _setting(
         "disconnect", "What a full outbox does.", choices=POLICIES
@@ -45,11 +48,11 @@ class Settings:
     )
     drain_timeout: float = _setting(10.0, "Seconds that SIGTERM leaves for goodbyes.")
     handshake_timeout: float = _setting(
-        10.0, "Seconds in which a handshake must be over.", above=0.01
+        10.0, "Seconds in which a handshake must be over.", least=0.01
     )
-    history_limit: int = _setting(1000, "Messages that a room remembers.", above=1)
+    history_limit: int = _setting(1000, "Messages that a room remembers.", least=1)
     history_ttl: float = _setting(
-        300.0, "Seconds that a room remembers a message.", above=0.1
+        300.0, "Seconds that a room remembers a message.", least=0.1
     )
     message_size_limit: int = _setting(65536, "Bytes of one incoming message.")
     message_rate_limit: float = _setting(
@@ -70,7 +73,7 @@ class Settings:
         for each in fields(self):
             problem = _problem(each, getattr(self, each.name))
             if problem:
-                raise SettingsError(f"{variable(each)} {problem}")
+                raise SettingsError(f"{flag(each)} ({variable(each)}) {problem}")
 
 
 def variable(setting: Field[Any]) -> str:
@@ -94,6 +97,13 @@ def from_environment(
 
     """
     values = dict(given)
+    known = {variable(each) for each in fields(Settings)} | {
+        "LAB_TOKEN",
+        "LAB_REPLICAS",
+    }
+    for name in environment:
+        if name.startswith("LAB_") and name not in known:
+            log.warning("there is no setting %s", name)
     for each in fields(Settings):
         text = environment.get(variable(each))
         if each.name not in values and text is not None:
@@ -118,22 +128,26 @@ def parse(setting: Field[Any], text: str) -> Any:
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise SettingsError(
-            f"{variable(setting)} must be {what}, not {text[:40]!r}"
+            f"{flag(setting)} ({variable(setting)}) must be {what}, not {text[:40]!r}"
         ) from None
 
 
 def _problem(setting: Field[Any], value: Any) -> str | None:
     kind = type(setting.default)
     if kind in (int, float):
-        least = setting.metadata.get("above", 0)
-        if not math.isfinite(value) or value < least:
-            return f"must be a number of at least {least}, not {value}"
+        least = setting.metadata.get("least", 0)
+        most = 2**31 - 1 if kind is int else 1e9
+        if not math.isfinite(value) or not least <= value <= most:
+            return f"must be from {least} to {most:.10g}, not {value}"
     choices = setting.metadata.get("choices")
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}, not {value!r}"
     if setting.name == "redis" and value and not _REDIS_URL.match(value):
         return "must start with redis://, rediss:// or unix://"
+    if setting.name == "origins" and not all(map(_ORIGIN.match, value)):
+        return "must be origins such as https://example.com, comma-separated"
     return None
 
 
+_ORIGIN = re.compile(r"\A(null|[a-zA-Z][a-zA-Z0-9+.-]*://[^/*]+)\Z")
 _REDIS_URL = re.compile(r"(redis|rediss|unix)://.")

@@ -13,7 +13,7 @@ import redis as redis_client
 from conftest import Peer, Running, eventually, peer
 
 from labserver import broker as broker_module
-from labserver.embedded import running_redis
+from labserver.embedded import embedded_redis
 from labserver.server import LabServer
 
 Redis = redis_client.Redis
@@ -22,8 +22,8 @@ Redis = redis_client.Redis
 @pytest.fixture
 async def own_redis() -> AsyncIterator[str]:
     """A Redis of this test's own, which it may stop."""
-    async with running_redis() as url:
-        yield url
+    async with embedded_redis() as redis:
+        yield redis.url
 
 
 def pid_of(url: str) -> int:

@@ -357,3 +357,43 @@ def test_cluster_without_its_redis_is_one_line_and_2(labserver: Labserver) -> No
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     refused(labserver("cluster", "--redis", f"redis://127.0.0.1:{port}"), "Redis")
+
+
+@pytest.mark.parametrize("rooms", ["", ",", " , "])
+def test_empty_rooms_do_not_open_every_room(
+    rooms: str, labserver: Labserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    status, out, err = labserver("token", "--user", "ann", "--rooms", rooms)
+    assert (status, out) == (2, "")
+    assert "names no room" in err
+
+
+@pytest.mark.parametrize("rooms", ["a b", "*x", "team:*,a/b"])
+def test_room_that_cannot_be_is_not_signed(
+    rooms: str, labserver: Labserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    status, out, err = labserver("token", "--user", "ann", "--rooms", rooms)
+    assert (status, out) == (2, "")
+    assert "can be no room" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--send-buffer", "99999999999999999999"),
+        ("--history-limit", "99999999999999999999"),
+        ("--history-ttl", "1e18"),
+        ("--origins", "*"),
+        ("--host", ""),
+    ],
+    ids=" ".join,
+)
+def test_value_that_would_break_later_is_refused_now(
+    arguments: tuple[str, str], labserver: Labserver
+) -> None:
+    status, out, err = labserver("serve", "--stage", "echo", "--port", "0", *arguments)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert arguments[0] in err

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from labserver import closing
-from labserver.client import Backoff, Client, Rejected, ServerError
+from labserver.client import QUEUE, Backoff, Client, Rejected, ServerError
 from labserver.oracle import Oracle
 from labserver.tokens import issue
 
@@ -495,3 +495,39 @@ async def test_leaving_the_context_says_goodbye() -> None:
         async with Client(server.url):
             pass
         await eventually(lambda: codes == [1000])
+
+
+async def test_publisher_that_never_iterates_still_gets_its_answers(
+    running: Running,
+) -> None:
+    async with (
+        running("rooms", message_rate_limit=0) as server,
+        Client(server.url, issue(SECRET, "ann")) as client,
+    ):
+        await client.join("lobby")
+        for number in range(QUEUE + 200):  # each comes back and waits to be read
+            async with asyncio.timeout(5):
+                await client.publish("lobby", number)
+
+
+async def test_reading_stops_while_nobody_iterates_and_goes_on_after(
+    running: Running,
+) -> None:
+    total = 3 * QUEUE
+    async with (
+        running("rooms", message_rate_limit=0) as server,
+        Client(server.url, issue(SECRET, "ann")) as ann,
+        Client(server.url, issue(SECRET, "bob")) as bob,
+    ):
+        await ann.join("lobby")
+        for number in range(total):
+            await bob.publish("lobby", number)
+        assert ann._queue.qsize() <= QUEUE + 1
+        got = []
+        async with asyncio.timeout(10):
+            async for message in ann:
+                if message["type"] == "message":
+                    got.append(message["seq"])
+                    if len(got) == total:
+                        break
+        assert got == list(range(1, total + 1))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from labserver import embedded
 from labserver.embedded import find_redis, running_redis
@@ -157,3 +158,22 @@ async def test_one_that_never_answers_is_given_up(
     with pytest.raises(RedisMissing, match="did not answer"):
         async with running_redis():
             pass
+
+
+async def test_redis_that_dies_is_started_again_empty() -> None:
+    async with running_redis() as url:
+        async with Redis.from_url(url) as redis:
+            await redis.set("a", 1)
+            pid = (await redis.info("server"))["process_id"]
+        os.kill(pid, signal.SIGKILL)
+
+        async def back() -> bool:
+            try:
+                async with Redis.from_url(url) as again:
+                    return (await again.info("server"))["process_id"] != pid
+            except RedisError:
+                return False
+
+        await eventually(back, within=10)
+        async with Redis.from_url(url) as again:
+            assert await again.get("a") is None

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import Running, peer
+from redis import Redis
 
 from labserver.messages import Cursor, event
 from labserver.parts import Position
@@ -80,3 +81,53 @@ async def test_recoveries_are_counted(running: Running) -> None:
         await ann.join("red", after={"epoch": epoch, "seq": 0})
         await ann.join("red", after={"epoch": "other", "seq": 0})
         assert (server.metrics.recovered, server.metrics.unrecovered) == (1, 1)
+
+
+async def test_history_is_read_no_further_than_a_replay_may_be_long(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume", outbox_limit=20_000) as server, peer(server) as ann:
+        epoch = (await ann.join("red"))["epoch"]
+        for number in range(60):
+            payload = {"n": number, "pad": "x" * 30_000}
+            await ann.ask(type="publish", room="red", payload=payload)
+        broker = server.parts.broker
+        position = await broker.read("red", 0)
+        size = sum(len(each.json) for each in position.kept)
+        assert position.seq == 60
+        assert 0 < size < 60 * 30_000  # not all of it crossed the wire
+        joined = await ann.join("red", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"] is False
+
+
+async def test_replica_that_fell_far_behind_catches_up_page_by_page(
+    running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labserver.broker.PAGE", 2000)
+    async with (
+        running("resume") as one,
+        running("resume") as two,
+        peer(one) as ann,
+        peer(two) as bob,
+    ):
+        await ann.join("red")
+        redis.client_kill_filter(_type="pubsub")
+        for number in range(100):
+            payload = {"n": number, "pad": "x" * 200}
+            await bob.ask(type="publish", room="red", payload=payload)
+        seqs = [(await ann.until("message"))["seq"] for _ in range(100)]
+        assert seqs == list(range(1, 101))
+
+
+async def test_memory_of_all_histories_together_is_bounded(
+    running: Running,
+) -> None:
+    async with running("resume", without=("broker",)) as server, peer(server) as ann:
+        broker = server.parts.broker
+        broker.kept_limit = 100_000
+        for number in range(100):
+            payload = "x" * 5000
+            await ann.ask(type="publish", room=f"room-{number}", payload=payload)
+            assert broker.kept <= 110_000
+        kept = sum(len(e.json) for log in broker.logs.values() for _, e in log.kept)
+        assert broker.kept == kept

@@ -1,0 +1,15 @@
+"""A small storm: a replica dies under its clients, and they come back elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from storm import storm
+
+
+@pytest.mark.timeout(90)
+async def test_everybody_comes_back_and_misses_nothing() -> None:
+    report = await storm(150, admission_rate=10.0)
+    assert report.stranded == 50
+    assert report.back_all < float("inf")
+    assert report.refused > 0  # more came at once than were let in, and tried again
+    assert (report.missed, report.unclean) == (0, 0)
