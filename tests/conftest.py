@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -11,16 +10,16 @@ from typing import Any
 
 import pytest
 import redis as redis_client
-from websockets.asyncio.client import ClientConnection, connect
 
 from labserver.embedded import running_redis
+from labserver.probes.world import PATIENCE, SECRET, Peer, peer, until
 from labserver.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included
-from labserver.tokens import issue
 
-SECRET = "a secret of thirty-two bytes or more"
-DEADLINE = 5.0  # seconds that a test waits for what must happen
+__all__ = ["DEADLINE", "SECRET", "Peer", "Running", "eventually", "peer"]
+
+DEADLINE = PATIENCE  # seconds that a test waits for what must happen
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,65 +41,6 @@ def redis(redis_url: str) -> Iterator[redis_client.Redis]:
     with redis_client.Redis.from_url(redis_url) as connection:
         connection.flushall()
         yield connection
-
-
-class Peer:
-    """A plain WebSocket client that speaks JSON."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.hello: dict[str, Any] = {}
-
-    async def send(self, **message: Any) -> None:
-        await self.socket.send(json.dumps(message))
-
-    async def recv(self) -> dict[str, Any]:
-        async with asyncio.timeout(DEADLINE):
-            message: dict[str, Any] = json.loads(await self.socket.recv())
-            return message
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        """Return the next message of a type; others are skipped."""
-        while (message := await self.recv())["type"] != kind:
-            pass
-        return message
-
-    async def ask(self, **message: Any) -> dict[str, Any]:
-        """Send, and return the answer with the same ref."""
-        await self.send(**{"ref": "q", **message})
-        ref = message.get("ref", "q")
-        while (answer := await self.recv()).get("ref") != ref:
-            pass
-        return answer
-
-    async def join(self, room: str, **more: Any) -> dict[str, Any]:
-        return await self.ask(type="join", room=room, **more)
-
-    async def closed(self) -> int:
-        """Read to the end; return the close code."""
-        async with asyncio.timeout(DEADLINE):
-            await self.socket.wait_closed()
-        return self.socket.close_code or 1006
-
-
-@asynccontextmanager
-async def peer(
-    server: LabServer | str, user: str = "ann", token: str | None = None, **options: Any
-) -> AsyncIterator[Peer]:
-    """Connect to a server, read the hello, and go away afterwards."""
-    url = server if isinstance(server, str) else server.url
-    token = token or issue(SECRET, user)
-    headers = {"Authorization": f"Bearer {token}"}
-    options = {
-        "ping_interval": None,
-        "compression": None,
-        "close_timeout": 1,
-        **options,
-    }
-    async with connect(f"{url}/", additional_headers=headers, **options) as socket:
-        client = Peer(socket)
-        client.hello = await client.recv()
-        yield client
 
 
 Running = Callable[..., AbstractAsyncContextManager[LabServer]]
@@ -131,8 +71,4 @@ async def eventually(
 ) -> None:
     """Return as soon as a condition holds; fail when it does not hold in time."""
     async with asyncio.timeout(within):
-        while True:
-            result = condition()
-            if await result if isinstance(result, Awaitable) else result:
-                return
-            await asyncio.sleep(0.005)
+        await until(condition)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+
 import pytest
 from redis import Redis
 
+from labserver import cli
+from labserver.cluster import running_replica
+from labserver.errors import SettingsError
 from labserver.mistakes import MISTAKES
+from labserver.notebook import compare
 from labserver.probes import PROBES, PROMISES, Broken, World
+from labserver.probes.world import PATIENCE, SECRET, stalled
 from labserver.stages import STAGES
-
-# Seconds until what never comes counts as missing. The right version is given more
-# (test_promises.py), and what it does in time is done in a few milliseconds.
-PATIENCE = 1.0
 
 REASONS = {
     "unguarded-parse": "closed with 1011 before the error bad_json",
@@ -53,15 +61,142 @@ REASONS = {
 }
 
 
+def world_of(name: str, stage: str, redis_url: str) -> World:
+    # What never comes is waited for a second. The right version is given more time
+    # (test_promises.py), though it needs a few milliseconds.
+    patience = 1.0 if "in vain" in REASONS[name] else PATIENCE
+    return World(stage, redis_url, mistake=name, patience=patience)
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 async def test_promise_goes_red_on_its_mistake(
     name: str, redis: Redis, redis_url: str
 ) -> None:
     mistake = MISTAKES[name]
-    world = World(mistake.stage, redis_url, mistake=name, patience=PATIENCE)
+    world = world_of(name, mistake.stage, redis_url)
     with pytest.raises(Broken, match=REASONS[name]) as red:
         await PROBES[mistake.breaks](world)
     assert red.value.__cause__ is None  # no crash elsewhere that was taken for it
+
+
+async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
+    interval, count = 0.5, 6
+
+    async def left(*arguments: str) -> float:
+        """Return how many connections are left two intervals after all went silent."""
+        async with running_replica(
+            *("heartbeat", "--heartbeat-interval", str(interval), *arguments),
+            secret=SECRET,
+        ) as server:
+            port = int(server.url.rpartition(":")[2])
+            dead = [await stalled(port) for _ in range(count)]
+            try:
+                assert await server.metric("labserver_connections") == count
+                deadline = time.monotonic() + 2 * interval + 0.5
+                while time.monotonic() < deadline:
+                    if not (open_ := await server.metric("labserver_connections")):
+                        break
+                    await asyncio.sleep(0.05)
+                return open_
+            finally:
+                for writer in dead:
+                    writer.transport.abort()
+
+    right, wrong = await asyncio.gather(left(), left("--mistake", "sweep-returns"))
+    assert right == 0
+    assert wrong >= count - 3  # at most one was found in each interval
+
+
+async def test_mistake_runs_at_later_stages_too(redis: Redis, redis_url: str) -> None:
+    for name in ("unguarded-parse", "expiry-once", "encoded-per-member"):
+        probe = PROBES[MISTAKES[name].breaks]
+        with pytest.raises(Broken, match=REASONS[name]):
+            await probe(world_of(name, "resume", redis_url))
+
+
+async def test_same_probe_on_both_is_shown_side_by_side() -> None:
+    twins = await compare("rooms", "encoded-per-member")
+    assert not twins.right
+    assert twins.wrong.startswith("6 frames were built")
+    assert repr(twins).splitlines() == [
+        "rooms: kept: Members that want the same bytes are given the same bytes.",
+        "encoded-per-member: broken: 6 frames were built for 3 messages to 2 members",
+    ]
+    assert "| `rooms` | `encoded-per-member` |" in twins._repr_markdown_()
+
+
+async def test_comparison_reaches_the_client_and_redis() -> None:
+    twins = await compare("resume", "no-jitter")
+    assert not twins.right
+    assert "1000 of 1000" in twins.wrong
+    with pytest.raises(SettingsError, match="no-jitter is a mistake of stage resume"):
+        await compare("broker", "no-jitter")
+    with pytest.raises(SettingsError, match="there is no mistake 'x'"):
+        await compare("broker", "x")
+
+
+# The command line
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: status, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["labserver", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_mistakes_are_listed(command: Command) -> None:
+    status, out, _ = command("mistakes")
+    assert status == 0
+    words = " ".join(out.split())
+    for mistake in MISTAKES.values():
+        assert f"{mistake.name} " in out
+        assert mistake.wrong.split()[0] in words
+
+
+def test_mistakes_are_listed_as_json(command: Command) -> None:
+    status, out, _ = command("mistakes", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == [*MISTAKES]
+    for row in rows:
+        assert row.keys() == {"name", "stage", "wrong", "seen", "side"}
+        assert all(row.values())
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", row["name"])
+        assert row["wrong"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--mistake", "nonsense"], "no mistake 'nonsense'"),
+        (["--mistake", "no-epoch", "--stage", "broker"], "which comes after broker"),
+        (["--mistake", "no-epoch", "--without", "resume"], "which is left out"),
+        (["--mistake", "no-jitter"], "a mistake of the client"),
+    ],
+    ids=["unknown", "later", "left out", "client"],
+)
+def test_mistake_that_cannot_be_made_is_refused(
+    arguments: list[str], word: str, command: Command
+) -> None:
+    status, out, err = command("serve", "--port", "0", *arguments)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert word in err
 
 
 def test_every_mistake_breaks_a_probe_of_its_own_stage() -> None:

@@ -20,14 +20,17 @@ from labserver.notebook.peers import (
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.source import show
+from labserver.notebook.twins import Twins, compare_mistake
 
 __all__ = [
     "Peer",
     "Samples",
+    "Twins",
     "bars",
     "byte_map",
     "check",
     "compare",
+    "compare_mistake",
     "connected",
     "crowd",
     "curves",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dis
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, overload
 
 from labserver.errors import LabError
 from labserver.notebook.exercises import EXERCISES, Exercise
+from labserver.notebook.twins import Twins, compare_mistake
 
 Answer = Callable[..., Any]
 
@@ -174,6 +175,24 @@ class Comparison:
         return self._words("**")
 
 
-def compare(predicted: float | None, happened: float, unit: str) -> Comparison:
-    """Return a prediction beside what happened; None for no prediction."""
+@overload
+def compare(predicted: float | None, happened: float, unit: str) -> Comparison: ...
+
+
+@overload
+def compare(predicted: str, happened: str) -> Awaitable[Twins]: ...
+
+
+def compare(
+    predicted: float | str | None, happened: float | str, unit: str = ""
+) -> Comparison | Awaitable[Twins]:
+    """Return two things side by side.
+
+    With numbers, ``compare(predicted, happened, unit)``: a prediction, None for none,
+    beside what happened. With names, ``await compare(stage, mistake)``: what the same
+    probe sees on a stage and on its mistake, see :func:`compare_mistake`.
+    """
+    if isinstance(predicted, str) and isinstance(happened, str):
+        return compare_mistake(predicted, happened)
+    assert not isinstance(predicted, str) and not isinstance(happened, str)
     return Comparison(predicted, round(happened, 2), unit)

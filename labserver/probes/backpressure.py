@@ -34,10 +34,10 @@ async def _with_sloth(
     """Yield a server, its view of a stalled member, a publisher and a member."""
     async with (
         world.running(**SMALL, outbox_policy=policy) as server,
-        peer(server, "bob") as bob,
+        peer(server, "bob", max_queue=None) as bob,
         peer(server, "ann") as ann,
     ):
-        sloth = await stalled(server)
+        sloth = await stalled(server.port)
         try:
             await bob.join("lobby")
             yield server, connection_of(server, "sloth"), ann, bob

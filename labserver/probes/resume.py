@@ -61,7 +61,10 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
 
 async def replay_races_with_live_messages(world: World) -> None:
     """Live messages never overtake a replay, nor repeat it."""
-    async with world.running(history_limit=LIMIT) as server, peer(server) as ann:
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
         async with world.awaiting("messages"), peer(server, "bob") as bob:
             joined = await bob.join("lobby")
             await ann.publish("lobby", 5)
@@ -82,7 +85,10 @@ async def replay_races_with_live_messages(world: World) -> None:
 
 async def cursor_that_is_too_old_is_refused(world: World) -> None:
     """A replay is whole or does not happen; then the client is told."""
-    async with world.running(history_limit=LIMIT) as server, peer(server) as ann:
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
         epoch = (await ann.join("lobby"))["epoch"]
         await ann.publish("lobby", LIMIT + 5)
         async with world.awaiting("a joined"), peer(server, "bob") as bob:
@@ -100,7 +106,10 @@ async def cursor_that_is_too_old_is_refused(world: World) -> None:
 
 async def cursor_that_means_nothing_is_refused(world: World) -> None:
     """A number of another epoch, or of the future, recovers nothing."""
-    async with world.running(history_limit=LIMIT) as server, peer(server) as ann:
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
         epoch = (await ann.join("lobby"))["epoch"]
         await ann.publish("lobby", 10)
         cursors = ({"epoch": "nonsense", "seq": 8}, {"epoch": epoch, "seq": 11})
@@ -113,7 +122,10 @@ async def cursor_that_means_nothing_is_refused(world: World) -> None:
 
 async def room_remembers_its_own_messages(world: World) -> None:
     """What one room remembers does not depend on what is said in another."""
-    async with world.running(history_limit=LIMIT) as server, peer(server) as ann:
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
         epoch = (await ann.join("quiet"))["epoch"]
         await ann.publish("quiet", 5)
         await ann.publish("loud", LIMIT + 5)
@@ -124,7 +136,10 @@ async def room_remembers_its_own_messages(world: World) -> None:
 
 async def history_is_forgotten_with_age(world: World) -> None:
     """What is older than ``history_ttl`` is not replayed."""
-    async with world.running(history_ttl=0.2) as server, peer(server) as ann:
+    async with (
+        world.running(history_ttl=0.2) as server,
+        peer(server, max_queue=None) as ann,
+    ):
         cursor = {"epoch": (await ann.join("lobby"))["epoch"], "seq": 1}
         await ann.publish("lobby", 3)
 

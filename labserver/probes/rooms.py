@@ -57,6 +57,7 @@ async def empty_rooms_are_forgotten(world: World) -> None:
                 await client.join("red")
             await ann.join("blue")
             await ann.ask(type="leave", room="blue")
+            must(connection_of(server, "ann").rooms == {"red"}, "ann is still in blue")
             must(set(server.hub.rooms) == {"red"}, f"rooms: {sorted(server.hub.rooms)}")
         await world.eventually(
             "rooms without members to go", lambda: not server.hub.rooms

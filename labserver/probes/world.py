@@ -189,15 +189,15 @@ async def peer(
         yield client
 
 
-async def stalled(server: LabServer, room: str = "lobby") -> asyncio.StreamWriter:
+async def stalled(port: int, room: str = "lobby") -> asyncio.StreamWriter:
     """Connect a member that reads its ``joined`` and then never again.
 
     Whoever calls aborts the writer's transport at the end.
     """
     token = issue(SECRET, "sloth")
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     writer.write(
-        f"GET /?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        f"GET /?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
     )
