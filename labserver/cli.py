@@ -24,6 +24,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from labserver import __version__, faults
@@ -293,11 +294,12 @@ def mistakes(
         ]
         print(json.dumps(rows, indent=2))
         return
-    table = Table("mistake", "stage", "what goes wrong", "seen", box=None)
+    table = Table("mistake", "stage", "what goes wrong", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for each in MISTAKES.values():
         where = "" if each.extend else " (client)"
-        table.add_row(each.name, each.stage + where, each.wrong, each.seen)
+        what = f"{escape(each.wrong)}\n[dim]Seen: {escape(each.seen)}.[/]"
+        table.add_row(each.name, each.stage + where, what)
     table_out.print(table)
 
 

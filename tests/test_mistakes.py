@@ -41,16 +41,16 @@ REASONS = {
     "library-keepalive": r"\d of 6 dead peers still open",
     "unbounded-buffer": "bytes held, where 65536 may be",
     "await-in-the-loop": "in vain for the healthy reader's messages",
-    "dropped-in-silence": "lost without a word",
+    "dropped-in-silence": r"[1-9]\d* lost without a word",
     "control-dropped": "of 100 answers were dropped",
     "deliver-locally": "two members heard otherwise",
-    "own-message-twice": "duplicated",
+    "own-message-twice": "duplicated [1-9]",
     "subscribe-to-everything": "2 replicas were told, 1 have members",
     "unsubscribe-races-join": "in vain for a message after leaving and joining",
     "no-resubscribe": "in vain for what was said after the link broke",
     "no-epoch": "recovered by a cursor .*nonsense",
     "partial-replay": "recovered, with 20 of 21 missed messages",
-    "replay-then-subscribe": "lost without a word",
+    "replay-then-subscribe": r"[1-9]\d* lost without a word",
     "live-overtakes-replay": "reordered [1-9]",
     "ageless": "in vain for old messages to be forgotten",
     "one-ring": "5 messages forgotten",
@@ -59,6 +59,8 @@ REASONS = {
     "cap-after-jitter": r"9\d\d of 1000 clients return at last",
     "returns-anyway": "came back after 4403",
 }
+
+CRASHES = {"unguarded-parse"}  # where an exception is the point
 
 
 def world_of(name: str, stage: str, redis_url: str) -> World:
@@ -70,17 +72,18 @@ def world_of(name: str, stage: str, redis_url: str) -> World:
 
 @pytest.mark.parametrize("name", MISTAKES)
 async def test_promise_goes_red_on_its_mistake(
-    name: str, redis: Redis, redis_url: str
+    name: str, redis: Redis, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     mistake = MISTAKES[name]
     world = world_of(name, mistake.stage, redis_url)
-    with pytest.raises(Broken, match=REASONS[name]) as red:
+    with pytest.raises(Broken, match=REASONS[name]):
         await PROBES[mistake.breaks](world)
-    assert red.value.__cause__ is None  # no crash elsewhere that was taken for it
+    crashes = [each for each in caplog.records if each.exc_info]
+    assert bool(crashes) is (name in CRASHES)
 
 
 async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
-    interval, count = 0.5, 6
+    interval, count = 0.5, 8
 
     async def left(*arguments: str) -> float:
         """Return how many connections are left two intervals after all went silent."""
@@ -92,7 +95,7 @@ async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
             dead = [await stalled(port) for _ in range(count)]
             try:
                 assert await server.metric("labserver_connections") == count
-                deadline = time.monotonic() + 2 * interval + 0.5
+                deadline = time.monotonic() + 2 * interval + 1.0
                 while time.monotonic() < deadline:
                     if not (open_ := await server.metric("labserver_connections")):
                         break
@@ -104,7 +107,7 @@ async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
 
     right, wrong = await asyncio.gather(left(), left("--mistake", "sweep-returns"))
     assert right == 0
-    assert wrong >= count - 3  # at most one was found in each interval
+    assert wrong >= count - 4  # at most one was found in each interval
 
 
 async def test_mistake_runs_at_later_stages_too(redis: Redis, redis_url: str) -> None:
