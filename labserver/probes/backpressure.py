@@ -24,7 +24,7 @@ from labserver.server import LabServer
 LIMIT = 65536  # bytes that an outbox may hold
 SIZE = 4000  # bytes of a message
 SMALL = {"outbox_limit": LIMIT, "send_buffer": 16384}
-POLICIES = ("disconnect", "drop-newest", "conflate")
+POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 
 
 @asynccontextmanager
