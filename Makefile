@@ -11,7 +11,7 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
 test: .venv/ready  ## run the tests
-	@$(BIN)/python -m pytest -q -m "not docker"
+	@$(BIN)/python -m pytest -q -m "not docker" -n 2 --dist loadfile
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
 	@$(BIN)/python -m pytest -q -m docker -rs

@@ -47,7 +47,8 @@ app = typer.Typer(
     epilog="Start with: labserver serve --stage echo. LAB_SECRET is what tokens are "
     "signed with; settings are flags or LAB_* variables.",
 )
-table_out = Console()
+# Without a terminal nobody reads to the edge of one: a promise stays on its line.
+table_out = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> None:
