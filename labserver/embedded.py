@@ -119,7 +119,10 @@ class EmbeddedRedis:
             await asyncio.sleep(WATCH_INTERVAL)
             if self.process is not None and self.process.poll() is not None:
                 log.warning("the embedded Redis ended (%s): again", self.last_words)
-                await self.start()
+                try:
+                    await self.start()
+                except RedisMissing as exc:  # looked at again after the next interval
+                    log.error("%s", exc)
 
     @property
     def last_words(self) -> str:
