@@ -30,12 +30,12 @@ class Backlog:
 
     Attributes:
         size: Bytes held.
-        answers: Bytes of it that are answers, which are never lost.
+        kept: Bytes of it that are answers and notices, which are never lost.
         lost: Messages lost so far.
 
     """
 
-    __slots__ = ("answers", "entries", "losses", "lost", "size")
+    __slots__ = ("entries", "kept", "losses", "lost", "size")
 
     def __init__(self) -> None:
         self.entries: deque[bytes | Chunk | Loss] = deque()
@@ -43,7 +43,7 @@ class Backlog:
         # reader could tell apart stands between them.
         self.losses: dict[str, Loss] = {}
         self.size = 0
-        self.answers = 0
+        self.kept = 0
         self.lost = 0
 
     def hold(self, entry: bytes | Chunk) -> None:
@@ -54,7 +54,7 @@ class Backlog:
         else:
             self.losses.clear()
             self.size += len(entry)
-            self.answers += len(entry)
+            self.kept += len(entry)
         self.entries.append(entry)
 
     def lose(self, chunk: Chunk) -> None:
@@ -65,7 +65,7 @@ class Backlog:
     def lose_where(self, chosen: Callable[[Chunk], bool]) -> None:
         """Turn the chosen chunks into losses, where they stand."""
         entries, self.entries, self.losses = self.entries, deque(), {}
-        self.size = self.answers = 0
+        self.size = self.kept = 0
         for entry in entries:
             if isinstance(entry, Loss):
                 self._note(entry)
@@ -82,6 +82,7 @@ class Backlog:
             self.losses[loss.room] = loss
             self.entries.append(loss)
             self.size += LOSS_SIZE
+            self.kept += LOSS_SIZE
 
     def squeeze(self, policy: str, chunk: Chunk, limit: float) -> None:
         """Hold what a policy leaves of a full backlog and of one chunk more.
@@ -126,12 +127,13 @@ class Backlog:
                 notice = messages.gap(entry.room, entry.first, entry.last, "slow")
                 part = wire.frame(variant, notice.json)
                 self.size -= LOSS_SIZE
+                self.kept -= LOSS_SIZE
             else:
                 if isinstance(entry, Chunk):
                     part = entry.data
                 else:
                     part = entry
-                    self.answers -= len(part)
+                    self.kept -= len(part)
                 self.size -= len(part)
             parts.append(part)
             length += len(part)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from os import write as os_write
 
-from labserver.backlog import Backlog
+from labserver.backlog import LOSS_SIZE, Backlog
 from labserver.closing import TOO_SLOW
 from labserver.connection import LabConnection
 from labserver.metrics import Metrics
@@ -94,22 +94,24 @@ class BoundedOutbox:
             return
         self.backlog = self.backlog or Backlog()
         self.backlog.hold(frame)
-        if self.backlog.answers > self.limit:  # it asks and asks, and does not listen
+        if self.backlog.kept > self.limit:  # it asks and asks, and does not listen
             self.connection.end(TOO_SLOW, self.stuck_timeout)
 
     def hold(self, chunk: Chunk) -> None:
         """Keep a chunk for later, or what the policy leaves of it."""
         backlog = self.backlog = self.backlog or Backlog()
-        if self.waiting() + len(chunk.data) <= self.limit:
+        loses = self.policy != "disconnect"
+        left = self.limit - self.connection.transport.get_write_buffer_size()
+        left -= LOSS_SIZE if loses else 0  # the notice of a loss needs a place, too
+        if backlog.size + len(chunk.data) <= left:
             backlog.hold(chunk)
-        elif self.policy == "disconnect":
+        elif loses and backlog.kept <= self.limit:
+            lost = backlog.lost
+            backlog.squeeze(self.policy, chunk, left)
+            self.metrics.drops += backlog.lost - lost
+        else:
             # The client comes back, and asks for what it missed.
             self.connection.end(TOO_SLOW, self.stuck_timeout)
-        else:
-            lost = backlog.lost
-            unsent = self.connection.transport.get_write_buffer_size()
-            backlog.squeeze(self.policy, chunk, self.limit - unsent)
-            self.metrics.drops += backlog.lost - lost
 
     def waiting(self) -> int:
         unsent = self.connection.transport.get_write_buffer_size()

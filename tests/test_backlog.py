@@ -96,7 +96,7 @@ class Reader:
         held = [len(e.data) for e in entries if isinstance(e, Chunk)]
         answers = [len(e) for e in entries if isinstance(e, bytes)]
         losses = sum(isinstance(e, Loss) for e in entries)
-        assert self.backlog.answers == sum(answers)
+        assert self.backlog.kept == sum(answers) + LOSS_SIZE * losses
         assert self.backlog.size == sum(held) + sum(answers) + LOSS_SIZE * losses
         assert sum(held) <= self.limit
         # Losses that stand side by side, as the reader sees them, are one.
@@ -105,7 +105,7 @@ class Reader:
     def finish(self) -> None:
         self.read()
         assert not self.backlog.entries
-        assert (self.backlog.size, self.backlog.answers) == (0, 0)
+        assert (self.backlog.size, self.backlog.kept) == (0, 0)
         answers = [place for place in self.went_in if place[0] == "answer"]
         assert [place for place in self.came_out if place[0] == "answer"] == answers
         for room in ROOMS:

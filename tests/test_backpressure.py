@@ -101,6 +101,29 @@ async def test_every_loss_is_told_and_answers_are_never_dropped(
         assert (await slow.until("message"))["seq"] == 201
 
 
+@pytest.mark.parametrize("policy", ["drop-newest", "drop-oldest", "conflate"])
+async def test_notice_of_a_loss_fits_within_the_limit_too(
+    policy: str, running: Running
+) -> None:
+    settings = {"outbox_limit": LIMIT, "outbox_policy": policy, "send_buffer": 4096}
+    async with (
+        running("backpressure", **settings) as server,
+        peer(server, "ann") as ann,
+        sleepy(server) as (_, connection),
+    ):
+        waiting = connection.outbox.waiting
+        while waiting() < LIMIT - 4000:
+            await flood(ann, "lobby", 1, 1000)
+        before = waiting()
+        await flood(ann, "lobby", 1, 1000)
+        frame = waiting() - before
+        # A message that leaves 10 bytes, then one that there is no room for.
+        await flood(ann, "lobby", 1, 1000 + LIMIT - waiting() - frame - 10)
+        await flood(ann, "other", 1, 1000)
+        assert server.metrics.drops
+        assert waiting() <= LIMIT
+
+
 async def test_conflate_keeps_the_newest_of_each_room(running: Running) -> None:
     async with (
         running(
