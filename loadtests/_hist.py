@@ -62,6 +62,12 @@ class Histogram:
                 return min(upper_edge(number), self.highest)
         return 0
 
+    def percentiles(self) -> dict[str, int]:
+        """Return count, the usual percentiles and the highest, in microseconds."""
+        shares = (50, 90, 99, 99.9)
+        found = {f"p{share:g}": self.percentile(share) for share in shares}
+        return {"count": self.count, **found, "max": self.highest}
+
     def add(self, other: Histogram) -> None:
         """Count everything that ``other`` has counted."""
         if not other.count:

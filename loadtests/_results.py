@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from _audit import Tally
+from _figures import Figures
 from _hist import Histogram
 
 CPU_LIMIT = 0.8  # of one core: beyond it the generator is what is measured
@@ -50,12 +51,18 @@ class Record:
     # What each group's members had last: numbering -> seq -> members. Only when all
     # processes have told what was published, the tail of each is known.
     ends: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)
+    figures: dict[str, Figures] = field(default_factory=dict)  # by scenario
+    began: int = 0  # when the run was asked for, monotonic ns
 
     def histogram(self, name: str) -> Histogram:
         return self.latency.setdefault(name, Histogram())
 
     def tally(self, group: str) -> Tally:
         return self.tallies.setdefault(group, Tally())
+
+    def own(self, scenario: str) -> Figures:
+        """Return the figures that only this scenario has."""
+        return self.figures.setdefault(scenario, Figures())
 
     def ended(self, group: str, place: str, last: int) -> None:
         """Note where a member stood when the run was over."""
@@ -91,6 +98,9 @@ class Record:
         for group, rooms in other.ends.items():
             for room, ends in rooms.items():
                 self.ends.setdefault(group, {}).setdefault(room, Counter()).update(ends)
+        for scenario, figures in other.figures.items():
+            self.own(scenario).add(figures)
+        self.began = self.began or other.began
 
     def count_tails(self) -> None:
         """Count what was published after the last message that a member got."""
@@ -123,6 +133,7 @@ class Record:
             group: {room: sorted(ends.items()) for room, ends in rooms.items()}
             for group, rooms in self.ends.items()
         }
+        data["figures"] = {k: v.as_json() for k, v in self.figures.items()}
         return data
 
     @classmethod
@@ -142,6 +153,7 @@ class Record:
             group: {room: Counter(dict(ends)) for room, ends in rooms.items()}
             for group, rooms in data["ends"].items()
         }
+        data["figures"] = {k: Figures.from_json(v) for k, v in data["figures"].items()}
         return cls(**data)
 
 
@@ -258,6 +270,8 @@ def summary(record: Record, verdict: Verdict) -> str:
         for name, histogram in sorted(record.latency.items()):
             if name.startswith(f"{scenario}/") and histogram.count:
                 lines.append(_latency(name.partition("/")[2], histogram))
+        if scenario in record.figures:
+            lines += record.figures[scenario].lines()
         if scenario in record.notes:
             lines.append(f"  {record.notes[scenario]}")
     lines += [
@@ -308,7 +322,7 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
     """Return ``summary.json``: the figures that were printed, for programs."""
     latency = {}
     for name, histogram in record.latency.items():
-        latency[name] = _percentiles(histogram)
+        latency[name] = histogram.percentiles()
     return {
         "verdict": verdict.word,
         "exit_code": verdict.code,
@@ -324,21 +338,14 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
         "published": dict(record.published),
         "unanswered": record.unanswered,
         "problems": dict(record.problems),
+        "figures": {k: v.told(record.began) for k, v in record.figures.items()},
         "generator": {
-            "slip_us": _percentiles(record.slip),
-            "lag_us": _percentiles(record.lag),
+            "slip_us": record.slip.percentiles(),
+            "lag_us": record.lag.percentiles(),
             "cpu_share": round(record.cpu, 4),
             "processes": record.processes,
             "seconds": round(record.wall, 3),
         },
-    }
-
-
-def _percentiles(histogram: Histogram) -> dict[str, int]:
-    return {
-        "count": histogram.count,
-        **{f"p{each:g}": histogram.percentile(each) for each in (50, 90, 99, 99.9)},
-        "max": histogram.highest,
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,13 +62,15 @@ class Run:
         self.drained = Event()
         self.active = 0  # when a message last arrived, monotonic ns
         self.started = 0.0
+        self.faults: list[dict[str, Any]] = []  # what was done to the servers
         self.started_cpu = 0.0
         self.verdict: Verdict | None = None
         self.text = ""
 
-    def begin(self, name: str, results: str) -> None:
+    def begin(self, name: str, results: str, began: int) -> None:
         self.__init__()  # type: ignore[misc]
         self.name = name
+        self.record.began = began
         self.folder = Path(results) / name
         self.start_clocks()
         gevent.spawn(self.settle)
@@ -95,6 +97,16 @@ class Run:
     def room(self, scenario: str) -> str:
         """Return the room of a scenario, which no other run uses."""
         return f"load.{scenario}.{self.name.partition('-')[0]}"
+
+    def fault(self, text: str) -> None:
+        """Note that something is now done to the servers."""
+        self.faults.append(
+            {
+                "at": round((time.monotonic_ns() - self.record.began) / 1e9, 3),
+                "utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "text": text,
+            }
+        )
 
     def drain(self) -> None:
         """Let everything in flight arrive, then take the figures; once a run."""
@@ -136,7 +148,8 @@ def begin(environment: Environment, **_: Any) -> None:
         options.run_name = (
             f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
         )
-    RUN.begin(options.run_name, options.results)
+        options.run_began = time.monotonic_ns()
+    RUN.begin(options.run_name, options.results, options.run_began)
     if isinstance(runner, MasterRunner):
         RUN.workers = runner.worker_count
     if not isinstance(runner, WorkerRunner) and not options.headless:
@@ -248,11 +261,23 @@ def describe(record: Record, options: Any) -> str:
     )
 
 
+def began() -> dict[str, Any]:
+    """Return the moment that all times of a run are counted from, on two clocks."""
+    ago = (time.monotonic_ns() - RUN.record.began) / 1e9
+    utc = datetime.now(UTC) - timedelta(seconds=ago)
+    return {
+        "utc": utc.isoformat(timespec="milliseconds"),
+        "monotonic": round(RUN.record.began / 1e9, 3),
+    }
+
+
 def about(environment: Environment, load: str) -> dict[str, Any]:
     """Return ``run.json``: what was run, where, with what; no secrets."""
     options = environment.parsed_options
     return {
         "name": RUN.name,
+        "started": began(),
+        "faults": RUN.faults,
         "load": load,
         "machine": machine(),
         "versions": {

@@ -24,11 +24,12 @@ ROOT = Path(__file__).parent.parent
 LOADTESTS = ROOT / "loadtests"
 SECRET = "a secret of thirty-two bytes or more"
 
-# These three are pure. The others import gevent, which changes the process it is in.
+# These four are pure. The others import gevent, which changes the process it is in.
 sys.path.append(str(LOADTESTS))
 _hist = importlib.import_module("_hist")
 _audit = importlib.import_module("_audit")
 _results = importlib.import_module("_results")
+Figures = importlib.import_module("_figures").Figures
 Histogram, Audit, Tally = _hist.Histogram, _audit.Audit, _audit.Tally
 Record, judge, merged = _results.Record, _results.judge, _results.merged
 
@@ -76,6 +77,43 @@ def test_percentile_is_that_of_the_sorted_values(values, percent) -> None:
 def test_empty_histogram_has_no_percentile_and_no_curve() -> None:
     assert Histogram().percentile(99) == 0
     assert Histogram().curve() == []
+
+
+# Figures of one scenario
+
+happenings = st.lists(
+    st.tuples(st.sampled_from("chsg"), st.sampled_from("ab"), st.integers(0, 2**40)),
+    max_size=20,
+)
+
+
+def noted(happened: list[tuple[str, str, int]]) -> Any:
+    figures = Figures()
+    for kind, name, value in happened:
+        match kind:
+            case "c":
+                figures.counts[f"c{name}"] += value
+            case "h":
+                figures.histogram(f"h{name}").record(value)
+            case "s":
+                figures.happened(f"s{name}", value)
+            case "g":
+                figures.measured(f"g{name}", "bytes", value, value)
+    return figures
+
+
+@given(happenings, happenings)
+def test_figures_of_two_processes_are_those_of_one(a, b) -> None:
+    sent = json.dumps(noted(b).as_json())
+    whole = noted(a)
+    whole.add(Figures.from_json(json.loads(sent)))
+    one = noted(a + b)
+    for _, points in one.gauges.values():
+        points.sort()
+    for _, points in whole.gauges.values():
+        points.sort()
+    assert whole.told(0) == one.told(0)
+    assert whole.lines() == one.lines()
 
 
 # Completeness
