@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import platform
 import re
 import resource
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
-from dataclasses import Field, fields, replace
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -29,12 +23,13 @@ from rich.table import Table
 
 from labserver import __version__, faults
 from labserver.cluster import ReplicaFailed, running_cluster
-from labserver.embedded import find_redis, running_redis
+from labserver.embedded import find_redis
 from labserver.errors import LabError, RedisMissing, SettingsError
+from labserver.flags import settings_flags
 from labserver.mistakes import MISTAKES
-from labserver.server import LabServer
-from labserver.settings import Settings, flag, from_environment, parse, variable
-from labserver.stages import LAST, STAGES, build, included, mistaken
+from labserver.serving import run, serve_until_signal
+from labserver.settings import from_environment
+from labserver.stages import LAST, STAGES
 from labserver.tokens import issue
 
 # Not exported by typer itself.
@@ -83,74 +78,6 @@ def _version(
         raise typer.Exit
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop where there is one; Ctrl-C is no error."""
-    try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
-
-
-# serve: its flags are the settings. The secret has none: everybody on the machine can
-# read a command line.
-FLAGS = [each for each in fields(Settings) if each.name != "secret"]
-
-
-def _settings_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Add a flag for each setting, and gather those given in ``given``."""
-
-    @wraps(function)
-    def command(**values: Any) -> None:
-        given = {}
-        for each in FLAGS:
-            text = values.pop(each.name)
-            if text is not None:
-                given[each.name] = parse(each, text)
-        function(**values, given=given)
-
-    own = inspect.signature(function, eval_str=True)
-    parameters = [each for each in own.parameters.values() if each.name != "given"]
-    for each in FLAGS:
-        parameters.append(
-            inspect.Parameter(
-                each.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[str | None, _option(each)],
-            )
-        )
-    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
-
-
-def _option(setting: Field[Any]) -> Any:
-    text = setting.metadata["help"]
-    default = setting.default
-    if "choices" in setting.metadata:
-        text += f" One of {', '.join(setting.metadata['choices'])}."
-    if isinstance(default, int | float):
-        shown = f"{default:g}" if isinstance(default, float) else str(default)
-        text += f" Default {shown}{', off' if default == 0 else ''}."
-    elif isinstance(default, str) and default:
-        text += f" Default {default}."
-    kinds: dict[type, str] = {int: "N", float: "SECONDS"}
-    kind = kinds.get(type(default), "TEXT")
-    if setting.name in ("message_rate_limit", "admission_rate"):
-        kind = "RATE"
-    return typer.Option(
-        flag(setting),
-        help=f"{text} [{variable(setting)}]",
-        metavar=kind,
-        show_default=False,
-        rich_help_panel="Settings (flag, or the variable in brackets)",
-    )
-
-
 Stage = Annotated[str, typer.Option(help="Last stage: " + ", ".join(STAGES) + ".")]
 Without = Annotated[
     list[str] | None,
@@ -160,7 +87,7 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
 @app.command()
-@_settings_flags
+@settings_flags
 def serve(
     *,
     stage: Stage = LAST,
@@ -187,65 +114,7 @@ def serve(
     A limit of 0 is off.
     """
     settings = from_environment(**given)
-    run(_serve(stage, host, port, without or [], settings, mistake))
-
-
-async def _serve(
-    stage: str,
-    host: str,
-    port: int,
-    without: list[str],
-    settings: Settings,
-    mistake: str | None = None,
-) -> None:
-    made_up = not settings.secret
-    if made_up:
-        settings = replace(settings, secret=secrets.token_urlsafe(32))
-    names = [each.name for each in included(stage, without)]
-    if mistake is not None:
-        mistaken(mistake, stage, without)  # before anything is started
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with AsyncExitStack() as stack:
-        if "broker" in names and not settings.redis:
-            url = await stack.enter_async_context(running_redis())
-            settings = replace(settings, redis=url)
-        elif "broker" in names:
-            await _check_redis(settings.redis)
-        parts = build(stage, settings, without, mistake)
-        server = LabServer(parts, settings, stage, host, port)
-        await stack.enter_async_context(server)
-        what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
-        print(f"listening on {server.url} ({what})", flush=True)
-        if made_up and "auth" in names:
-            token = issue(settings.secret, "ann")
-            print(
-                "LAB_SECRET is not set: made one up for this run. A token, good for an "
-                f"hour:\n{token}\n"
-                f"try: python -m websockets '{server.url}/?token={token}'",
-                flush=True,
-            )
-        await stop.wait()
-
-
-async def _check_redis(url: str) -> None:
-    """Refuse to start on a Redis that is not there: a typing error, most often."""
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError
-
-    try:
-        async with Redis.from_url(url, socket_connect_timeout=3) as redis:
-            await redis.ping()
-    except (RedisError, OSError, ValueError) as exc:
-        if isinstance(exc, ValueError):
-            raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
-        why = type(exc).__name__
-        raise RedisMissing(
-            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({why}): start it, "
-            "or leave the setting out and the server starts one of its own"
-        ) from None
+    run(serve_until_signal(stage, host, port, without or [], settings, mistake))
 
 
 @app.command()

@@ -16,7 +16,7 @@ import pytest
 from conftest import DEADLINE, SECRET, eventually, peer
 from websockets.asyncio.client import connect
 
-from labserver import __version__, cli, embedded
+from labserver import __version__, cli, embedded, serving
 from labserver.settings import Settings
 from labserver.stages import STAGES
 from labserver.tokens import verify
@@ -127,15 +127,15 @@ async def test_every_part_can_be_left_out(
     # In this process, because seven more would take seconds; "echo" is the naive
     # answer to itself.
     settings = Settings(secret=SECRET)
-    serving = asyncio.create_task(
-        cli._serve("resume", "127.0.0.1", 0, [part], settings)
+    task = asyncio.create_task(
+        serving.serve_until_signal("resume", "127.0.0.1", 0, [part], settings)
     )
     said = ""
 
     def listening() -> bool:
         nonlocal said
         said += capsys.readouterr().out
-        return "\n" in said or serving.done()
+        return "\n" in said or task.done()
 
     await eventually(listening)
     async with peer(said.split()[2]) as client:
@@ -147,7 +147,7 @@ async def test_every_part_can_be_left_out(
         assert client.hello["stage"] == "resume"
     os.kill(os.getpid(), signal.SIGINT)  # whose handler the command has replaced
     async with asyncio.timeout(DEADLINE):
-        await serving
+        await task
 
 
 async def test_flags_reach_the_server() -> None:

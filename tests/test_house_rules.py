@@ -34,7 +34,7 @@ LAYERS = [
     {"server", "routes", *STAGES},
     {"mistakes"},
     {"stages"},
-    {"cluster", "faults", "probes"},
+    {"cluster", "faults", "flags", "probes", "serving"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -1,0 +1,94 @@
+"""What ``labserver serve`` does: a server from its settings until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+from labserver.embedded import running_redis
+from labserver.errors import RedisMissing, SettingsError
+from labserver.server import LabServer
+from labserver.settings import Settings
+from labserver.stages import build, included, mistaken
+from labserver.tokens import issue
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on uvloop where there is one; Ctrl-C is no error."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+async def serve_until_signal(
+    stage: str,
+    host: str,
+    port: int,
+    without: list[str],
+    settings: Settings,
+    mistake: str | None = None,
+) -> None:
+    """Listen, say so in one line, and drain on SIGTERM or Ctrl-C.
+
+    Raises:
+        LabError: It cannot listen; nothing is left behind.
+
+    """
+    made_up = not settings.secret
+    if made_up:
+        settings = replace(settings, secret=secrets.token_urlsafe(32))
+    names = [each.name for each in included(stage, without)]
+    if mistake is not None:
+        mistaken(mistake, stage, without)  # before anything is started
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        if "broker" in names and not settings.redis:
+            url = await stack.enter_async_context(running_redis())
+            settings = replace(settings, redis=url)
+        elif "broker" in names:
+            await _check_redis(settings.redis)
+        parts = build(stage, settings, without, mistake)
+        server = LabServer(parts, settings, stage, host, port)
+        await stack.enter_async_context(server)
+        what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
+        print(f"listening on {server.url} ({what})", flush=True)
+        if made_up and "auth" in names:
+            token = issue(settings.secret, "ann")
+            print(
+                "LAB_SECRET is not set: made one up for this run. A token, good for an "
+                f"hour:\n{token}\n"
+                f"try: python -m websockets '{server.url}/?token={token}'",
+                flush=True,
+            )
+        await stop.wait()
+
+
+async def _check_redis(url: str) -> None:
+    """Refuse to start on a Redis that is not there: a typing error, most often."""
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        async with Redis.from_url(url, socket_connect_timeout=3) as redis:
+            await redis.ping()
+    except (RedisError, OSError, ValueError) as exc:
+        if isinstance(exc, ValueError):
+            raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
+        why = type(exc).__name__
+        raise RedisMissing(
+            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({why}): start it, "
+            "or leave the setting out and the server starts one of its own"
+        ) from None
