@@ -105,6 +105,11 @@ def urls(options: Namespace) -> list[str]:
     return [normal(each) for each in given or [options.host]]
 
 
+def servers(options: Namespace) -> list[str]:
+    """Return every server that a run may talk to, once."""
+    return list(dict.fromkeys([normal(options.host), *urls(options)]))
+
+
 def token(user: str) -> str:
     """Return ``LAB_TOKEN``, else a token for ``user`` signed with ``LAB_SECRET``.
 
@@ -184,7 +189,7 @@ def check_page(options: Namespace) -> None:
 def check_servers(options: Namespace) -> None:
     """Refuse servers that are no URL, or not on this machine."""
     try:
-        for url in {normal(options.host), *urls(options)}:
+        for url in servers(options):
             resolve(url)
     except (ValueError, NotThisMachine) as exc:
         raise Unusable(str(exc)) from None
@@ -199,7 +204,7 @@ def try_servers(options: Namespace) -> None:
         Unusable: A server cannot be used.
 
     """
-    for url in dict.fromkeys([normal(options.host), *urls(options)]):
+    for url in servers(options):
         where = shown(url).removesuffix("/")
         try:
             connection = WebSocket(url, token(user_name()))

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from _audit import Tally
+from _budget import Budget
 from _figures import Figures
 from _hist import Histogram
+from _timeline import Slice
 
 CPU_LIMIT = 0.8  # of one core: beyond it the generator is what is measured
 LAG_LIMIT = 100.0  # ms: a generator's delay below it never makes a run invalid
@@ -53,6 +55,9 @@ class Record:
     ends: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)  # by scenario
     began: int = 0  # when the run was asked for, monotonic ns
+    slices: dict[int, Slice] = field(default_factory=dict)  # by number of the period
+    # Of some of the messages, by group: where the time went.
+    budgets: dict[str, Budget] = field(default_factory=dict)
 
     def histogram(self, name: str) -> Histogram:
         return self.latency.setdefault(name, Histogram())
@@ -101,6 +106,10 @@ class Record:
         for scenario, figures in other.figures.items():
             self.own(scenario).add(figures)
         self.began = self.began or other.began
+        for number, piece in other.slices.items():
+            self.slices.setdefault(number, Slice()).add(piece)
+        for group, budget in other.budgets.items():
+            self.budgets.setdefault(group, Budget()).add(budget)
 
     def count_tails(self) -> None:
         """Count what was published after the last message that a member got."""
@@ -134,6 +143,8 @@ class Record:
             for group, rooms in self.ends.items()
         }
         data["figures"] = {k: v.as_json() for k, v in self.figures.items()}
+        data["slices"] = [[n, each.as_json()] for n, each in self.slices.items()]
+        data["budgets"] = {k: v.as_json() for k, v in self.budgets.items()}
         return data
 
     @classmethod
@@ -154,6 +165,8 @@ class Record:
             for group, rooms in data["ends"].items()
         }
         data["figures"] = {k: Figures.from_json(v) for k, v in data["figures"].items()}
+        data["slices"] = {n: Slice.from_json(each) for n, each in data["slices"]}
+        data["budgets"] = {k: Budget.from_json(v) for k, v in data["budgets"].items()}
         return cls(**data)
 
 

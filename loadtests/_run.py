@@ -18,9 +18,11 @@ from typing import Any, Protocol
 import gevent
 import locust
 import websockets
-from _options import TIME_LIMIT, Unusable, check_page, shown
+from _options import TIME_LIMIT, Unusable, check_page, servers, shown
 from _plots import draw
 from _results import Record, Verdict, as_figures, judge, machine, merged, summary, write
+from _sampler import Sampler, Scraper
+from _timeline import period, rows, write_csv
 from gevent.event import Event
 from locust import events
 from locust.env import Environment
@@ -64,13 +66,16 @@ class Run:
         self.started = 0.0
         self.faults: list[dict[str, Any]] = []  # what was done to the servers
         self.started_cpu = 0.0
+        self.sampler: Sampler | None = None
+        self.scraper: Scraper | None = None
         self.verdict: Verdict | None = None
         self.text = ""
 
-    def begin(self, name: str, results: str, began: int) -> None:
+    def begin(self, name: str, results: str, began: int, step: float) -> None:
         self.__init__()  # type: ignore[misc]
         self.name = name
         self.record.began = began
+        self.sampler = Sampler(self.record, self.members, step)
         self.folder = Path(results) / name
         self.start_clocks()
         gevent.spawn(self.settle)
@@ -128,6 +133,8 @@ class Run:
                 break
         for member in list(self.members):
             member.account(final=True)
+        if self.sampler is not None:
+            self.sampler.stop()
         self.drained.set()
 
 
@@ -149,7 +156,8 @@ def begin(environment: Environment, **_: Any) -> None:
             f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
         )
         options.run_began = time.monotonic_ns()
-    RUN.begin(options.run_name, options.results, options.run_began)
+    step = period(options.run_time or TIME_LIMIT)
+    RUN.begin(options.run_name, options.results, options.run_began, step)
     if isinstance(runner, MasterRunner):
         RUN.workers = runner.worker_count
     if not isinstance(runner, WorkerRunner) and not options.headless:
@@ -159,8 +167,11 @@ def begin(environment: Environment, **_: Any) -> None:
         except Unusable as exc:
             print(f"loadtests: {exc}", file=sys.stderr, flush=True)
             gevent.spawn_later(0.1, runner.stop)
+            return
         # A page that somebody forgot must not load the machine for ever.
         gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
+    if not isinstance(runner, WorkerRunner):
+        RUN.scraper = Scraper(servers(options), options.run_began, step)
 
 
 @events.spawning_complete.add_listener
@@ -243,6 +254,7 @@ def conclude(environment: Environment, **_: Any) -> None:
     try:
         write(RUN.folder / "run.json", about(environment, load))
         write(RUN.folder / "summary.json", as_figures(record, RUN.verdict))
+        write_csv(RUN.folder / "timeline.csv", timeline(record, options))
         plots = draw(record, RUN.folder, f"{machine()}. {load}")
         names = ", ".join(["summary.json", *(path.name for path in plots)])
         RUN.text += f"\nresults  {RUN.folder}: {names}"
@@ -251,6 +263,16 @@ def conclude(environment: Environment, **_: Any) -> None:
     if not options.headless:
         print(RUN.text, flush=True)
         RUN.text = ""  # said
+
+
+def timeline(record: Record, options: Any) -> list[dict[str, Any]]:
+    """Return the rows of ``timeline.csv``."""
+    samples = {}
+    if RUN.scraper is not None:
+        RUN.scraper.stop()
+        samples = RUN.scraper.samples
+    step = period(options.run_time or TIME_LIMIT)
+    return rows(record.slices, samples, step, record.by_design, RUN.faults)
 
 
 def describe(record: Record, options: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import gevent
 import msgspec
 from _audit import Audit
+from _budget import Budget
 from _options import USERS_LIMIT, token, urls, user_name
 from _run import RUN
 from _ws import Closed, NotThisMachine, WebSocket, normal
@@ -77,6 +78,7 @@ class LabUser(User):
         self.record.users[type(self).__name__] += 1
         self.record.published[self.scenario] += 0
         self.latency = self.record.histogram(self.crowd)
+        self.budget = self.record.budgets.setdefault(self.crowd, Budget())
         if self.by_design:
             self.record.by_design.add(self.crowd)
         self.socket: WebSocket | None = None
@@ -229,6 +231,12 @@ class LabUser(User):
         if self.received % EVENT_EVERY == 0:
             self.fire(
                 f"message (1 of {EVENT_EVERY})", milliseconds=late / 1000, size=size
+            )
+            sent = message.payload.sent
+            self.budget.record(
+                (sent - message.payload.due) // 1000,
+                (self.socket.arrived - sent) // 1000,
+                (self.socket.lag or 0) // 1000,
             )
 
     def answered(self, message: Any) -> None:
