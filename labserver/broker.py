@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -113,10 +114,14 @@ class RedisBroker:
                 args += (tail, 0 if key is None else len(keys))
             answer = self.commands.call(PUBLISH, keys, args)
             waiting = [stored for *_, stored in messages]
-            answer.add_done_callback(partial(self._stored, waiting))
+            asked = time.monotonic()
+            answer.add_done_callback(partial(self._stored, waiting, asked))
 
     def _stored(
-        self, waiting: list[asyncio.Future[int]], answer: asyncio.Future[list[int]]
+        self,
+        waiting: list[asyncio.Future[int]],
+        asked: float,
+        answer: asyncio.Future[list[int]],
     ) -> None:
         if (problem := answer.exception()) is not None:
             for stored in waiting:
@@ -124,6 +129,7 @@ class RedisBroker:
             return
         new, *seqs = answer.result()
         self.metrics.published += new
+        self.metrics.broker_latency.observe(time.monotonic() - asked)
         for stored, seq in zip(waiting, seqs, strict=True):
             stored.set_result(seq)
 

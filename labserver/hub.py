@@ -8,6 +8,7 @@ loop is joined, and each member gets it in one write.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +24,7 @@ from labserver.wire import Variant
 class Room:
     """A room with at least one local member, or one that is about to join."""
 
-    __slots__ = ("joining", "members", "name", "pending", "renumbered")
+    __slots__ = ("joining", "members", "name", "pending", "renumbered", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -34,6 +35,7 @@ class Room:
         # The new numbering, for those of them who began in the old one.
         self.renumbered: dict[LabConnection, Joined] = {}
         self.pending: list[Event] = []
+        self.since = 0.0  # when the oldest of these came
 
 
 class Hub:
@@ -145,6 +147,7 @@ class Hub:
             return
         if not room.pending:
             asyncio.get_running_loop().call_soon(self.flush, room)
+            room.since = time.monotonic()
         room.pending.append(event)
         for meanwhile in room.joining.values():
             meanwhile.append(event)
@@ -175,3 +178,5 @@ class Hub:
             for member in members:
                 member.outbox.deliver(shared)
             metrics.deliveries += len(members) * len(events)
+        metrics.flush_size.observe(len(events))
+        metrics.delivery_latency.observe(time.monotonic() - room.since)

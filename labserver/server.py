@@ -19,13 +19,14 @@ from typing import Any, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from labserver import closing, messages, routes, wire
+from labserver import __version__, closing, messages, routes, wire
 from labserver.connection import LabConnection
 from labserver.errors import BadMessage, Refused, SettingsError
 from labserver.hub import Hub
+from labserver.lag import LagProbe
 from labserver.limits import TokenBucket
 from labserver.messages import Error, Hello
-from labserver.metrics import OTHER, Metrics, render
+from labserver.metrics import OTHER, Gauge, Metrics, render
 from labserver.parts import Lab, Parts
 from labserver.settings import Settings
 
@@ -67,6 +68,7 @@ class LabServer:
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
         self.metrics = Metrics()
+        self.lag = LagProbe(self.metrics.loop_lag)
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
         self.connections: set[LabConnection] = set()  # those that were said hello to
         self.draining = False
@@ -82,6 +84,7 @@ class LabServer:
         listening = self.open_socket()
         await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
         await self.parts.heartbeat.start(self.metrics)
+        self.lag.start()
         self.listener = await self.listen(listening)
         return self
 
@@ -157,6 +160,7 @@ class LabServer:
         for connection in list(self.sockets):
             connection.transport.abort()
         await self.listener.wait_closed()
+        self.lag.stop()
         await self.parts.heartbeat.stop()
         await self.parts.broker.stop()
 
@@ -288,18 +292,16 @@ class LabServer:
     def metrics_page(self) -> bytes:
         waiting = sum(each.outbox.waiting() for each in self.connections)
         worst = max((each.latency for each in self.connections), default=0.0)
+        up = not self.parts.broker.deaf
         return render(
             self.metrics,
             [
-                ("labserver_connections", "Open connections.", len(self.connections)),
-                ("labserver_rooms", "Rooms with a local member.", len(self.hub.rooms)),
-                ("labserver_outbox_bytes", "Bytes that wait for readers.", waiting),
-                ("labserver_broker_up", "1 when it hears.", not self.parts.broker.deaf),
-                ("labserver_draining", "1 while it drains.", self.draining),
-                (
-                    "labserver_latency_max",
-                    "Slowest round trip of a ping, in seconds.",
-                    worst,
-                ),
+                Gauge("labserver_connections", "Open.", len(self.connections)),
+                Gauge("labserver_rooms", "With a local member.", len(self.hub.rooms)),
+                Gauge("labserver_outbox_bytes", "That wait for readers.", waiting),
+                Gauge("labserver_broker_up", "1 when it hears the broker.", up),
+                Gauge("labserver_draining", "1 while it drains.", self.draining),
+                Gauge("labserver_ping_max_seconds", "Slowest answer to a ping.", worst),
             ],
+            {"replica": self.replica, "stage": self.stage, "version": __version__},
         )

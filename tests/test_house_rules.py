@@ -26,7 +26,7 @@ LAYERS = [
     {"errors", "limits", "oracle"},
     {"closing", "messages", "settings", "tokens"},
     {"wire", "metrics", "embedded"},
-    {"backlog", "connection", "client"},
+    {"backlog", "connection", "client", "lag"},
     {"hub"},
     {"parts"},
     {"redis_commands"},
