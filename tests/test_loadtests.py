@@ -440,7 +440,7 @@ async def test_injected_loss_is_counted_exactly_and_fails_the_run(
             *("FanoutPublisher", "FanoutSubscriber"),
             LAB_TOKEN="any",
         )
-    assert code == 1
+    assert code == 1, out
     tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
     assert tally["lost"] == lossy.dropped > 0
     assert tally["expected"] == 3 * lossy.seq
