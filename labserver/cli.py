@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import platform
 import re
@@ -21,17 +22,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from labserver import __version__, faults
+from labserver import __version__, faults, logs
 from labserver.cluster import ReplicaFailed, running_cluster
 from labserver.embedded import find_redis
 from labserver.errors import LabError, RedisMissing, SettingsError
 from labserver.flags import settings_flags
 from labserver.mistakes import MISTAKES
 from labserver.serving import run, serve_until_signal
-from labserver.settings import from_environment
+from labserver.settings import from_environment, unknown_variables
 from labserver.stages import LAST, STAGES
 from labserver.tokens import issue
 
+log = logging.getLogger("labserver")
 # Not exported by typer itself.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 app = typer.Typer(
@@ -114,6 +116,9 @@ def serve(
     A limit of 0 is off.
     """
     settings = from_environment(**given)
+    logs.start(settings.log_format, settings.log_level)
+    for name in unknown_variables():
+        log.warning("there is no setting %s", name)
     run(serve_until_signal(stage, host, port, without or [], settings, mistake))
 
 

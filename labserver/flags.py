@@ -48,7 +48,7 @@ def _option(setting: Field[Any]) -> Any:
     text = setting.metadata["help"]
     default = setting.default
     if "choices" in setting.metadata:
-        text += f" One of {', '.join(setting.metadata['choices'])}."
+        text += f" One of {', '.join(filter(None, setting.metadata['choices']))}."
     if isinstance(default, int | float):
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         text += f" Default {shown}{', off' if default == 0 else ''}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from labserver.metrics import Histogram
 
@@ -16,10 +17,23 @@ INTERVAL = 0.5  # seconds
 
 
 class LagProbe:
-    """Observe, while it runs, how many seconds late each timer was."""
+    """Observe, while it runs, how many seconds late each timer was.
 
-    def __init__(self, histogram: Histogram, interval: float = INTERVAL) -> None:
+    Args:
+        histogram: What is fed.
+        interval: Seconds between two timers.
+        then: Called each time, for what else is to be looked at now and then.
+
+    """
+
+    def __init__(
+        self,
+        histogram: Histogram,
+        interval: float = INTERVAL,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         self.histogram = histogram
+        self.then = then
         self.interval = interval
         self.timer: asyncio.TimerHandle | None = None
 
@@ -37,3 +51,4 @@ class LagProbe:
         # uvloop counts in whole milliseconds, so a timer may be early, too.
         self.histogram.observe(max(0.0, time.monotonic() - self.due))
         self.start()
+        self.then()

@@ -96,10 +96,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.accepted = 0  # handshakes that became a socket
-        # Those that may come are there from the start: a rate has no first increase of
-        # a series that was not.
-        self.refused: Counter[int] = Counter(dict.fromkeys((401, 403, 429, 503), 0))
-        self.closes: Counter[int] = Counter(dict.fromkeys((*CLOSES, 1006), 0))
+        self.refused: Counter[int] = Counter()  # handshakes answered with HTTP, status
+        self.closes: Counter[int] = Counter()  # connections that ended, by code
         self.received = 0  # messages from clients
         self.published = 0  # messages that the broker numbered
         self.deliveries = 0  # messages given to a member's outbox
@@ -130,12 +128,20 @@ COUNTERS = {
     "unrecovered": ("labserver_recovery_failures", "Joins whose cursor was too old."),
 }
 
+# Name, help, label, and those values of it that are on the page from the start: a rate
+# misses the first increase of a series that was not there.
 LABELLED = {
-    "closes": ("labserver_closes", "Connections that ended, by close code.", "code"),
+    "closes": (
+        "labserver_closes",
+        "Connections that ended, by close code.",
+        "code",
+        (*CLOSES, 1006),
+    ),
     "refused": (
         "labserver_handshakes_refused",
         "Handshakes answered with HTTP, by status.",
         "status",
+        (401, 403, 429, 503),
     ),
 }
 
@@ -208,9 +214,10 @@ class _Page(Collector):
     def collect(self) -> Iterator[Metric]:
         for attribute, (name, text) in COUNTERS.items():
             yield CounterMetricFamily(name, text, getattr(self.metrics, attribute))
-        for attribute, (name, text, label) in LABELLED.items():
+        for attribute, (name, text, label, expected) in LABELLED.items():
             family = CounterMetricFamily(name, text, labels=[label])
-            for number, count in sorted(getattr(self.metrics, attribute).items()):
+            counts = dict.fromkeys(expected, 0) | getattr(self.metrics, attribute)
+            for number, count in sorted(counts.items()):
                 family.add_metric(["other" if number == OTHER else f"{number}"], count)
             yield family
         for attribute, (name, text) in HISTOGRAMS.items():

@@ -20,6 +20,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from labserver import __version__, closing, messages, routes, wire
+from labserver.closing import DRAINING, NORMAL
 from labserver.connection import LabConnection
 from labserver.errors import BadMessage, Refused, SettingsError
 from labserver.hub import Hub
@@ -68,7 +69,8 @@ class LabServer:
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
         self.metrics = Metrics()
-        self.lag = LagProbe(self.metrics.loop_lag)
+        self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
+        self.hears = True  # the broker, when it was last looked at
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
         self.connections: set[LabConnection] = set()  # those that were said hello to
         self.draining = False
@@ -86,6 +88,8 @@ class LabServer:
         await self.parts.heartbeat.start(self.metrics)
         self.lag.start()
         self.listener = await self.listen(listening)
+        where = {"url": self.url, "stage": self.stage, "replica": self.replica}
+        log.info("listening", extra=where)
         return self
 
     async def __aexit__(
@@ -152,6 +156,7 @@ class LabServer:
         if self.draining:
             return await self.listener.wait_closed()
         self.draining = True
+        log.info("draining", extra={"connections": len(self.connections)})
         deadline = time.monotonic() + within
         await self.say_goodbye(within / 2)
         if left := [each.connection_lost_waiter for each in self.connections]:
@@ -163,6 +168,7 @@ class LabServer:
         self.lag.stop()
         await self.parts.heartbeat.stop()
         await self.parts.broker.stop()
+        log.info("drained")
 
     async def say_goodbye(self, within: float) -> None:
         """Close every connection, spread over time, and tell each when to return.
@@ -195,6 +201,15 @@ class LabServer:
             connection.identity = self.parts.admission.admit(connection, request)
         except Refused as exc:
             self.metrics.refused[exc.status] += 1
+            log.info(
+                "handshake refused",
+                extra={
+                    "connection": connection.name,
+                    "address": address_of(connection),
+                    "status": exc.status,
+                    "detail": exc.detail,
+                },
+            )
             response = routes.respond(exc.status, f"{exc.detail}\n")
             response.headers.update(exc.headers)
             return response
@@ -236,6 +251,7 @@ class LabServer:
                 self.parts.heartbeat.interval,
             )
         )
+        log.debug("connection opened", extra=about(connection))
         self.parts.admission.opened(connection)
         self.parts.heartbeat.watch(connection)
         connection.forget_handshake()
@@ -258,7 +274,8 @@ class LabServer:
         except BadMessage as exc:
             connection.reply(Error(exc.code, exc.detail, exc.ref))
         except Exception:
-            log.exception("connection %s failed", connection.name)
+            name = connection.name
+            log.exception("connection %s failed", name, extra={"connection": name})
             connection.end(closing.INTERNAL)
 
     def text_of(self, connection: LabConnection, data: str | bytes) -> str | None:
@@ -281,6 +298,24 @@ class LabServer:
         # A client chooses its code: only those that mean something get a label.
         known = code is None or code in closing.CLOSES or 1000 <= code <= 1015
         self.metrics.closes[(code or 1006) if known else OTHER] += 1
+        decided = ending is not None and code not in (NORMAL.code, DRAINING.code)
+        log.log(
+            logging.INFO if decided else logging.DEBUG,
+            "connection ended",
+            extra={
+                **about(connection),
+                "code": code or 1006,
+                # A client's reason is whatever it likes.
+                "reason": ending.reason if ending else None,
+            },
+        )
+
+    def look_at_broker(self) -> None:
+        """Say when the broker is no longer heard, and when it is again."""
+        hears = not self.parts.broker.deaf
+        if hears != self.hears:
+            self.hears = hears
+            log.warning("the broker is %s", "heard again" if hears else "lost")
 
     # What the routes show
 
@@ -305,3 +340,16 @@ class LabServer:
             ],
             {"replica": self.replica, "stage": self.stage, "version": __version__},
         )
+
+
+def about(connection: LabConnection) -> dict[str, object]:
+    """Return what a line in the log says of a connection."""
+    return {
+        "connection": connection.name,
+        "user": connection.identity.user,
+        "address": address_of(connection),
+    }
+
+
+def address_of(connection: LabConnection) -> str:
+    return str((connection.remote_address or ("local",))[0])

@@ -5,7 +5,6 @@ Durations are in seconds, sizes in bytes; 0 turns a limit off.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
@@ -15,8 +14,8 @@ from typing import Any
 
 from labserver.errors import SettingsError
 
-log = logging.getLogger("labserver")
-
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 
 
@@ -69,6 +68,15 @@ class Settings:
         0, "SO_SNDBUF of each connection; 0 leaves the kernel's choice."
     )
 
+    log_format: str = _setting(
+        "text", "What lines on standard error look like.", choices=LOG_FORMATS
+    )
+    log_level: str = _setting(
+        "",
+        "The least that is logged. Default warning, info as JSON.",
+        choices=("", *LOG_LEVELS),
+    )
+
     def __post_init__(self) -> None:
         for each in fields(self):
             problem = _problem(each, getattr(self, each.name))
@@ -97,18 +105,22 @@ def from_environment(
 
     """
     values = dict(given)
-    known = {variable(each) for each in fields(Settings)} | {
-        "LAB_TOKEN",
-        "LAB_REPLICAS",
-    }
-    for name in environment:
-        if name.startswith("LAB_") and name not in known:
-            log.warning("there is no setting %s", name)
     for each in fields(Settings):
         text = environment.get(variable(each))
         if each.name not in values and text is not None:
             values[each.name] = parse(each, text)
     return Settings(**values)
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the ``LAB_*`` variables that mean nothing: a typing error, most often."""
+    known = {variable(each) for each in fields(Settings)} | {
+        "LAB_TOKEN",
+        "LAB_REPLICAS",
+    }
+    return [
+        each for each in environment if each.startswith("LAB_") and each not in known
+    ]
 
 
 def parse(setting: Field[Any], text: str) -> Any:
@@ -141,7 +153,7 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
             return f"must be from {least} to {most:.10g}, not {value}"
     choices = setting.metadata.get("choices")
     if choices and value not in choices:
-        return f"must be one of {', '.join(choices)}, not {value!r}"
+        return f"must be one of {', '.join(filter(None, choices))}, not {value!r}"
     if setting.name == "redis" and value and not _REDIS_URL.match(value):
         return "must start with redis://, rediss:// or unix://"
     if setting.name == "origins" and not all(map(_ORIGIN.match, value)):

@@ -25,7 +25,7 @@ SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 LAYERS = [
     {"errors", "limits", "oracle"},
     {"closing", "messages", "settings", "tokens"},
-    {"wire", "metrics", "embedded"},
+    {"wire", "logs", "metrics", "embedded"},
     {"backlog", "connection", "client", "lag"},
     {"hub"},
     {"parts"},
