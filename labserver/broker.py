@@ -20,11 +20,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from labserver import redis_presence
 from labserver.errors import BrokerDown
 from labserver.hub import Hub
 from labserver.messages import Event, event, gap
 from labserver.metrics import Metrics
 from labserver.parts import KEY_TTL, History, Parts, Position
+from labserver.presence import Roster
 from labserver.redis_commands import TIMEOUT, Commands, ended, pool, script
 from labserver.redis_link import PREFIX, Link
 from labserver.settings import Settings
@@ -63,6 +65,7 @@ class RedisBroker:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.name = secrets.token_hex(6)  # of this replica, among all
         self.feeds: dict[str, Feed] = {}
         self.outbound: dict[str, list[tuple[bytes, str | None, Any]]] = {}
 
@@ -174,10 +177,22 @@ class RedisBroker:
         kept = [event(room, number, tail) for number, tail in pairs]
         return Position(epoch.decode(), seq, kept)
 
+    async def here(
+        self, room: str, mine: Roster, ttl: float, known: Roster | None
+    ) -> Roster:
+        keys = [_keys(room)[0], _keys(room)[0] + ":presence"]
+        args = (PREFIX + room, *redis_presence.said(self.name, mine, _ms(ttl), known))
+        answer = await self.commands.call(redis_presence.PRESENCE, keys, args)
+        return redis_presence.heard(answer, known)
+
     # Delivering
 
     async def heard(self, room: str, data: bytes) -> None:
         """Deliver what one publish carried, after filling any hole before it."""
+        if b" " not in data:  # no message, but a replica where people came or went
+            if data.decode() != self.name:
+                self.hub.stirred(room)
+            return
         feed = self.feeds.get(room)
         if feed is None:
             return

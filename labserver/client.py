@@ -32,6 +32,7 @@ Message = dict[str, Any]
 Token = str | Callable[[], str | Awaitable[str]] | None
 
 AGAIN = "again:"  # starts the ref of a join that follows a reconnect
+TOLD = {"message", "gap", "joined", "present", "presence"}  # what the iterator yields
 QUEUE = 1024  # messages that wait for the iterator; then reading stops
 
 
@@ -109,6 +110,7 @@ class Client:
         self.options = options
         self.hello: Message = {}
         self.cursors: dict[str, Message | None] = {}
+        self.present: set[str] = set()  # rooms in which to see, and be seen
         self.connects = 0  # how often a connection was made
         self.latest_close: int | None = None
         self._connection: ClientConnection | None = None
@@ -153,7 +155,8 @@ class Client:
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield ``message``, ``gap`` and ``joined``, over all reconnects.
 
-        Also an ``error``, when a room could not be entered again.
+        Also ``present`` and ``presence`` of rooms that were joined with presence, and
+        an ``error``, when a room could not be entered again.
 
         Raises Rejected when the server will not have this client again.
         """
@@ -165,21 +168,32 @@ class Client:
 
     # Requests
 
-    async def join(self, room: str, after: Message | None = None) -> Message:
-        """Enter a room, now and after every reconnect; return the ``joined``."""
+    async def join(
+        self, room: str, after: Message | None = None, presence: bool = False
+    ) -> Message:
+        """Enter a room, now and after every reconnect; return the ``joined``.
+
+        With ``presence`` the others who asked for it are told, and so is this client.
+        """
         await self._open.wait()  # else the reconnect would enter it, too
         self.cursors.setdefault(room, after)
+        (self.present.add if presence else self.present.discard)(room)
         try:
-            return await self._request(
-                {"type": "join", "room": room, **({"after": after} if after else {})}
-            )
+            return await self._request({"type": "join", **self._wish(room, after)})
         except ServerError:
             self.cursors.pop(room, None)
+            self.present.discard(room)
             raise
+
+    def _wish(self, room: str, after: Message | None) -> Message:
+        """Return what a join asks for."""
+        wish: Message = {"room": room, **({"after": after} if after else {})}
+        return {**wish, "presence": True} if room in self.present else wish
 
     async def leave(self, room: str) -> Message:
         """Leave a room; return the ``left``."""
         self.cursors.pop(room, None)
+        self.present.discard(room)
         return await self._request({"type": "leave", "room": room})
 
     async def publish(self, room: str, payload: Any, key: str | None = None) -> Message:
@@ -310,7 +324,7 @@ class Client:
                     waiting.set_exception(error)
                 else:
                     waiting.set_result(message)
-            if message["type"] in ("message", "gap", "joined"):
+            if message["type"] in TOLD:
                 self._queue.put_nowait(message)
                 await self._not_too_far_ahead()
             elif message["type"] == "error" and waiting is None:
@@ -326,11 +340,10 @@ class Client:
         await asyncio.sleep(delay)
         if self._connection is None or room not in self.cursors:
             return
-        cursor = self.cursors[room]
-        message = {"type": "join", "room": room, "ref": AGAIN + room}
-        after = {"after": cursor} if cursor else {}
+        wish = self._wish(room, self.cursors[room])
+        message = {"type": "join", **wish, "ref": AGAIN + room}
         with contextlib.suppress(ConnectionClosed):
-            await self._connection.send(json.dumps({**message, **after}))
+            await self._connection.send(json.dumps(message))
 
     async def _not_entered(self, error: Message) -> None:
         """Try again where the broker was down; else say so, and give the room up."""
@@ -344,6 +357,7 @@ class Client:
             retry.add_done_callback(self._retries.discard)
         else:
             self.cursors.pop(room, None)
+            self.present.discard(room)
             self._queue.put_nowait(error)
 
     def _note(self, message: Message) -> None:

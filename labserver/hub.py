@@ -44,13 +44,21 @@ class Hub:
     Args:
         metrics: Counts deliveries.
         emptied: Called with the name of a room that has lost its last member.
+        stirred: Called by the broker with the name of a room that people entered or
+            left on another replica.
 
     """
 
-    def __init__(self, metrics: Metrics, emptied: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        emptied: Callable[[str], None],
+        stirred: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self.rooms: dict[str, Room] = {}
         self.metrics = metrics
         self.emptied = emptied
+        self.stirred = stirred
 
     # Membership
 

@@ -48,6 +48,7 @@ class Echo(_Client, frozen=True):
 class Join(_Client, frozen=True):
     room: RoomName
     after: Cursor | None = None
+    presence: bool = False  # to see who is in the room, and to be seen
     ref: Ref | UnsetType = UNSET
 
 
@@ -122,6 +123,38 @@ class Gap(_Server, frozen=True):
     first: int = field(name="from")
     last: int = field(name="to")
     reason: str
+
+
+class Person(Struct, frozen=True):
+    """A connection that is seen in a room; who has two of them is there twice."""
+
+    id: str
+    user: str
+
+
+class Present(_Server, frozen=True):
+    """Who is in a room, all of them; from here on ``presence`` tells what changes.
+
+    Comes after the ``joined`` of who asked for it, and to everybody again whenever a
+    client cannot know the names otherwise. Without ``clients`` they are too many.
+    """
+
+    room: str
+    count: int
+    clients: list[Person] | UnsetType = UNSET
+
+
+class Presence(_Server, frozen=True):
+    """Who came and went since the last of these, and how many are there now.
+
+    At most one a second. Without ``joined`` and ``left`` they are too many to be named:
+    the names that a client has mean nothing any more, until a ``present`` comes.
+    """
+
+    room: str
+    count: int
+    joined: list[Person] | UnsetType = UNSET
+    left: list[Person] | UnsetType = UNSET
 
 
 class Error(_Server, frozen=True):

@@ -21,6 +21,7 @@ from labserver.connection import LabConnection, Outbox
 from labserver.hub import Hub
 from labserver.messages import Cursor, Event, Refreshed, event
 from labserver.metrics import Metrics
+from labserver.presence import Attendance, Roster
 from labserver.tokens import ANONYMOUS, Identity
 from labserver.wire import Chunk
 
@@ -108,6 +109,15 @@ class Broker(Protocol):
     async def read(self, room: str, after: int | None) -> Position:
         """Return where a room stands and what it keeps after a seq (None: nothing)."""
 
+    async def here(
+        self, room: str, mine: Roster, ttl: float, known: Roster | None
+    ) -> Roster:
+        """Note who of this replica is in a room; return who is of all of them.
+
+        What is noted is forgotten after ``ttl`` seconds. A change is told to the hubs
+        of the other replicas that listen to the room. Raises BrokerDown.
+        """
+
 
 class History(Protocol):
     """What a room remembers for those who come back.
@@ -136,6 +146,7 @@ class Lab:
     history: History
     admission: Admission
     metrics: Metrics
+    attendance: Attendance
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +307,11 @@ class LocalBroker:
         oldest = time.monotonic() - self.history.ttl
         kept = [e for at, e in log.kept if at > oldest and e.first > after]
         return Position(log.epoch, log.seq, kept)
+
+    async def here(
+        self, room: str, mine: Roster, ttl: float, known: Roster | None
+    ) -> Roster:
+        return mine  # there is no other replica
 
     def _log(self, room: str) -> Log:
         log = self.logs.get(room)

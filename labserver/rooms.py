@@ -59,7 +59,7 @@ class RoomsApplication:
             case Join():
                 await self.join(connection, message)
             case Leave():
-                self.lab.hub.remove(connection, message.room)
+                self.leave(connection, message.room)
                 connection.reply(Left(message.room, message.ref))
             case Ping():
                 connection.reply(Pong(message.ref))
@@ -118,6 +118,10 @@ class RoomsApplication:
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
             lab.hub.add(connection, room, joined, missed or ())
+        if message.presence:
+            lab.attendance.enter(connection, name)
+        else:
+            lab.attendance.leave(connection, name)
         if message.after is not None:
             lab.metrics.recovered += joined.recovered
             lab.metrics.unrecovered += not joined.recovered
@@ -132,12 +136,16 @@ class RoomsApplication:
         connection.reply(Refreshed(answer.expires, message.ref))
         for name in list(connection.rooms):
             if not connection.identity.may_enter(name):
-                self.lab.hub.remove(connection, name)
+                self.leave(connection, name)
                 connection.reply(Left(name))
 
     def closed(self, connection: LabConnection) -> None:
         for name in list(connection.rooms):
-            self.lab.hub.remove(connection, name)
+            self.leave(connection, name)
+
+    def leave(self, connection: LabConnection, room: str) -> None:
+        self.lab.hub.remove(connection, room)
+        self.lab.attendance.leave(connection, room)
 
     def check_claim(
         self, connection: LabConnection, room: str, ref: Ref | UnsetType

@@ -29,6 +29,7 @@ from labserver.limits import TokenBucket
 from labserver.messages import Error, Hello
 from labserver.metrics import OTHER, Gauge, Metrics, render
 from labserver.parts import Lab, Parts
+from labserver.presence import Attendance
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
@@ -74,9 +75,17 @@ class LabServer:
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
         self.connections: set[LabConnection] = set()  # those that were said hello to
         self.draining = False
-        self.hub = Hub(self.metrics, parts.broker.unsubscribe)
+        self.attendance = Attendance(parts.broker.here)
+        self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
         self.application = parts.application(
-            Lab(self.hub, parts.broker, parts.history, parts.admission, self.metrics)
+            Lab(
+                self.hub,
+                parts.broker,
+                parts.history,
+                parts.admission,
+                self.metrics,
+                self.attendance,
+            )
         )
         self.listener: Server
 
@@ -167,6 +176,7 @@ class LabServer:
         await self.listener.wait_closed()
         self.lag.stop()
         await self.parts.heartbeat.stop()
+        await self.attendance.stop()
         await self.parts.broker.stop()
         log.info("drained")
 

@@ -286,3 +286,34 @@ class TestInBrowser:
         await keyboard.press("Enter")
         await page.shows("#talk-title", "lobby")
         await page.shows("#log .notice", "Joined")
+
+    async def test_client_sees_who_is_here_and_again_after_a_cut(
+        self, browser: Any, cluster: Cluster
+    ) -> None:
+        page, replica = await open_page(browser), cluster.replicas[0]
+        await page.tab.goto(replica.url.replace("ws://", "http://", 1))
+        asked = [replica.url, replica.token("ann")]
+        first, again = await page.tab.evaluate(PEOPLE, asked)
+        assert [each["user"] for each in (*first, *again)] == ["ann", "ann"]
+        assert first != again  # another connection
+        assert page.complaints == []
+
+
+PEOPLE = """async ([url, token]) => {
+  const { LabClient, Backoff } = await import("/lab-client.js");
+  const backoff = new Backoff({ first: 0, cap: 0 });
+  const client = new LabClient(url, { token: () => token, backoff });
+  const told = [];
+  const over = new Promise((resolve) => {
+    client.addEventListener("present", ({ detail }) => {
+      told.push(detail.clients);
+      if (told.length === 2) resolve();
+      else client.cut();
+    });
+  });
+  client.start();
+  await client.join("people", null, { presence: true });
+  await over;
+  client.stop();
+  return told;
+}"""

@@ -93,6 +93,7 @@ export class ConnectionLost extends Error {
 // one failure may as well be a cap, or a replica that was just leaving.
 const REFUSALS_LIMIT = 3;
 const OPEN_TIMEOUT = 10_000; // milliseconds
+const TOLD = new Set(["message", "gap", "joined", "present", "presence", "error"]);
 const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
 
 /**
@@ -105,6 +106,9 @@ const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
  *   `code`, `reason` and `comesBack`, when it will not try again by itself.
  * - `message`, `gap`, `joined`, `error`: the server's messages, as they are. `joined`
  *   comes after every reconnect; its `recovered` says whether nothing was missed.
+ * - `present`, `presence`: who is in a room that was joined with `presence`, and who
+ *   came and went. People are connections: group by `user`. Without names they are too
+ *   many to be named.
  * - `latency`: `{milliseconds}`, the round trip of a ping.
  */
 export class LabClient extends EventTarget {
@@ -131,6 +135,7 @@ export class LabClient extends EventTarget {
     this.hello = null;
     this.connects = 0; // how often a connection was made
     this.cursors = new Map(); // room -> {epoch, seq}, or null before the first joined
+    this.present = new Set(); // rooms in which to see, and be seen
     this.socket = null;
     this.attempt = 0; // names the present socket; what belongs to an older one is late
     this.offered = null; // the token of the latest attempt
@@ -160,13 +165,19 @@ export class LabClient extends EventTarget {
   // Requests. Each returns a promise of the server's answer, and waits for a connection
   // when there is none. They reject with ServerError or ConnectionLost.
 
-  /** Enter a room, now and after every reconnect; resolves with the `joined`. */
-  async join(room, after = null) {
+  /**
+   * Enter a room, now and after every reconnect; resolves with the `joined`.
+   *
+   * With `presence` the others who asked for it are told, and so is this client.
+   */
+  async join(room, after = null, { presence = false } = {}) {
     if (!ROOM.test(room)) {
       const detail = "a room's name is 1 to 64 of A-Z a-z 0-9 _ . : -";
       throw new ServerError({ code: "bad_message", detail });
     }
     if (!this.cursors.has(room)) this.cursors.set(room, after);
+    if (presence) this.present.add(room);
+    else this.present.delete(room);
     if (this.state === "open") this.#sendJoin(room);
     else await this.#opened(); // it joins every room
     return this.#answer(`join ${room}`);
@@ -174,7 +185,7 @@ export class LabClient extends EventTarget {
 
   /** Leave a room; resolves with the `left`, or null without a connection. */
   async leave(room) {
-    this.cursors.delete(room);
+    this.#forget(room);
     return this.state === "open" ? this.#request({ type: "leave", room }) : null;
   }
 
@@ -223,7 +234,19 @@ export class LabClient extends EventTarget {
 
   #sendJoin(room) {
     const after = this.cursors.get(room);
-    this.#send({ type: "join", room, ...(after && { after }), ref: `join ${room}` });
+    const presence = this.present.has(room);
+    this.#send({
+      type: "join",
+      room,
+      ...(after && { after }),
+      ...(presence && { presence }),
+      ref: `join ${room}`,
+    });
+  }
+
+  #forget(room) {
+    this.cursors.delete(room);
+    this.present.delete(room);
   }
 
   #answer(ref) {
@@ -342,7 +365,7 @@ export class LabClient extends EventTarget {
       if (type === "error") request.reject(new ServerError(message));
       else request.resolve(message);
     }
-    if (["message", "gap", "joined", "error"].includes(type)) this.#tell(type, message);
+    if (TOLD.has(type)) this.#tell(type, message);
   }
 
   #welcome(hello) {
@@ -361,7 +384,7 @@ export class LabClient extends EventTarget {
   #stays({ code, ref }) {
     const room = ref.slice("join ".length);
     if (code !== "broker_down") {
-      this.cursors.delete(room);
+      this.#forget(room);
       return true;
     }
     const { attempt } = this;

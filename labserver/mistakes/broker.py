@@ -34,6 +34,8 @@ class DeliverLocally(RedisBroker):
         return super().publish(room, tail, key)
 
     async def heard(self, room: str, data: bytes) -> None:
+        if b" " not in data:
+            return await super().heard(room, data)
         for tail in _tails(data.split(b" ", 2)[2]):
             if self.own[room, tail]:
                 self.own[room, tail] -= 1

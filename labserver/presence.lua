@@ -1,0 +1,68 @@
+-- Note who of one replica is in a room, and say who is of all of them.
+--
+-- KEYS: numbering (it only names the room), presence (a hash).
+-- ARGV: channel, name of the replica, version that it knows (0: none), ttl in ms, how
+--       many people may be named, how many of them are this replica's, and who, as
+--       a JSON object.
+-- Of each replica the hash keeps "expiry count people"; what has expired goes. A change
+-- is published as the name of the replica that made it, without a space, unlike
+-- messages.
+-- Returns the version, whether the replica knew of one though what it had said is gone,
+-- and how many people are there; then, if the version is not the one that it knows and
+-- they are not too many, who: a JSON object for each replica.
+local channel, me, known = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local presence, ttl, limit = KEYS[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+local count, people = tonumber(ARGV[6]), ARGV[7]
+
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local version, changed, said, total, all = 0, false, nil, count, {}
+if count > 0 then
+  all[1] = people
+end
+local kept = redis.call('HGETALL', presence)
+for i = 1, #kept, 2 do
+  local name = kept[i]
+  if name == 'version' then
+    version = tonumber(kept[i + 1])
+  else
+    local expiry, number, who = string.match(kept[i + 1], '^(%d+) (%d+) (.*)$')
+    if tonumber(expiry) <= now then
+      redis.call('HDEL', presence, name)
+      changed = true
+    elseif name == me then
+      said = number .. ' ' .. who
+    else
+      total = total + tonumber(number)
+      all[#all + 1] = who
+    end
+  end
+end
+
+if count > 0 then
+  local say = ARGV[6] .. ' ' .. people
+  changed = changed or say ~= said
+  redis.call('HSET', presence, me, string.format('%.0f %s', now + ttl, say))
+elseif said then
+  redis.call('HDEL', presence, me)
+  changed = true
+end
+if changed then
+  version = math.max(version + 1, now)  -- a hash that was lost must not count as known
+  redis.call('PUBLISH', channel, me)
+end
+if total == 0 then
+  redis.call('DEL', presence)
+  return {version, 0, 0}
+end
+redis.call('HSET', presence, 'version', string.format('%.0f', version))
+-- Not below what another replica still has left.
+redis.call('PEXPIRE', presence, math.max(ttl, redis.call('PTTL', presence)))
+
+local reply = {version, (known > 0 and not said) and 1 or 0, total}
+if version ~= known and total <= limit then
+  for _, who in ipairs(all) do
+    reply[#reply + 1] = who
+  end
+end
+return reply
