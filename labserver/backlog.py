@@ -23,6 +23,7 @@ class Loss:
     room: str
     first: int
     last: int
+    epoch: str = ""
 
 
 class Backlog:
@@ -60,7 +61,7 @@ class Backlog:
     def lose(self, chunk: Chunk) -> None:
         """Append the loss of a chunk."""
         self.lost += len(chunk)
-        self._note(Loss(chunk.room, chunk.first, chunk.last))
+        self._note(Loss(chunk.room, chunk.first, chunk.last, chunk.epoch))
 
     def lose_where(self, chosen: Callable[[Chunk], bool]) -> None:
         """Turn the chosen chunks into losses, where they stand."""
@@ -125,7 +126,7 @@ class Backlog:
             if isinstance(entry, Loss):
                 self.losses.pop(entry.room, None)
                 notice = messages.gap(entry.room, entry.first, entry.last, "slow")
-                part = wire.frame(variant, notice.json)
+                part = wire.chunk(variant, entry.room, [notice], entry.epoch).data
                 self.size -= LOSS_SIZE
                 self.kept -= LOSS_SIZE
             else:

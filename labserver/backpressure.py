@@ -57,7 +57,7 @@ class BoundedOutbox:
         self.write = connection.transport.write
         encrypted = connection.transport.get_extra_info("sslcontext")
         sock = connection.transport.get_extra_info("socket")
-        self.fd = -1 if encrypted else sock.fileno()
+        self.fd = -1 if encrypted or sock is None else sock.fileno()
         self.limit = settings.outbox_limit or float("inf")
         self.policy = settings.outbox_policy
         self.stuck_timeout = settings.stuck_timeout

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labserver.settings import Settings, flag, parse, variable
+from labserver.settings import Settings, flag, kind, parse, variable
 
 # The secret has none: everybody on the machine can read a command line.
 FLAGS = [each for each in fields(Settings) if each.name != "secret"]
@@ -54,14 +54,16 @@ def _option(setting: Field[Any]) -> Any:
         text += f" Default {shown}{', off' if default == 0 else ''}."
     elif isinstance(default, str) and default:
         text += f" Default {default}."
+    elif default is None:
+        text += " Default none, off."
     kinds: dict[type, str] = {int: "N", float: "SECONDS"}
-    kind = kinds.get(type(default), "TEXT")
+    metavar = kinds.get(kind(setting), "TEXT")
     if setting.name in ("message_rate_limit", "admission_rate"):
-        kind = "RATE"
+        metavar = "RATE"
     return typer.Option(
         flag(setting),
         help=f"{text} [{variable(setting)}]",
-        metavar=kind,
+        metavar=metavar,
         show_default=False,
         rich_help_panel="Settings (flag, or the variable in brackets)",
     )

@@ -24,10 +24,19 @@ from labserver.wire import Variant
 class Room:
     """A room with at least one local member, or one that is about to join."""
 
-    __slots__ = ("joining", "members", "name", "pending", "renumbered", "since")
+    __slots__ = (
+        "epoch",
+        "joining",
+        "members",
+        "name",
+        "pending",
+        "renumbered",
+        "since",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.epoch = ""  # names the numbering, from the first member on
         # By variant, so that a frame is built once for each.
         self.members: dict[Variant, set[LabConnection]] = {}
         # What was delivered since each of them began to join.
@@ -110,6 +119,7 @@ class Hub:
         else:  # what was read is of an epoch that is over
             joined, missed = replace(renumbered, ref=joined.ref), ()
         connection.rooms.add(room.name)
+        room.epoch = joined.epoch
         connection.reply(joined)
         self._put_in(connection, room, [*missed, *live])
 
@@ -129,7 +139,9 @@ class Hub:
         self.flush(room)
         room.members.setdefault(connection.variant, set()).add(connection)
         if events:
-            connection.outbox.deliver(wire.chunk(connection.variant, room.name, events))
+            variant = connection.variant
+            chunk = wire.chunk(variant, room.name, events, room.epoch)
+            connection.outbox.deliver(chunk)
             self.metrics.deliveries += len(events)
 
     def _take_out(self, connection: LabConnection, room: Room) -> None:
@@ -166,6 +178,7 @@ class Hub:
         if room is None:
             return
         self.flush(room)
+        room.epoch = epoch
         joined = Joined(name, epoch, seq, recovered=False)
         for members in room.members.values():
             for member in members:
@@ -182,7 +195,7 @@ class Hub:
         metrics = self.metrics
         metrics.flushes += 1
         for variant, members in room.members.items():
-            shared = wire.chunk(variant, room.name, events)
+            shared = wire.chunk(variant, room.name, events, room.epoch)
             for member in members:
                 member.outbox.deliver(shared)
             metrics.deliveries += len(members) * len(events)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 
 class TokenBucket:
     """Allow ``rate`` events a second and up to ``burst`` of them at once.
@@ -42,3 +44,34 @@ class TokenBucket:
     def wait(self) -> float:
         """Return the seconds until a whole token will be there."""
         return max(0.0, (1.0 - self.level) / self.rate)
+
+
+class BucketPerName:
+    """A bucket for each name, where one connection does not stand for one client.
+
+    Args:
+        rate: Events a second of one name, with bursts of twice that; 0 for any.
+        names_limit: Buckets kept. Who has been quiet the longest is forgotten, and
+            then starts with a full one.
+
+    """
+
+    def __init__(self, rate: float, names_limit: int = 10_000) -> None:
+        self.rate = rate
+        self.names_limit = names_limit
+        self.buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, name: str, now: float) -> bool:
+        """Take one token of ``name``; say if there was one. There is no debt here."""
+        if not self.rate:
+            return True
+        bucket = self.buckets.pop(name, None)
+        if bucket is None:
+            bucket = TokenBucket(self.rate, max(1.0, 2 * self.rate), now)
+        self.buckets[name] = bucket
+        while len(self.buckets) > self.names_limit:
+            self.buckets.popitem(last=False)
+        if bucket.take(now):
+            return True
+        bucket.level += 1.0  # a refusal is free
+        return False

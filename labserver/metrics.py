@@ -85,11 +85,13 @@ class Metrics:
         "flush_size",
         "flushes",
         "loop_lag",
+        "polls",
         "published",
         "received",
         "recovered",
         "refused",
         "stalls",
+        "streams",
         "stuck",
         "unrecovered",
     )
@@ -107,6 +109,8 @@ class Metrics:
         self.stuck = 0  # peers that took no byte before the deadline
         self.stalls = 0  # times that the event loop itself was late
         self.recovered = 0  # joins whose cursor was honoured
+        self.streams = 0  # event streams that began
+        self.polls = 0  # long polls that began
         self.unrecovered = 0  # joins whose cursor was too old or of another epoch
         self.delivery_latency = Histogram(SECONDS)
         self.broker_latency = Histogram(SECONDS)
@@ -126,6 +130,8 @@ COUNTERS = {
     "stalls": ("labserver_loop_stalls", "Times that the event loop was late."),
     "recovered": ("labserver_recoveries", "Joins whose cursor was honoured."),
     "unrecovered": ("labserver_recovery_failures", "Joins whose cursor was too old."),
+    "streams": ("labserver_streams", "Event streams that began."),
+    "polls": ("labserver_polls", "Long polls that began."),
 }
 
 # Name, help, label, and those values of it that are on the page from the start: a rate

@@ -14,7 +14,7 @@ import socket
 import time
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -31,6 +31,10 @@ from labserver.metrics import OTHER, Gauge, Metrics, render
 from labserver.parts import Lab, Parts
 from labserver.presence import Attendance
 from labserver.settings import Settings
+from labserver.visitor import Visitor
+
+if TYPE_CHECKING:  # the extra ``sse`` may not be installed
+    from labserver.web_server import WebServer
 
 log = logging.getLogger("labserver")
 # The library writes requests, and so tokens, at DEBUG; and a line a connection at INFO.
@@ -74,6 +78,7 @@ class LabServer:
         self.hears = True  # the broker, when it was last looked at
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
         self.connections: set[LabConnection] = set()  # those that were said hello to
+        self.visitors: set[Visitor] = set()  # streams, polls and POSTs
         self.draining = False
         self.attendance = Attendance(parts.broker.here)
         self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
@@ -88,15 +93,25 @@ class LabServer:
             )
         )
         self.listener: Server
+        self.web: WebServer | None = None
 
     # Life of the server
 
     async def __aenter__(self) -> Self:
-        listening = self.open_socket()
+        listening = self.open_socket(self.port)
+        self.port = listening.getsockname()[1]
+        if self.settings.sse_port is not None:
+            try:
+                self.web = self.open_web(self.settings.sse_port)
+            except BaseException:
+                listening.close()
+                raise
         await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
         await self.parts.heartbeat.start(self.metrics)
         self.lag.start()
         self.listener = await self.listen(listening)
+        if self.web is not None:
+            await self.web.start()
         where = {"url": self.url, "stage": self.stage, "replica": self.replica}
         log.info("listening", extra=where)
         return self
@@ -109,7 +124,18 @@ class LabServer:
     ) -> None:
         await self.drain(self.settings.drain_timeout if exc_type is None else 0.0)
 
-    def open_socket(self) -> socket.socket:
+    def open_web(self, port: int) -> WebServer:
+        """Return the server for clients without WebSocket, on a socket of its own."""
+        try:
+            from labserver.web_server import WebServer
+        except ImportError as exc:
+            raise SettingsError(
+                f"--sse-port (LAB_SSE_PORT) needs {exc.name}, which is not installed: "
+                "pip install 'labserver[sse]'"
+            ) from None
+        return WebServer(self, self.open_socket(port, "--sse-port"))
+
+    def open_socket(self, port: int, chosen_by: str = "--port") -> socket.socket:
         """Return a listening socket whose connections inherit the send buffer."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         # The protocol is named because asyncio sets TCP_NODELAY only where it is; with
@@ -123,15 +149,14 @@ class LabServer:
                 # Before listen(): the kernel scales windows when it accepts.
                 size = self.settings.send_buffer
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-            listening.bind((self.host, self.port))
+            listening.bind((self.host, port))
         except (OSError, OverflowError) as exc:
             listening.close()
             why = getattr(exc, "strerror", None) or exc
             raise SettingsError(
-                f"cannot listen on {self.host}:{self.port}: {why} "
-                "(--host and --port choose another place)"
+                f"cannot listen on {self.host}:{port}: {why} "
+                f"(--host and {chosen_by} choose another place)"
             ) from None
-        self.port = listening.getsockname()[1]
         return listening
 
     async def listen(self, listening: socket.socket) -> Server:
@@ -168,12 +193,15 @@ class LabServer:
         log.info("draining", extra={"connections": len(self.connections)})
         deadline = time.monotonic() + within
         await self.say_goodbye(within / 2)
+        web = asyncio.create_task(self.web.stop(deadline)) if self.web else None
         if left := [each.connection_lost_waiter for each in self.connections]:
             await asyncio.wait(left, timeout=max(0.0, deadline - time.monotonic()))
         self.listener.close(close_connections=False)
         for connection in list(self.sockets):
             connection.transport.abort()
         await self.listener.wait_closed()
+        if web is not None:
+            await web
         self.lag.stop()
         await self.parts.heartbeat.stop()
         await self.attendance.stop()
@@ -186,7 +214,7 @@ class LabServer:
         They go, and are asked to come back elsewhere, at the rate at which handshakes
         are admitted: everybody at once would be a storm for whoever takes them.
         """
-        leaving = list(self.connections)
+        leaving: list[LabConnection | Visitor] = [*self.connections, *self.visitors]
         random.shuffle(leaving)
         rate = self.settings.admission_rate or RETURN_RATE
         spread = len(leaving) / rate
@@ -335,13 +363,16 @@ class LabServer:
         return "the broker is deaf" if self.parts.broker.deaf else None
 
     def metrics_page(self) -> bytes:
-        waiting = sum(each.outbox.waiting() for each in self.connections)
+        visitors = len(self.visitors)
+        everybody: list[LabConnection | Visitor] = [*self.connections, *self.visitors]
+        waiting = sum(each.outbox.waiting() for each in everybody)
         worst = max((each.latency for each in self.connections), default=0.0)
         up = not self.parts.broker.deaf
         return render(
             self.metrics,
             [
                 Gauge("labserver_connections", "Open.", len(self.connections)),
+                Gauge("labserver_visitors", "Streams, polls, POSTs.", visitors),
                 Gauge("labserver_rooms", "With a local member.", len(self.hub.rooms)),
                 Gauge("labserver_outbox_bytes", "That wait for readers.", waiting),
                 Gauge("labserver_broker_up", "1 when it hears the broker.", up),

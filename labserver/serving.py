@@ -38,7 +38,7 @@ async def serve_until_signal(
     settings: Settings,
     mistake: str | None = None,
 ) -> None:
-    """Listen, say so in one line, and drain on SIGTERM or Ctrl-C.
+    """Listen, say so in one line a port, and drain on SIGTERM or Ctrl-C.
 
     Raises:
         LabError: It cannot listen; nothing is left behind.
@@ -50,6 +50,8 @@ async def serve_until_signal(
     names = [each.name for each in included(stage, without)]
     if mistake is not None:
         mistaken(mistake, stage, without)  # before anything is started
+    if settings.sse_port is not None and "rooms" not in names:
+        raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,6 +67,8 @@ async def serve_until_signal(
         await stack.enter_async_context(server)
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
         print(f"listening on {server.url} ({what})", flush=True)
+        if server.web is not None:
+            print(f"listening on {server.web.url}/rooms/ROOM (SSE, polls, POST)")
         if made_up and "auth" in names:
             token = issue(settings.secret, "ann")
             print(

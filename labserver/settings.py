@@ -67,6 +67,13 @@ class Settings:
     send_buffer: int = _setting(
         0, "SO_SNDBUF of each connection; 0 leaves the kernel's choice."
     )
+    sse_port: int | None = _setting(
+        None,
+        "Port for server-sent events, long polls and publishing by POST; 0 for a free "
+        "one.",
+        kind=int,
+        most=65535,
+    )
 
     log_format: str = _setting(
         "text", "What lines on standard error look like.", choices=LOG_FORMATS
@@ -88,6 +95,12 @@ def variable(setting: Field[Any]) -> str:
     """Return the environment variable of a setting."""
     name = setting.metadata.get("variable", f"LAB_{setting.name.upper()}")
     return str(name)
+
+
+def kind(setting: Field[Any]) -> type:
+    """Return what a setting's value is, when there is one."""
+    found: type = setting.metadata.get("kind", type(setting.default))
+    return found
 
 
 def flag(setting: Field[Any]) -> str:
@@ -130,25 +143,26 @@ def parse(setting: Field[Any], text: str) -> Any:
         SettingsError: It is not a number where one is needed.
 
     """
-    kind: Callable[[str], Any] = type(setting.default)
-    if kind is str:
+    make: Callable[[str], Any] = kind(setting)
+    if make is str:
         return text
-    if kind is tuple:
+    if make is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     try:
-        return kind(text)
+        return make(text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
+        what = "a whole number" if make is int else "a number"
         raise SettingsError(
             f"{flag(setting)} ({variable(setting)}) must be {what}, not {text[:40]!r}"
         ) from None
 
 
 def _problem(setting: Field[Any], value: Any) -> str | None:
-    kind = type(setting.default)
-    if kind in (int, float):
+    if value is None and setting.default is None:
+        return None
+    if kind(setting) in (int, float):
         least = setting.metadata.get("least", 0)
-        most = 2**31 - 1 if kind is int else 1e9
+        most = setting.metadata.get("most", 2**31 - 1 if kind(setting) is int else 1e9)
         if not math.isfinite(value) or not least <= value <= most:
             return f"must be from {least} to {most:.10g}, not {value}"
     choices = setting.metadata.get("choices")

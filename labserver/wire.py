@@ -1,8 +1,9 @@
-"""WebSocket frames, built once and given to many.
+"""What goes out on a connection, built once and given to many: mostly frames.
 
 A server's frames are not masked (RFC 6455 section 5.1), so the same bytes may go to
 every member of a room. A compressed frame may be shared too when the server promised
-to forget its window after each message (RFC 7692 section 7.1.1.1).
+to forget its window after each message (RFC 7692 section 7.1.1.1). Over plain HTTP
+there are no frames, but events of a stream and items of a JSON array.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ COMPRESS_FROM = 128
 
 JSON = "lab.json"
 CBOR = "lab.cbor"
+# Not spoken on a WebSocket: what members over HTTP are sent.
+SSE = "text/event-stream"
+ITEMS = "application/json"
 
 
 class Variant(NamedTuple):
@@ -36,6 +40,8 @@ class Variant(NamedTuple):
 
 
 PLAIN = Variant()
+STREAM = Variant(SSE)
+ARRAY = Variant(ITEMS)
 
 
 def deflate_offer() -> ServerPerMessageDeflateFactory:
@@ -77,6 +83,29 @@ def frame(variant: Variant, text: bytes) -> bytes:
     return bytes((head, 127)) + length.to_bytes(8, "big") + data
 
 
+def item(variant: Variant, event: Event, epoch: str) -> bytes:
+    """Return one event of a room as ``variant`` carries it."""
+    if variant.subprotocol == SSE:
+        return stream_event(event.json, f"{epoch}:{event.last}" if epoch else "")
+    if variant.subprotocol == ITEMS:
+        return event.json + b","
+    return frame(variant, event.json)
+
+
+def stream_event(text: bytes, id: str = "") -> bytes:
+    """Return a message as a server-sent event, named like its type.
+
+    The ``id`` comes back as ``Last-Event-ID`` (WHATWG HTML section 9.2.4).
+    """
+    start = len(b'{"type":"')
+    kind = text[start : text.index(b'"', start)]
+    # An end of line would end the field. JSON has them only between its words, where
+    # a publisher may put any white space.
+    data = text.replace(b"\r", b" ").replace(b"\n", b" ")
+    name = b"id: %b\n" % id.encode() if id else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (name, kind, data)
+
+
 def _deflate(data: bytes, window_bits: int) -> bytes:
     encoder = zlib.compressobj(wbits=-window_bits, memLevel=5)
     packed = encoder.compress(data) + encoder.flush(zlib.Z_SYNC_FLUSH)
@@ -95,10 +124,11 @@ class Chunk:
         lasts: The last seq of each event; the next event starts after it.
         sizes: The length of each event's frame.
         data: The frames, joined.
+        epoch: Names the numbering that the seqs are of, where that is known.
 
     """
 
-    __slots__ = ("data", "first", "lasts", "room", "sizes")
+    __slots__ = ("data", "epoch", "first", "lasts", "room", "sizes")
 
     def __init__(
         self,
@@ -107,12 +137,14 @@ class Chunk:
         lasts: Sequence[int],
         sizes: Sequence[int],
         data: bytes,
+        epoch: str = "",
     ) -> None:
         self.room = room
         self.first = first
         self.lasts = lasts
         self.sizes = sizes
         self.data = data
+        self.epoch = epoch
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -127,17 +159,20 @@ class Chunk:
         first, start = self.first, 0
         for last, size in zip(self.lasts, self.sizes, strict=True):
             data = self.data[start : start + size]
-            yield Chunk(self.room, first, [last], [size], data)
+            yield Chunk(self.room, first, [last], [size], data, self.epoch)
             first, start = last + 1, start + size
 
 
-def chunk(variant: Variant, room: str, events: Sequence[Event]) -> Chunk:
+def chunk(
+    variant: Variant, room: str, events: Sequence[Event], epoch: str = ""
+) -> Chunk:
     """Return events, whose seqs follow each other, as what a member is sent."""
-    frames = [frame(variant, event.json) for event in events]
+    frames = [item(variant, event, epoch) for event in events]
     return Chunk(
         room,
         events[0].first,
         [event.last for event in events],
         [len(each) for each in frames],
         frames[0] if len(frames) == 1 else b"".join(frames),
+        epoch,
     )

@@ -1,0 +1,141 @@
+"""uvicorn beside the WebSocket server: same process, same loop, no signals, no log.
+
+What it leaves unbounded is bounded here: how long a request's head may take, and how
+long a peer may sit on an answer without reading. Everybody who is not gone by the end
+of a drain is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from labserver.web import Host, Web
+
+HEAD_LIMIT = 16384  # bytes of a request's head
+
+
+class BoundedProtocol(H11Protocol):
+    """One socket; each of its requests has a deadline until its head is there."""
+
+    timeout: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # Report pressure from the first byte that waits: the policies are ours.
+        transport.set_write_buffer_limits(0)
+        self.app_state = {**self.app_state, "transport": transport}
+        self.due: asyncio.TimerHandle | None = None
+        self.expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.expected()
+        super().connection_lost(exc)
+
+    def expect(self) -> None:
+        """Wait for a request, or for the peer to take the end of the last answer."""
+        self.expected()
+        unsent = self.transport.get_write_buffer_size()
+        self.due = self.loop.call_later(self.timeout, self.look, unsent)
+
+    def expected(self) -> None:
+        if self.due is not None:
+            self.due.cancel()
+            self.due = None
+
+    def look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self.expect()
+        else:
+            self.transport.abort()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.expected()
+
+    def on_response_complete(self) -> None:
+        self.expect()
+        super().on_response_complete()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class WebServer:
+    """The HTTP listener of one server.
+
+    Args:
+        host: The server that it stands beside.
+        listening: A listening socket.
+
+    """
+
+    def __init__(self, host: Host, listening: socket.socket) -> None:
+        timeout = host.settings.handshake_timeout
+        protocol = type("Protocol", (BoundedProtocol,), {"timeout": timeout})
+        config = uvicorn.Config(
+            Web(host).app,
+            http=protocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,  # it would hold the tokens of query strings
+            server_header=False,
+            proxy_headers=False,
+            backlog=4096,
+            h11_max_incomplete_event_size=HEAD_LIMIT,
+        )
+        self.listening = listening
+        self.server = Server(config)
+        self.task: asyncio.Task[Any] | None = None
+
+    @property
+    def url(self) -> str:
+        host, port, *_ = self.listening.getsockname()
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        """Return when it accepts."""
+        serving = self.server.serve([self.listening])
+        self.task = asyncio.create_task(serving)
+        while not self.server.started:
+            if self.task.done():
+                await self.task
+            await asyncio.sleep(0)
+
+    async def stop(self, deadline: float) -> None:
+        """Let what is being answered end until ``deadline``, then abort it.
+
+        Args:
+            deadline: Of the clock ``time.monotonic``.
+
+        """
+        if self.task is None:
+            return self.listening.close()
+        self.server.should_exit = True
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait((self.task,), timeout=left)
+        state = self.server.server_state
+        for connection in list(state.connections):
+            connection.transport.abort()
+        with contextlib.suppress(TimeoutError):
+            # An application that waits for something else than its peer.
+            await asyncio.wait_for(asyncio.shield(self.task), 1.0)
+        for task in list(state.tasks):
+            task.cancel()
+        await self.task
