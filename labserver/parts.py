@@ -302,6 +302,8 @@ class LocalBroker:
 
     async def read(self, room: str, after: int | None) -> Position:
         log = self._log(room)
+        # Who is told a place in this numbering may come back with it.
+        log.expires = max(log.expires, time.monotonic() + self.history.ttl)
         if after is None or after >= log.seq:
             return Position(log.epoch, log.seq)
         oldest = time.monotonic() - self.history.ttl

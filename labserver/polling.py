@@ -26,6 +26,7 @@ class Poll(Visitor):
         socket: What the response goes out on.
         cursor: What it asked to be given the messages after.
         limit: Bytes of messages in one answer; the rest comes with the next poll.
+        remembers: Whether a cursor can be worth something here.
 
     """
 
@@ -37,10 +38,12 @@ class Poll(Visitor):
         socket: asyncio.Transport,
         cursor: Cursor | None,
         limit: float,
+        remembers: bool,
     ) -> None:
         super().__init__(address, socket)
         self.cursor = cursor
         self.limit = limit
+        self.remembers = remembers
         self.outbox = Gathered(self)
         self.joined: Joined | None = None  # its seq is that of the newest item
         self.items: list[bytes] = []
@@ -57,7 +60,7 @@ class Poll(Visitor):
         if at is not None and (at.epoch, at.seq) == (message.epoch, message.seq):
             # Nothing was missed, and no history is needed to know that.
             message = replace(message, recovered=True)
-        elif not message.recovered:
+        elif not message.recovered and (self.remembers or at is None):
             self.ready.set()  # it needs a cursor first
         self.joined = message
 

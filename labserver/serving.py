@@ -68,7 +68,10 @@ async def serve_until_signal(
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
         print(f"listening on {server.url} ({what})", flush=True)
         if server.web is not None:
-            print(f"listening on {server.web.url}/rooms/ROOM (SSE, polls, POST)", flush=True)
+            print(
+                f"listening on {server.web.url}/rooms/ROOM (SSE, polls, POST)",
+                flush=True,
+            )
         if made_up and "auth" in names:
             token = issue(settings.secret, "ann")
             print(

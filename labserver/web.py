@@ -39,6 +39,7 @@ from labserver.visitor import Publisher, Visitor
 
 WAIT = 25.0  # seconds that a poll waits when it does not say
 WAIT_LIMIT = 60.0
+HEADERS = 16384  # bytes of them all; a stream keeps them for as long as it lasts
 
 # The status of each code, and the code of a refusal that has only a status.
 STATUS = {
@@ -57,6 +58,7 @@ CODES = {
     404: "not_found",
     408: "too_slow",
     413: "too_big",
+    431: "too_big",
     429: "rate_limited",
     503: "overloaded",
 }
@@ -131,7 +133,9 @@ class Web:
         wait = wait_of(request)
         cursor = cursor_of(request)
         limit = host.settings.outbox_limit or math.inf
-        poll = Poll(address(request), socket_of(request), cursor, limit)
+        remembers = host.parts.history.limit > 0
+        socket = socket_of(request)
+        poll = Poll(address(request), socket, cursor, limit, remembers)
         with self.admitted(poll, request):
             host.metrics.polls += 1
             await self.join(poll, request, cursor)
@@ -186,6 +190,8 @@ class Web:
     def admitted(self, visitor: Visitor, request: Request) -> Iterator[None]:
         """Let a visitor in, as a handshake would be; see it off in the end."""
         host, connection = self.host, visitor.as_connection()
+        if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADERS:
+            raise Refused(431, "too many headers")
         admission = host.parts.admission
         if host.draining:
             raise Refused(503, "the server is draining", {"Retry-After": "1"})

@@ -17,9 +17,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from labserver.web import Host, Web
-
-HEAD_LIMIT = 16384  # bytes of a request's head
+from labserver.web import HEADERS, Host, Web
 
 
 class BoundedProtocol(H11Protocol):
@@ -67,7 +65,21 @@ class BoundedProtocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: the process has its own."""
+    """uvicorn's server without its signal handlers: the process has its own.
+
+    It wakes up once a second, for the header ``Date``, and not ten times.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leaving = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        while not self.leaving.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -98,7 +110,7 @@ class WebServer:
             server_header=False,
             proxy_headers=False,
             backlog=4096,
-            h11_max_incomplete_event_size=HEAD_LIMIT,
+            h11_max_incomplete_event_size=HEADERS,
         )
         self.listening = listening
         self.server = Server(config)
@@ -127,7 +139,7 @@ class WebServer:
         """
         if self.task is None:
             return self.listening.close()
-        self.server.should_exit = True
+        self.server.leaving.set()
         left = max(0.0, deadline - time.monotonic())
         await asyncio.wait((self.task,), timeout=left)
         state = self.server.server_state

@@ -146,13 +146,15 @@ async def listening(
     last_id: str = "",
     path: str = "",
     limit: int = 2**20,
+    headers: Mapping[str, str] = {},
     **more: Any,
 ) -> AsyncIterator[Listener]:
     """Open a stream; go away afterwards."""
     port = server if isinstance(server, int) else port_of(server)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
     try:
-        headers = {"Last-Event-ID": last_id} if last_id else {}
+        if last_id:
+            headers = {**headers, "Last-Event-ID": last_id}
         writer.write(request("GET", path or f"/rooms/{room}", headers=headers, **more))
         async with asyncio.timeout(PATIENCE):
             head = await reader.readuntil(b"\r\n\r\n")
