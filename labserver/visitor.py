@@ -13,7 +13,7 @@ from typing import cast
 
 from msgspec import Struct
 
-from labserver.closing import Close
+from labserver.closing import NORMAL, Close
 from labserver.connection import GOODBYE_TIMEOUT, SHUT, LabConnection, Outbox
 from labserver.messages import Ack, Error
 from labserver.tokens import ANONYMOUS
@@ -77,6 +77,7 @@ class Visitor:
 
     def left(self) -> None:
         """Note that the response is over: its socket may serve the next request."""
+        self.ending = self.ending or NORMAL
         self.outbox = SHUT
         if self.deadline is not None:
             self.deadline.cancel()

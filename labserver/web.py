@@ -146,7 +146,8 @@ class Web:
             )
             news.cancel()
             gone.cancel()
-        if poll.ending is not None and not poll.items:
+        assert poll.ending is not None
+        if poll.ending is not closing.NORMAL and not poll.items:
             raise self.refusal(poll.ending)
         return reply(200, poll.text())
 
@@ -192,6 +193,8 @@ class Web:
         host, connection = self.host, visitor.as_connection()
         if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADERS:
             raise Refused(431, "too many headers")
+        if request.method != "POST" and has_body(request):
+            raise BadMessage("bad_message", "only a POST has a body")
         admission = host.parts.admission
         if host.draining:
             raise Refused(503, "the server is draining", {"Retry-After": "1"})
@@ -201,12 +204,12 @@ class Web:
             admission.opened(connection)
             yield
         finally:
+            if visitor.ending is not None:
+                host.metrics.closes[visitor.ending.code] += 1
             visitor.left()
             host.visitors.discard(visitor)
             host.application.closed(connection)
             admission.released(connection)
-            if visitor.ending is not None:
-                host.metrics.closes[visitor.ending.code] += 1
 
     async def join(
         self, visitor: Visitor, request: Request, cursor: Cursor | None
@@ -267,6 +270,11 @@ def reply(status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response
 
 def address(request: Request) -> str:
     return request.client.host if request.client else "local"
+
+
+def has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
 
 
 def socket_of(request: Request) -> asyncio.Transport:

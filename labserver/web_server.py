@@ -19,6 +19,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from labserver.web import HEADERS, Host, Web
 
+LEAST_PATIENCE = 20.0  # seconds; less would end readers that are only slow
+
+
+def notice_dead(listening: socket.socket, within: float) -> None:
+    """Let connections break when what was sent is not acknowledged ``within`` seconds.
+
+    Where the kernel knows how: on Linux. They inherit it.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        option = socket.TCP_USER_TIMEOUT
+        listening.setsockopt(socket.IPPROTO_TCP, option, round(within * 1000))
+
 
 class BoundedProtocol(H11Protocol):
     """One socket; each of its requests has a deadline until its head is there."""
@@ -113,6 +125,11 @@ class WebServer:
             h11_max_incomplete_event_size=HEADERS,
         )
         self.listening = listening
+        beats, stuck = host.parts.heartbeat.interval, host.settings.stuck_timeout
+        if beats and stuck:
+            # A comment has no answer. That the kernel of a dead peer acknowledges none
+            # is noticed after quarters of an hour, unless it is told to (tcp(7)).
+            notice_dead(listening, max(LEAST_PATIENCE, beats, 2 * stuck))
         self.server = Server(config)
         self.task: asyncio.Task[Any] | None = None
 

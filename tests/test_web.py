@@ -13,6 +13,7 @@ from conftest import SECRET, Running, eventually, peer
 from plain_http import ask, listening, poll, port_of, post, request
 from test_sse import stalled
 
+from labserver import closing
 from labserver.cluster import running_replica
 from labserver.embedded import embedded_redis
 from labserver.server import LabServer
@@ -308,6 +309,34 @@ async def test_websocket_is_not_spoken_here(running: Running) -> None:
     async with running("resume", sse_port=0) as server:
         answer = await ask(server, "GET", "/", headers=upgrade)
         assert answer.status == 404
+
+
+async def test_get_with_a_body_is_refused(running: Running) -> None:
+    async with running("resume", sse_port=0) as server:
+        for path in ("/rooms/red", "/rooms/red/poll"):
+            answer = await ask(server, "GET", path, b"1")
+            assert (answer.status, answer.body["code"]) == (400, "bad_message")
+
+
+async def test_goodbye_to_who_just_left_does_not_end_the_next_request(
+    running: Running,
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        async with listening(server, "red"):
+            (visitor,) = server.visitors
+        await eventually(lambda: not server.visitors)
+        visitor.end(closing.draining(1.0))
+        assert visitor.deadline is None
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+async def test_dead_peer_is_noticed_by_the_kernel(running: Running) -> None:
+    async with running("resume", sse_port=0) as server, listening(server, "red"):
+        (visitor,) = server.visitors
+        sock = visitor.socket.get_extra_info("socket")
+        option = socket.TCP_USER_TIMEOUT
+        assert sock.getsockopt(socket.IPPROTO_TCP, option) == 25_000
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # The process
