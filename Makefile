@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test compose chaos check load notebooks serve clean
+.PHONY: help lab test compose chaos check load notebooks serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -36,6 +36,18 @@ notebooks: .venv/ready  ## execute every chapter again
 
 serve: .venv/ready  ## run the last stage on port 8080
 	@$(BIN)/labserver serve
+
+demo: .venv/ready env  ## a cluster that is broken on purpose, and what its clients lost
+	@$(BIN)/labserver demo
+
+up: env  ## docker-compose.yml: replicas, router, Redis, Locust, Jupyter
+	@docker compose version >/dev/null 2>&1 && exec docker compose up --build; \
+	exec docker-compose up --build
+
+env:  ## the secrets that docker-compose.yml needs, in .env, those that are missing
+	@umask 077 && touch .env && for name in LAB_SECRET LAB_JUPYTER_TOKEN; do \
+	grep -q "^$$name=." .env || $(PYTHON) -c "import secrets; \
+	print('$$name=' + secrets.token_urlsafe(32))" >> .env; done
 
 clean:  ## remove what was made here
 	rm -rf .venv results dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

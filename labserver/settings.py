@@ -130,6 +130,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     known = {variable(each) for each in fields(Settings)} | {
         "LAB_TOKEN",
         "LAB_REPLICAS",
+        "LAB_LOAD_HOSTS",
     }
     return [
         each for each in environment if each.startswith("LAB_") and each not in known

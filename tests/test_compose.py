@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -71,7 +73,10 @@ class Stack:
     """A project of docker-compose.yml, apart from any that somebody runs."""
 
     port: int
-    secret: str = field(repr=False)
+    locust_port: int
+    jupyter_port: int
+    secret: str = field(default_factory=secrets.token_urlsafe, repr=False)
+    jupyter_token: str = field(default_factory=secrets.token_urlsafe, repr=False)
     name: str = field(default_factory=lambda: f"labtest{secrets.token_hex(3)}")
 
     @property
@@ -89,7 +94,11 @@ class Stack:
             env={
                 **os.environ,
                 "LAB_SECRET": self.secret,
+                "LAB_JUPYTER_TOKEN": self.jupyter_token,
                 "LAB_PORT": str(self.port),
+                "LAB_LOCUST_PORT": str(self.locust_port),
+                "LAB_JUPYTER_PORT": str(self.jupyter_port),
+                "LAB_WORKERS": "2",
                 "LAB_REPLICAS": "3",
                 "LAB_ADDRESS_LIMIT": "20",
                 "LAB_ORIGINS": "",
@@ -119,12 +128,14 @@ class Stack:
             peers: list[Peer] = []
             taken: set[str] = set()
             for user in users:
-                for _ in range(10):  # the router spreads: the second is seldom needed
-                    each = await stack.enter_async_context(
-                        peer(self.url, token=self.token(user))
-                    )
-                    if each.hello["replica"] not in taken:
-                        break
+                for number in range(20):  # the name decides; who is not kept leaves
+                    async with AsyncExitStack() as trying:
+                        each = await trying.enter_async_context(
+                            peer(self.url, token=self.token(f"{user}-{number}"))
+                        )
+                        if each.hello["replica"] not in taken:
+                            stack.push_async_callback(trying.pop_all().aclose)
+                            break
                 taken.add(each.hello["replica"])
                 peers.append(each)
             assert len(taken) == len(users)
@@ -141,10 +152,10 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """The stack, up and ready; taken down whatever happens."""
-    stack = Stack(free_port(), secrets.token_urlsafe(32))
-    stack.compose("build", within=BUILD_TIMEOUT)
+    stack = Stack(free_port(), free_port(), free_port())
+    stack.compose("build", "labserver", within=BUILD_TIMEOUT)
     try:
-        stack.compose("up", "-d")
+        stack.compose("up", "-d", "router")
         with asyncio.Runner() as runner:
             runner.run(eventually(lambda: replicas_up(stack) == 3, within=60))
         yield stack
@@ -155,24 +166,26 @@ def stack() -> Iterator[Stack]:
 def replicas_up(stack: Stack) -> int:
     """Return how many replicas the router sends to, by asking as many newcomers."""
     try:
-        cookies = [stack.get("/readyz")[1].get("set-cookie") for _ in range(6)]
+        cookies = [stack.get("/readyz")[1].get("set-cookie") for _ in range(16)]
     except OSError:
         return 0
     return len({cookie for cookie in cookies if cookie})
 
 
-def test_stack_needs_a_secret() -> None:
-    environment = {**os.environ, "LAB_SECRET": ""}
+@pytest.mark.parametrize("missing", ["LAB_SECRET", "LAB_JUPYTER_TOKEN"])
+def test_stack_needs_its_secrets(missing: str) -> None:
+    known = {"LAB_SECRET": "s" * 32, "LAB_JUPYTER_TOKEN": "t" * 32}
     said = subprocess.run(
         [*(compose_command() or []), "config"],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, **known, missing: ""},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
     )
     assert said.returncode != 0
-    assert "set LAB_SECRET" in said.stderr
+    assert f"set {missing}" in said.stderr
+    assert "make env" in said.stderr
 
 
 async def test_clients_on_different_replicas_hear_each_other(stack: Stack) -> None:
@@ -201,6 +214,26 @@ async def test_browser_stays_with_its_replica(stack: Stack) -> None:
         async with connect(stack.url, additional_headers=headers) as socket:
             replicas.add(await socket.recv())
     assert len({text.partition('"replica":')[2] for text in map(str, replicas)}) == 1
+
+
+def test_who_keeps_no_cookie_stays_by_name(stack: Stack) -> None:
+    places = {}
+    # One after the other on one connection: nobody else takes a share.
+    router = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=5)
+    with contextlib.closing(router):
+        for user in [f"user-{number}" for number in range(12)]:
+            for way in range(3):
+                token = stack.token(user)
+                headers = {"Authorization": f"Bearer {token}"} if way == 0 else {}
+                if way == 1:
+                    headers["Sec-WebSocket-Protocol"] = f"lab.json, bearer.{token}"
+                path = f"/readyz?token={token}" if way == 2 else "/readyz"
+                router.request("GET", path, headers=headers)
+                response = router.getresponse()
+                response.read()
+                cookie = response.getheader("Set-Cookie")
+                assert places.setdefault(user, cookie) == cookie
+    assert len(set(places.values())) == 3
 
 
 async def refused(stack: Stack, **options: Any) -> int:
@@ -298,3 +331,99 @@ async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
         assert not reader.hello["replica"].startswith(leaving)
     stack.compose("up", "-d", "--no-recreate")
     await eventually(lambda: replicas_up(stack) == 3, within=30)
+
+
+async def test_killed_replica_loses_nothing(stack: Stack) -> None:
+    """A replica vanishes without a word: its clients resume on others."""
+    async with Client(stack.url, stack.token("reader")) as reader:
+        await reader.join("kill")
+        gone = reader.hello["replica"].partition("-")[0]
+        acknowledged = []
+        async with Client(stack.url, stack.token("writer")) as writer:
+            for number in range(20):
+                if number == 5:
+                    docker("kill", gone)
+                await say(writer, "kill", number)
+                acknowledged.append(number)
+        got: list[Any] = []
+        async with asyncio.timeout(20):
+            async for message in reader:
+                if message["type"] == "message":
+                    got.append(message["payload"])
+                elif got:
+                    assert message["type"] == "joined"
+                    assert message["recovered"]
+                if len(got) >= len(acknowledged):
+                    break
+        assert got == acknowledged
+        assert not reader.hello["replica"].startswith(gone)
+    stack.compose("up", "-d", "--no-recreate", "router")
+    await eventually(lambda: replicas_up(stack) == 3, within=30)
+
+
+async def say(writer: Client, room: str, number: int) -> None:
+    """Publish until it is acknowledged; the key makes twice the same as once."""
+    while True:
+        try:
+            await writer.publish(room, number, key=f"{room}-{number}")
+            return
+        except ConnectionError:
+            await asyncio.sleep(0.05)
+
+
+def docker(*arguments: str) -> str:
+    """Run docker; return what it said."""
+    said = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+async def test_router_finds_a_replica_more_and_one_less(stack: Stack) -> None:
+    def scale(count: int) -> None:
+        options = ("-d", "--no-recreate", "--scale", f"labserver={count}")
+        stack.compose("up", *options, "router")
+
+    async with Client(stack.url, stack.token("stays")) as reader:
+        await reader.join("scale")
+        scale(4)
+        await eventually(lambda: replicas_up(stack) == 4, within=30)
+        assert reader.connects == 1  # who is there notices nothing
+        scale(3)
+        await eventually(lambda: replicas_up(stack) == 3, within=30)
+        ack = await reader.publish("scale", "still here", key="once")
+        assert ack["seq"] == 1
+
+
+@pytest.mark.parametrize("service", ["labserver", "redis", "router"])
+def test_container_is_bounded_and_cannot_write(stack: Stack, service: str) -> None:
+    container = stack.compose("ps", "-q", service).split()[0]
+    (found,) = json.loads(docker("inspect", container))
+    host = found["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert 0 < host["Memory"] <= 2**30
+    assert 0 < host["PidsLimit"] <= 256
+
+
+async def test_locust_on_the_published_port_finds_nothing_lost(
+    stack: Stack, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "locust", "-f", "loadtests/fanout.py"),
+        *("--headless", "--only-summary", "--host", stack.url),
+        *("-u", "12", "-r", "12", "-t", "4s", "--results", str(tmp_path)),
+        cwd=ROOT,
+        # What is measured here is what arrives; the machine may be busy.
+        env={**os.environ, "LAB_SECRET": stack.secret},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    assert process.returncode in (0, 4), out.decode()
+    (summary,) = tmp_path.glob("*/summary.json")  # noqa: ASYNC240 (a small folder)
+    tally = json.loads(summary.read_text())["completeness"]["fanout/subscribers"]
+    assert tally["delivered"] == tally["expected"] > 0
+    assert tally["lost"] == 0

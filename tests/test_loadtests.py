@@ -498,6 +498,37 @@ async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
     assert written(tmp_path) is None
 
 
+# Host, LAB_LOAD_HOSTS, whether load may go there.
+PLACES = [
+    ("10.1.2.3", "", False),
+    ("10.1.2.3", "router, 10.1.2.3", True),
+    ("10.1.2.3", "10.1.2", False),  # no prefix: the whole name
+    ("10.1.2.3", "*", False),
+    ("1.1.1.1", "1.1.1.1", False),  # a public address, so never
+    ("127.0.0.1", "router", True),
+]
+ASK = f"""
+import os, sys
+sys.path.insert(0, "loadtests")
+import _ws
+for host, named, _ in {PLACES}:
+    os.environ["LAB_LOAD_HOSTS"] = named
+    try:
+        print(bool(_ws.resolve(f"ws://{{host}}:8080")))
+    except _ws.NotThisMachine:
+        print(False)
+"""
+
+
+async def test_load_leaves_this_machine_only_for_named_private_hosts() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", ASK), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert out.decode().split() == [str(may) for _, _, may in PLACES]
+
+
 @pytest.mark.timeout(60)
 async def test_wrong_secret_and_echo_stage_are_refused_before_any_user(
     tmp_path: Path,
