@@ -1,5 +1,7 @@
-# Two images: `server`, which is small, and `lab` with Locust and JupyterLab on top.
-# What is only needed to build stays behind: neither has pip or a compiler.
+# Two images: `server`, which is small, and `lab` with Locust and JupyterLab.
+# What is only needed to build stays behind: neither has pip, nor a compiler.
+# The dependencies are a layer of their own, made again only when they change; the
+# package, which changes often, is a small one on top.
 FROM python:3.12-slim-bookworm AS needs
 WORKDIR /build
 COPY pyproject.toml ./
@@ -13,20 +15,23 @@ RUN python -c "import tomllib; \
       print(*needs, *extras['notebooks'], *extras['load'], sep='\n', \
             file=open('lab.txt', 'w'))"
 
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.12-slim-bookworm AS pip
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-WORKDIR /build
-RUN python -m venv /opt/labserver
-# A layer of their own, made again only when the dependencies themselves change.
+RUN python -m venv /opt/needs
+
+FROM pip AS server-needs
 COPY --from=needs /build/server.txt ./
-RUN /opt/labserver/bin/pip install -r server.txt
+RUN /opt/needs/bin/pip install -r server.txt && /opt/needs/bin/pip uninstall --yes pip
+
+FROM pip AS package
+WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY labserver labserver
-RUN /opt/labserver/bin/pip install --no-deps . \
-    && /opt/labserver/bin/pip uninstall --yes pip
+RUN /opt/needs/bin/pip install --no-deps --target /opt/labserver .
 
 FROM python:3.12-slim-bookworm AS server
-ENV PATH=/opt/labserver/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/labserver/bin:/opt/needs/bin:$PATH PYTHONPATH=/opt/labserver \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8080
 # Alive, not ready: a replica that cannot hear its broker must not be restarted for it.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["python", "-c", \
@@ -35,29 +40,24 @@ ENTRYPOINT ["labserver"]
 CMD ["serve", "--host", "0.0.0.0"]
 # A number, so that an orchestrator can see that it is not root.
 USER 10001:10001
-# Last, since it is all that changes.
-COPY --from=build /opt/labserver /opt/labserver
+COPY --from=server-needs /opt/needs /opt/needs
+COPY --from=package /opt/labserver /opt/labserver
 
-FROM python:3.12-slim-bookworm AS build-lab
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-WORKDIR /build
-RUN python -m venv /opt/labserver
+FROM pip AS lab-needs
 COPY --from=needs /build/lab.txt ./
-RUN /opt/labserver/bin/pip install -r lab.txt
-COPY pyproject.toml README.md LICENSE ./
-COPY labserver labserver
-RUN /opt/labserver/bin/pip install --no-deps . \
-    && /opt/labserver/bin/pip uninstall --yes pip
+RUN /opt/needs/bin/pip install -r lab.txt && /opt/needs/bin/pip uninstall --yes pip
 
 FROM python:3.12-slim-bookworm AS lab
 # The home is where Jupyter and matplotlib keep what they need while they run.
-ENV PATH=/opt/labserver/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+ENV PATH=/opt/labserver/bin:/opt/needs/bin:$PATH PYTHONPATH=/opt/labserver \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+COPY --from=lab-needs /opt/needs /opt/needs
 WORKDIR /lab
 # Volumes take their owner from here.
 RUN mkdir results && chown 10001:10001 results
 COPY --chown=10001:10001 notebooks notebooks
+COPY --from=package /opt/labserver /opt/labserver
 USER 10001:10001
-COPY --from=build-lab /opt/labserver /opt/labserver
 
 # The last stage is what `docker build .` makes.
 FROM server

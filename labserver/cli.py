@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from labserver import __version__, faults, logs
+from labserver import __version__, demo, faults, logs
 from labserver.cluster import ReplicaFailed, running_cluster
 from labserver.embedded import find_redis
 from labserver.errors import LabError, RedisMissing, SettingsError
@@ -254,6 +254,50 @@ async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
                 task.cancel()
     except ReplicaFailed as exc:
         raise SettingsError(str(exc).removeprefix("labserver: ")) from None
+
+
+@app.command("demo")
+def demo_(
+    clients: Annotated[
+        int, typer.Option(min=2, max=1000, help="How many talk and listen.")
+    ] = 60,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.5, max=600, help="How long everybody goes on after each step."
+        ),
+    ] = 8.0,
+    steps: Annotated[
+        str,
+        typer.Option(
+            help="Some of fine, kill, restart, freeze, stall, rolling, "
+            "comma-separated. Default: all."
+        ),
+    ] = "",
+    router: Annotated[
+        bool, typer.Option(help="Put HAProxy in front, where it is installed.")
+    ] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything up until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Break a cluster on purpose, and show that its clients lose nothing.
+
+    Three replicas on an embedded Redis; about a minute. Ends with status 0 when no
+    client lost a message or got one twice, else with 1.
+    """
+    wanted = demo.chosen_steps(steps)
+    status = run(
+        demo.demo(
+            wanted,
+            clients=clients,
+            seconds=seconds,
+            router=router,
+            keep=keep,
+            console=Console(),
+        )
+    )
+    raise typer.Exit(status)
 
 
 @app.command("faults")

@@ -166,6 +166,11 @@ class Client:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None
+
     # Requests
 
     async def join(

@@ -104,6 +104,8 @@ class Proxy:
             await self.join(reader, writer)
         except OSError:
             _reset(writer)
+        except asyncio.CancelledError:
+            pass  # by stop(); Python 3.11 would report what it means as an error
         finally:
             self.tasks.discard(task)
 

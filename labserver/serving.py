@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from labserver.embedded import running_redis
 from labserver.errors import RedisMissing, SettingsError
@@ -17,8 +17,10 @@ from labserver.settings import Settings
 from labserver.stages import build, included, mistaken
 from labserver.tokens import issue
 
+T = TypeVar("T")
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where there is one; Ctrl-C is no error."""
     try:
         import uvloop
@@ -27,7 +29,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     except ImportError:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 async def serve_until_signal(

@@ -156,6 +156,8 @@ def begin(environment: Environment, **_: Any) -> None:
             f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
         )
         options.run_began = time.monotonic_ns()
+    else:
+        options.host = environment.host  # its master's, not what it was started with
     step = period(options.run_time or TIME_LIMIT)
     RUN.begin(options.run_name, options.results, options.run_began, step)
     if isinstance(runner, MasterRunner):

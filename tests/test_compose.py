@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from conftest import Peer, eventually, peer
@@ -98,7 +99,7 @@ class Stack:
                 "LAB_PORT": str(self.port),
                 "LAB_LOCUST_PORT": str(self.locust_port),
                 "LAB_JUPYTER_PORT": str(self.jupyter_port),
-                "LAB_WORKERS": "2",
+                "LAB_WORKERS": "1",
                 "LAB_REPLICAS": "3",
                 "LAB_ADDRESS_LIMIT": "20",
                 "LAB_ORIGINS": "",
@@ -161,6 +162,14 @@ def stack() -> Iterator[Stack]:
         yield stack
     finally:
         stack.compose("down", "--volumes", "--timeout", "2")
+
+
+@pytest.fixture(scope="module")
+def lab(stack: Stack) -> Stack:
+    """The stack, with what is on top of the servers."""
+    stack.compose("build", "locust", within=BUILD_TIMEOUT)
+    stack.compose("up", "-d", "--no-recreate")
+    return stack
 
 
 def replicas_up(stack: Stack) -> int:
@@ -329,7 +338,7 @@ async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
         assert got == list(range(1, sent + 1))
         assert reader.connects == 2
         assert not reader.hello["replica"].startswith(leaving)
-    stack.compose("up", "-d", "--no-recreate")
+    stack.compose("up", "-d", "--no-recreate", "router")
     await eventually(lambda: replicas_up(stack) == 3, within=30)
 
 
@@ -403,8 +412,8 @@ def test_container_is_bounded_and_cannot_write(stack: Stack, service: str) -> No
     host = found["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert host["CapDrop"] == ["ALL"]
-    assert 0 < host["Memory"] <= 2**30
-    assert 0 < host["PidsLimit"] <= 256
+    assert 0 < host["Memory"] <= 2**31
+    assert 0 < host["PidsLimit"] <= 1024
 
 
 async def test_locust_on_the_published_port_finds_nothing_lost(
@@ -427,3 +436,83 @@ async def test_locust_on_the_published_port_finds_nothing_lost(
     tally = json.loads(summary.read_text())["completeness"]["fanout/subscribers"]
     assert tally["delivered"] == tally["expected"] > 0
     assert tally["lost"] == 0
+
+
+def ask(port: int, path: str, **form: str | int) -> tuple[int, str]:
+    """Return status and body of a request; with a form it is a POST."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = urlencode(form) if form else None
+        connection.request("POST" if form else "GET", path, body, kind if form else {})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+async def test_locust_workers_reach_the_router(lab: Stack) -> None:
+    def workers() -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return len(
+                json.loads(ask(lab.locust_port, "/stats/requests")[1])["workers"]
+            )
+        return 0
+
+    await eventually(lambda: workers() == 1, within=60)
+    status, said = ask(
+        lab.locust_port,
+        "/swarm",
+        user_count=16,
+        spawn_rate=16,
+        run_time="4s",
+        host="ws://router:8080",
+    )
+    assert status == 200
+    assert json.loads(said)["success"], said
+    service = lab.compose("ps", "-q", "locust").strip()
+
+    def summary() -> str:
+        read = "cat results/*/summary.json 2>/dev/null || true"
+        return docker("exec", service, "sh", "-c", read)
+
+    await eventually(lambda: bool(summary()), within=60)
+    tallies = json.loads(summary())["completeness"]
+    assert tallies["fanout/subscribers"]["delivered"] > 0
+    for tally in tallies.values():
+        assert tally["lost"] == tally["duplicated"] == tally["reordered"] == 0
+
+
+async def test_jupyter_opens_with_its_token_only(lab: Stack) -> None:
+    path = "/api/contents/07_resume.ipynb?content=0"
+
+    def status(path: str) -> int:
+        with contextlib.suppress(OSError):
+            return ask(lab.jupyter_port, path)[0]
+        return 0
+
+    await eventually(lambda: status("/api") == 200, within=60)
+    assert status(path) == 403
+    assert status(f"{path}&token={lab.secret}") == 403
+    assert status(f"{path}&token={lab.jupyter_token}") == 200
+    assert lab.jupyter_token not in lab.compose("logs", "jupyter")
+
+
+@pytest.mark.parametrize("service", ["locust", "locust-worker", "jupyter"])
+def test_lab_is_as_contained_as_the_servers(lab: Stack, service: str) -> None:
+    test_nothing_runs_as_root(lab, service)
+    test_container_is_bounded_and_cannot_write(lab, service)
+
+
+def test_metrics_profile_is_well_formed() -> None:
+    """Only read, not run: what it needs is an image that is not here."""
+    known = {"LAB_SECRET": "s" * 32, "LAB_JUPYTER_TOKEN": "t" * 32}
+    said = subprocess.run(
+        [*(compose_command() or []), "--profile", "metrics", "config"],
+        cwd=ROOT,
+        env={**os.environ, **known},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert said.returncode == 0, said.stderr
+    assert "prom/prometheus" in said.stdout
+    assert (ROOT / "prometheus.yml").is_file()

@@ -17,7 +17,7 @@ from labserver.stages import STAGES, build, naive
 
 PACKAGE = Path(labserver.__file__).parent
 MODULES = {path.stem: path for path in PACKAGE.glob("*.py")} | {
-    name: PACKAGE / name for name in ("mistakes", "probes")
+    name: PACKAGE / name for name in ("demo", "mistakes", "probes")
 }
 SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 
@@ -39,6 +39,7 @@ LAYERS = [
     {"mistakes"},
     {"stages"},
     {"cluster", "faults", "flags", "probes", "serving"},
+    {"demo"},
     {"cli"},
     {"__main__", "__init__"},
 ]

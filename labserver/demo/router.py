@@ -1,0 +1,120 @@
+"""HAProxy in front of replicas on this machine, where it is installed.
+
+What docker-compose.yml has in ``haproxy.cfg``, for replicas with fixed ports: health by
+``/readyz``, sticky by cookie, and whom a draining replica refuses is sent on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from labserver.embedded import end_with_parent
+from labserver.errors import LabError
+
+START_TIMEOUT = 10.0  # seconds
+CONFIGURATION = """\
+global
+    maxconn 2000
+    # Small, so that a reader that stalls is not hidden in here.
+    tune.sndbuf.client 32768
+    tune.rcvbuf.server 32768
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 30s
+    timeout server 30s
+    timeout tunnel 1h
+    timeout client-fin 5s
+    timeout server-fin 5s
+frontend public
+    bind fd@{listening}
+    http-request set-header X-Forwarded-For %[src]
+    default_backend replicas
+backend replicas
+    balance leastconn
+    cookie lab_replica insert indirect nocache httponly attr SameSite=Lax
+    option httpchk GET /readyz
+    http-check expect status 200
+    option redispatch 1
+    retries 3
+    retry-on conn-failure empty-response 503
+    default-server check inter 500ms fastinter 200ms fall 1 rise 1
+{servers}
+"""
+
+
+class RouterFailed(LabError):
+    """HAProxy ended instead of routing; the message is its last words."""
+
+
+def find_haproxy() -> str | None:
+    """Return the path of HAProxy, also where only root has it on PATH."""
+    places = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+    return shutil.which("haproxy", path=places)
+
+
+@asynccontextmanager
+async def running_router(binary: str, ports: Sequence[int]) -> AsyncIterator[str]:
+    """Run HAProxy on a free port before replicas; the value is its ``ws://`` URL.
+
+    Raises:
+        RouterFailed: It ended instead.
+
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="labserver-router-") as folder,
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
+    ):
+        servers = "\n".join(
+            f"    server replica-{index} 127.0.0.1:{port} cookie replica-{index}"
+            for index, port in enumerate(ports, 1)
+        )
+        text = CONFIGURATION.format(listening=listening.fileno(), servers=servers)
+        path, log = Path(folder, "haproxy.cfg"), Path(folder, "log")
+        path.write_text(text)  # noqa: ASYNC240 (a small file, once)
+        with log.open("wb") as said:  # noqa: ASYNC230
+            process = await asyncio.create_subprocess_exec(
+                *(binary, "-db", "-f", str(path)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=[listening.fileno()],
+                start_new_session=True,  # Ctrl-C is for whoever started it to pass on
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),
+            )
+        try:
+            port = listening.getsockname()[1]
+            await _ready(process, port, log)
+            yield f"ws://127.0.0.1:{port}"
+        finally:
+            if process.returncode is None:
+                process.kill()  # a soft stop waits for tunnels
+            await process.wait()
+
+
+async def _ready(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    """Wait until a replica answers through it."""
+    request = b"GET /readyz HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(START_TIMEOUT):
+            while process.returncode is None:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request)
+                answer = await reader.readline()
+                writer.close()
+                if b" 200 " in answer:
+                    return
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise RouterFailed("HAProxy reaches no replica") from None
+    words = log.read_text(errors="replace")  # noqa: ASYNC240
+    raise RouterFailed(f"HAProxy ended at once: {words.strip()[-200:]}")
