@@ -1,245 +1,412 @@
-"""One picture for each scenario: what was found as the title, what was run below it.
+"""The pictures of a run: what was found as the title, what was run below it.
 
-Figures are made without pyplot, whose state would outlive the run on Locust's page.
-matplotlib is imported when a run is over: it takes half a second and 40 MB that no
-worker needs.
+Each function returns a :class:`Picture`, or None when the run has nothing for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from textwrap import fill
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from math import nan
 from typing import TYPE_CHECKING
 
+from _budget import Budget
+from _drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PURPLE,
+    RED,
+    WHITE,
+    Picture,
+    curve,
+    finish,
+    legend,
+    marks,
+    percentile_axes,
+    plain,
+    scaled,
+)
 from _hist import Histogram
-from _results import Record, ms
+from _results import ms
+from _saved import Saved
+from _timeline import Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#767676", "#DDDDDD"
-PERCENTILES = (0, 50, 90, 99, 99.9, 99.99, 99.999)
-INK = "#222222"
+STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
+READ_CURVE = (
+    "Go right to the percentile that you promise, and up to what it costs: the last "
+    "step of a line is its slowest message."
+)
 
 
-def draw(record: Record, folder: Path, caption: str) -> list[Path]:
-    """Write a PNG for each scenario that has something to show; return the paths."""
-    from matplotlib.figure import Figure
+def own_share(saved: Saved, axes: Axes) -> None:
+    """Draw what the generator itself added, below what it measured."""
+    record = saved.record
+    curve(axes, record.slip, GREY, "in it: sent late", "--", thin=True)
+    curve(axes, record.lag, GREY, "not in it: read late", ":", thin=True)
 
-    paths = []
-    for scenario in record.scenarios():
-        plot = PLOTS.get(scenario)
-        if plot is None or not any(
-            histogram.count
-            for name, histogram in record.latency.items()
-            if name.startswith(f"{scenario}/")
+
+def group_curve(saved: Saved) -> Picture | None:
+    """Latency over percentile, of everybody who is not slow by design."""
+    scenario = saved.scenario
+    prefix = "" if scenario == "mixed" else f"{scenario}/"
+    latency = prompt(saved, prefix)
+    if not latency.count:
+        return None
+    tallies = saved.record.tallies
+    mine = [
+        each
+        for name, each in tallies.items()
+        if name.startswith(prefix) and name not in saved.record.by_design
+    ]
+    delivered = sum(each.delivered for each in mine)
+    expected = sum(each.expected for each in mine)
+
+    def paint(figure: Figure) -> None:
+        axes = percentile_axes(figure.subplots())
+        curve(axes, latency, BLUE, "from due to arrival")
+        own_share(saved, axes)
+        finish(axes, 3)
+
+    return Picture(
+        f"{scenario}-percentiles",
+        f"p50 {ms(latency.percentile(50))}, p99 {ms(latency.percentile(99))}, "
+        f"{delivered:,} of {expected:,} delivered",
+        READ_CURVE + " The grey lines are the generator's own delays: where they come "
+        "near the blue one, it measured itself.",
+        paint,
+    )
+
+
+def prompt(saved: Saved, prefix: str) -> Histogram:
+    return Histogram.merged(
+        each
+        for name, each in saved.record.latency.items()
+        if name.startswith(prefix) and name not in saved.record.by_design
+    )
+
+
+def steps(saved: Saved) -> list[tuple[int, Slice]]:
+    """Return what was measured at each number of members that held for a while."""
+    record = saved.record
+    found: dict[int, Slice] = {}
+    for before, now in pairwise(sorted(record.slices)):
+        first, piece = record.slices[before], record.slices[now]
+        # A second in which somebody came or went belongs to neither number.
+        if now == before + 1 and first.users == piece.users > 0 and piece.latency:
+            found.setdefault(piece.users, Slice()).add(piece)
+    return sorted(found.items())
+
+
+def by_subscribers(saved: Saved) -> Picture | None:
+    """Percentiles against the number of members, if the run had several."""
+    found = []
+    for users, piece in steps(saved):
+        latency = Histogram.merged(
+            each
+            for name, each in piece.latency.items()
+            if name not in saved.record.by_design
+        )
+        if latency.count >= 100:
+            found.append((users, latency, piece))
+    if len(found) < 3:
+        return None
+    numbers = [users for users, _, _ in found]
+
+    def paint(figure: Figure) -> None:
+        axes = plain(figure.subplots(), "members of the room", "milliseconds")
+        own = [
+            (piece.slip.percentile(99) + piece.lag.percentile(99)) / 1000
+            for _, _, piece in found
+        ]
+        values = list(own)
+        for percent, colour, style, marker in (
+            (99.9, PURPLE, ":", "^"),
+            (99, ORANGE, "--", "s"),
+            (50, BLUE, "-", "o"),
         ):
-            continue
-        figure = Figure(figsize=(8, 4.8), dpi=150, facecolor="white")
-        title, note = plot(record, figure)
-        figure.suptitle(
-            title, x=0.02, y=0.965, ha="left", fontsize=12, weight="bold", color=INK
+            points = [each.percentile(percent) / 1000 for _, each, _ in found]
+            values += points
+            axes.plot(
+                *(numbers, points),
+                **{"color": colour, "linestyle": style, "linewidth": 2},
+                **{"marker": marker, "markersize": 5, "label": f"p{percent:g}"},
+            )
+        scaled(axes, values)
+        axes.fill_between(
+            *(numbers, axes.get_ylim()[0], own),
+            **{"color": PALE, "alpha": 0.6, "linewidth": 0, "zorder": 0},
+            label="the generator's own p99 (sent late + read late)",
         )
-        notes = (note, record.notes.get(scenario), f"{caption}.")
-        note = " ".join(each for each in notes if each).replace(
-            " s.", "\N{NO-BREAK SPACE}s."
-        )
-        figure.text(
-            0.02,
-            0.02,
-            fill(note, 138),
-            ha="left",
-            va="bottom",
-            fontsize=7.5,
-            color=GREY,
-        )
-        figure.subplots_adjust(left=0.1, right=0.97, top=0.87, bottom=0.21)
-        path = folder / f"{scenario}.png"
-        figure.savefig(path)
-        paths.append(path)
-    return paths
+        axes.set_xlim(left=0)
+        legend(axes, 4)
 
-
-def fanout(record: Record, figure: Figure) -> tuple[str, str]:
-    latency = record.latency["fanout/subscribers"]
-    axes = percentile_axes(figure.subplots())
-    curve(axes, latency, BLUE, "latency from due to arrival")
-    curve(axes, record.slip, ORANGE, "in it: sent late by the generator", thin=True)
-    if record.lag.count:
-        curve(
-            axes, record.lag, GREY, "not in it: read late by the generator", thin=True
-        )
-    finish(axes)
-    tally = record.tally("fanout/subscribers")
-    return (
-        f"Fan-out: p50 {ms(latency.percentile(50))}, p99 {ms(latency.percentile(99))}; "
-        f"{tally.delivered:,} of {tally.expected:,} delivered",
-        "",
+    last = found[-1]
+    return Picture(
+        f"{saved.scenario}-subscribers",
+        f"From {numbers[0]:,} to {numbers[-1]:,} members, p99 goes from "
+        f"{ms(found[0][1].percentile(99))} to {ms(last[1].percentile(99))}",
+        "Each mark is one step of the load; when a line comes down to the grey band, "
+        "the generator's own delay is what it shows.",
+        paint,
+        note=f"{min(each.count for _, each, _ in found):,} messages or more a mark.",
     )
 
 
-def slow_readers(record: Record, figure: Figure) -> tuple[str, str]:
-    left, right = figure.subplots(
-        1, 2, width_ratios=(3, 2), gridspec_kw={"wspace": 0.42}
+def budget(saved: Saved) -> Picture | None:
+    """Where the time went, for the fast and for the slow messages."""
+    shares = Budget.merged(
+        each
+        for name, each in saved.record.budgets.items()
+        if name not in saved.record.by_design
+    ).shares()
+    if not shares:
+        return None
+    kinds = (
+        ("slip", "generator, sent late", ORANGE),
+        ("server", "server and network", BLUE),
+        ("lag", "generator, read late", GREY),
     )
-    percentile_axes(left)
-    for name, colour in (("healthy", BLUE), ("throttled", ORANGE)):
-        histogram = record.latency.get(f"slow_readers/{name}")
-        if histogram is not None and histogram.count:
-            curve(left, histogram, colour, f"{name} readers")
-    finish(left, "center left")
-    groups = [
-        (name, record.tallies[f"slow_readers/{name}"])
-        for name in ("throttled", "stalled", "healthy")
-        if f"slow_readers/{name}" in record.tallies
-    ]
-    kinds = [
-        ("delivered", BLUE),
-        ("told", GREEN),
-        ("unread", PALE),
-        ("lost", "#B00020"),
-    ]
-    words = {"told": "announced gap", "unread": "never read"}
-    for row, (_, tally) in enumerate(groups):
-        start = 0.0
-        for kind, colour in kinds:
-            share = 100 * getattr(tally, kind) / max(1, tally.expected)
-            right.barh(row, share, left=start, color=colour, height=0.55)
-            if share > 14:
-                right.text(
-                    start + share / 2,
-                    row,
-                    f"{share:.0f} %",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=INK if kind == "unread" else "white",
+
+    def paint(figure: Figure) -> None:
+        axes = plain(
+            figure.subplots(), "share of the time from due to read (%)", "", ""
+        )
+        for row, share in enumerate(reversed(shares)):
+            total = max(0.001, share.slip + share.server + share.lag)
+            start = 0.0
+            for kind, label, colour in kinds:
+                part = 100 * getattr(share, kind) / total
+                axes.barh(
+                    *(row, part),
+                    **{"left": start, "color": colour, "height": 0.62},
+                    label=label if not row else "_",
                 )
-            start += share
-    for kind, colour in kinds:
-        if any(getattr(tally, kind) for _, tally in groups):
-            right.bar(0, 0, color=colour, label=words.get(kind, kind))
-    right.set_yticks(range(len(groups)), [name for name, _ in groups])
-    right.set_ylim(-0.6, len(groups) - 0.4)
-    right.set_xlim(0, 100)
-    right.set_xlabel("share of what was published (%)")
-    right.legend(
-        frameon=False,
-        fontsize=8,
-        ncols=3,
-        loc="lower left",
-        bbox_to_anchor=(-0.3, 0.98),
+                if part > 9:
+                    axes.text(
+                        *(start + part / 2, row, ms(getattr(share, kind))),
+                        **{"ha": "center", "va": "center"},
+                        **{"fontsize": 9, "color": WHITE},
+                    )
+                start += part
+        names = [
+            f"{each.band}\n{ms(each.slip + each.server + each.lag)}"
+            for each in reversed(shares)
+        ]
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        legend(axes, 3)
+
+    slow = shares[-1]
+    most = max(kinds, key=lambda kind: getattr(slow, kind[0]))
+    part = getattr(slow, most[0]) / max(0.001, slow.slip + slow.server + slow.lag)
+    return Picture(
+        f"{saved.scenario}-budget",
+        f"The slowest 1 % of messages owe {part:.0%} of their time to: {most[1]}",
+        "Each bar is a band of messages, and its parts are means that add up to the "
+        "time beside it: only the blue part is the server's.",
+        paint,
+        height=2.7,
+        note="One delivery in ten is taken apart.",
     )
-    plain(right)
-    right.tick_params(axis="y", length=0)
+
+
+def timeline(saved: Saved) -> Picture | None:
+    """Everything over time, with what was done to the servers."""
+    if len(saved.table) < 3:
+        return None
+    table = saved.table
+    servers = max(
+        (int(name.rpartition("_")[2]) for name in table[0] if name.startswith("cpu_")),
+        default=0,
+    )
+    panels: list[tuple[str, float, Sequence[tuple[str, str, int]]]] = [
+        ("latency\n(ms)", 1, [("p50_ms", "p50", 0), ("p99_ms", "p99", 1)]),
+        ("connections", 1, per_server("connections", servers)),
+        ("waiting to\nbe read (KB)", 1e-3, per_server("outbox_bytes", servers)),
+        ("processor\n(% of a core)", 100, per_server("cpu", servers)),
+        ("memory\n(MB)", 1e-6, per_server("rss_bytes", servers)),
+    ]
+    panels = [
+        each
+        for each in panels
+        if any(row.get(column) is not None for column, _, _ in each[2] for row in table)
+    ]
+
+    def paint(figure: Figure) -> None:
+        many = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        seconds = [row["seconds"] for row in table]
+        for place, (axes, (name, factor, lines)) in enumerate(
+            zip(many, panels, strict=True)
+        ):
+            plain(axes, "", name)
+            values = []
+            for column, label, style in lines:
+                line = [
+                    nan if row.get(column) is None else row[column] * factor
+                    for row in table
+                ]
+                values += line
+                colour, dashes = STYLES[style % len(STYLES)]
+                axes.plot(
+                    *(seconds, line),
+                    **{"color": colour, "linestyle": dashes, "linewidth": 1.8},
+                    **{"label": label, "marker": "o", "markersize": 2.2},
+                )
+            if place == 0:
+                scaled(axes, values)
+                legend(axes, 4)
+            else:
+                axes.set_ylim(bottom=0)
+                if not any(value > 0 for value in values):
+                    axes.set_ylim(0, 1)
+                if place == 1 and servers:
+                    legend(axes, 4)
+            marks(axes, saved.faults, names=place == 1)
+        many[-1].set_xlabel("seconds since the run began", fontsize=9, color=INK)
+        figure.align_ylabels(many)
+
+    return Picture(
+        f"{saved.scenario}-timeline",
+        timeline_title(saved),
+        "The same seconds in every panel: the upper one is what the clients saw, the "
+        "others are what the servers say of themselves; a gap is a server that did "
+        "not answer, a red line what was done to it.",
+        paint,
+        height=1.15 * len(panels) + 0.6,
+    )
+
+
+def per_server(name: str, servers: int) -> list[tuple[str, str, int]]:
+    if not servers:
+        return [(name, "server", 0)]
+    return [
+        (f"{name}_{each}", f"replica {each}", each - 1)
+        for each in range(1, min(servers, 4) + 1)
+    ]
+
+
+def timeline_title(saved: Saved) -> str:
+    worst = max((row["p99_ms"] or 0 for row in saved.table), default=0)
+    title = f"The slowest second had a p99 of {ms(worst * 1000)}"
+    if saved.faults:
+        title += f"; {saved.faults[0][1]} at {saved.faults[0][0]:.0f} s"
+    return title
+
+
+def replicas(saved: Saved) -> Picture | None:
+    """Readers on the publisher's replica, and on the others."""
+    sides = compared(
+        saved,
+        [(side, f"replicas/{side}") for side in ("same replica", "other replica")],
+    )
+    if len(sides) < 2:
+        return None
+    return Picture(
+        "replicas",
+        "Across replicas: "
+        + ", ".join(f"{n} p50 {ms(h.percentile(50))}" for n, h in sides),
+        "The distance between the lines is what the way through the broker to another "
+        "process costs.",
+        painted(sides, "from due to arrival (ms)"),
+        note="Publisher on the first replica.",
+    )
+
+
+def slow_readers(saved: Saved) -> Picture | None:
+    """What the healthy got, and what became of the slow."""
+    record = saved.record
+    groups = [
+        (name.partition("/")[2], tally)
+        for name, tally in sorted(record.tallies.items(), reverse=True)
+        if name.startswith("slow_readers/") and tally.expected
+    ]
     healthy = record.histogram("slow_readers/healthy")
+    if not groups or not healthy.count:
+        return None
+    kinds = (
+        ("delivered", "delivered", BLUE, WHITE),
+        ("told", "announced gap", GREEN, WHITE),
+        ("unread", "never read", PALE, INK),
+        ("lost", "lost", RED, WHITE),
+    )
+
+    def paint(figure: Figure) -> None:
+        axes = plain(figure.subplots(), "share of what was published (%)", "", "")
+        for row, (_, tally) in enumerate(groups):
+            start = 0.0
+            for kind, _, colour, words in kinds:
+                share = 100 * getattr(tally, kind) / tally.expected
+                axes.barh(row, share, left=start, color=colour, height=0.6)
+                if share > 7:
+                    axes.text(
+                        *(start + share / 2, row, f"{share:.0f} %"),
+                        **{"ha": "center", "va": "center"},
+                        **{"fontsize": 9, "color": words},
+                    )
+                start += share
+        for kind, label, colour, _ in kinds:
+            if any(getattr(tally, kind) for _, tally in groups):
+                axes.barh(0, 0, color=colour, label=label)
+        axes.set_yticks(range(len(groups)), [name for name, _ in groups])
+        axes.set_ylim(-0.5, len(groups) - 0.5)
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", length=0)
+        legend(axes, 4)
+
     outcomes = "; ".join(
         f"{name.partition('/')[2]}: {count}x {what}"
         for name, found in sorted(record.outcomes.items())
         for what, count in found.items()
         if name.startswith("slow_readers/")
     )
-    return (
-        f"Slow readers: the healthy ones have p99 {ms(healthy.percentile(99))} beside "
-        "them",
-        f"What became of the slow ones: {outcomes}." if outcomes else "",
+    return Picture(
+        "slow_readers",
+        f"Beside slow readers, the healthy ones have p99 {ms(healthy.percentile(99))}",
+        "Each bar is what one kind of reader was sent: only red was lost without a "
+        "word, and the healthy should be blue to the end.",
+        paint,
+        note=f"What became of the slow ones: {outcomes}." if outcomes else "",
+        height=0.55 * len(groups) + 1.1,
     )
 
 
-def replicas(record: Record, figure: Figure) -> tuple[str, str]:
-    axes = percentile_axes(figure.subplots())
-    medians = []
-    for side, colour in (("same replica", BLUE), ("other replica", ORANGE)):
-        histogram = record.latency.get(f"replicas/{side}")
-        if histogram is not None and histogram.count:
-            count = f"{histogram.count:,} messages"
-            curve(axes, histogram, colour, f"reader on the {side} ({count})")
-            medians.append(f"{side} p50 {ms(histogram.percentile(50))}")
-    finish(axes)
-    return (
-        f"Replicas: {', '.join(medians)}",
-        "Latency from due to arrival, publisher on the first replica.",
-    )
+def compared(
+    saved: Saved, names: Iterable[tuple[str, str]]
+) -> list[tuple[str, Histogram]]:
+    """Return the histograms of these names that counted something."""
+    found = saved.record.latency
+    return [(n, found[key]) for n, key in names if key in found and found[key].count]
 
 
-PLOTS: dict[str, Callable[[Record, Figure], tuple[str, str]]] = {
-    "fanout": fanout,
-    "slow_readers": slow_readers,
-    "replicas": replicas,
-}
+def compared_own(
+    saved: Saved, names: Iterable[tuple[str, str]]
+) -> list[tuple[str, Histogram]]:
+    """Return the same of the figures that only the run's scenario has."""
+    own = saved.record.figures.get(saved.scenario)
+    found = own.histograms if own is not None else {}
+    return [(n, found[key]) for n, key in names if key in found and found[key].count]
 
 
-def percentile_axes(axes: Axes) -> Axes:
-    """Stretch the x axis towards 100 %, where the slow messages are."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+def painted(
+    sides: Sequence[tuple[str, Histogram]], unit: str
+) -> Callable[[Figure], None]:
+    """Return what draws one curve for each side."""
 
-    axes.set_xscale("log")
-    places = [100 / (100 - each) for each in PERCENTILES]
-    axes.xaxis.set_major_locator(FixedLocator(places))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda place, _: f"{100 - 100 / place:.5g}")
-    )
-    axes.set_xlabel("percentile")
-    axes.set_ylabel("milliseconds")
-    axes.grid(axis="both", color="#EEEEEE", linewidth=0.8)
-    plain(axes)
-    return axes
+    def paint(figure: Figure) -> None:
+        axes = percentile_axes(figure.subplots())
+        axes.set_ylabel(unit)
+        for (name, histogram), (colour, style) in zip(sides, STYLES, strict=False):
+            curve(axes, histogram, colour, f"{name} ({histogram.count:,})", style)
+        finish(axes)
 
-
-def plain(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5, colors=INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GREY)
-
-
-def curve(
-    axes: Axes, histogram: Histogram, colour: str, label: str, thin: bool = False
-) -> None:
-    """Draw a histogram as latency over percentile, up to the last single message."""
-    points = [
-        (1 / (1 - share) if share < 1 else histogram.count, max(0.01, value / 1000))
-        for share, value in histogram.curve()
-    ]
-    if not points:
-        return
-    points.insert(0, (1, max(0.01, histogram.lowest / 1000)))
-    axes.plot(
-        [place for place, _ in points],
-        [value for _, value in points],
-        color=colour,
-        label=label,
-        linewidth=1.2 if thin else 2.2,
-        drawstyle="steps-pre",
-        zorder=2 if thin else 3,
-    )
-
-
-def finish(axes: Axes, place: str = "upper left") -> None:
-    """Choose the y axis that the curves need, and leave room for their names."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.set_xlim(left=1)
-    drawn = [value for line in axes.lines for value in line.get_ydata()]
-    least, most = min(drawn), max(drawn)
-    if most / least < 30:
-        axes.set_ylim(0, most * 1.3)
-    else:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(least / 1.5, most * (8 if place == "upper left" else 2))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.legend(
-        fontsize=8.5,
-        loc=place,
-        labelcolor=INK,
-        facecolor="white",
-        edgecolor="none",
-        framealpha=1,
-    )
+    return paint

@@ -363,11 +363,16 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Return what figures depend on, in one line."""
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}"
-    )
+    """Return the machine that figures depend on, in one line."""
+    model = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # not Linux
+    return f"{os.cpu_count()} cores ({model}), {platform.system()}"
 
 
 def write(path: Path, data: Any) -> None:

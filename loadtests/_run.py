@@ -9,6 +9,7 @@ figures taken. In a distributed run the master asks its workers for them.
 from __future__ import annotations
 
 import logging
+import platform
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,12 @@ from typing import Any, Protocol
 import gevent
 import locust
 import websockets
+from _drawing import png
+from _gallery import pictures
 from _options import TIME_LIMIT, Unusable, check_page, servers, shown
-from _plots import draw
 from _results import Record, Verdict, as_figures, judge, machine, merged, summary, write
 from _sampler import Sampler, Scraper
+from _saved import Saved
 from _timeline import period, rows, write_csv
 from gevent.event import Event
 from locust import events
@@ -254,10 +257,13 @@ def conclude(environment: Environment, **_: Any) -> None:
     RUN.text = summary(record, RUN.verdict)
     load = describe(record, options)
     try:
-        write(RUN.folder / "run.json", about(environment, load))
-        write(RUN.folder / "summary.json", as_figures(record, RUN.verdict))
-        write_csv(RUN.folder / "timeline.csv", timeline(record, options))
-        plots = draw(record, RUN.folder, f"{machine()}. {load}")
+        said, found = about(environment, load), as_figures(record, RUN.verdict)
+        table = timeline(record, options)
+        write(RUN.folder / "run.json", said)
+        write(RUN.folder / "summary.json", found)
+        write_csv(RUN.folder / "timeline.csv", table)
+        saved = Saved(RUN.folder, said, found, record, table)
+        plots = [png(each, saved.caption, RUN.folder) for each in pictures(saved)]
         names = ", ".join(["summary.json", *(path.name for path in plots)])
         RUN.text += f"\nresults  {RUN.folder}: {names}"
     except OSError as exc:
@@ -305,6 +311,7 @@ def about(environment: Environment, load: str) -> dict[str, Any]:
         "load": load,
         "machine": machine(),
         "versions": {
+            "python": platform.python_version(),
             "locust": locust.__version__,
             "websockets": websockets.__version__,
         },

@@ -26,6 +26,8 @@ class Sampler:
         )
 
     def cut(self, number: int) -> None:
+        if number < 0:
+            return
         record = self.record
         users = sum(
             1 for each in self.members if each.joined and each.socket is not None
@@ -73,7 +75,8 @@ class Scraper:
 
 
 def every(began: int, period: float, look: Callable[[int], None]) -> None:
-    """Call ``look`` at the end of each period, with its number."""
+    """Call ``look`` at the end of each period, with its number, and now with -1."""
+    look(-1)
     while True:
         elapsed = (time.monotonic_ns() - began) / 1e9
         number = int(elapsed / period)

@@ -136,17 +136,17 @@ def sample(page: str) -> dict[str, float]:
 def grown(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """Return samples with totals turned into what each period added to them.
 
-    An empty sample is a server that did not answer. One that was started again counts
-    from zero.
+    An empty sample is a server that did not answer. The first one adds nothing that
+    anybody knows. A server that was started again counts from zero.
     """
     found, last = [], dict[str, float]()
     for each in samples:
         row = dict(each)
         for name in COUNTED:
             if name in row:
-                total = row[name]
-                before = last.get(name, total)
-                row[name] = total - before if total >= before else total
+                total = row.pop(name)
+                if name in last:
+                    row[name] = total - last[name] if total >= last[name] else total
                 last[name] = total
         found.append(row)
     return found
@@ -161,9 +161,11 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Return the table of a run.
 
+    A figure that nobody measured is None.
+
     Args:
         slices: By number of the period.
-        samples: By server, by number of the period.
+        samples: By server, by number of the period; -1 is from before the first.
         seconds: Length of a period.
         late_by_design: Groups whose latency is not counted.
         faults: As in ``run.json``.
@@ -178,6 +180,8 @@ def rows(
     many = len(servers) > 1
     table = []
     for index, number in enumerate(every):
+        if number < 0:
+            continue
         piece = slices.get(number, Slice())
         latency = Histogram.merged(
             each for name, each in piece.latency.items() if name not in late_by_design
@@ -191,15 +195,15 @@ def rows(
         row["read_late_p99_ms"] = in_ms(piece.lag, 99)
         now = [found[index] for found in servers]
         # After the last answer of all nobody was asked any more.
-        row["servers_up"] = sum(map(bool, now)) if number <= asked else ""
+        row["servers_up"] = sum(map(bool, now)) if number <= asked else None
         for each in now:
             if "cpu_seconds" in each:
-                each["cpu"] = round(each.pop("cpu_seconds") / seconds, 4)
+                each["cpu"] = each.pop("cpu_seconds") / seconds
         for name in SHOWN:
             known = [each[name] for each in now if name in each]
-            row[name] = tidy(sum(known)) if known else ""
+            row[name] = tidy(sum(known)) if known else None
         for place, each in enumerate(now if many else (), 1):
-            row |= {f"{name}_{place}": tidy(each.get(name, "")) for name in SHOWN}
+            row |= {f"{name}_{place}": tidy(each.get(name)) for name in SHOWN}
         start, end = number * seconds, (number + 1) * seconds
         row["fault"] = "; ".join(
             each["text"] for each in faults if start <= each["at"] < end
@@ -208,14 +212,16 @@ def rows(
     return table
 
 
-def in_ms(histogram: Histogram, percent: float) -> float | str:
-    """Return a percentile in milliseconds; nothing when nothing was measured."""
-    return round(histogram.percentile(percent) / 1000, 3) if histogram.count else ""
+def in_ms(histogram: Histogram, percent: float) -> float | None:
+    """Return a percentile in milliseconds; None when nothing was measured."""
+    return round(histogram.percentile(percent) / 1000, 3) if histogram.count else None
 
 
-def tidy(value: float | str) -> float | str:
-    """Return a whole number without its point."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def tidy(value: float | None) -> float | None:
+    """Return a whole number without its point, any other with four digits after it."""
+    if value is None:
+        return None
+    return int(value) if float(value).is_integer() else round(value, 4)
 
 
 def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:

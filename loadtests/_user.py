@@ -30,7 +30,7 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.1, 5.0  # seconds
 ANSWER_TIMEOUT = 5.0  # seconds
 # Locust's bookkeeping of one event costs about as much as parsing a message. It is
 # shown one in so many, and the name of the row says so; our own figures have them all.
-EVENT_EVERY = 10
+EVENT_EVERY = 100
 # gevent's loop (libev on epoll) waits whole milliseconds. The last one before a
 # message is due is spent looking, so that a publisher is not late by design; unless it
 # has so many to send that it would do nothing else.
@@ -162,8 +162,7 @@ class LabUser(User):
 
     def converse(self) -> None:
         """Read until the connection ends."""
-        while True:
-            self.read(None)
+        self.socket.listen(self.took)
 
     def hang_up(self) -> None:
         socket, self.socket = self.socket, None
@@ -196,14 +195,17 @@ class LabUser(User):
 
     def read(self, timeout: float | None, size: int = 65536) -> None:
         """Read once and handle what came."""
+        if messages := self.socket.receive(timeout, size):
+            self.took(messages)
+
+    def took(self, messages: list[bytes]) -> None:
+        """Handle the messages of one read. This must not wait: see listen()."""
         socket = self.socket
-        messages = socket.receive(timeout, size)
-        if messages:
-            RUN.active = socket.arrived
-            if socket.lag is not None:
-                self.record.lag.record(socket.lag // 1000)
-            for data in messages:
-                self.handle(data)
+        RUN.active = socket.arrived
+        if socket.lag is not None:
+            self.record.lag.record(socket.lag // 1000)
+        for data in messages:
+            self.handle(data)
 
     def handle(self, data: bytes) -> Any:
         try:
@@ -419,7 +421,10 @@ class SlowReader(LabUser):
 
     def read(self, timeout: float | None, size: int = 65536) -> None:
         """Read once; how late that is says nothing about the generator."""
-        messages = self.socket.receive(timeout, size)
+        if messages := self.socket.receive(timeout, size):
+            self.took(messages)
+
+    def took(self, messages: list[bytes]) -> None:
         RUN.active = time.monotonic_ns()
         for data in messages:
             self.handle(data)

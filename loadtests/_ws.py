@@ -1,11 +1,12 @@
 """A WebSocket client for crowds: one file descriptor and one greenlet a connection.
 
-The protocol is :class:`websockets.client.ClientProtocol`, which does no I/O; the socket
-is gevent's. What the library's ready-made clients add (threads, locks, queues) costs
-more per message than a server needs to send it, and then the client is what one
-measures. Side by side with ``websockets.sync`` under gevent (200 connections, 10
-broadcasts a second, four times in turn on a busy machine of two cores) a received
-message took 0.55 to 0.61 of the processor time: 33 to 41 us against 54 to 74.
+The handshake, control frames, fragments and every error are the business of
+:class:`websockets.client.ClientProtocol`, which does no I/O. What a crowd receives by
+the hundred thousand is one kind of frame, whole and unmasked: those are cut out of the
+stream here, in a loop without generators, and never reach the protocol. What the
+library's ready-made clients add (threads, locks, queues) costs more per message than a
+server needs to send it, and then the client is what one measures: ``python -m
+loadtests._cost`` shows it beside them.
 
 It speaks to this machine only: a load generator that can be pointed at anybody is a
 weapon. Where that is a set of containers, ``LAB_LOAD_HOSTS`` names the others that it
@@ -16,17 +17,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import select
 import struct
 import sys
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit, urlunsplit
 
 import gevent
 from gevent import socket
+from gevent.event import AsyncResult
+from gevent.monkey import get_original
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
 from websockets.frames import DATA_OPCODES, Frame
-from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
@@ -39,6 +43,16 @@ SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("@ll")
 KERNEL_TIME = sys.platform == "linux"
 ANCILLARY_SIZE = socket.CMSG_SPACE(TIMESPEC.size) if KERNEL_TIME else 0
+
+# Every read of every connection goes through one buffer: nothing switches between the
+# read and the moment at which its bytes have been taken out.
+BUFFER = bytearray(READ_SIZE)
+VIEW = memoryview(BUFFER)
+WHOLE = (0x81, 0x82)  # first byte: text or binary, not in fragments, no extension
+SIZE_LIMIT = 2**20  # bytes of a message; what is larger is the protocol's to refuse
+PlainSocket = get_original("socket", "socket")
+poll = get_original("select", "poll")
+GONE = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR need no asking for
 
 
 class NotThisMachine(Exception):
@@ -135,21 +149,28 @@ class WebSocket:
     """
 
     def __init__(self, url: str, token: str = "", receive_buffer: int = 0) -> None:
-        self.protocol = ClientProtocol(parse_uri(url))
+        self.protocol = ClientProtocol(parse_uri(url), max_size=SIZE_LIMIT)
         self.arrived = 0
         self.lag: int | None = None
+        self._rest = b""  # of the last read: the beginning of a frame
         self._fragments: list[bytes] = []
         self._early: list[bytes] = []
+        self._unsent = b""
         self._emptied = False
         self._hub = gevent.get_hub()
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
-            self.socket = self._open(url, receive_buffer)
+            opened = self._open(url, receive_buffer)
+            # gevent's socket tries, waits and times out by itself, which this class
+            # does at less cost: from here on it is a plain one that never blocks.
+            self.socket = PlainSocket(fileno=opened.detach())
+            self.socket.setblocking(False)
+            loop, number = self._hub.loop, self.socket.fileno()
+            self._readable, self._writable = loop.io(number, 1), loop.io(number, 2)
             try:
                 self._shake_hands(token)
             except BaseException:
-                self.socket.close()
+                self._release()
                 raise
-        self._readable = self._hub.loop.io(self.socket.fileno(), 1)
 
     def _open(self, url: str, receive_buffer: int) -> socket.socket:
         """Return a connected socket; localhost may be ::1 or 127.0.0.1."""
@@ -178,17 +199,39 @@ class WebSocket:
             request.headers["Authorization"] = f"Bearer {token}"
         self.protocol.send_request(request)
         self._flush()
-        while self.protocol.state is not OPEN:
-            self._feed(READ_SIZE)
-            problem = self.protocol.handshake_exc
-            if isinstance(problem, InvalidStatus):
-                response = problem.response
-                body = bytes(response.body or b"").decode(errors="replace").strip()
-                raise Refused(response.status_code, body or response.reason_phrase)
-            if problem is not None:
-                raise Refused(0, str(problem))
-            # The hello often shares a segment with the response.
-            self._early += self._messages()
+        # The hello often shares a segment with the response, and is not for the
+        # protocol: what it has begun, it would have to end.
+        head, end = b"", -1
+        while end < 0:
+            data = self._wait_and_read()
+            head += data
+            end = head.find(b"\r\n\r\n")
+            if not data or len(head) > READ_SIZE:
+                raise Refused(0, "it hung up" if not data else "no end of headers")
+        rest = end + 4
+        self.protocol.receive_data(head[:rest])
+        if self.protocol.state is OPEN:
+            self.protocol.events_received()
+            self._early = self._cut(head[rest:])
+            return
+        data = head[rest:]
+        while self.protocol.handshake_exc is None:  # the body of a refusal
+            if data:
+                self.protocol.receive_data(data)
+            if self.protocol.handshake_exc is None:
+                data = self._wait_and_read()
+                if not data:
+                    self.protocol.receive_eof()
+        problem = self.protocol.handshake_exc
+        if isinstance(problem, InvalidStatus):
+            response = problem.response
+            body = bytes(response.body or b"").decode(errors="replace").strip()
+            raise Refused(response.status_code, body or response.reason_phrase)
+        raise Refused(0, str(problem))
+
+    def _wait_and_read(self) -> bytes:
+        self._hub.wait(self._readable)
+        return bytes(VIEW[: self._read(READ_SIZE)])
 
     def receive(
         self, timeout: float | None = None, size: int = READ_SIZE
@@ -214,15 +257,52 @@ class WebSocket:
             else:
                 with gevent.Timeout(timeout, False):
                     self._hub.wait(self._readable)
-        self.socket.settimeout(0)
         try:
-            self._feed(size)
+            return self._take(size)
         except BlockingIOError:
             self._emptied = True
             return []
-        messages = self._messages()
-        if self.protocol.writes:
-            self._flush()
+
+    def listen(self, handle: Callable[[list[bytes]], None]) -> None:
+        """Have ``handle`` called with the messages of each read.
+
+        It is called from gevent's hub, since to switch to a greenlet and back costs as
+        much as the read itself; so it must not wait for anything.
+
+        Raises:
+            Closed: There will be no more.
+
+        """
+        over: AsyncResult[None] = AsyncResult()
+
+        def readable() -> None:
+            try:
+                if messages := self._take(READ_SIZE):
+                    handle(messages)
+            except BlockingIOError:
+                pass
+            except Exception as exc:
+                self._readable.stop()
+                over.set_exception(exc)
+
+        if self._early:
+            handle(self.receive(0))
+        self._readable.start(readable)
+        try:
+            over.get()
+        finally:
+            self._readable.stop()
+
+    def _take(self, size: int) -> list[bytes]:
+        """Read once; return the messages that are whole now."""
+        count = self._read(size)
+        self._emptied = count < size
+        if count:
+            data = self._rest + VIEW[:count] if self._rest else bytes(VIEW[:count])
+            messages = self._cut(data)
+        else:
+            self.protocol.receive_eof()
+            messages = []
         if not messages and self.protocol.state is not OPEN:
             close = self.protocol.close_rcvd
             raise Closed(close.code, close.reason) if close else Closed(1006)
@@ -234,7 +314,6 @@ class WebSocket:
             close = self.protocol.close_rcvd
             raise Closed(close.code, close.reason) if close else Closed(1006)
         self.protocol.send_text(message)
-        self.socket.settimeout(None)
         self._flush()
 
     def close(self) -> None:
@@ -242,55 +321,113 @@ class WebSocket:
         try:
             if self.protocol.state is OPEN:
                 self.protocol.send_close(1000)
-                self.socket.settimeout(0)
-                self._flush()
-        except OSError:
+                self.socket.send(b"".join(self.protocol.data_to_send()))
+        except OSError:  # also when it would have to wait
             pass
+        self._release()
+
+    def abort(self) -> None:
+        """Vanish: no goodbye, and an RST for the server."""
+        linger = struct.pack("ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._release()
+
+    def is_gone(self) -> bool:
+        """Return whether the other side has ended it, without reading anything."""
+        look = poll()
+        look.register(self.socket, GONE)
+        return bool(look.poll(0))
+
+    def _release(self) -> None:
         self._readable.close()
+        self._writable.close()
         self.socket.close()
 
-    def _feed(self, size: int) -> None:
-        """Read once, and let the protocol make of it what it can."""
+    def _read(self, size: int) -> int:
+        """Read into the buffer once; return how much, and note when it arrived."""
         try:
             if KERNEL_TIME:
-                data, ancillary, _, _ = self.socket.recvmsg(size, ANCILLARY_SIZE)
-                now, wall = time.monotonic_ns(), time.time_ns()
-                self.arrived, self.lag = now, None
-                for _, kind, value in ancillary:
-                    if kind == SO_TIMESTAMPNS and len(value) == TIMESPEC.size:
-                        seconds, nanoseconds = TIMESPEC.unpack(value)
-                        lag = max(0, wall - seconds * 1_000_000_000 - nanoseconds)
-                        self.arrived, self.lag = now - lag, lag
+                count, ancillary, _, _ = self.socket.recvmsg_into(
+                    (BUFFER if size == READ_SIZE else VIEW[:size],), ANCILLARY_SIZE
+                )
+                self.arrived, self.lag = time.monotonic_ns(), None
+                if ancillary:  # nothing else was asked for
+                    seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
+                    lag = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
+                    if lag > 0:
+                        self.lag = lag
+                        self.arrived -= lag
+                    else:
+                        self.lag = 0
             else:
-                data = self.socket.recv(size)
+                count = self.socket.recv_into(BUFFER, size)
                 self.arrived = time.monotonic_ns()
         except (ConnectionResetError, BrokenPipeError):
             raise Closed(1006, "connection reset") from None
-        self._emptied = len(data) < size
-        if data:
-            self.protocol.receive_data(data)
-        else:
-            self.protocol.receive_eof()
+        return count
 
-    def _messages(self) -> list[bytes]:
-        events = self.protocol.events_received()
+    def _cut(self, data: bytes) -> list[bytes]:
+        """Return the whole messages in ``data``, and keep the beginning of the next."""
         messages = []
-        for event in events:
-            if isinstance(event, Response):
-                continue
+        start, end = 0, len(data)
+        while end - start >= 2:
+            first, size, body = data[start], data[start + 1], start + 2
+            if size > 127:  # masked, which no server may do
+                self._give(data[start:])
+                start = end
+                break
+            if size > 125:
+                body += 2 if size == 126 else 8
+                if body > end:
+                    break
+                size = int.from_bytes(data[start + 2 : body], "big")
+                if size > SIZE_LIMIT:
+                    self._give(data[start:body])
+                    start = end
+                    break
+            stop = body + size
+            if stop > end:
+                break
+            if first in WHOLE and not self._fragments:
+                messages.append(data[body:stop])
+            else:
+                messages += self._give(data[start:stop])
+            start = stop
+        self._rest = data[start:] if start else data
+        return messages
+
+    def _give(self, data: bytes) -> list[bytes]:
+        """Have the protocol decide what a frame means, and answer it if need be."""
+        self.protocol.receive_data(data)
+        messages = []
+        for event in self.protocol.events_received():
             assert isinstance(event, Frame)
             if event.opcode not in DATA_OPCODES:
-                continue
-            if event.fin and not self._fragments:
-                messages.append(event.data)
+                self.control(event)
                 continue
             self._fragments.append(bytes(event.data))
             if event.fin:
                 messages.append(b"".join(self._fragments))
                 self._fragments.clear()
+        self._flush()
         return messages
 
+    def control(self, frame: Frame) -> None:
+        """Take note of a ping, pong or close, which has been answered already."""
+
     def _flush(self) -> None:
-        for data in self.protocol.data_to_send():
-            if data:
-                self.socket.sendall(data)
+        """Write what there is to say, waiting for the socket to take it.
+
+        In the hub nobody may wait: there a pong that does not fit is left for later.
+        """
+        self._unsent += b"".join(self.protocol.data_to_send())
+        try:
+            while self._unsent:
+                try:
+                    self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                except BlockingIOError:
+                    if gevent.getcurrent() is self._hub:
+                        return
+                    self._hub.wait(self._writable)
+        except (ConnectionResetError, BrokenPipeError):
+            raise Closed(1006, "connection reset") from None

@@ -13,6 +13,7 @@ import base64
 import re
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 SOURCES = sorted((FOLDER / "source").glob("*.py"))
@@ -29,8 +31,11 @@ SOLUTION = re.compile(
 )
 
 
-# The README shows the picture of one chapter.
+# The README shows the picture of one chapter, and a small one of each.
 PICTURE_OF, PICTURE = "05_backpressure", FOLDER / "slow-reader.png"
+THUMBNAILS = FOLDER / "thumbnails"
+THUMBNAIL_WIDTH = 320  # pixels; shown half as wide
+THUMBNAIL_COLOURS = 32
 
 
 class BadChapter(Exception):
@@ -114,14 +119,24 @@ def build(source: Path) -> Path:
     nbformat.write(notebook, target)
     if source.stem == PICTURE_OF:
         PICTURE.write_bytes(picture(notebook))
+    THUMBNAILS.mkdir(exist_ok=True)
+    thumbnail(picture(notebook)).save(THUMBNAILS / f"{source.stem}.png", optimize=True)
     return target
 
 
+def thumbnail(png: bytes) -> Image.Image:
+    """Return a picture in small, with few colours: it says which chapter is which."""
+    image = Image.open(BytesIO(png)).convert("RGB")
+    image.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.LANCZOS)
+    return image.quantize(THUMBNAIL_COLOURS)
+
+
 def picture(notebook: NotebookNode) -> bytes:
-    """Return a chapter's picture, a PNG."""
+    """Return the picture that carries a chapter, a PNG: of the cell tagged so."""
     return next(
         base64.b64decode(output.data["image/png"])
         for cell in notebook.cells
+        if "picture" in cell.metadata.get("tags", ())
         for output in cell.get("outputs", ())
         if "image/png" in output.get("data", ())
     )

@@ -71,7 +71,7 @@ def test_sample_takes_what_it_knows_and_adds_up_labels() -> None:
 
 def test_server_that_was_started_again_counts_from_zero() -> None:
     totals = [{"drops": 5.0}, {"drops": 7.0}, {}, {"drops": 3.0}]
-    assert _timeline.grown(totals) == [{"drops": 0}, {"drops": 2}, {}, {"drops": 3}]
+    assert _timeline.grown(totals) == [{}, {"drops": 2}, {}, {"drops": 3}]
 
 
 def test_table_has_a_row_a_period_and_comes_back_from_the_file(tmp_path: Path) -> None:
@@ -80,7 +80,12 @@ def test_table_has_a_row_a_period_and_comes_back_from_the_file(tmp_path: Path) -
         2: Slice(2, 1, {"s/a": recorded([3000])}),
     }
     samples = {
-        "ws://one": {0: _timeline.sample(PAGE), 1: _timeline.sample(PAGE), 2: {}},
+        "ws://one": {
+            -1: {"cpu_seconds": 1.0},
+            0: _timeline.sample(PAGE),
+            1: _timeline.sample(PAGE),
+            2: {},
+        },
         "ws://two": {0: {"connections": 1.0}, 2: {"connections": 1.0}},
     }
     table = _timeline.rows(
@@ -90,6 +95,7 @@ def test_table_has_a_row_a_period_and_comes_back_from_the_file(tmp_path: Path) -
     assert [row["servers_up"] for row in table] == [2, 1, 1]
     assert [row["delivered"] for row in table] == [1, 0, 1]
     assert [row["connections"] for row in table] == [4, 3, 1]
+    assert [row["cpu"] for row in table] == [0.5, 0, None]
     assert [row["fault"] for row in table] == ["", "two is frozen", ""]
     _timeline.write_csv(tmp_path / "t.csv", table)
     back = _timeline.read_csv(tmp_path / "t.csv")

@@ -380,7 +380,8 @@ async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
     assert folder.name.endswith("Z-mixed")
     assert set(os.listdir(folder)) == {
         *("run.json", "summary.json", "part-0.json", "timeline.csv"),
-        *("fanout.png", "replicas.png", "slow_readers.png"),
+        *("mixed-percentiles.png", "mixed-budget.png", "mixed-timeline.png"),
+        *("replicas.png", "slow_readers.png"),
     }
     assert SECRET not in (folder / "run.json").read_text()
 
@@ -439,7 +440,7 @@ async def test_injected_loss_is_counted_exactly_and_fails_the_run(
             *("FanoutPublisher", "FanoutSubscriber"),
             LAB_TOKEN="any",
         )
-    assert code == 1
+    assert code == 1, out
     tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
     assert tally["lost"] == lossy.dropped > 0
     assert tally["expected"] == 3 * lossy.seq

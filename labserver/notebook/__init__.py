@@ -6,8 +6,9 @@ holds only what is to be learned. Needs the extra ``notebooks``.
 
 from __future__ import annotations
 
-from labserver.notebook.charts import bars, byte_map, curves, lanes
+from labserver.notebook.charts import bars, curves, lanes
 from labserver.notebook.checks import check, compare
+from labserver.notebook.frames import frame_map, take_apart
 from labserver.notebook.peers import (
     Peer,
     connected,
@@ -17,24 +18,33 @@ from labserver.notebook.peers import (
     strangers,
     upgrade,
 )
+from labserver.notebook.progress import progress
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.source import show
-from labserver.notebook.twins import Twins, compare_mistake
+from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
+
+# The prediction of somebody who made none; a chapter's "Predict" sets it anew. It is
+# here so that a chapter can be run from its middle.
+my_guess: float | None = None
 
 __all__ = [
+    "Mistakes",
     "Peer",
     "Samples",
     "Twins",
     "bars",
-    "byte_map",
     "check",
     "compare",
     "compare_mistake",
     "connected",
     "crowd",
     "curves",
+    "frame_map",
     "lanes",
+    "mistakes",
+    "my_guess",
+    "progress",
     "raw",
     "running",
     "running_cluster",
@@ -42,6 +52,7 @@ __all__ = [
     "show",
     "silent",
     "strangers",
+    "take_apart",
     "upgrade",
     "watch",
 ]

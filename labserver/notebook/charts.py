@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -223,52 +222,3 @@ def lanes(
     )
     words = "; ".join(f"{name}: {''.join(row)}" for name, row in rows.items())
     return Picture(figure, f"{title}. {words}.")
-
-
-def byte_map(fields: Sequence[tuple[str, bytes]], *, title: str) -> Picture:
-    """Draw bytes as boxes, with the name of each field under its bytes."""
-    figure, axes = _axes(title, 1.5)
-    place = 0
-    for index, (name, data) in enumerate(fields):
-        colour = COLOURS[index % len(COLOURS)]
-        narrow = len(name) > 6 * len(data)
-        for offset, byte in enumerate(data):
-            axes.add_patch(
-                Rectangle(
-                    (place + offset + 0.04, 0),
-                    0.92,
-                    1,
-                    facecolor=colour,
-                    alpha=0.18,
-                    edgecolor="none",
-                )
-            )
-            middle = place + offset + 0.5
-            axes.text(
-                middle, 0.5, f"{byte:02x}", ha="center", va="center", **_MONOSPACED
-            )
-        axes.plot(
-            [place + 0.04, place + len(data) - 0.04], [-0.12] * 2, color=colour, lw=2
-        )
-        axes.text(
-            place + len(data) / 2,
-            -0.25,
-            name.replace(" ", "\n") if narrow else name,
-            ha="center",
-            va="top",
-            fontsize=9,
-            color=colour,
-        )
-        place += len(data)
-    axes.set_xlim(0, place)
-    axes.set_ylim(-0.9, 1.05)
-    axes.set_axis_off()
-    words = ", ".join(f"{name} {data.hex(' ')}" for name, data in fields)
-    return Picture(figure, f"{title}: {words}.")
-
-
-_MONOSPACED: dict[str, Any] = {
-    "family": "monospace",
-    "fontsize": 10,
-    "color": INK,
-}

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
@@ -175,8 +175,12 @@ class RawSocket:
     """Bytes to and from a server, with nothing in between."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        server: Replica,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
+        self.server = server
         self.reader = reader
         self.writer = writer
 
@@ -190,6 +194,30 @@ class RawSocket:
         async with asyncio.timeout(within):
             return await self.reader.read(65536)
 
+    async def upgrade(self) -> str:
+        """Ask for a WebSocket; return the response, and read past the ``hello``."""
+        await self.send(_request(self.server, {}))
+        response = await self.response()
+        await self.frames(1)
+        return response
+
+    async def say(self, text: str) -> None:
+        """Send a text message in one frame, masked."""
+        frame = Frame(Opcode.TEXT, text.encode())
+        await self.send(frame.serialize(mask=True))
+
+    async def frames(self, count: int, within: float = DEADLINE) -> bytes:
+        """Return the next ``count`` frames, whole, as bytes; a server masks nothing."""
+        frames = b""
+        async with asyncio.timeout(within):
+            for _ in range(count):
+                head = await self.reader.readexactly(2)
+                more = {126: 2, 127: 8}.get(head[1], 0)
+                longer = await self.reader.readexactly(more)
+                length = int.from_bytes(longer) if more else head[1]
+                frames += head + longer + await self.reader.readexactly(length)
+        return frames
+
     async def response(self) -> str:
         """Return the head of an HTTP response, to its empty line."""
         async with asyncio.timeout(DEADLINE):
@@ -201,7 +229,7 @@ async def raw(server: Replica) -> AsyncIterator[RawSocket]:
     """Open a TCP connection to a server, and say nothing yet."""
     reader, writer = await asyncio.open_connection(*_place(server))
     try:
-        yield RawSocket(reader, writer)
+        yield RawSocket(server, reader, writer)
     finally:
         writer.close()
         with contextlib.suppress(OSError):

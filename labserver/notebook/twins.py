@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 from labserver.embedded import running_redis
 from labserver.errors import SettingsError
 from labserver.mistakes import MISTAKES, Mistake
+from labserver.notebook.progress import Line
 from labserver.probes import PROBES, Broken, Probe, World
 from labserver.stages import included, mistaken
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
+SHORT = 1.0  # the same for a mistake, where something that never comes is the point
+AT_ONCE = 4  # probes that run at a time: most of the time they wait
+NOISY = ("labserver", "websockets.server", "asyncio")
 
 
 @dataclass(frozen=True)
@@ -78,16 +85,103 @@ async def compare_mistake(
     elif chosen.stage not in names:
         raise SettingsError(f"{mistake} is a mistake of stage {chosen.stage}")
     probe = PROBES[chosen.breaks]
-    seen = []
-    for name in (None, mistake):
-        async with AsyncExitStack() as stack:
-            redis = ""
-            if "broker" in names:
-                redis = await stack.enter_async_context(running_redis())
-            try:
-                await probe(World(stage, redis, mistake=name, patience=patience))
-            except Broken as broken:
-                seen.append(str(broken))
-            else:
-                seen.append("")
-    return Twins(stage, chosen, probe, *seen)
+    right = await _seen(probe, stage, None, patience)
+    wrong = await _seen(probe, stage, mistake, patience)
+    return Twins(stage, chosen, probe, right, wrong)
+
+
+async def _seen(probe: Probe, stage: str, mistake: str | None, patience: float) -> str:
+    """Return what a probe saw where it should not; empty when the promise was kept."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_quiet())
+        redis = ""
+        if any(each.name == "broker" for each in included(stage)):
+            redis = await stack.enter_async_context(running_redis())
+        try:
+            await probe(World(stage, redis, mistake=mistake, patience=patience))
+        except Broken as broken:
+            return str(broken)
+    return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the log to itself: what a mistake does wrong is told by the probe."""
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What the probes saw of a stage, and of each of its mistakes."""
+
+    stage: str
+    twins: Sequence[Twins]
+
+    @property
+    def caught(self) -> bool:
+        """Whether the stage kept its promise, and every mistake broke it."""
+        return all(not each.right and each.wrong for each in self.twins)
+
+    def __repr__(self) -> str:
+        lines = [f"{each.mistake.name}: {each.wrong}" for each in self.twins]
+        return "\n".join(lines)
+
+    def _repr_markdown_(self) -> str:
+        lines = ["| mistake | what goes wrong | what the probe saw |", "|---|---|---|"]
+        for each in self.twins:
+            seen = (each.wrong or "nothing").replace("|", "\\|")
+            lines.append(f"| `{each.mistake.name}` | {each.mistake.wrong} | {seen} |")
+        held = sum(not each.right for each in self.twins)
+        total = len(self.twins)
+        lines += ["", f"The stage itself kept its promise in {held} of {total} probes."]
+        return "\n".join(lines)
+
+
+async def mistakes(stage: str) -> Mistakes:
+    """Run the probes of a stage's mistakes on the stage, and on each mistake.
+
+    Raises:
+        SettingsError: There is no such stage.
+
+    """
+    included(stage)
+    chosen = [each for each in MISTAKES.values() if each.stage == stage]
+    names = list(dict.fromkeys(each.breaks for each in chosen))
+    runs: list[tuple[str, str | None]] = [(name, None) for name in names]
+    runs += [(each.breaks, each.name) for each in chosen]
+    turn, seen, line = (
+        asyncio.Semaphore(AT_ONCE),
+        dict[tuple[str, str | None], str](),
+        Line(),
+    )
+
+    async def run(probe: str, mistake: str | None) -> None:
+        patience = PATIENCE if mistake is None else SHORT
+        async with turn:
+            seen[probe, mistake] = await _seen(PROBES[probe], stage, mistake, patience)
+        line.say(f"probes: {len(seen)} of {len(runs)}")
+
+    with _quiet():
+        async with asyncio.TaskGroup() as group:
+            for each in runs:
+                group.create_task(run(*each))
+    return Mistakes(
+        stage,
+        [
+            Twins(
+                stage,
+                each,
+                PROBES[each.breaks],
+                seen[each.breaks, None],
+                seen[each.breaks, each.name],
+            )
+            for each in chosen
+        ],
+    )

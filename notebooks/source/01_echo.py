@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 1 · Echo
+# # 1 · Handshake and echo
 #
 # **Promise:** every well-formed message comes back. · *about 15 minutes*
 #
@@ -16,7 +16,18 @@
 
 # %%
 from labserver import echo
-from labserver.notebook import byte_map, check, compare, connected, raw, running, show
+from labserver.notebook import (
+    check,
+    compare,
+    connected,
+    frame_map,
+    mistakes,
+    my_guess,
+    raw,
+    running,
+    show,
+    take_apart,
+)
 
 # %% [markdown]
 # ## Break: ask without an upgrade
@@ -76,6 +87,8 @@ async with running("echo") as server, raw(server) as wire:
 # cache and no confused HTTP server answers like that. It proves nothing about who is
 # there; that is the next chapter.
 #
+# ## Run: a frame by hand
+#
 # From here on both sides send frames. The first byte says what it is (`81`: a whole
 # text message), the second how long. A client also masks what it sends with four
 # random bytes, so that nobody can make a browser write chosen bytes, such as an HTTP
@@ -84,33 +97,35 @@ async with running("echo") as server, raw(server) as wire:
 # %%
 text, mask = b'"hello"', bytes.fromhex("37fa213d")
 masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(text))
-sent = [
-    ("text", b"\x81"),
-    ("masked, length", bytes([0x80 | len(text)])),
-    ("mask", mask),
-    ("payload, masked", masked),
-]
+sent = b"\x81" + bytes([0x80 | len(text)]) + mask + masked
+
 async with running("echo") as server, raw(server) as wire:
-    await wire.send(request)
-    await wire.response()
-    await wire.read()  # the server's hello
-    await wire.send(b"".join(data for _, data in sent))
-    answer = await wire.read()
-print(answer[2:].decode())
+    await wire.upgrade()
+    await wire.send(sent)
+    await wire.send(b"\x89\x80" + mask)  # a ping: nothing in it, masked
+    answer = await wire.frames(2)
+
+take_apart(sent + answer)
 
 # %% [markdown]
-# ## Observe: what went over the wire
+# Read the rows from the left. `FIN` 1: the message ends with this frame. `RSV` 000: no
+# extension (a compressed frame has 100). `opcode`: 1 text, 2 binary, 8 close, 9 ping,
+# 10 pong. `MASK` 1 from the client, 0 from the server. The ping carries nothing, and
+# nobody in the lab wrote code for its answer: the library sends the pong.
+#
+# ## Observe: one frame, bit by bit
 
-# %%
-byte_map(sent, title="A frame from a client: 6 bytes around a text of 7")
+# %% tags=["picture"]
+frame_map(
+    take_apart(sent)[0], title="A frame from a client: 6 bytes around a text of 7"
+)
 
 # %% [markdown]
-# Two bytes of head and four of mask around the text. The answer had a head of two
-# bytes and no mask: a server's frames are never masked, so the same bytes may go to
-# thousands of clients. Chapter 3 lives on that.
+# Two bytes of head and four of mask around the text. A server's frames are never
+# masked, so the same bytes may go to thousands of clients. Chapter 3 lives on that.
 
 # %%
-compare(my_guess, len(b"".join(data for _, data in sent)), "bytes")
+compare(my_guess, len(sent), "bytes")
 
 # %% [markdown]
 # ## Exercise: the accept key
@@ -153,6 +168,22 @@ def accept_key(key: str) -> str:
 check(accept_key)
 
 # %% [markdown]
+# ## Longer: where the head grows
+#
+# Seven bits of length count to 125. 126 says that two more bytes follow, 127 that eight
+# do. So a head from a server has 2, 4 or 10 bytes, whatever the message.
+
+# %%
+async with running("echo") as server, raw(server) as wire:
+    await wire.upgrade()
+    answers = b""
+    for count in (99, 100, 65_530):
+        await wire.say('"' + "x" * (count - 2) + '"')
+        answers += await wire.frames(1)
+
+take_apart(answers)
+
+# %% [markdown]
 # ## What comes back, and what does not
 #
 # Any JSON value is a message at this stage. What is not JSON gets an error, and the
@@ -165,6 +196,19 @@ async with running("echo") as server, connected(server) as ann:
         await ann.until(lambda: len(ann.received) == 1)
         answer = ann.received.pop()
         print(f"{text:17} -> {answer.pop('type')}: {answer}")
+
+# %% [markdown]
+# ## Mistakes
+#
+# Three well-known wrong versions of this stage, each a few lines long, run against the
+# probe of the promise that it breaks. `labserver serve --mistake unguarded-parse` runs
+# one of them for you.
+
+# %%
+await compare("echo", "unguarded-parse")
+
+# %%
+await mistakes("echo")
 
 # %% [markdown]
 # ## Load

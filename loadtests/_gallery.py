@@ -1,0 +1,37 @@
+"""Which pictures a run has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from _drawing import Picture
+from _plots import (
+    budget,
+    by_subscribers,
+    group_curve,
+    replicas,
+    slow_readers,
+    timeline,
+)
+from _saved import Saved
+from _special import churn, memory, omission, outage, silence, storm
+
+Draw = Callable[[Saved], Picture | None]
+# The scenario's own pictures first, then what every run has.
+OWN: dict[str, tuple[Draw, ...]] = {
+    "fanout": (by_subscribers, group_curve, budget),
+    "slow_readers": (slow_readers,),
+    "replicas": (replicas,),
+    "reconnect_storm": (storm, outage),
+    "idle": (memory, silence),
+    "churn": (churn,),
+    "omission": (omission,),
+    "mixed": (slow_readers, replicas, group_curve, budget),
+}
+
+
+def pictures(saved: Saved) -> list[Picture]:
+    """Return every picture that a run has figures for."""
+    functions = (*OWN.get(saved.scenario, (group_curve,)), timeline)
+    found = (function(saved) for function in functions)
+    return [each for each in found if each is not None]
