@@ -22,7 +22,7 @@ chaos: .venv/ready  ## two minutes of random faults over a cluster, and a verdic
 check: .venv/ready  ## lint, formatting, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-load: .venv/ready  ## load a server of its own for 12 seconds, and judge
+load: .venv/ready  ## every load test on a cluster of its own, and a page, in 4 minutes
 	@$(BIN)/python -m loadtests
 
 peers: .venv/peers  ## the server against others on the same load, about 7 minutes

@@ -40,8 +40,8 @@ PALETTE = {
     "red": (RED, "#ff7386"),
     "pale": (PALE, "#565a60"),
 }
-WIDTH = 7.2  # inches
-WORDS = 104  # characters of a caption's line
+WIDTH = 6.6  # inches
+WORDS = 94  # characters of a caption's line
 PERCENTILES = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 
 
@@ -71,7 +71,7 @@ def png(picture: Picture, caption: str, folder: Path) -> Path:
     """Write a picture with its title, and the machine and the load below it."""
     words = " ".join(each for each in (picture.note, caption) if each)
     lines = wrap(words.replace(" s.", "\N{NO-BREAK SPACE}s."), WORDS)
-    title = wrap(picture.title, 68)
+    title = wrap(picture.title, 62)
     foot, head = 0.17 * len(lines) + 0.2, 0.25 * len(title) + 0.2
     height = picture.height + foot + head
     figure = blank(picture, height, (0, foot / height, 1, picture.height / height))
@@ -144,8 +144,11 @@ def legend(axes: Axes, columns: int = 2) -> None:
     )
 
 
-def scaled(axes: Axes, values: list[float]) -> None:
-    """Choose a y axis for values: from zero, or logarithmic when they differ much."""
+def scaled(axes: Axes, values: list[float], low: bool = False) -> None:
+    """Choose a y axis for values: from zero, or logarithmic when they differ much.
+
+    Low axes have room for few numbers.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     known = [value for value in values if value == value and value > 0]
@@ -156,7 +159,7 @@ def scaled(axes: Axes, values: list[float]) -> None:
         axes.set_ylim(0, most * 1.15)
     else:
         axes.set_yscale("log")
-        decades = most / least > 3000
+        decades = low or most / least > 3000
         axes.yaxis.set_major_locator(
             LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0), numticks=20)
         )
@@ -222,9 +225,9 @@ def marks(axes: Axes, faults: list[tuple[float, str]], names: bool) -> None:
         if names:
             axes.annotate(
                 text,
-                (at, 1.0),
+                (at, 0.62),
                 xycoords=("data", "axes fraction"),
-                xytext=(4, -2 - 11 * (number % 3)),
+                xytext=(4, -12 * (number % 3)),
                 textcoords="offset points",
                 va="top",
                 fontsize=8.5,

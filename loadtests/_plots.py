@@ -263,7 +263,7 @@ def timeline(saved: Saved) -> Picture | None:
                     **{"label": label, "marker": "o", "markersize": 2.2},
                 )
             if place == 0:
-                scaled(axes, values)
+                scaled(axes, values, low=True)
                 legend(axes, 4)
             else:
                 axes.set_ylim(bottom=0)

@@ -12,6 +12,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -373,6 +374,15 @@ def machine() -> str:
     except OSError:
         pass  # not Linux
     return f"{os.cpu_count()} cores ({model}), {platform.system()}"
+
+
+def versions() -> dict[str, str]:
+    """Return what else figures depend on."""
+    names = ("websockets", "redis", "msgspec")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
 
 
 def write(path: Path, data: Any) -> None:

@@ -9,7 +9,6 @@ figures taken. In a distributed run the master asks its workers for them.
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -18,11 +17,20 @@ from typing import Any, Protocol
 
 import gevent
 import locust
-import websockets
 from _drawing import png
 from _gallery import pictures
 from _options import TIME_LIMIT, Unusable, check_page, servers, shown
-from _results import Record, Verdict, as_figures, judge, machine, merged, summary, write
+from _results import (
+    Record,
+    Verdict,
+    as_figures,
+    judge,
+    machine,
+    merged,
+    summary,
+    versions,
+    write,
+)
 from _sampler import Sampler, Scraper
 from _saved import Saved
 from _timeline import period, rows, write_csv
@@ -310,11 +318,7 @@ def about(environment: Environment, load: str) -> dict[str, Any]:
         "faults": RUN.faults,
         "load": load,
         "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "locust": locust.__version__,
-            "websockets": websockets.__version__,
-        },
+        "versions": {**versions(), "locust": locust.__version__},
         "users": options.num_users,
         "spawn_rate": options.spawn_rate,
         "run_time": options.run_time,

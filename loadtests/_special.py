@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from _drawing import GREY, Picture, legend, plain
@@ -170,16 +170,56 @@ def churn(saved: Saved) -> Picture | None:
 
 def omission(saved: Saved) -> Picture | None:
     """The same stall, measured by one who waits and by one who keeps to a schedule."""
-    names = ("closed loop, from sent", "open loop, from sent", "open loop, from due")
+    names = ("waits, from sent", "waits, from due", "keeps on, from due")
     sides = compared_own(saved, [(name, name) for name in names])
     if len(sides) < len(names):
         return None
-    closed, _, due = (histogram for _, histogram in sides)
+    sent, due, _ = (histogram for _, histogram in sides)
     return Picture(
         "omission",
-        f"One stall, two truths: p99 {ms(closed.percentile(99))} for who waits, "
-        f"{ms(due.percentile(99))} for who keeps to the schedule",
-        "All three lines saw the same frozen second: who waits for each answer asks "
-        "only once while it lasts, and so hides it (coordinated omission).",
+        f"One client in one stall: p99 {ms(sent.percentile(99))} counted from when it "
+        f"sent, {ms(due.percentile(99))} from when it was due",
+        "All lines saw the same frozen second: a client that waits for answers asks "
+        "only once meanwhile, and hides the rest (coordinated omission) unless it "
+        "counts from when each message was due.",
         painted(sides, "milliseconds"),
+    )
+
+
+def buffers(runs: Sequence[Saved]) -> Picture | None:
+    """What waits for slow readers in the server, under each policy."""
+    lines = []
+    for run in runs:
+        policy = run.about.get("variant")
+        line = [
+            (row["seconds"], row["outbox_bytes"])
+            for row in run.table
+            if row.get("outbox_bytes") is not None
+        ]
+        if run.scenario == "slow_readers" and policy and line:
+            lines.append((str(policy), line))
+    if len(lines) < 2:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = plain(
+            *(figure.subplots(), "seconds since the run began"),
+            "waiting for readers (KB)",
+        )
+        for (policy, line), (colour, style) in zip(lines, STYLES, strict=False):
+            axes.plot(
+                *([at for at, _ in line], [size / 1e3 for _, size in line]),
+                **{"color": colour, "linestyle": style, "linewidth": 2},
+                **{"marker": "o", "markersize": 3, "label": policy},
+            )
+        axes.set_ylim(bottom=0)
+        legend(axes, 4)
+
+    most = max(max(size for _, size in line) for _, line in lines)
+    return Picture(
+        "slow_readers-policies",
+        f"Under every policy the server holds at most {most / 1e6:.2f} MB for the slow",
+        "Each line is one policy under the same load: what matters is that it levels "
+        "off, and falls when a reader is cut off or has caught up.",
+        paint,
     )

@@ -204,12 +204,20 @@ def rows(
             row[name] = tidy(sum(known)) if known else None
         for place, each in enumerate(now if many else (), 1):
             row |= {f"{name}_{place}": tidy(each.get(name)) for name in SHOWN}
-        start, end = number * seconds, (number + 1) * seconds
-        row["fault"] = "; ".join(
-            each["text"] for each in faults if start <= each["at"] < end
-        )
         table.append(row)
-    return table
+    return mark(table, faults)
+
+
+def mark(
+    table: Sequence[dict[str, Any]], faults: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the table with each fault in the row of its period."""
+    found, marked = list(faults), []
+    for number, row in enumerate(table):
+        start = table[number - 1]["seconds"] if number else 0.0
+        said = [each["text"] for each in found if start <= each["at"] < row["seconds"]]
+        marked.append({**row, "fault": "; ".join(said)})
+    return marked
 
 
 def in_ms(histogram: Histogram, percent: float) -> float | None:

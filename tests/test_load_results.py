@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,13 @@ sys.path.append(str(ROOT / "loadtests"))
 Histogram = importlib.import_module("_hist").Histogram
 Budget = importlib.import_module("_budget").Budget
 _timeline = importlib.import_module("_timeline")
+_results = importlib.import_module("_results")
+_saved = importlib.import_module("_saved")
+_drawing = importlib.import_module("_drawing")
+_plots = importlib.import_module("_plots")
+_gallery = importlib.import_module("_gallery")
+_report = importlib.import_module("_report")
+_compare = importlib.import_module("_compare")
 Slice, Slicer = _timeline.Slice, _timeline.Slicer
 
 durations = st.lists(st.integers(0, 2**30), max_size=20)
@@ -135,3 +145,260 @@ def test_budget_tells_the_slow_from_the_fast() -> None:
     budget.record(0, 1000, 9000)
     assert Budget().shares() == []
     assert [round(each.lag) for each in budget.shares()] == [0, 0, 0, 9000]
+
+
+# Folders
+
+
+def tally(**figures: int) -> Any:
+    return _results.Tally(**{"expected": 100, "delivered": 100, **figures})
+
+
+def saved(
+    folder: Path,
+    latency: int = 1000,
+    *,
+    machine: str = "m",
+    when: int = 0,
+    **about: Any,
+) -> Path:
+    """Write a small run; return its folder."""
+    record = _results.Record(wall=5.0, began=1)
+    for spread in range(100):
+        record.histogram("fanout/subscribers").record(latency + spread)
+        record.budgets.setdefault("fanout/subscribers", Budget()).record(1, latency, 1)
+        record.slip.record(spread)
+        record.lag.record(spread)
+    record.tallies["fanout/subscribers"] = tally()
+    record.published["fanout"] = 100
+    for second in range(12):  # four seconds each with 10, 20 and 30 members
+        users = 10 * (1 + second // 4)
+        record.slices[second] = Slice(
+            users, 10, {"fanout/subscribers": recorded([latency] * 100)}
+        )
+    verdict = _results.judge(record)
+    where = folder / f"20260101T0000{when:02}000Z-fanout"
+    said = {
+        "name": where.name,
+        "started": {"utc": "2026-01-01T00:00:00.000", "monotonic": 1.0},
+        "faults": [{"at": 4.5, "text": "Redis is <frozen>"}],
+        "load": "30 users, 5 s",
+        "machine": machine,
+        "versions": {"python": "3.11"},
+        **about,
+    }
+    samples = {"ws://one": {n: _timeline.sample(PAGE) for n in range(12)}}
+    _results.write(where / "run.json", said)
+    _results.write(where / "summary.json", _results.as_figures(record, verdict))
+    _results.write(where / "part-0.json", record.as_json())
+    table = _timeline.rows(record.slices, samples, 1.0, (), said["faults"])
+    _timeline.write_csv(where / "timeline.csv", table)
+    return where
+
+
+def test_run_comes_back_from_its_folder(tmp_path: Path) -> None:
+    run = _saved.load(saved(tmp_path))
+    assert run.scenario == "fanout"
+    assert run.record.tallies["fanout/subscribers"].delivered == 100
+    assert len(run.table) == 12
+    assert run.faults == [(4.5, "Redis is <frozen>")]
+    assert [each.folder for each in _saved.load_all(tmp_path)] == [run.folder]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda run: (run / "run.json").unlink(), "no run.json"),
+        (lambda run: (run / "part-0.json").unlink(), "no part-0.json"),
+        (lambda run: (run / "summary.json").unlink(), "No such file"),
+        (lambda run: (run / "run.json").write_text('{"name": "x'), "not whole"),
+        (lambda run: (run / "run.json").write_text("[]"), "holds no object"),
+        (lambda run: (run / "run.json").write_text("{}"), "another version"),
+        (lambda run: (run / "part-0.json").write_text("{}"), "another version"),
+        (lambda run: (run / "summary.json").write_text("{}"), "another version"),
+        (lambda run: (run / "timeline.csv").write_text("a\nx\n"), "another version"),
+    ],
+)
+def test_run_that_is_not_whole_is_refused_in_a_sentence(
+    tmp_path: Path, spoil, sentence: str
+) -> None:
+    run = saved(tmp_path)
+    spoil(run)
+    with pytest.raises(_saved.Unreadable, match=sentence) as caught:
+        _saved.load(run)
+    assert "\n" not in str(caught.value)
+
+
+# Pictures
+
+
+def test_each_picture_says_what_it_shows_and_in_which_unit(tmp_path: Path) -> None:
+    run = _saved.load(saved(tmp_path))
+    drawn = _gallery.pictures(run)
+    assert {each.name for each in drawn} == {
+        f"fanout-{name}"
+        for name in ("subscribers", "percentiles", "budget", "timeline")
+    }
+    for picture in drawn:
+        assert picture.title and picture.read.endswith(".")
+        figure = _drawing.blank(picture, 4, (0, 0, 1, 1))
+        for axes in figure.axes:
+            assert axes.get_ylabel() or axes.get_yticklabels()
+        assert any(axes.get_xlabel() for axes in figure.axes)
+
+
+def test_picture_on_a_page_takes_its_colours_from_it(tmp_path: Path) -> None:
+    run = _saved.load(saved(tmp_path))
+    for picture in _gallery.pictures(run):
+        text = _drawing.svg(picture)
+        assert text.startswith("<svg")
+        assert "var(--ink)" in text
+        assert not set(re.findall(r"#[0-9a-f]{6}", text)) - {_drawing.WHITE}
+
+
+def test_percentiles_are_shown_for_each_number_of_members(tmp_path: Path) -> None:
+    run = _saved.load(saved(tmp_path))
+    counts = [(users, piece.published) for users, piece in _plots.steps(run)]
+    # The second in which the number changed counts for neither.
+    assert counts == [(10, 30), (20, 30), (30, 30)]
+
+
+# The report
+
+
+def test_report_is_one_page_without_scripts(tmp_path: Path) -> None:
+    for when in (1, 2):
+        saved(tmp_path, when=when, variant=f"variant {when}")
+    path = _report.write_report(_saved.load_all(tmp_path), tmp_path)
+    text = path.read_text()
+    assert text.count("<section") == 2
+    assert text.count("<svg") == 8
+    assert "Fan-out: variant 2" in text
+    assert "<script" not in text and "http" not in re.sub(
+        r'xmlns[^"]*"[^"]*"', "", text
+    )
+    assert "Redis is <frozen>" not in text and "Redis is &lt;frozen&gt;" in text
+    assert text.index("verdict good") < text.index("<svg")
+
+
+def test_verdict_that_is_not_good_looks_different(tmp_path: Path) -> None:
+    run = saved(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    for code, mood in ((1, "bad"), (3, "bad"), (4, "unsure")):
+        changed = {**summary, "exit_code": code, "verdict": "SO <SO>"}
+        (run / "summary.json").write_text(json.dumps(changed))
+        text = _report.page([_saved.load(run)])
+        assert f'verdict {mood}">' in text
+        assert "so &lt;so&gt;" in text
+
+
+# Comparisons
+
+
+def sides(tmp_path: Path, a: list[int], b: list[int], **about: Any) -> tuple[Any, Any]:
+    found = []
+    for offset, (name, values) in enumerate((("A", a), ("B", b))):
+        for number, value in enumerate(values):
+            saved(tmp_path / name, value, when=2 * number + offset, **about)
+        found.append(_compare.side([tmp_path / name]))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ([1000, 3000], [2000, 4000], "within noise"),
+        ([1000, 1100], [8000, 9000], "B is higher, by a factor of 6.8 or more"),
+        ([8000, 9000], [1000, 1100], "B is lower, by a factor of 6.8 or more"),
+        ([1000, 1000], [1500, 1500], "B is higher, by 45.5% or more"),
+        ([1000], [8000], "one run is no range: repeat"),
+    ],
+)
+def test_comparison_says_no_more_than_the_ranges_do(
+    tmp_path: Path, a: list[int], b: list[int], verdict: str
+) -> None:
+    rows = _compare.compare(*sides(tmp_path, a, b))
+    found = {row.figure: row.verdict for row in rows}
+    assert found["p99 (ms)"] == verdict
+    assert found["delivered (%)"] == "within noise"
+
+
+def test_other_machine_load_or_scenario_is_not_compared(tmp_path: Path) -> None:
+    a = [_saved.load(saved(tmp_path / "a"))]
+    for name, about, sentence in (
+        ("b", {"machine": "other"}, "different machines"),
+        ("c", {"load": "60 users, 5 s"}, "not run with the same load"),
+        ("d", {"variant": "x"}, "no scenario that both have"),
+    ):
+        b = [_saved.load(saved(tmp_path / name, **about))]
+        with pytest.raises(_saved.Unreadable, match=sentence):
+            _compare.compare(a, b)
+
+
+def test_sides_that_did_not_take_turns_are_doubted(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, [1000] * 3, [1000] * 3)
+    assert _compare.doubts(a, b) == []
+    late = [_saved.load(saved(tmp_path / "C", when=n)) for n in (20, 21, 22)]
+    assert "after the other" in _compare.doubts(a, late)[0]
+
+
+# The runner
+
+
+async def runner(*arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Run ``python -m loadtests``; return exit status, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtests", *arguments),
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.timeout(60)
+async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
+    run = saved(tmp_path / "runs")
+    (run / "run.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (("report", str(tmp_path / "nowhere")), "is no folder"),
+        (("report", str(tmp_path / "empty")), "holds no run"),
+        (("report", str(run)), "not whole"),
+        (("compare", str(tmp_path / "empty"), str(run)), "holds no run"),
+        (("--scenario", "nothing"), "there is no scenario 'nothing'"),
+        (("--seconds", "9999"), "600"),
+        (("ab", "--a", "'"), "No closing quotation"),
+    ]
+    answers = await asyncio.gather(*(runner(*arguments) for arguments, _ in cases))
+    for (_, sentence), (code, out, err) in zip(cases, answers, strict=True):
+        assert code == 2, err
+        assert sentence in err
+        assert len(err.splitlines()) == 1
+        assert "Traceback" not in out + err
+
+
+@pytest.mark.timeout(90)
+async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
+    code, out, err = await runner(
+        *("--scenario", "fanout", "--seconds", "4", "--users", "6"),
+        *("--results", str(tmp_path)),
+    )
+    # On a machine that is busy with other tests the figures may mean nothing.
+    assert code in (0, 4), out + err
+    (name,) = os.listdir(tmp_path)
+    folder = tmp_path / name
+    assert str(folder / "report.html") in out
+    run = _saved.load_all(folder)[0]
+    assert run.about["server"] == "resume"
+    assert all(row["connections"] is not None for row in run.table[:3])
+    assert "<svg" in (folder / "report.html").read_text()

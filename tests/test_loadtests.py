@@ -381,7 +381,7 @@ async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
     assert set(os.listdir(folder)) == {
         *("run.json", "summary.json", "part-0.json", "timeline.csv"),
         *("mixed-percentiles.png", "mixed-budget.png", "mixed-timeline.png"),
-        *("replicas.png", "slow_readers.png"),
+        "slow_readers.png",  # with one server there are no replicas to compare
     }
     assert SECRET not in (folder / "run.json").read_text()
 
