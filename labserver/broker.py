@@ -27,14 +27,16 @@ from labserver.messages import Event, event, gap
 from labserver.metrics import Metrics
 from labserver.parts import KEY_TTL, History, Parts, Position
 from labserver.presence import Roster
-from labserver.redis_commands import TIMEOUT, Commands, ended, pool, script
-from labserver.redis_link import PREFIX, Link
+from labserver.redis_commands import TIMEOUT, ended, script
+from labserver.redis_link import channel_of
+from labserver.redis_nodes import call, nodes
 from labserver.settings import Settings
 
 LINGER = 1.0  # seconds that an empty room is listened to, since people come back
 NUMBERING_TTL = 3600.0  # seconds that a room's numbering outlives its last use
 PAGE = 2**20  # bytes of history that one call may bring: others wait meanwhile
-PUBLISH, READ = script("publish.lua"), script("read.lua")
+PUBLISH = script("numbering.lua", "publish.lua")
+READ = script("numbering.lua", "read.lua")
 
 
 class Feed:
@@ -71,20 +73,17 @@ class RedisBroker:
 
     @property
     def deaf(self) -> bool:
-        return self.link.deaf
+        return self.redis.deaf
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
-        self.connections = pool(self.url)
-        self.commands = Commands(self.connections)
-        self.link = Link(self.connections, self.commands, self.heard, self.catch_up)
+        self.redis = nodes(self.url, self.heard, self.catch_up)
+        await self.redis.start()
         self.task = asyncio.create_task(self._tend())
 
     async def stop(self) -> None:
         await ended(self.task)
-        await self.link.stop()
-        await self.commands.stop()
-        await self.connections.aclose()
+        await self.redis.stop()
 
     # Publishing
 
@@ -104,7 +103,6 @@ class RedisBroker:
         for room, messages in outbound.items():
             keys = _keys(room)
             args: list[Any] = [
-                PREFIX + room,
                 secrets.token_hex(4),
                 self.history.limit,
                 _ms(self.history.ttl),
@@ -115,9 +113,9 @@ class RedisBroker:
                 if key is not None:
                     keys.append(f"{keys[0]}:key:{key}")
                 args += (tail, 0 if key is None else len(keys))
-            answer = self.commands.call(PUBLISH, keys, args)
             waiting = [stored for *_, stored in messages]
             asked = time.monotonic()
+            answer = call(self.redis, room, PUBLISH, keys, args)
             answer.add_done_callback(partial(self._stored, waiting, asked))
 
     def _stored(
@@ -140,13 +138,14 @@ class RedisBroker:
 
     async def subscribe(self, room: str) -> None:
         self.feeds.setdefault(room, Feed())
-        await self.link.subscribe(room)
+        await self.redis.of(room).link.subscribe(room)
 
     def unsubscribe(self, room: str) -> None:
         """Nothing yet: people come back, and :meth:`_tend` looks again later."""
 
     async def read(self, room: str, after: int | None) -> Position:
-        generation = self.link.generation
+        link = self.redis.of(room).link
+        generation = link.generation
         position = await self._read(room, after)
         feed = self.feeds.get(room)
         if feed is None:
@@ -160,7 +159,8 @@ class RedisBroker:
                 await feed.reach(position.epoch, position.seq)
         except TimeoutError:
             raise BrokerDown("Redis delivers nothing") from None
-        if feed.epoch != position.epoch or generation != self.link.generation:
+        here = self.redis.of(room).link is link
+        if feed.epoch != position.epoch or generation != link.generation or not here:
             await self.catch_up(room)
         return position
 
@@ -172,17 +172,18 @@ class RedisBroker:
             -1 if after is None else after,
             PAGE,
         )
-        epoch, seq, *rest = await self.commands.call(READ, _keys(room), args)
+        answer = await self.redis.of(room).commands.call(READ, _keys(room), args)
+        epoch, seq, before, base, *rest = answer
         pairs = zip(rest[::2], rest[1::2], strict=True)
         kept = [event(room, number, tail) for number, tail in pairs]
-        return Position(epoch.decode(), seq, kept)
+        return Position(epoch.decode(), seq, kept, (before.decode(), base))
 
     async def here(
         self, room: str, mine: Roster, ttl: float, known: Roster | None
     ) -> Roster:
         keys = [_keys(room)[0], _keys(room)[0] + ":presence"]
-        args = (PREFIX + room, *redis_presence.said(self.name, mine, _ms(ttl), known))
-        answer = await self.commands.call(redis_presence.PRESENCE, keys, args)
+        args = redis_presence.said(self.name, mine, _ms(ttl), known)
+        answer = await call(self.redis, room, redis_presence.PRESENCE, keys, args)
         return redis_presence.heard(answer, known)
 
     # Delivering
@@ -222,9 +223,9 @@ class RedisBroker:
         while True:
             position = await self._read(room, feed.seq)
             if position.epoch != feed.epoch:
-                self.hub.renumber(room, position.epoch, position.seq)
-                feed.move(position.epoch, position.seq)
-                return
+                goes_on = position.continues(feed.epoch, feed.seq)
+                self.hub.renumber(room, position.epoch, position.seq, goes_on)
+                feed.move(position.epoch, feed.seq if goes_on else position.seq)
             for news in position.kept:
                 if news.first > feed.seq + 1:
                     self._lost(room, feed, news.first - 1)
@@ -254,8 +255,9 @@ class RedisBroker:
             with contextlib.suppress(BrokerDown):
                 for room in empty & idle:
                     if room not in self.hub.rooms:  # nobody came while we waited
+                        link = self.redis.of(room).link
                         del self.feeds[room]
-                        await self.link.unsubscribe(room)
+                        await link.unsubscribe(room)
                 if turns * LINGER % (NUMBERING_TTL / 4) == 0:
                     for room in list(self.feeds):
                         await self._read(room, None)
@@ -273,8 +275,9 @@ def _tails(rest: bytes) -> Iterator[bytes]:
 
 
 def _keys(room: str) -> list[str]:
-    """Return the keys of a room; the braces keep them in one slot of a cluster."""
-    return [f"lab:{{{room}}}", f"lab:{{{room}}}:history"]
+    """Return the keys of a room, in one slot of a cluster."""
+    numbering = channel_of(room)
+    return [numbering, f"{numbering}:history"]
 
 
 def _ms(seconds: float) -> int:

@@ -374,6 +374,8 @@ class Client:
         match message["type"]:
             case "joined" if not message["recovered"]:
                 cursor = {"epoch": message["epoch"], "seq": message["seq"]}
+            case "joined":  # what was missed follows, maybe in a new epoch
+                cursor = {**cursor, "epoch": message["epoch"]}
             case "message":
                 cursor = {**cursor, "seq": message["seq"]}
             case "gap":

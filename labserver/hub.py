@@ -111,7 +111,7 @@ class Hub:
         self.flush(room)  # what waits for the others is not for the newcomer
         live = room.joining.pop(connection)
         renumbered = room.renumbered.pop(connection, None)
-        if renumbered is None:
+        if renumbered is None or renumbered.recovered:
             old = [event for event in live if event.last <= joined.seq]
             live = live[len(old) :]
             if room.name in connection.rooms:  # it was to get these anyway
@@ -121,7 +121,11 @@ class Hub:
         connection.rooms.add(room.name)
         room.epoch = joined.epoch
         connection.reply(joined)
-        self._put_in(connection, room, [*missed, *live])
+        self._put_in(connection, room, missed)
+        if renumbered is not None and renumbered.epoch != joined.epoch:
+            room.epoch = renumbered.epoch
+            connection.reply(renumbered)
+        self._put_in(connection, room, live)
 
     def remove(self, connection: LabConnection, name: str) -> None:
         """Take a connection out of a room; nothing happens if it is not in it."""
@@ -172,19 +176,33 @@ class Hub:
         for meanwhile in room.joining.values():
             meanwhile.append(event)
 
-    def renumber(self, name: str, epoch: str, seq: int) -> None:
-        """Tell a room's members that its numbering was lost and begins anew."""
+    def renumber(self, name: str, epoch: str, seq: int, goes_on: bool = False) -> None:
+        """Tell a room's members that its numbering has a new epoch.
+
+        Args:
+            name: Of the room.
+            epoch: The new one.
+            seq: Its newest message.
+            goes_on: Whether what follows follows what was delivered so far. Otherwise
+                the old numbering is lost, with what the members had not yet got.
+
+        """
         room = self.rooms.get(name)
         if room is None:
             return
         self.flush(room)
         room.epoch = epoch
-        joined = Joined(name, epoch, seq, recovered=False)
+        joined = Joined(name, epoch, seq, recovered=goes_on)
         for members in room.members.values():
             for member in members:
                 member.reply(joined)
         for newcomer, meanwhile in room.joining.items():
-            meanwhile.clear()
+            before = room.renumbered.get(newcomer)
+            if goes_on and before is not None and not before.recovered:
+                room.renumbered[newcomer] = replace(before, epoch=epoch)
+                continue
+            if not goes_on:
+                meanwhile.clear()
             room.renumbered[newcomer] = joined
 
     def flush(self, room: Room) -> None:

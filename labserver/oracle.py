@@ -87,12 +87,15 @@ class Oracle:
     def _joined(self, message: Mapping[str, Any]) -> None:
         room, epoch, seq = message["room"], message["epoch"], message["seq"]
         view = self._views.get(room)
-        if message["recovered"] and view is not None and view.epoch == epoch:
-            return  # what was missed follows, and goes on where the view stands
+        if message["recovered"] and view is not None:
+            # What was missed follows, and goes on where the view stands.
+            if view.epoch != epoch:
+                self._views[room] = _View(epoch, view.next - 1)
+            return
         if view is not None and view.epoch == epoch:
             # The client is told where the room stands: the hole is announced.
             self._announce(room, view, view.next, seq)
-        elif message["recovered"] and view is None:
+        elif message["recovered"]:
             # It names a cursor of a former life, which nobody told the oracle.
             self._views[room] = _View(epoch, -1)
         else:

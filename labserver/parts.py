@@ -74,11 +74,21 @@ class Heartbeat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a room stands, and what of it is still kept after some seq."""
+    """Where a room stands, and what of it is still kept after some seq.
+
+    ``before`` is the epoch that this one goes on from, and up to which seq both say
+    the same; an empty name if it began from nothing.
+    """
 
     epoch: str
     seq: int
     kept: Sequence[Event] = ()
+    before: tuple[str, int] = ("", 0)
+
+    def continues(self, epoch: str, seq: int) -> bool:
+        """Return whether what comes after a place in an epoch comes after it here."""
+        epoch_before, base = self.before
+        return epoch == self.epoch or (epoch == epoch_before and seq <= base)
 
 
 class Broker(Protocol):

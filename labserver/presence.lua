@@ -1,18 +1,18 @@
 -- Note who of one replica is in a room, and say who is of all of them.
 --
--- KEYS: numbering (it only names the room), presence (a hash).
--- ARGV: channel, name of the replica, version that it knows (0: none), ttl in ms, how
---       many people may be named, how many of them are this replica's, and who, as
---       a JSON object.
+-- KEYS: numbering (the channel has the same name), presence (a hash).
+-- ARGV: run id of this server, command that publishes, name of the replica, version
+--       that it knows (0: none), ttl in ms, how many people may be named, how many of
+--       them are this replica's, and who, as a JSON object.
 -- Of each replica the hash keeps "expiry count people"; what has expired goes. A change
 -- is published as the name of the replica that made it, without a space, unlike
 -- messages.
 -- Returns the version, whether the replica knew of one though what it had said is gone,
 -- and how many people are there; then, if the version is not the one that it knows and
 -- they are not too many, who: a JSON object for each replica.
-local channel, me, known = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local presence, ttl, limit = KEYS[2], tonumber(ARGV[4]), tonumber(ARGV[5])
-local count, people = tonumber(ARGV[6]), ARGV[7]
+local me, known = ARGV[3], tonumber(ARGV[4])
+local presence, ttl, limit = KEYS[2], tonumber(ARGV[5]), tonumber(ARGV[6])
+local count, people = tonumber(ARGV[7]), ARGV[8]
 
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -40,7 +40,7 @@ for i = 1, #kept, 2 do
 end
 
 if count > 0 then
-  local say = ARGV[6] .. ' ' .. people
+  local say = ARGV[7] .. ' ' .. people
   changed = changed or say ~= said
   redis.call('HSET', presence, me, string.format('%.0f %s', now + ttl, say))
 elseif said then
@@ -49,7 +49,7 @@ elseif said then
 end
 if changed then
   version = math.max(version + 1, now)  -- a hash that was lost must not count as known
-  redis.call('PUBLISH', channel, me)
+  redis.call(ARGV[2], KEYS[1], me)
 end
 if total == 0 then
   redis.call('DEL', presence)

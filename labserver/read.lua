@@ -1,25 +1,21 @@
 -- Say where a room stands, and what its history keeps after a seq.
 --
 -- KEYS: numbering (a hash), history (a stream).
--- ARGV: epoch to use if there is none, numbering ttl in ms, history ttl in ms,
---       the seq after which messages are wanted (-1: none), and how many bytes of
---       them at most.
--- Returns epoch, seq, then seq and body of each message that is not too old, oldest
--- first, as many as fit.
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if not epoch then
-  epoch = ARGV[1]
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'seq', 0)
-  redis.call('DEL', KEYS[2])
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-local reply = {epoch, tonumber(redis.call('HGET', KEYS[1], 'seq'))}
-local after, room = tonumber(ARGV[4]), tonumber(ARGV[5])
+-- ARGV: run id of this server, command that publishes, epoch to use for a new
+--       numbering, numbering ttl in ms, history ttl in ms, the seq after which messages
+--       are wanted (-1: none), and how many bytes of them at most.
+-- Returns epoch, seq, the epoch before and the seq that it came to (or '' and 0), then
+-- seq and body of each message that is not too old, oldest first, as many as fit.
+local epoch, seq = numbered(KEYS[1], KEYS[2], ARGV[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+local old = redis.call('HMGET', KEYS[1], 'before', 'base')
+local reply = {epoch, seq, old[1] or '', tonumber(old[2] or 0)}
+local after, room = tonumber(ARGV[6]), tonumber(ARGV[7])
 if after < 0 then
   return reply
 end
 local now = redis.call('TIME')
-local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[3])
+local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[5])
 while room > 0 do
   -- In pages: what does not fit is not even read.
   local start = string.format('%.0f-0', after + 1)

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import (
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from labserver.errors import BrokerDown
 
@@ -41,9 +51,10 @@ def pool(url: str) -> ConnectionPool:
     )
 
 
-def script(name: str) -> str:
-    """Return the source of a Lua script of this package."""
-    return files("labserver").joinpath(name).read_text(encoding="utf-8")
+def script(*names: str) -> str:
+    """Return the source of a Lua script of this package, made of these files."""
+    folder = files("labserver")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 async def ended(task: asyncio.Task[None]) -> None:
@@ -63,13 +74,31 @@ Call = tuple[asyncio.Future[Any], str, Sequence[str], Sequence[Any]]
 
 
 class Commands:
-    """Lua scripts called over one connection, in the order in which they are asked."""
+    """Lua scripts called over one connection, in the order in which they are asked.
 
-    def __init__(self, connections: ConnectionPool) -> None:
-        self.redis = Redis(connection_pool=connections)
+    A script's first two arguments are always the run id of the server that runs it and
+    the command that publishes; those of the caller follow.
+
+    Args:
+        connections: Where the connection comes from.
+        publish: ``PUBLISH``, or ``SPUBLISH`` in a cluster.
+        refused: Called when the server is away, or is not the one to ask.
+
+    """
+
+    def __init__(
+        self,
+        connections: ConnectionPool,
+        publish: str = "PUBLISH",
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.connections = connections
+        self.publish = publish
+        self.refused = refused
+        self.connection: AbstractConnection | None = None
+        self.server = b""  # run id of the process at the other end of the connection
         self.calls: list[Call] = []
         self.asked = asyncio.Event()
-        self.hashes: dict[str, str] = {}
         self.task = asyncio.create_task(self._run())
 
     def call(
@@ -83,8 +112,8 @@ class Commands:
 
     async def stop(self) -> None:
         await ended(self.task)
-        _fail(self.calls, "the server stops")
-        await self.redis.aclose()
+        _fail(self.calls, "the way to Redis is closed")
+        await self._hang_up()
 
     async def _run(self) -> None:
         while True:
@@ -99,8 +128,10 @@ class Commands:
                 # Some may have been stored: what is not known to be is not
                 # acknowledged.
                 _fail(batch, f"Redis does not answer ({type(exc).__name__})")
+                await self._hang_up()
+                self.refused()
             except asyncio.CancelledError:
-                _fail(batch, "the server stops")
+                _fail(batch, "the way to Redis is closed")
                 raise
 
     async def _send(self, batch: Sequence[Call]) -> None:
@@ -112,7 +143,8 @@ class Commands:
         ]
         if unknown:
             # A Redis that has just started knows no scripts; it ran none of these.
-            self.hashes.clear()
+            for source in {source for _, source, *_ in unknown}:
+                await self._ask([("SCRIPT", "LOAD", source)])
             again = iter(await self._execute(unknown))
             answers = [
                 next(again) if isinstance(answer, NoScriptError) else answer
@@ -127,14 +159,54 @@ class Commands:
                 future.exception()  # whoever asked may have stopped waiting
             else:
                 future.set_result(answer)
+        if any(isinstance(answer, MovedError | ReadOnlyError) for answer in answers):
+            # Another server is the one to write to: a new connection may reach it.
+            await self._hang_up()
+            self.refused()
 
     async def _execute(self, batch: Sequence[Call]) -> list[Any]:
-        for source in {source for _, source, *_ in batch} - self.hashes.keys():
-            self.hashes[source] = await self.redis.script_load(source)
-        pipe = self.redis.pipeline(transaction=False)
-        for _, source, keys, args in batch:
-            pipe.evalsha(self.hashes[source], len(keys), *keys, *args)
-        return await pipe.execute(raise_on_error=False)
+        if self.connection is None:
+            await self._connect()
+        return await self._ask(
+            [
+                ("EVALSHA", _sha(source), len(keys), *keys, self.server, self.publish)
+                + tuple(args)
+                for _, source, keys, args in batch
+            ]
+        )
+
+    async def _connect(self) -> None:
+        connection: AbstractConnection = self.connections.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()  # type: ignore[no-untyped-call]
+        self.connection = connection
+        (info,) = await self._ask([("INFO", "server")])
+        if isinstance(info, Exception):
+            raise info
+        found = re.search(rb"run_id:(\w+)", info)
+        self.server = found[1] if found else b""
+
+    async def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send all, then read all; what Redis refused is an exception in the list."""
+        assert self.connection is not None
+        packed = self.connection.pack_commands(commands)
+        await self.connection.send_packed_command(packed)
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await self.connection.read_response())
+            except ResponseError as exc:
+                answers.append(exc)
+        return answers
+
+    async def _hang_up(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+@cache
+def _sha(source: str) -> str:
+    return sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
 def _fail(calls: Sequence[Call], why: str) -> None:

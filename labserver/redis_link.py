@@ -26,18 +26,25 @@ log = logging.getLogger("labserver")
 
 PROBE_INTERVAL = 1.0  # seconds
 SILENCE = 3.0  # seconds without a word after which a link counts as dead
-PREFIX = "lab:"
-PROBE = "return redis.call('PUBLISH', ARGV[1], '')"
+PROBE = "return redis.call(ARGV[2], KEYS[1], '')"
+
+
+def channel_of(room: str) -> str:
+    """Return the channel of a room; in a cluster the braces name its slot."""
+    return f"lab:{{{room}}}"
 
 
 class Link:
-    """A connection that listens to channels, made anew whenever it breaks.
+    """A connection that listens to rooms, made anew whenever it breaks.
 
     Args:
         connections: Where a connection comes from.
         commands: The way out, which the probe takes too.
-        heard: Called with a channel and what was published on it, in order.
-        again: Called with a channel that is listened to again after a break.
+        heard: Called with a room and what was published in it, in order.
+        again: Called with a room that is listened to again after a break.
+        subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.
+        probe: The room of the probe.
+        broke: Called when the link broke.
 
     """
 
@@ -47,18 +54,25 @@ class Link:
         commands: Commands,
         heard: Callable[[str, bytes], Awaitable[None]],
         again: Callable[[str], Awaitable[None]],
+        subscribe: str = "SUBSCRIBE",
+        probe: str = "",
+        broke: Callable[[], None] = lambda: None,
     ) -> None:
         self.connections = connections
         self.commands = commands
         self.heard = heard
         self.again = again
-        # Each channel with a future: done when Redis confirmed the first time.
-        self.channels: dict[str, asyncio.Future[None]] = {}
-        self.asked: deque[asyncio.Future[None] | None] = deque()  # not yet confirmed
+        self.entry = subscribe
+        self.exit = subscribe.replace("SUB", "UNSUB")
+        self.broke = broke
+        # Each room with a future: done when Redis confirmed the first time.
+        self.rooms: dict[str, asyncio.Future[None]] = {}
+        # What was asked and is not yet confirmed: command, room, future.
+        self.asked: deque[tuple[str, str, asyncio.Future[None] | None]] = deque()
         self.connection: AbstractConnection | None = None
         self.generation = 0  # counts connections
         self.mourned = -1  # the latest whose end was logged
-        self.probe = "probe:" + secrets.token_hex(6)
+        self.probe = probe or "probe:" + secrets.token_hex(6)
         self.probed = 0.0  # when the probe last came through
         self.tasks = [
             asyncio.create_task(self._listen()),
@@ -73,31 +87,35 @@ class Link:
         for task in self.tasks:
             await ended(task)
 
-    async def subscribe(self, channel: str) -> None:
-        """Return when Redis has confirmed that the channel is listened to."""
-        confirmed = self.channels.get(channel)
+    async def subscribe(self, room: str) -> None:
+        """Return when Redis has confirmed that the room is listened to."""
+        confirmed = self.rooms.get(room)
         if confirmed is None:
             confirmed = asyncio.get_running_loop().create_future()
-            self.channels[channel] = confirmed
-            await self._ask("SUBSCRIBE", channel, confirmed)
+            await self.adopt(room, confirmed)
         try:
             async with asyncio.timeout(TIMEOUT):
                 await asyncio.shield(confirmed)
         except TimeoutError:
             raise BrokerDown("Redis does not confirm a subscription") from None
 
-    async def unsubscribe(self, channel: str) -> None:
-        if self.channels.pop(channel, None) is not None:
-            await self._ask("UNSUBSCRIBE", channel, None)
+    async def adopt(self, room: str, confirmed: asyncio.Future[None]) -> None:
+        """Listen to a room, too, that may have been listened to elsewhere."""
+        self.rooms[room] = confirmed
+        await self._ask(self.entry, room, confirmed)
+
+    async def unsubscribe(self, room: str) -> None:
+        if self.rooms.pop(room, None) is not None:
+            await self._ask(self.exit, room, None)
 
     async def _ask(
-        self, command: str, channel: str, confirmed: asyncio.Future[None] | None
+        self, command: str, room: str, confirmed: asyncio.Future[None] | None
     ) -> None:
         if self.connection is None:
             return  # the next connection subscribes to everything
-        self.asked.append(confirmed)
+        self.asked.append((command, room, confirmed))
         try:
-            await self.connection.send_command(command, PREFIX + channel)
+            await self.connection.send_command(command, channel_of(room))
         except (RedisError, OSError) as exc:
             raise BrokerDown(f"Redis is away ({type(exc).__name__})") from None
 
@@ -111,6 +129,7 @@ class Link:
                     self.mourned = self.generation
             except Exception:
                 log.exception("what Redis published could not be delivered")
+            self.broke()
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)
 
     async def _follow(self) -> None:
@@ -121,10 +140,10 @@ class Link:
             self.asked.clear()
             self.connection = connection
             self.generation += 1
-            known = list(self.channels.items())
-            await self._ask("SUBSCRIBE", self.probe, None)
-            for channel, confirmed in known:
-                await self._ask("SUBSCRIBE", channel, confirmed)
+            known = list(self.rooms.items())
+            await self._ask(self.entry, self.probe, None)
+            for room, confirmed in known:
+                await self._ask(self.entry, room, confirmed)
             while True:
                 said = await connection.read_response(
                     timeout=SILENCE, disconnect_on_error=False
@@ -132,30 +151,34 @@ class Link:
                 if said is None:
                     return  # silence: not even the probe came
                 kind, name, data = said
-                channel = name.decode().removeprefix(PREFIX)
-                if kind != b"message":
-                    await self._confirmed(channel)
-                elif channel == self.probe:
+                room = name.decode()[5:-1]  # the inverse of channel_of
+                if not kind.endswith(b"message"):
+                    if not await self._confirmed(kind.decode().upper(), room):
+                        return  # the room's slot has moved to another server
+                elif room == self.probe:
                     self.probed = time.monotonic()
                 else:
-                    await self.heard(channel, data)
+                    await self.heard(room, data)
         finally:
             self.connection = None
             await connection.disconnect(nowait=True)
 
-    async def _confirmed(self, channel: str) -> None:
-        # Redis confirms in the order in which it was asked; an answer for a channel
-        # that was left and entered again in a hurry belongs to the older question.
-        confirmed = self.asked.popleft()
-        if confirmed is None:
-            return
-        if not confirmed.done():
-            confirmed.set_result(None)
-        else:
-            await self.again(channel)
+    async def _confirmed(self, command: str, room: str) -> bool:
+        """Take note of a confirmation; False if nobody asked for it."""
+        # Redis confirms in the order in which it was asked; an answer for a room that
+        # was left and entered again in a hurry belongs to the older question.
+        if not self.asked or self.asked[0][:2] != (command, room):
+            return False
+        *_, confirmed = self.asked.popleft()
+        if confirmed is not None:
+            if not confirmed.done():
+                confirmed.set_result(None)
+            else:
+                await self.again(room)
+        return True
 
     async def _probe(self) -> None:
         while True:
             with contextlib.suppress(BrokerDown):
-                await self.commands.call(PROBE, (), (PREFIX + self.probe,))
+                await self.commands.call(PROBE, (channel_of(self.probe),), ())
             await asyncio.sleep(PROBE_INTERVAL)

@@ -20,7 +20,7 @@ PRESENCE = script("presence.lua")
 
 
 def said(replica: str, mine: Roster, ttl: int, known: Roster | None) -> tuple[Any, ...]:
-    """Return what a replica says, as the script's arguments after the channel."""
+    """Return what a replica says, as the script's arguments."""
     version = known.version if known is not None else 0
     who = encode_json(mine.users)
     return replica, version, ttl, NAMED_LIMIT, mine.count, who

@@ -38,7 +38,7 @@ class RecentHistory:
     def missed(
         self, cursor: Cursor | None, position: Position
     ) -> Sequence[Event] | None:
-        if cursor is None or cursor.epoch != position.epoch:
+        if cursor is None or not position.continues(cursor.epoch, cursor.seq):
             return None  # a number of another epoch means nothing in this one
         wanted = position.seq - cursor.seq
         if wanted < 0 or len(position.kept) < wanted:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from labserver.embedded import running_redis
-from labserver.errors import RedisMissing, SettingsError
+from labserver.errors import BrokerDown, RedisMissing, SettingsError
+from labserver.redis_nodes import check
 from labserver.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included, mistaken
@@ -87,17 +88,12 @@ async def serve_until_signal(
 
 async def _check_redis(url: str) -> None:
     """Refuse to start on a Redis that is not there: a typing error, most often."""
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError
-
     try:
-        async with Redis.from_url(url, socket_connect_timeout=3) as redis:
-            await redis.ping()
-    except (RedisError, OSError, ValueError) as exc:
-        if isinstance(exc, ValueError):
-            raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
-        why = type(exc).__name__
+        await check(url)
+    except ValueError:
+        raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
+    except BrokerDown as exc:
         raise RedisMissing(
-            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({why}): start it, "
+            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({exc}): start it, "
             "or leave the setting out and the server starts one of its own"
         ) from None

@@ -170,11 +170,11 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
     if choices and value not in choices:
         return f"must be one of {', '.join(filter(None, choices))}, not {value!r}"
     if setting.name == "redis" and value and not _REDIS_URL.match(value):
-        return "must start with redis://, rediss:// or unix://"
+        return "must start with redis://, rediss://, unix:// or redis+cluster://"
     if setting.name == "origins" and not all(map(_ORIGIN.match, value)):
         return "must be origins such as https://example.com, comma-separated"
     return None
 
 
 _ORIGIN = re.compile(r"\A(null|[a-zA-Z][a-zA-Z0-9+.-]*://[^/*]+)\Z")
-_REDIS_URL = re.compile(r"(redis|rediss|unix)://.")
+_REDIS_URL = re.compile(r"(unix|rediss?(\+cluster)?)://.")

@@ -34,7 +34,7 @@ def pid_of(url: str) -> int:
 def channels(redis: Redis) -> set[str]:
     """Return the rooms that somebody listens to."""
     names = {name.decode() for name in redis.pubsub_channels("lab:*")}
-    return {name[4:] for name in names if not name.startswith("lab:probe:")}
+    return {name[5:-1] for name in names if not name.startswith("lab:{probe:")}
 
 
 async def hear(server: LabServer) -> None:
@@ -222,3 +222,48 @@ async def test_full_redis_stores_nothing_and_says_so(
             redis.config_set("maxmemory", 0)
         answer = await ann.ask(type="publish", room="red", payload=2)
         assert answer["seq"] == 1
+
+
+async def test_redis_that_became_a_read_only_replica_acknowledges_nothing(
+    running: Running, own_redis: str
+) -> None:
+    async with running("resume", redis=own_redis) as server, peer(server) as ann:
+        await hear(server)
+        assert (await ann.ask(type="publish", room="red", payload=1))["seq"] == 1
+        with Redis.from_url(own_redis) as redis:
+            redis.replicaof("127.0.0.1", 1)  # of a primary that is not there
+            answer = await ann.ask(type="publish", room="red", payload=2)
+            assert (answer["type"], answer["code"]) == ("error", "broker_down")
+            redis.replicaof("no", "one")
+        answer = await ann.ask(type="publish", room="red", payload=3)
+        assert (answer["type"], answer["seq"]) == ("ack", 2)
+
+
+async def acknowledged(client: Peer, seq: int) -> bool:
+    answer = await client.ask(type="publish", room="red", payload=seq)
+    return answer["type"] == "ack" and answer["seq"] == seq
+
+
+async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own(
+    running: Running,
+) -> None:
+    async with (
+        embedded_redis("--appendonly", "yes") as redis,
+        running("resume", redis=redis.url) as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        await hear(server)
+        joined = await ann.join("red")
+        assert (await ann.ask(type="publish", room="red", payload=1))["seq"] == 1
+        redis.stop()
+        await redis.start()
+        await eventually(lambda: acknowledged(bob, 2))
+        # What it had on its disk is the same in both epochs: nothing was missed.
+        told = await ann.until("joined")
+        assert told["recovered"]
+        assert told["epoch"] != joined["epoch"]
+        assert (await ann.recv())["seq"] == 2
+        after = {"epoch": joined["epoch"], "seq": 0}
+        assert (await ann.join("red", after=after))["recovered"]
+        assert await received(ann, 2) == [1, 2]

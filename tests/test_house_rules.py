@@ -31,6 +31,7 @@ LAYERS = [
     {"parts"},
     {"redis_commands"},
     {"redis_link", "redis_presence"},
+    {"redis_nodes"},
     {"visitor"},
     {"polling", "sse"},
     {"web"},
@@ -179,7 +180,7 @@ def test_stage_fits_one_notebook_cell(stage) -> None:
     assert len(code) <= LINES.get(stage.name, 150)
 
 
-# The broker keeps its machinery in leaves (redis_commands, redis_link) and still needs
+# The broker keeps its machinery in leaves (redis_commands, redis_nodes) and still needs
 # publishing, joining and delivering side by side to show why nothing is lost; and it
 # carries who is here beside what is said.
 LINES = {"broker": 230}

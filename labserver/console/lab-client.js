@@ -411,6 +411,9 @@ export class LabClient extends EventTarget {
     const cursor = this.cursors.get(room) ?? { epoch: "", seq: 0 };
     if (type === "joined" && !message.recovered) {
       this.cursors.set(room, { epoch: message.epoch, seq: message.seq });
+    } else if (type === "joined") {
+      // What was missed follows, maybe in a new epoch.
+      this.cursors.set(room, { ...cursor, epoch: message.epoch });
     } else if (type === "message") {
       this.cursors.set(room, { ...cursor, seq: message.seq });
     } else if (type === "gap") {

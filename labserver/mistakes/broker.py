@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from redis.asyncio import Redis
+
 from labserver.broker import Feed, RedisBroker, _tails
 from labserver.hub import Hub
 from labserver.messages import event
@@ -15,7 +17,8 @@ from labserver.metrics import Metrics
 from labserver.mistakes.mistake import Extend, Mistake
 from labserver.parts import History, Parts
 from labserver.redis_commands import ended
-from labserver.redis_link import PREFIX, Link
+from labserver.redis_link import Link, channel_of
+from labserver.redis_nodes import OneNode
 from labserver.settings import Settings
 
 
@@ -68,13 +71,15 @@ class SubscribeToEverything(RedisBroker):
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         await super().start(hub, history, metrics)
-        self.pubsub = self.commands.redis.pubsub()
-        await self.pubsub.psubscribe(PREFIX + "*")
+        self.client = Redis.from_url(self.url)
+        self.pubsub = self.client.pubsub()
+        await self.pubsub.psubscribe(channel_of("*"))
         self.listening = asyncio.create_task(self.listen())
 
     async def stop(self) -> None:
         await ended(self.listening)
         await self.pubsub.aclose()  # type: ignore[no-untyped-call]
+        await self.client.aclose()
         await super().stop()
 
     async def subscribe(self, room: str) -> None:
@@ -83,7 +88,7 @@ class SubscribeToEverything(RedisBroker):
     async def listen(self) -> None:
         async for said in self.pubsub.listen():
             if said["type"] == "pmessage":
-                room = said["channel"].decode().removeprefix(PREFIX)
+                room = said["channel"].decode()[5:-1]  # without lab:{}
                 await self.heard(room, said["data"])
 
 
@@ -99,7 +104,9 @@ class UnsubscribeRacesJoin(RedisBroker):
 
     def let_go(self, room: str) -> None:
         if self.feeds.pop(room, None) is not None:
-            self.leaving = asyncio.create_task(self.link.unsubscribe(room))
+            self.leaving = asyncio.create_task(
+                self.redis.of(room).link.unsubscribe(room)
+            )
 
 
 class ForgetfulLink(Link):
@@ -107,7 +114,7 @@ class ForgetfulLink(Link):
 
     async def _follow(self) -> None:
         if self.generation:
-            self.channels.clear()
+            self.rooms.clear()
         await super()._follow()
 
 
@@ -116,10 +123,11 @@ class NoResubscribe(RedisBroker):
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         await super().start(hub, history, metrics)
-        await self.link.stop()
-        self.link = ForgetfulLink(
-            self.connections, self.commands, self.heard, self.catch_up
-        )
+        assert isinstance(self.redis, OneNode)
+        node = self.redis.node
+        await node.link.stop()
+        link = ForgetfulLink(node.connections, node.commands, self.heard, self.catch_up)
+        self.redis.node = replace(node, link=link)
 
 
 def _broker(made: Callable[[str], RedisBroker]) -> Extend:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from labserver.client import Client
 from labserver.oracle import Oracle, disagreements, lost
 from labserver.probes.world import World, must, peer
-from labserver.redis_link import PREFIX
+from labserver.redis_link import channel_of
 from labserver.server import LabServer
 
 
@@ -73,7 +73,7 @@ async def replica_listens_to_its_own_rooms_only(world: World) -> None:
         await bob.join("blue")
         async with Redis.from_url(world.redis) as redis:
             for room, members in (("red", 1), ("blue", 1), ("nowhere", 0)):
-                told = await redis.publish(PREFIX + room, b"")
+                told = await redis.publish(channel_of(room), b"e 1 ")
                 must(
                     told == members,
                     f"{told} replicas were told, {members} have members",

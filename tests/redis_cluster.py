@@ -1,0 +1,128 @@
+"""A Redis Cluster of real processes: three primaries, each with a replica."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from labserver.embedded import EmbeddedRedis
+from labserver.probes.world import until
+
+PRIMARIES = 3
+NODE_TIMEOUT = 700  # ms after which the others take a server for dead
+PATIENCE = 20.0  # seconds for the cluster to agree on something
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class ClusterServer(EmbeddedRedis):
+    """One server of a cluster; it listens on a port as well."""
+
+    def __init__(self, folder: Path, port: int, bus: int) -> None:
+        folder.mkdir()
+        super().__init__(
+            folder,
+            *("--port", str(port), "--cluster-port", str(bus)),
+            *("--cluster-enabled", "yes"),
+            *("--cluster-node-timeout", str(NODE_TIMEOUT)),
+            *("--cluster-replica-validity-factor", "0"),
+            *("--cluster-require-full-coverage", "no"),
+            *("--repl-diskless-sync-delay", "0"),
+        )
+        self.port, self.bus = port, bus
+
+    async def ask(self, *command: object) -> str:
+        async with Redis.from_url(self.url, decode_responses=True) as redis:
+            return str(await redis.execute_command(*command))
+
+
+class RedisCluster:
+    """Six servers; ``primaries[i]`` is followed by ``replicas[i]`` at first."""
+
+    def __init__(self, servers: list[ClusterServer]) -> None:
+        self.servers = servers
+        self.primaries, self.replicas = servers[:PRIMARIES], servers[PRIMARIES:]
+
+    @property
+    def url(self) -> str:
+        seeds = ",".join(f"127.0.0.1:{each.port}" for each in self.servers)
+        return f"redis+cluster://{seeds}"
+
+    async def form(self) -> None:
+        first = self.servers[0]
+        for number, server in enumerate(self.primaries):
+            slots = (16384 * number // PRIMARIES, 16384 * (number + 1) // PRIMARIES - 1)
+            await server.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
+            await server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in self.servers[1:]:
+            await server.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
+        for primary, replica in zip(self.primaries, self.replicas, strict=True):
+            name = await primary.ask("CLUSTER", "MYID")
+            await self.agree(lambda text, name=name: name in text, replica)
+            await replica.ask("CLUSTER", "REPLICATE", name)
+        for replica in self.replicas:
+            await self.agree(
+                lambda text: "'master_link_status': 'up'" in text, replica, "INFO"
+            )
+        await self.agree(lambda text: text.count("slave ") == len(self.replicas))
+        await self.agree(lambda t: "cluster_state:ok" in t, None, "CLUSTER INFO")
+
+    async def agree(
+        self,
+        holds: Callable[[str], bool],
+        server: ClusterServer | None = None,
+        command: str = "CLUSTER NODES",
+    ) -> None:
+        """Wait until every living server (or one) says what is expected."""
+
+        async def said(each: ClusterServer) -> bool:
+            return holds(await each.ask(*command.split()))
+
+        async with asyncio.timeout(PATIENCE):
+            for each in [server] if server else self.servers:
+                if each.process is not None:
+                    await until(partial(said, each))
+
+    async def owner(self, room: str) -> ClusterServer:
+        """Return the server whose slots a room's keys are in."""
+        living = next(each for each in self.servers if each.process is not None)
+        slot = int(await living.ask("CLUSTER", "KEYSLOT", f"lab:{{{room}}}"))
+        async with Redis.from_url(living.url) as redis:
+            for first, last, (_, port, *_), *_ in await redis.execute_command(
+                "CLUSTER SLOTS"
+            ):
+                if first <= slot <= last:
+                    return next(each for each in self.servers if each.port == port)
+        raise LookupError(room)
+
+
+@asynccontextmanager
+async def redis_cluster() -> AsyncIterator[RedisCluster]:
+    """Run a cluster of one's own."""
+    ports = free_ports(4 * PRIMARIES)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="labcluster-"))
+        servers = [
+            ClusterServer(Path(folder) / str(port), port, bus)
+            for port, bus in zip(ports[::2], ports[1::2], strict=True)
+        ]
+        for server in servers:
+            stack.callback(server.stop)
+        await asyncio.gather(*(server.start() for server in servers))
+        cluster = RedisCluster(servers)
+        await cluster.form()
+        yield cluster
