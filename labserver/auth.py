@@ -45,7 +45,7 @@ class TokenAdmission:
         self.bucket = TokenBucket(rate, max(1.0, rate), time.monotonic())
 
     def admit(self, connection: LabConnection, request: Request) -> Identity:
-        address = (connection.remote_address or ("local",))[0]
+        address = connection.address
         self._check_caps(address)
         self._check_origin(request)
         identity = self._identify(request)

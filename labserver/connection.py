@@ -11,6 +11,7 @@ a deadline, and the last word is ``transport.abort()``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -27,8 +28,12 @@ from websockets.protocol import OPEN, Event
 from labserver import messages, wire
 from labserver.closing import RATE_LIMITED, Close
 from labserver.limits import TokenBucket
+from labserver.proxies import UNIX, BadHeader, Proxies, normal, read_header
 from labserver.tokens import ANONYMOUS
 
+log = logging.getLogger("labserver")
+
+NO_PROXIES = Proxies()
 GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
 
 
@@ -78,12 +83,14 @@ class LabConnection(ServerConnection):
 
     Args:
         sockets: Where it is listed while its socket is open.
+        proxies: Whom it believes where the client is.
 
     """
 
     # What the library keeps fills the 30 keys that instances may share; one more would
     # cost each idle connection 2 KB for a dictionary of its own.
     __slots__ = (
+        "address",
         "admitted",
         "bucket",
         "ending",
@@ -94,6 +101,8 @@ class LabConnection(ServerConnection):
         "on_lost",
         "outbox",
         "pinged",
+        "preamble",
+        "proxies",
         "rooms",
         "seen",
         "sockets",
@@ -101,9 +110,18 @@ class LabConnection(ServerConnection):
         "variant",
     )
 
-    def __init__(self, sockets: set[LabConnection], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        sockets: set[LabConnection],
+        *args: Any,
+        proxies: Proxies = NO_PROXIES,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.sockets = sockets
+        self.proxies = proxies
+        self.address = UNIX  # of the client, as far as is known
+        self.preamble: bytes | None = None  # what came of a PROXY header
         self.name = secrets.token_hex(6)
         self.identity = ANONYMOUS
         self.variant = wire.PLAIN
@@ -122,6 +140,10 @@ class LabConnection(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.sockets.add(self)
         super().connection_made(transport)
+        if peer := self.remote_address:  # a Unix socket's has no name
+            self.address = normal(str(peer[0]))
+        if self.proxies.proxy_protocol and self.proxies.trusts(self.address):
+            self.preamble = b""
 
     def forget_handshake(self) -> None:
         """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
@@ -132,11 +154,39 @@ class LabConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         self.seen = time.monotonic()
+        if self.preamble is not None:
+            data = self.read_preamble(data)
+            if not data:
+                return
         super().data_received(data)
         if self.protocol.state is not OPEN and self.request is not None:
             # The peer said goodbye, or broke the protocol: after a close frame no
             # data may follow (RFC 6455 section 5.5.1).
             self.outbox = SHUT
+
+    def read_preamble(self, data: bytes) -> bytes:
+        """Take the PROXY header off; return what follows it, once it is complete.
+
+        There is no guessing whether a header is there: a client that can leave it out,
+        or add a second one, chooses its own address. The deadline of the handshake
+        counts from before.
+        """
+        assert self.preamble is not None
+        self.preamble += data
+        try:
+            found = read_header(self.preamble)
+        except BadHeader as exc:
+            about = {"connection": self.name, "address": self.address}
+            log.info("a trusted proxy sent %s", exc, extra=about)
+            self.transport.abort()
+            self.preamble = b""  # nothing that is still read may count as a request
+            return b""
+        if found is None:
+            return b""
+        address, size = found
+        self.address = address or self.address
+        rest, self.preamble = self.preamble[size:], None
+        return rest
 
     def process_event(self, event: Event) -> None:
         super().process_event(event)

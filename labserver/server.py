@@ -30,6 +30,7 @@ from labserver.messages import Error, Hello
 from labserver.metrics import OTHER, Gauge, Metrics, render
 from labserver.parts import Lab, Parts
 from labserver.presence import Attendance
+from labserver.proxies import Proxies
 from labserver.settings import Settings
 from labserver.visitor import Visitor
 
@@ -73,6 +74,7 @@ class LabServer:
         self.replica = (
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
+        self.proxies = Proxies(settings.trusted_proxies, settings.proxy_protocol)
         self.metrics = Metrics()
         self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
         self.hears = True  # the broker, when it was last looked at
@@ -166,7 +168,9 @@ class LabServer:
             self.converse,
             sock=listening,
             backlog=4096,
-            create_connection=partial(LabConnection, self.sockets),  # type: ignore[arg-type]
+            create_connection=partial(  # type: ignore[arg-type]
+                LabConnection, self.sockets, proxies=self.proxies
+            ),
             process_request=self.process_request,
             select_subprotocol=self.select_subprotocol,
             compression=None,
@@ -233,6 +237,8 @@ class LabServer:
         assert isinstance(connection, LabConnection)
         if not routes.wants_upgrade(request):
             return routes.answer(self, request)
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        connection.address = self.proxies.client_of(connection.address, forwarded)
         try:
             if self.draining:
                 raise Refused(503, "the server is draining", {"Retry-After": "1"})
@@ -243,7 +249,7 @@ class LabServer:
                 "handshake refused",
                 extra={
                     "connection": connection.name,
-                    "address": address_of(connection),
+                    "address": connection.address,
                     "status": exc.status,
                     "detail": exc.detail,
                 },
@@ -388,9 +394,5 @@ def about(connection: LabConnection) -> dict[str, object]:
     return {
         "connection": connection.name,
         "user": connection.identity.user,
-        "address": address_of(connection),
+        "address": connection.address,
     }
-
-
-def address_of(connection: LabConnection) -> str:
-    return str((connection.remote_address or ("local",))[0])

@@ -13,7 +13,10 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from labserver.errors import SettingsError
+from labserver.proxies import Proxies
 
+SWITCH = {"": False, "0": False, "false": False, "no": False, "off": False}
+SWITCH |= {"1": True, "true": True, "yes": True, "on": True}
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
@@ -75,6 +78,15 @@ class Settings:
         most=65535,
     )
 
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "Addresses and networks whose X-Forwarded-For is believed, or unix for a Unix "
+        "socket; comma-separated.",
+    )
+    proxy_protocol: bool = _setting(
+        False,
+        "Connections from trusted proxies begin with a PROXY header, version 1 or 2.",
+    )
     log_format: str = _setting(
         "text", "What lines on standard error look like.", choices=LOG_FORMATS
     )
@@ -89,6 +101,11 @@ class Settings:
             problem = _problem(each, getattr(self, each.name))
             if problem:
                 raise SettingsError(f"{flag(each)} ({variable(each)}) {problem}")
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise SettingsError(
+                "--proxy-protocol (LAB_PROXY_PROTOCOL) needs --trusted-proxies "
+                "(LAB_TRUSTED_PROXIES): whose headers are believed"
+            )
 
 
 def variable(setting: Field[Any]) -> str:
@@ -149,6 +166,13 @@ def parse(setting: Field[Any], text: str) -> Any:
         return text
     if make is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
+    if make is bool:
+        if text.lower() not in SWITCH:
+            raise SettingsError(
+                f"{flag(setting)} ({variable(setting)}) must be 0 or 1, "
+                f"not {text[:40]!r}"
+            )
+        return SWITCH[text.lower()]
     try:
         return make(text)
     except ValueError:
@@ -173,6 +197,11 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
         return "must start with redis://, rediss://, unix:// or redis+cluster://"
     if setting.name == "origins" and not all(map(_ORIGIN.match, value)):
         return "must be origins such as https://example.com, comma-separated"
+    if setting.name == "trusted_proxies":
+        try:
+            Proxies(value)
+        except ValueError as exc:
+            return f"must be addresses, networks or unix, comma-separated: {exc}"
     return None
 
 

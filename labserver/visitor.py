@@ -35,7 +35,7 @@ class Visitor:
     def __init__(self, address: str, socket: asyncio.Transport) -> None:
         self.loop = asyncio.get_running_loop()
         self.name = secrets.token_hex(6)
-        self.remote_address = (address,)
+        self.address = address
         self.socket = socket
         self.identity = ANONYMOUS
         self.outbox: Outbox = SHUT

@@ -32,6 +32,7 @@ from labserver.messages import Ack, Cursor, Error, Join, Publish
 from labserver.metrics import Metrics
 from labserver.parts import Application, Parts
 from labserver.polling import Poll
+from labserver.proxies import UNIX, Proxies, normal
 from labserver.settings import Settings
 from labserver.sse import Stream, StreamResponse
 from labserver.tokens import ANONYMOUS
@@ -70,6 +71,7 @@ class Host(Protocol):
     parts: Parts
     settings: Settings
     metrics: Metrics
+    proxies: Proxies
     application: Application
     draining: bool
     visitors: set[Visitor]
@@ -110,6 +112,12 @@ class Web:
             },
         )
 
+    def address(self, request: Request) -> str:
+        """Return where a client is, also behind a trusted proxy."""
+        peer = normal(request.client.host) if request.client else UNIX
+        forwarded = request.headers.getlist("x-forwarded-for")
+        return self.host.proxies.client_of(peer, forwarded)
+
     # Routes
 
     async def stream(self, request: Request) -> Response:
@@ -119,7 +127,7 @@ class Web:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         with ExitStack() as stack:
-            stream = Stream(address(request), socket_of(request), cursor)
+            stream = Stream(self.address(request), socket_of(request), cursor)
             stack.enter_context(self.admitted(stream, request))
             stream.outbox = host.parts.outbox(stream.as_connection(), host.metrics)
             host.metrics.streams += 1
@@ -135,7 +143,7 @@ class Web:
         limit = host.settings.outbox_limit or math.inf
         remembers = host.parts.history.limit > 0
         socket = socket_of(request)
-        poll = Poll(address(request), socket, cursor, limit, remembers)
+        poll = Poll(self.address(request), socket, cursor, limit, remembers)
         with self.admitted(poll, request):
             host.metrics.polls += 1
             await self.join(poll, request, cursor)
@@ -154,10 +162,10 @@ class Web:
     async def publish(self, request: Request) -> Response:
         """``POST /rooms/{room}``: the body, JSON, is a message's payload."""
         host = self.host
-        post = Publisher(address(request), socket_of(request))
+        post = Publisher(self.address(request), socket_of(request))
         with self.admitted(post, request):
             who = post.identity
-            name = post.remote_address[0] if who is ANONYMOUS else f"user {who.user}"
+            name = post.address if who is ANONYMOUS else f"user {who.user}"
             if not self.rates.take(name, time.monotonic()):
                 detail = f"more than {self.rates.rate:g} messages a second"
                 raise BadMessage("rate_limited", detail)
@@ -266,10 +274,6 @@ class Web:
 def reply(status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response:
     headers = {"Cache-Control": "no-store", **headers}
     return Response(body, status, headers, media_type="application/json")
-
-
-def address(request: Request) -> str:
-    return request.client.host if request.client else "local"
 
 
 def has_body(request: Request) -> bool:

@@ -23,7 +23,7 @@ SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 
 # A module may import what stands on lines above its own.
 LAYERS = [
-    {"errors", "limits", "oracle"},
+    {"errors", "limits", "oracle", "proxies"},
     {"closing", "messages", "settings", "tokens"},
     {"wire", "logs", "metrics", "embedded", "routes"},
     {"backlog", "connection", "client", "lag"},
@@ -45,6 +45,7 @@ LAYERS = [
     {"__main__", "__init__"},
 ]
 LEAVES = {"closing", "messages", "settings", "oracle", "limits", "backlog", "errors"}
+LEAVES |= {"proxies"}
 
 
 def imports(path: Path) -> set[str]:
