@@ -14,8 +14,8 @@ from websockets.http11 import Request, Response
 TEXT = "text/plain; charset=utf-8"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
-    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 
 
@@ -88,7 +88,11 @@ def _metrics(status: Status) -> Response:
 def _console(name: str, kind: str) -> Callable[[Status], Response]:
     def page(status: Status) -> Response:
         data = files("labserver").joinpath("console", name).read_bytes()
-        return respond(200, data, kind, Content_Security_Policy=PAGE_POLICY)
+        return respond(
+            *(200, data, kind),
+            Content_Security_Policy=PAGE_POLICY,
+            Referrer_Policy="no-referrer",
+        )
 
     return page
 

@@ -2,18 +2,26 @@
  * The console page: what lab-client.js does, made visible.
  *
  * What others have sent reaches the page as text nodes only (`textContent`): nothing
- * that a message contains is ever markup. The token stays in its field: it is neither
- * stored nor written anywhere.
+ * that a message contains is ever markup, and the page's policy (Trusted Types) holds
+ * it to that. The token stays in its field: it is neither stored nor written anywhere.
+ *
+ * Messages may come by the thousand: they are kept as data, and drawn ten times a
+ * second, the newest few hundred of one room.
  */
 
-import { LabClient } from "/lab-client.js";
+import { expiry, LabClient } from "/lab-client.js";
 
-const LINES = 500; // that a log keeps
-const TRIPS = 30;
+const LINES = 200; // that a log keeps
+const TEXT = 240; // characters of a message that are shown
+const JSON_TEXT = 80;
+const MINUTE = 60_000; // milliseconds that the chart shows
+const DRAW = 100;
+const ANNOUNCE = 3_000; // between two summaries for a screen reader
+const WINDOW = 8; // publishes of a flood that wait for their ack
+const FLOOD_LIMIT = 20_000; // messages
 
 const at = (id) => document.getElementById(id);
-const rooms = new Map(); // name -> {lines, seq, unread, joined}
-const trips = [];
+const rooms = new Map(); // name -> {lines, fresh, seq, unread, resumed, missing, here}
 let chosen = null; // name of the room that is shown
 
 const address = new URL("/", location.href);
@@ -21,7 +29,8 @@ address.protocol = address.protocol.replace("http", "ws");
 address.hash = address.search = "";
 const client = new LabClient(address.href, {
   token: () => at("token").value.trim(),
-  pingInterval: 2_000,
+  pingInterval: 1_000,
+  stream: true,
 });
 
 function make(tag, name, text = "") {
@@ -31,121 +40,303 @@ function make(tag, name, text = "") {
   return element;
 }
 
-function clock() {
-  const now = new Date();
-  const time = make("time", "", now.toLocaleTimeString());
-  time.dateTime = now.toISOString();
+function clock(when = new Date()) {
+  const time = make("time", "", when.toLocaleTimeString("en-GB"));
+  time.dateTime = when.toISOString();
   return time;
 }
 
-/** Add a line to a log; it stays at its end unless somebody has scrolled up. */
-function append(log, line) {
+const number = (value) => value.toLocaleString("en");
+const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(1)} s`;
+const count = (many, what) => `${number(many)} ${what}${many === 1 ? "" : "s"}`;
+const range = (from, to) => (from === to ? `#${from}` : `#${from} to #${to}`);
+const short = (text, limit = TEXT) =>
+  text.length > limit
+    ? `${text.slice(0, limit)}… (${number(text.length)} characters)`
+    : text;
+
+/** Add lines to a log; it stays at its end unless somebody has scrolled up. */
+function append(log, ...lines) {
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  log.append(line);
+  log.append(...lines.slice(-LINES));
   while (log.childElementCount > LINES) log.firstElementChild.remove();
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
-// The connection
+/** A button that must not be used now keeps its place in the order of tabs. */
+function enable(id, yes) {
+  at(id).setAttribute("aria-disabled", String(!yes));
+}
 
-function told(text) {
-  const line = make("li");
-  line.append(clock(), make("span", "", text));
+function onClick(id, act) {
+  at(id).addEventListener("click", () => {
+    if (at(id).getAttribute("aria-disabled") !== "true") act();
+  });
+}
+
+// The story
+
+let latest = { text: null, times: 0, mark: null };
+
+/** Write a line of the story; one that is said again is counted. */
+function told(kind, text) {
+  if (text === latest.text) {
+    latest.times += 1;
+    latest.mark.textContent = ` ×${latest.times}`;
+    return;
+  }
+  latest = { text, times: 1, mark: make("span", "quiet") };
+  const line = make("li", kind);
+  const words = make("span", "", text);
+  words.append(latest.mark);
+  line.append(clock(), words);
   append(at("event-log"), line);
 }
 
-const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(1)} s`;
-const because = ({ code, reason }) =>
-  `${code}, ${reason || (code === 1006 ? "without a goodbye" : "without a reason")}`;
+const meanings = new Map([
+  [1001, "the replica is shutting down"],
+  [1006, "the line broke without a goodbye"],
+  [1009, "a message was too big"],
+  [1011, "the server made a mistake"],
+  [1013, "the server has too much to do"],
+  [4401, "the token is invalid, or has run out"],
+  [4403, "the server does not want this page"],
+  [4408, "the server heard nothing from this page"],
+  [4409, "this page read too slowly"],
+  [4429, "this page sent too much"],
+]);
 
-const states = {
-  connecting: () => ["Connecting…", null],
-  open: ({ hello }) => [
-    `Connected as ${hello.user}`,
-    `${client.connects > 1 ? "Back" : "Connected"}, on replica ${hello.replica}.`,
-  ],
-  waiting: (facts) => [
-    facts.opened ? "Connection lost, coming back…" : "No connection, trying again…",
-    `${facts.opened ? "Lost" : "Attempt failed"} (${because(facts)}). ` +
-      `Next in ${seconds(facts.delay)}.`,
-  ],
-  closed: (facts) => [
-    facts.comesBack === "new_token" ? "A new token is needed" : "Not connected",
-    facts.code === 1000 ? "Disconnected." : `Ended (${because(facts)}).`,
-  ],
+function because({ code, reason }) {
+  if (reason === "cut") return "cut here";
+  const said = [short(reason, 123), meanings.get(code)].filter(Boolean).join(": ");
+  return `${code} ${said || "without a reason"}`;
+}
+
+// The connection
+
+let lostAt = 0;
+
+const stories = {
+  connecting: () => {},
+  open({ hello }) {
+    const where = hello.replica;
+    if (client.connects === 1) told("good", `Connected to ${where} as ${hello.user}.`);
+    else if (lostAt === 0) told("good", `Connected again, to ${where}.`);
+    else {
+      const away = seconds(performance.now() - lostAt);
+      told("good", `Back on ${where} after ${away}.`);
+    }
+    lostAt = 0;
+  },
+  waiting(facts) {
+    if (facts.opened) lostAt = performance.now();
+    const how =
+      facts.ceiling === null
+        ? "as the server asked"
+        : `drawn between 0 and ${seconds(facts.ceiling)}`;
+    const wait = `${seconds(facts.delay)}, ${how}`;
+    if (facts.opened) {
+      told("bad", `Connection lost: ${because(facts)}.`);
+      told("wait", `Waiting ${wait}.`);
+    } else told("wait", `No connection (${because(facts)}): waiting ${wait}.`);
+  },
+  closed(facts) {
+    lostAt = 0;
+    if (facts.code === 1000) told("bad", "Disconnected.");
+    else told("bad", `Ended: ${because(facts)}. It does not come back by itself.`);
+  },
 };
+
+const statuses = {
+  connecting: () => "Connecting…",
+  open: ({ hello }) => `Connected as ${hello.user}`,
+  waiting: ({ opened }) =>
+    opened ? "Connection lost, coming back…" : "No connection, trying again…",
+  closed: (facts) =>
+    facts.comesBack === "new_token" ? "A new token is needed" : "Not connected",
+};
+
+let nextAttempt = null; // when, by performance.now()
 
 client.addEventListener("state", ({ detail }) => {
   const { state, hello } = detail;
-  const [status, event] = states[state](detail);
-  at("status").textContent = status;
+  stories[state](detail);
+  at("status").textContent = statuses[state](detail);
   at("status").dataset.state = state;
-  if (event) told(event);
-  const running = state !== "closed";
-  at("start").disabled = running;
-  at("stop").disabled = !running;
-  at("cut").disabled = state !== "open";
+  nextAttempt = state === "waiting" ? performance.now() + detail.delay : null;
+  const inForm = ["token", "start", "stop"].includes(document.activeElement?.id);
+  for (const id of ["cut", "slow"]) enable(id, state === "open");
   if (hello) {
     at("user").textContent = hello.user;
-    at("replica").textContent = hello.replica;
     at("stage").textContent = hello.stage;
-    at("heartbeat").textContent = hello.heartbeat ? `${hello.heartbeat} s` : "none";
-    at("reconnects").textContent = client.connects - 1;
-  } else {
-    at("replica").textContent = at("latency").textContent = "–";
-    trips.length = 0;
-    at("trips").firstElementChild.setAttribute("points", "");
+    at("heartbeat").textContent = hello.heartbeat ? `${hello.heartbeat} s` : "never";
+    at("reconnects").textContent = number(client.connects - 1);
+    until = expiry(client.offered);
+    hideToken(true);
+    if (inForm && rooms.size === 0) at("room").focus();
+  } else if (state !== "connecting") {
+    goSlow(false);
+    if (flooding) flooding.over = true;
+    until = null;
+    trips.push({ when: performance.now(), milliseconds: null });
   }
+  at("replica").textContent = hello ? hello.replica : "–";
   const refused = state === "closed" && detail.code !== 1000;
-  at("connect-problem").textContent = refused ? `Ended: ${detail.reason}.` : "";
+  at("connect-problem").textContent = refused ? whatNow(detail) : "";
   if (detail.comesBack === "new_token") at("token").focus();
+  showButtons();
+  tick();
 });
 
-client.addEventListener("latency", ({ detail }) => {
-  at("latency").textContent = `${detail.milliseconds.toFixed(1)} ms`;
-  trips.push(detail.milliseconds);
-  if (trips.length > TRIPS) trips.shift();
-  const most = Math.max(...trips, 1);
-  const points = trips.map(
-    (trip, index) => `${(index * 60) / (TRIPS - 1)},${15 - (14 * trip) / most}`,
-  );
-  at("trips").firstElementChild.setAttribute("points", points.join(" "));
-});
+function whatNow({ code, reason, comesBack: comes }) {
+  const what = `Ended with ${code}: ${short(reason, 123)}.`;
+  return comes === "new_token" ? `${what} Paste another token and connect.` : what;
+}
 
+function showButtons() {
+  const { state, offered } = client;
+  const token = at("token").value.trim();
+  at("start").textContent =
+    { connecting: "Connecting…", open: "Use new token", waiting: "Try now" }[state] ??
+    "Connect";
+  const another = token !== "" && token !== offered;
+  enable("start", state === "open" ? another : state !== "connecting");
+  enable("stop", ["connecting", "open", "waiting"].includes(state));
+  enable("flood", flooding !== null || (state === "open" && chosen !== null));
+}
+
+function hideToken(hidden) {
+  at("token").type = hidden ? "password" : "text";
+  at("show").setAttribute("aria-pressed", String(!hidden));
+}
+
+at("show").addEventListener("click", () => hideToken(at("token").type === "text"));
+at("token").addEventListener("input", showButtons);
 at("connect").addEventListener("submit", (event) => {
   event.preventDefault();
-  client.start();
+  if (client.state === "open") renew();
+  else client.start();
 });
-at("stop").addEventListener("click", () => client.stop());
-at("cut").addEventListener("click", () => client.cut());
+
+/** Extend the connection with the token in the field. */
+async function renew() {
+  const token = at("token").value.trim();
+  if (!token || token === client.offered) return;
+  try {
+    const { expires } = await client.refresh(token);
+    until = expires === null ? null : expires * 1000;
+    told("good", "The token was replaced, without a reconnect.");
+    at("connect-problem").textContent = "";
+  } catch (error) {
+    at("connect-problem").textContent = `Not replaced: ${error.message}.`;
+  }
+  showButtons();
+}
+
+onClick("stop", () => {
+  client.stop();
+  at("start").focus();
+});
+onClick("cut", () => client.cut());
+
+// Vital signs
+
+const trips = []; // {when, milliseconds}; null where the connection was lost
+let until = null; // when the token runs out, in ms since 1970
+
+client.addEventListener("latency", ({ detail: { milliseconds } }) => {
+  trips.push({ when: performance.now(), milliseconds });
+  tick();
+});
+
+const trip = (milliseconds) =>
+  milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : seconds(milliseconds);
+
+/** Show what changes by itself: ages, the countdown, the chart. */
+function tick() {
+  const now = performance.now();
+  const left = nextAttempt === null ? 0 : Math.max(0, nextAttempt - now);
+  at("countdown").textContent = left ? `next attempt in ${seconds(left)}` : "";
+  at("expiry").textContent = until === null ? "–" : remaining(until - Date.now());
+  while (trips.length && trips[0].when < now - MINUTE) trips.shift();
+  const due = client.state === "open" && client.silence > 1000 ? client.silence : 0;
+  const last = trips.at(-1)?.milliseconds ?? null;
+  const open = client.state === "open" && last !== null;
+  at("latency").classList.toggle("warning", due > 0);
+  at("latency").textContent = due ? `over ${seconds(due)}` : open ? trip(last) : "–";
+  const most = Math.max(due, ...trips.map(({ milliseconds }) => milliseconds ?? 0));
+  at("highest").textContent = most
+    ? `at most ${trip(most)} in the last minute`
+    : "of the last minute";
+  draw(now, Math.max(most, 5), due);
+}
+
+const remaining = (left) =>
+  left > 3 * MINUTE
+    ? `in ${number(Math.round(left / MINUTE))} min`
+    : `in ${Math.max(0, Math.ceil(left / 1000))} s`;
+
+function draw(now, most, due) {
+  const x = (when) => (600 * (1 - (now - when) / MINUTE)).toFixed(1);
+  const y = (milliseconds) => (57 - (54 * milliseconds) / most).toFixed(1);
+  const [out, line, waiting] = at("trips").children;
+  let path = "";
+  let outages = "";
+  let before = null;
+  for (const { when, milliseconds } of trips) {
+    if (before?.milliseconds == null && before !== null && milliseconds !== null) {
+      outages += `M${x(before.when)} 0V60H${x(when)}V0Z`;
+    }
+    if (milliseconds !== null) {
+      const place = `${x(when)} ${y(milliseconds)}`;
+      path += before?.milliseconds == null ? `M${place}h.1` : `L${place}`;
+    }
+    if (milliseconds !== null || before?.milliseconds != null) {
+      before = { when, milliseconds }; // of several failures, the first
+    }
+  }
+  if (before !== null && before.milliseconds === null) {
+    outages += `M${x(before.when)} 0V60H600V0Z`;
+  }
+  out.setAttribute("d", outages);
+  line.setAttribute("d", path);
+  waiting.setAttribute("d", due ? `M${x(now - due)} ${y(0)}L600 ${y(due)}` : "");
+}
+
+setInterval(tick, 500);
 
 // Rooms
 
 function enter(name) {
   if (!rooms.has(name)) {
-    rooms.set(name, { lines: [], seq: null, unread: 0 });
-    showRooms();
+    const counts = { seq: null, unread: 0, resumed: 0, missing: 0 };
+    rooms.set(name, { lines: [], fresh: [], here: null, ...counts });
   }
+  soon();
   return rooms.get(name);
 }
 
 function choose(name) {
   chosen = name;
   const room = rooms.get(name);
-  if (room) room.unread = 0;
-  at("talk-title").textContent = name ?? "No room";
-  at("log").replaceChildren(...(room?.lines ?? []));
+  if (room) {
+    room.unread = 0;
+    room.fresh = [];
+  }
+  at("talk-title").textContent = name === null ? "3. Talk" : `3. Talk in ${name}`;
+  at("log").replaceChildren(...(room?.lines ?? []).map((line) => line()));
   at("log").scrollTop = at("log").scrollHeight;
   at("text").disabled = at("send").disabled = !room;
   at("publish-problem").textContent = "";
-  showRooms();
+  showButtons();
+  show();
 }
 
 function roomLine(name) {
   const line = make("li");
   const pick = make("button", "choose");
   const leave = make("button", "leave", "×");
-  pick.append(make("span", "name", name), make("span", "seq"));
+  pick.append(make("span", "name", name), make("span", "unread"), make("span", "seq"));
   pick.addEventListener("click", () => choose(name));
   leave.setAttribute("aria-label", `Leave ${name}`);
   leave.addEventListener("click", () => quit(name));
@@ -155,31 +346,65 @@ function roomLine(name) {
   return line;
 }
 
-/** Bring the list up to date; a line that is there stays, and so does the focus. */
-function showRooms() {
+let showing = null;
+
+/** Draw what has changed, a little later: one drawing for many messages. */
+function soon() {
+  showing ??= setTimeout(show, DRAW);
+}
+
+/** Bring rooms and log up to date; a line that is there keeps its focus. */
+function show() {
+  clearTimeout(showing);
+  showing = null;
   const list = at("room-list");
   const lines = new Map([...list.children].map((line) => [line.dataset.room, line]));
   for (const [name, line] of lines) if (!rooms.has(name)) line.remove();
-  for (const [name, { seq, unread }] of rooms) {
+  const sums = { resumed: 0, missing: 0 };
+  for (const [name, room] of rooms) {
     if (!lines.has(name)) {
       lines.set(name, roomLine(name));
       list.append(lines.get(name));
     }
     const pick = lines.get(name).firstElementChild;
+    const [, unread, where] = pick.children;
     pick.setAttribute("aria-pressed", String(name === chosen));
-    pick.classList.toggle("unread", unread > 0);
-    const where = seq === null ? "not joined yet" : `#${seq}`;
-    pick.lastElementChild.textContent = unread ? `${unread} new, ${where}` : where;
+    unread.textContent = room.unread ? `${number(room.unread)} new` : "";
+    where.textContent = standing(room);
+    where.classList.toggle("warning", room.missing > 0);
+    sums.resumed += room.resumed;
+    sums.missing += room.missing;
   }
+  at("resumed").textContent = number(sums.resumed);
+  at("missing").textContent = number(sums.missing);
+  at("missing").classList.toggle("warning", sums.missing > 0);
+  const room = rooms.get(chosen);
+  if (room?.fresh.length) {
+    append(at("log"), ...room.fresh.slice(-LINES).map((line) => line()));
+    room.fresh = [];
+  }
+  at("present").textContent = room?.here ? company(room.here) : "";
+}
+
+function standing({ seq, resumed, missing }) {
+  if (seq === null) return "not joined yet";
+  const facts = [`at #${number(seq)}`];
+  if (resumed) facts.push(`${number(resumed)} resumed`);
+  facts.push(missing ? `${number(missing)} missing` : "no gap");
+  return facts.join(" · ");
 }
 
 function quit(name) {
   client.leave(name).catch(() => {});
+  gone(name);
+  at("room").focus();
+}
+
+function gone(name) {
   rooms.delete(name);
   const rest = [...rooms.keys()];
   if (chosen === name) choose(rest.at(-1) ?? null);
-  else showRooms();
-  at("room").focus();
+  else show();
 }
 
 async function join(name) {
@@ -187,54 +412,107 @@ async function join(name) {
   enter(name);
   choose(name);
   try {
-    await client.join(name);
+    await client.join(name, null, { presence: true });
   } catch (error) {
     if (error.code === undefined) return; // the connection: it joins when it is back
-    at("join-problem").textContent = `${name}: ${error.message}`;
+    at("join-problem").textContent = `${short(name, 64)}: ${error.message}.`;
     quit(name);
   }
 }
 
 at("join").addEventListener("submit", (event) => {
   event.preventDefault();
-  join(at("room").value.trim()).then(() => at("room").select());
+  join(at("room").value.trim());
+  at("text").focus();
 });
+
+// Who is here
+
+client.addEventListener("present", ({ detail }) => {
+  const room = rooms.get(detail.room);
+  if (!room) return;
+  const names = (people) => new Map(people.map(({ id, user }) => [id, user]));
+  room.here = { count: detail.count, users: detail.clients && names(detail.clients) };
+  soon();
+});
+
+client.addEventListener("presence", ({ detail }) => {
+  const here = rooms.get(detail.room)?.here;
+  if (!here) return;
+  const { count: many, joined, left } = detail;
+  here.count = many;
+  if (!joined || !left) here.users = null; // too many to be named
+  for (const { id } of left ?? []) here.users?.delete(id);
+  for (const { id, user } of joined ?? []) here.users?.set(id, user);
+  soon();
+});
+
+function company({ count: many, users }) {
+  const names = [...new Set(users?.values())];
+  const some = names.slice(0, 5).map((name) => short(name, 20));
+  const more = names.length > some.length ? ", …" : "";
+  return `${number(many)} here${some.length ? `: ${some.join(", ")}${more}` : ""}`;
+}
 
 // Messages
 
+/** Add a line to a room; `line` makes it, when it is drawn. */
 function say(name, line) {
   const room = rooms.get(name);
   if (!room) return;
-  line.append(clock());
-  room.lines.push(line);
-  if (room.lines.length > LINES) room.lines.shift();
-  if (name === chosen) append(at("log"), line);
+  for (const list of [room.lines, room.fresh]) {
+    list.push(line);
+    if (list.length > LINES) list.shift();
+  }
+  soon();
 }
 
 function notice(name, text, warning = false) {
-  const line = make("li", warning ? "notice warning" : "notice");
-  line.append(make("span", "", text));
-  say(name, line);
+  const when = new Date();
+  say(name, () => {
+    const line = make("li", warning ? "notice warning" : "notice");
+    line.append(make("span", "", text), clock(when));
+    return line;
+  });
 }
 
 client.addEventListener("message", ({ detail }) => {
   const { room: name, seq, from, payload } = detail;
   const room = rooms.get(name);
   if (!room) return;
-  const text = typeof payload === "string" ? payload : null;
-  const line = make("li", from === client.hello.user ? "mine" : "");
-  line.append(
-    make("span", "seq", `#${seq}`),
-    make("span", "from", from),
-    text === null
-      ? make("span", "payload json", JSON.stringify(payload))
-      : make("span", "payload", text),
-  );
+  const mine = from === client.hello.user;
+  const when = new Date();
+  const plain = typeof payload === "string";
+  const text = plain ? short(payload) : short(JSON.stringify(payload), JSON_TEXT);
+  const kind = plain ? "payload" : "payload json";
+  say(name, () => {
+    const line = make("li", mine ? "mine" : "");
+    const parts = [make("span", "seq", `#${seq}`), make("span", "from", from)];
+    line.append(...parts, make("span", kind, text), clock(when));
+    return line;
+  });
   room.seq = seq;
   if (name !== chosen) room.unread += 1;
-  say(name, line);
-  showRooms();
+  else if (!mine) announce(from, text);
 });
+
+const heard = { many: 0, from: "", text: "" };
+let announcing = null;
+
+/** Tell a screen reader what was said: a message, or how many there were. */
+function announce(from, text) {
+  heard.many += 1;
+  Object.assign(heard, { from, text });
+  announcing ??= setTimeout(() => {
+    const { many } = heard;
+    at("announcer").textContent =
+      many === 1
+        ? `${heard.from}: ${short(heard.text, 100)}`
+        : `${many} messages, the last from ${heard.from}`;
+    heard.many = 0;
+    announcing = null;
+  }, ANNOUNCE);
+}
 
 const reasons = {
   slow: "this page did not read fast enough",
@@ -243,11 +521,15 @@ const reasons = {
 
 client.addEventListener("gap", ({ detail }) => {
   const { room: name, from, to, reason } = detail;
-  const count = to - from + 1;
-  const which = count === 1 ? `Message #${from} is` : `Messages #${from} to #${to} are`;
-  notice(name, `${which} missing: ${reasons[reason] ?? reason}.`, true);
-  if (rooms.has(name)) rooms.get(name).seq = to;
-  showRooms();
+  const room = rooms.get(name);
+  if (!room) return;
+  const lost = to - from + 1;
+  const which = lost === 1 ? "Message" : "Messages";
+  const why = reasons[reason] ?? short(reason, 50);
+  notice(name, `${which} ${range(from, to)} will not come: ${why}.`, true);
+  told("bad", `${name}: a gap, ${range(from, to)} (${why}).`);
+  room.missing += lost;
+  room.seq = to;
 });
 
 client.addEventListener("joined", ({ detail }) => {
@@ -256,21 +538,32 @@ client.addEventListener("joined", ({ detail }) => {
   if (!room) return;
   const missed = seq - room.seq;
   if (room.seq === null) {
-    notice(name, seq ? `Joined after #${seq}.` : "Joined. Nothing was said here yet.");
+    notice(name, seq ? `Joined after #${number(seq)}.` : "Joined a new room.");
+    told("room", `${name}: joined at #${number(seq)}.`);
   } else if (recovered) {
-    const what = missed === 1 ? "message follows" : "messages follow";
-    const how = missed ? `${missed} missed ${what}` : "nothing was missed";
-    notice(name, `Back: ${how}.`);
+    const some = `${count(missed, "missed message")} resumed`;
+    const what = missed ? some : "nothing missed";
+    notice(name, `Back: ${what}.`);
+    told(missed ? "good" : "room", `${name}: ${what}.`);
+    room.resumed += missed;
   } else {
-    const what = `what came after #${room.seq} cannot be had any more`;
-    notice(name, `Back, but ${what}. The room stands at #${seq}.`, true);
+    const what = `what came after #${room.seq} is too much, or too old`;
+    notice(name, `Not resumed: ${what}. The room stands at #${seq}.`, true);
+    told("bad", `${name}: not resumed, ${what}.`);
+    room.missing += Math.max(0, missed);
   }
-  room.seq = recovered ? room.seq : seq;
-  showRooms();
+  room.seq = recovered ? room.seq ?? seq : seq;
+  soon();
+});
+
+client.addEventListener("left", ({ detail: { room: name } }) => {
+  if (!rooms.has(name)) return; // it was this page's wish
+  told("bad", `${name}: the server ended the membership.`);
+  gone(name);
 });
 
 client.addEventListener("error", ({ detail: { code, detail } }) => {
-  told(`The server answered ${code}: ${detail}`);
+  told("bad", `The server answered ${code}: ${short(detail, 200)}.`);
 });
 
 at("publish").addEventListener("submit", async (event) => {
@@ -285,17 +578,128 @@ at("publish").addEventListener("submit", async (event) => {
     await client.publish(chosen, text);
     at("publish-problem").textContent = "";
   } catch (error) {
-    at("publish-problem").textContent = `Not published: ${error.message}`;
+    at("publish-problem").textContent = `Not published: ${error.message}.`;
     field.value ||= text;
   }
 });
 
-// A link may carry a token and a room behind #, which browsers do not send. It goes out
-// of the address at once, so that neither history nor a screenshot shows it.
-const given = new URLSearchParams(location.hash.slice(1));
-if (location.hash) history.replaceState(null, "", location.pathname);
+// Go slow
+
+let blocking = null;
+
+function goSlow(yes) {
+  const was = at("slow").getAttribute("aria-pressed") === "true";
+  if (yes === was) return;
+  at("slow").setAttribute("aria-pressed", String(yes));
+  const pace = Number(at("pace").value);
+  client.pace = yes ? pace : Infinity;
+  clearInterval(blocking);
+  if (!yes) told("room", "Reads at full speed again.");
+  else if (client.canPace) {
+    told("wait", pace ? `Reads ${pace} messages a second.` : "Reads nothing any more.");
+  } else {
+    told("wait", "Blocks itself for 15 s: this browser reads sockets on its own.");
+    const over = performance.now() + 15_000;
+    blocking = setInterval(() => {
+      const end = performance.now() + 450;
+      while (performance.now() < end); // the only way left to read late
+      if (end > over) goSlow(false);
+    }, 500);
+  }
+}
+
+onClick("slow", () => goSlow(at("slow").getAttribute("aria-pressed") !== "true"));
+at("pace").addEventListener("change", () => {
+  if (client.pace < Infinity) client.pace = Number(at("pace").value);
+});
+if (!client.canPace) {
+  at("slow-hint").textContent =
+    "This browser has no WebSocketStream, and reads a socket whatever a page does. " +
+    "Instead the page blocks itself for 15 s; whether the server feels it is chance.";
+  at("pace").disabled = true;
+}
+
+// Flood
+
+let flooding = null;
+
+/** Text that deflate cannot shrink, or the network would carry next to nothing. */
+function noise(size) {
+  const bytes = crypto.getRandomValues(new Uint8Array(Math.ceil((size * 3) / 4)));
+  return btoa(String.fromCharCode(...bytes)).slice(0, size);
+}
+
+const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+async function flood(room, size, time, obeys) {
+  const text = noise(size);
+  const began = performance.now();
+  const run = { sent: 0, acks: 0, limited: 0, over: false };
+  flooding = run;
+  let quietUntil = 0;
+  let quiet = 250; // milliseconds, twice as many each time in a row
+  const goesOn = () => !run.over && performance.now() < began + time;
+  const report = () => {
+    const rate = run.acks / Math.max(0.001, (performance.now() - began) / 1000);
+    at("flood-hint").textContent =
+      `${number(run.acks)} of ${number(run.sent)} published, ` +
+      `${number(Math.round(rate))} a second; ` +
+      `${number(run.limited)} times rate_limited`;
+  };
+  const publisher = async () => {
+    while (goesOn() && run.sent < FLOOD_LIMIT) {
+      run.sent += 1;
+      const message = { flood: run.sent, noise: text };
+      for (let again = true; again && goesOn(); ) {
+        again = false;
+        try {
+          await client.publish(room, message);
+          run.acks += 1;
+          quiet = 250;
+        } catch (error) {
+          if (error.code === "rate_limited") {
+            run.limited += 1;
+            again = obeys;
+            if (performance.now() > quietUntil) {
+              quiet = Math.min(2 * quiet, 4_000);
+              quietUntil = performance.now() + quiet;
+            }
+          } else run.over = true;
+        }
+        const rest = quietUntil - performance.now();
+        if (obeys && rest > 0) await pause(rest);
+      }
+    }
+  };
+  told("wait", `Floods ${room} for ${time / 1000} s with messages of ${size} bytes.`);
+  at("flood").textContent = "Stop";
+  const reporting = setInterval(report, 250);
+  await Promise.all(Array.from({ length: WINDOW }, publisher));
+  clearInterval(reporting);
+  report();
+  told("room", `The flood is over: ${at("flood-hint").textContent}.`);
+  flooding = null;
+  at("flood").textContent = "Flood";
+  showButtons();
+}
+
+onClick("flood", () => {
+  if (flooding) flooding.over = true;
+  else {
+    const [size, time] = ["flood-size", "flood-time"].map((id) => Number(at(id).value));
+    flood(chosen, size, time * 1000, at("obey").checked);
+  }
+});
+
+// A link may carry a token and a room behind #, which browsers do not send (behind ? it
+// works too, but was sent). It goes out of the address at once, so that neither history
+// nor a screenshot shows it.
+const { search, hash } = location;
+const given = new URLSearchParams(`${search.slice(1)}&${hash.slice(1)}`);
+if (search || hash) history.replaceState(null, "", location.pathname);
 if (given.has("room")) join(given.get("room"));
 if (given.has("token")) {
   at("token").value = given.get("token");
   client.start();
 }
+showButtons();

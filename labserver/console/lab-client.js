@@ -5,13 +5,15 @@
  *
  *     const client = new LabClient("ws://127.0.0.1:8080", { token: () => token });
  *     client.addEventListener("message", ({ detail }) => show(detail.payload));
+ *     client.addEventListener("gap", ({ detail }) => warn(detail.from, detail.to));
+ *     client.addEventListener("state", ({ detail }) => status(detail.state));
  *     client.start();
  *     await client.join("lobby");
- *     await client.publish("lobby", "hello");
+ *     await client.publish("lobby", "hello"); // resolves when the server has it
  *
  * It joins its rooms again with a cursor, so that the server can replay what was
  * missed, and it obeys close codes: it does not return where it is not welcome. It
- * needs nothing but this file.
+ * needs nothing but this file; nothing in it knows the console page.
  */
 
 /* Whether a client may connect again after a close code; closing.py says the same. */
@@ -51,6 +53,12 @@ export function retryAfter(reason) {
  * too, because everybody loses the same server at the same moment.
  */
 export class Backoff {
+  /**
+   * @param {object} options In milliseconds.
+   * @param {number} options.first Ceiling of the first delay.
+   * @param {number} options.cap Ceiling of any delay.
+   * @param {number} options.stable A connection that lasts so long resets the ceiling.
+   */
   constructor({ first = 500, cap = 20_000, stable = 10_000 } = {}) {
     this.first = first;
     this.cap = cap;
@@ -58,9 +66,14 @@ export class Backoff {
     this.attempt = 0;
   }
 
+  /** What the next delay is drawn below. */
+  get ceiling() {
+    return Math.min(this.cap, this.first * 2 ** Math.min(this.attempt, 60));
+  }
+
   /** Return the next delay; `draw` returns a number in [0, 1). */
   next(draw = Math.random) {
-    const ceiling = Math.min(this.cap, this.first * 2 ** Math.min(this.attempt, 60));
+    const { ceiling } = this;
     this.attempt += 1;
     return draw() * ceiling;
   }
@@ -93,8 +106,17 @@ export class ConnectionLost extends Error {
 // one failure may as well be a cap, or a replica that was just leaving.
 const REFUSALS_LIMIT = 3;
 const OPEN_TIMEOUT = 10_000; // milliseconds
-const TOLD = new Set(["message", "gap", "joined", "present", "presence", "error"]);
+const LATE = 1_000; // milliseconds by which a timer shows that this page was held up
 const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
+const TOLD = new Set([
+  "message",
+  "gap",
+  "joined",
+  "left",
+  "error",
+  "present",
+  "presence",
+]);
 
 /**
  * A connection that survives its sockets.
@@ -102,18 +124,25 @@ const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
  * Events, each with its facts in `detail`:
  *
  * - `state`: `{state, ...}`. `connecting`; `open` with `hello`; `waiting` with `delay`
- *   (ms), `opened` (false when the attempt failed), `code` and `reason`; `closed` with
+ *   (ms), `ceiling` (ms; what it was drawn below, or null when the server said how
+ *   long), `opened` (false when the attempt failed), `code` and `reason`; `closed` with
  *   `code`, `reason` and `comesBack`, when it will not try again by itself.
- * - `message`, `gap`, `joined`, `error`: the server's messages, as they are. `joined`
- *   comes after every reconnect; its `recovered` says whether nothing was missed.
+ * - `message`, `gap`, `joined`, `left`, `error`: the server's messages, as they are.
+ *   `joined` comes after every reconnect; its `recovered` says whether nothing was
+ *   missed.
  * - `present`, `presence`: who is in a room that was joined with `presence`, and who
  *   came and went. People are connections: group by `user`. Without names they are too
  *   many to be named.
  * - `latency`: `{milliseconds}`, the round trip of a ping.
  */
 export class LabClient extends EventTarget {
+  #pace = Infinity;
+  #wake = () => {};
+
   /**
-   * @param {string} url Address of the server, without a token.
+   * @param {string|string[]|function} url Address of the server, without a token. Of a
+   *   list the next one is taken whenever one fails; a function is asked at every
+   *   attempt.
    * @param {object} options
    * @param {function} options.token Returns the token or a promise of it; asked at
    *   every attempt, so that an expired one is replaced. Without it none is sent.
@@ -122,15 +151,19 @@ export class LabClient extends EventTarget {
    *   messages, since a page cannot see the protocol's own.
    * @param {number} options.pingTimeout Milliseconds of silence after a ping, after
    *   which the connection is given up.
+   * @param {boolean} options.stream Use WebSocketStream where the browser has it, so
+   *   that `pace` can stop the socket itself.
    */
   constructor(url, options = {}) {
     super();
     const { token, backoff, pingInterval = 10_000, pingTimeout = 8_000 } = options;
-    this.url = url;
+    this.urls = typeof url === "string" ? [url] : url;
+    this.url = null; // of the latest attempt
     this.token = token ?? (() => null);
     this.backoff = backoff ?? new Backoff();
     this.pingInterval = pingInterval;
     this.pingTimeout = pingTimeout;
+    this.canPace = Boolean(options.stream && globalThis.WebSocketStream);
     this.state = "new";
     this.hello = null;
     this.connects = 0; // how often a connection was made
@@ -138,16 +171,19 @@ export class LabClient extends EventTarget {
     this.present = new Set(); // rooms in which to see, and be seen
     this.socket = null;
     this.attempt = 0; // names the present socket; what belongs to an older one is late
+    this.turn = 0; // which of the addresses is next
     this.offered = null; // the token of the latest attempt
     this.refusals = 0; // in a row
     this.requests = new Map(); // ref -> {promise, resolve, reject}
     this.opening = []; // who waits for the connection
+    this.unanswered = []; // when each ping was sent that waits for its pong
+    this.trusted = 0; // since when silence means that the other side is silent
     this.refs = 0;
   }
 
-  /** Connect, and stay connected until `stop()` or a refusal. */
+  /** Connect, and stay connected until `stop()` or a refusal. Waits for no back-off. */
   start() {
-    if (["connecting", "open", "waiting"].includes(this.state)) return;
+    if (["connecting", "open"].includes(this.state)) return;
     this.refusals = 0;
     this.#connect();
   }
@@ -162,13 +198,34 @@ export class LabClient extends EventTarget {
     if (this.state === "open") this.#lost(1006, "cut");
   }
 
+  /**
+   * How many messages a second are read: Infinity, or less to play a slow reader.
+   *
+   * A WebSocket reads on whatever a page does, and keeps what it read in memory. Only a
+   * WebSocketStream lets what is not read wait in the network, where the server feels
+   * it; without one (`canPace` is false) this changes nothing.
+   */
+  get pace() {
+    return this.#pace;
+  }
+
+  set pace(messages) {
+    if (this.#pace < Infinity) this.trusted = performance.now();
+    this.#pace = messages;
+    this.#wake();
+  }
+
   // Requests. Each returns a promise of the server's answer, and waits for a connection
   // when there is none. They reject with ServerError or ConnectionLost.
 
   /**
    * Enter a room, now and after every reconnect; resolves with the `joined`.
    *
-   * With `presence` the others who asked for it are told, and so is this client.
+   * @param {string} room
+   * @param {?{epoch: string, seq: number}} after The newest message that is known
+   *   already: what came after it follows.
+   * @param {object} options
+   * @param {boolean} options.presence Tell the others who asked for it, and be told.
    */
   async join(room, after = null, { presence = false } = {}) {
     if (!ROOM.test(room)) {
@@ -209,15 +266,28 @@ export class LabClient extends EventTarget {
   async ping() {
     await this.#opened();
     const sent = performance.now();
-    await this.#request({ type: "ping" });
+    this.unanswered.push(sent);
+    try {
+      await this.#request({ type: "ping" });
+    } finally {
+      this.unanswered = this.unanswered.filter((other) => other !== sent);
+    }
     const milliseconds = performance.now() - sent;
     this.#tell("latency", { milliseconds });
     return milliseconds;
   }
 
+  /** Milliseconds that the oldest ping has waited for its answer; 0 when none does. */
+  get silence() {
+    const [sent] = this.unanswered;
+    return sent === undefined ? 0 : performance.now() - sent;
+  }
+
   /** Replace the token of the living connection; resolves with the `refreshed`. */
-  refresh(token) {
-    return this.#request({ type: "refresh", token });
+  async refresh(token) {
+    const refreshed = await this.#request({ type: "refresh", token });
+    this.offered = token;
+    return refreshed;
   }
 
   async #request(message) {
@@ -234,14 +304,9 @@ export class LabClient extends EventTarget {
 
   #sendJoin(room) {
     const after = this.cursors.get(room);
-    const presence = this.present.has(room);
-    this.#send({
-      type: "join",
-      room,
-      ...(after && { after }),
-      ...(presence && { presence }),
-      ref: `join ${room}`,
-    });
+    const presence = this.present.has(room) ? { presence: true } : {};
+    const ref = `join ${room}`;
+    this.#send({ type: "join", room, ...(after && { after }), ...presence, ref });
   }
 
   #forget(room) {
@@ -281,17 +346,34 @@ export class LabClient extends EventTarget {
     }
     if (attempt !== this.attempt) return; // stopped meanwhile
     // A browser cannot set Authorization, and a query would end up in logs.
-    const bearer = this.offered ? [`bearer.${this.offered}`] : [];
+    const protocols = ["lab.json", ...(this.offered ? [`bearer.${this.offered}`] : [])];
+    const heard = (data) => {
+      if (attempt === this.attempt) this.#receive(JSON.parse(data));
+    };
+    const ended = (code, reason) => {
+      if (attempt === this.attempt) this.#lost(code, reason);
+    };
+    const { urls } = this;
+    this.url = typeof urls === "function" ? urls() : urls[this.turn % urls.length];
     try {
-      this.socket = new WebSocket(this.url, ["lab.json", ...bearer]);
+      this.socket = this.canPace
+        ? openStream(this.url, protocols, heard, ended, () => this.#turnToRead())
+        : openSocket(this.url, protocols, heard, ended);
     } catch {
       this.#finish(4401, "this cannot be a token", "new_token");
       return;
     }
     this.began = performance.now();
     this.timer = setTimeout(() => this.#lost(1006, "no answer"), OPEN_TIMEOUT);
-    this.socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
-    this.socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+  }
+
+  /** Wait until one more message may be read; null when that is now. */
+  #turnToRead() {
+    if (this.#pace === Infinity) return null;
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+      if (this.#pace > 0) setTimeout(resolve, 1000 / this.#pace);
+    });
   }
 
   /** The connection is gone, or given up: decide what comes next. */
@@ -317,16 +399,22 @@ export class LabClient extends EventTarget {
 
   /** After a failed handshake: say whether it was this client that was refused. */
   async #refused() {
-    this.refusals = (await isReady(this.url)) ? this.refusals + 1 : 0;
-    return this.refusals >= (expired(this.offered) ? 1 : REFUSALS_LIMIT);
+    const ready = await isReady(this.url);
+    if (ready !== null) this.refusals = ready ? this.refusals + 1 : 0;
+    const expires = expiry(this.offered);
+    const over = expires !== null && expires <= Date.now();
+    return this.refusals >= (over ? 1 : REFUSALS_LIMIT);
   }
 
   #wait(code, reason, opened = false) {
+    const asked = retryAfter(reason);
     const later = comesBack(code) === "later" ? this.backoff.first : 0;
-    const delay = retryAfter(reason) ?? this.backoff.next() + later;
+    const ceiling = asked === null ? this.backoff.ceiling + later : null;
+    const delay = asked ?? this.backoff.next() + later;
+    this.turn += 1;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.#connect(), delay);
-    this.#become("waiting", { delay, opened, code, reason });
+    this.#become("waiting", { delay, ceiling, opened, code, reason });
   }
 
   #finish(code, reason, comesBack) {
@@ -341,11 +429,10 @@ export class LabClient extends EventTarget {
     this.state = "lost";
     clearTimeout(this.timer);
     clearInterval(this.pinging);
-    if (this.socket) {
-      this.socket.onmessage = this.socket.onclose = null;
-      this.socket.close(1000);
-      this.socket = null;
-    }
+    this.socket?.close();
+    this.socket = null;
+    this.#wake();
+    this.unanswered = [];
     const requests = [...this.requests.values()];
     this.requests.clear();
     for (const { reject } of requests) reject(new ConnectionLost());
@@ -365,6 +452,7 @@ export class LabClient extends EventTarget {
       if (type === "error") request.reject(new ServerError(message));
       else request.resolve(message);
     }
+    if (type === "left") this.#forget(message.room); // perhaps the server's decision
     if (TOLD.has(type)) this.#tell(type, message);
   }
 
@@ -400,6 +488,9 @@ export class LabClient extends EventTarget {
     const sent = performance.now();
     this.ping().catch(() => {}); // whoever ends the connection says so
     setTimeout(() => {
+      // Who reads slowly, or was asleep, may have the answer lying unread.
+      const awake = performance.now() < sent + this.pingTimeout + LATE;
+      if (this.#pace < Infinity || sent < this.trusted || !awake) return;
       if (attempt === this.attempt && this.seen < sent) this.#lost(1006, "silence");
     }, this.pingTimeout);
   }
@@ -431,26 +522,71 @@ export class LabClient extends EventTarget {
   }
 }
 
+/** Open a WebSocket: what every browser has, and what reads as fast as it can. */
+function openSocket(url, protocols, heard, ended) {
+  const socket = new WebSocket(url, protocols);
+  socket.onmessage = ({ data }) => heard(data);
+  socket.onclose = ({ code, reason }) => ended(code, reason);
+  // Nearly always a close follows at once; not in Chromium after a page's policy has
+  // blocked the address.
+  socket.onerror = () => setTimeout(() => ended(1006, ""));
+  return { send: (data) => socket.send(data), close: () => socket.close(1000) };
+}
+
+/** Open a WebSocketStream, and read a message whenever `turn` allows one. */
+function openStream(url, protocols, heard, ended, turn) {
+  const stream = new WebSocketStream(url, { protocols });
+  // Asked for now: it may end while a turn is waited for. A failure carries the same
+  // two facts as an end.
+  const closed = stream.closed.catch((error) => error);
+  let writer = null;
+  let reads = true;
+  const read = async () => {
+    const { readable, writable } = await stream.opened;
+    writer = writable.getWriter();
+    writer.closed.catch(() => {});
+    const reader = readable.getReader();
+    for (;;) {
+      if (reads) await turn();
+      const { value, done } = await reader.read();
+      if (done) return;
+      heard(value);
+    }
+  };
+  read()
+    .catch(() => {}) // `closed` says why
+    .then(() => closed)
+    .then(({ closeCode, reason }) => ended(closeCode || 1006, reason ?? ""));
+  return {
+    send: (data) => writer?.write(data).catch(() => {}),
+    close: () => {
+      reads = false; // the rest is taken, or the goodbye would wait behind it
+      stream.close({ closeCode: 1000 });
+    },
+  };
+}
+
 // Not randomUUID: a page that came over plain HTTP from another machine has none.
 function randomKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Return whether a token says of itself that it is over, by this machine's clock. */
-function expired(token) {
+/** Return when a token runs out by its own word (ms since 1970), or null. */
+export function expiry(token) {
   try {
     const claims = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    return JSON.parse(atob(claims)).exp * 1000 <= Date.now();
+    return JSON.parse(atob(claims)).exp * 1000 || null;
   } catch {
-    return false;
+    return null;
   }
 }
 
-/** Return whether the server takes newcomers; false also when that cannot be seen. */
+/** Return whether the server takes newcomers; null when that cannot be seen. */
 async function isReady(url) {
+  const place = new URL("/readyz", url.replace(/^ws/, "http"));
+  if (place.origin !== globalThis.location?.origin) return null; // another site's
   try {
-    const place = new URL("/readyz", url.replace(/^ws/, "http"));
     return (await fetch(place, { cache: "no-store" })).ok;
   } catch {
     return false;
