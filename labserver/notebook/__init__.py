@@ -22,6 +22,7 @@ from labserver.notebook.progress import progress
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.source import show
+from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 
 # The prediction of somebody who made none; a chapter's "Predict" sets it anew. It is
@@ -40,6 +41,7 @@ __all__ = [
     "connected",
     "crowd",
     "curves",
+    "doctor",
     "frame_map",
     "lanes",
     "mistakes",
@@ -51,6 +53,7 @@ __all__ = [
     "sampled",
     "show",
     "silent",
+    "stage_map",
     "strangers",
     "take_apart",
     "upgrade",

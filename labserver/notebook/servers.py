@@ -46,7 +46,8 @@ async def running(
         ReplicaFailed: The server did not start; the message is what it said.
 
     """
-    arguments = _arguments(without, settings)
+    # What is stored with a chapter should not name the machine.
+    arguments = _arguments(without, {"replica": "replica-1", **settings})
     replica = cluster.running_replica(stage, *arguments)
     async with replica as server, _interruptible([server]):
         yield server

@@ -10,10 +10,18 @@ from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
 from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
 from labserver.notebook.exercises.resume import EXERCISE as DELAY
 from labserver.notebook.exercises.rooms import EXERCISE as FORGET
+from labserver.notebook.exercises.start import EXERCISE as FIRST_WORDS
 
-EXERCISES = {
-    each.name: each
-    for each in (ACCEPT_KEY, MAY_CONNECT, FORGET, DEAD, DROP_OLDEST, HOLES, DELAY)
-}
+ALL = (
+    FIRST_WORDS,
+    ACCEPT_KEY,
+    MAY_CONNECT,
+    FORGET,
+    DEAD,
+    DROP_OLDEST,
+    HOLES,
+    DELAY,
+)
+EXERCISES = {each.name: each for each in ALL}
 
 __all__ = ["EXERCISES", "Case", "Exercise", "Mistake"]

@@ -1,0 +1,83 @@
+"""Chapter 0: the two messages that begin every conversation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+
+
+def _join(room: str) -> dict[str, Any]:
+    return {"type": "join", "room": room}
+
+
+def _publish(room: str, text: Any) -> dict[str, Any]:
+    return {"type": "publish", "room": room, "payload": text}
+
+
+def publish_first(room: str, text: Any) -> list[str]:
+    return [json.dumps(_publish(room, text)), json.dumps(_join(room))]
+
+
+def without_join(room: str, text: Any) -> list[str]:
+    return [json.dumps(_publish(room, text))]
+
+
+def as_python(room: str, text: Any) -> list[str]:
+    return [str(_join(room)), str(_publish(room, text))]
+
+
+def as_objects(room: str, text: Any) -> list[dict[str, Any]]:
+    return [_join(room), _publish(room, text)]
+
+
+def twice_encoded(room: str, text: Any) -> list[str]:
+    return [json.dumps(_join(room)), json.dumps(_publish(room, json.dumps(text)))]
+
+
+def _meant(result: Any, given: tuple[Any, ...]) -> Any:
+    """Return the messages that a server would read; other spacing is no mistake."""
+    if not isinstance(result, list):
+        return result
+    meant = []
+    for each in result:
+        try:
+            meant.append(json.dumps(json.loads(each), sort_keys=True))
+        except (TypeError, ValueError):
+            meant.append(f"no JSON text: {each!r}")
+    return meant
+
+
+def _case(room: str, text: Any) -> Case:
+    right = [json.dumps(_join(room)), json.dumps(_publish(room, text))]
+    return Case((room, text), _meant(right, ()))
+
+
+EXERCISE = Exercise(
+    name="first_words",
+    cases=(_case("lobby", "hello"), _case("team:red", 'say "hi"'), _case("a", [1, 2])),
+    mistakes=(
+        Mistake(
+            publish_first,
+            "whoever publishes before it joins is not told its own message: the join "
+            "comes first.",
+        ),
+        Mistake(
+            without_join,
+            "publishing needs no membership, but hearing does: join first.",
+        ),
+        Mistake(
+            as_python,
+            "`str()` makes Python's text, with single quotes; the wire takes JSON.",
+        ),
+        Mistake(as_objects, "a frame carries text: `json.dumps` each of the two."),
+        Mistake(
+            twice_encoded,
+            "the payload is encoded twice: the readers get a string with JSON in it.",
+        ),
+    ),
+    look_at="`labserver/messages.py`: every message that a client may send.",
+    praise="That is all that a client must know to be heard.",
+    outcome=_meant,
+)
