@@ -68,11 +68,14 @@ class Replica:
 
     async def metric(self, name: str) -> float:
         """Return one sample of ``/metrics``, such as ``labserver_connections``."""
+        return (await self.metrics())[name]
+
+    async def metrics(self) -> dict[str, float]:
+        """Return every sample of ``/metrics``, by name and labels."""
         _, page = await self.get("/metrics")
-        for line in page.splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.rpartition(" ")[2])
-        raise KeyError(name)
+        lines = [line for line in page.splitlines() if not line.startswith("#")]
+        pairs = (line.rpartition(" ") for line in lines)
+        return {name: float(value) for name, _, value in pairs}
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the process; return its exit status."""

@@ -6,7 +6,7 @@ holds only what is to be learned. Needs the extra ``notebooks``.
 
 from __future__ import annotations
 
-from labserver.notebook.charts import bars, curves, lanes
+from labserver.notebook.charts import bars, curves, lanes, layers
 from labserver.notebook.checks import check, compare
 from labserver.notebook.frames import frame_map, take_apart
 from labserver.notebook.peers import (
@@ -21,6 +21,7 @@ from labserver.notebook.peers import (
 from labserver.notebook.progress import progress
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
+from labserver.notebook.slow import flood, latencies, policies
 from labserver.notebook.source import show
 from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
@@ -42,10 +43,14 @@ __all__ = [
     "crowd",
     "curves",
     "doctor",
+    "flood",
     "frame_map",
     "lanes",
+    "latencies",
+    "layers",
     "mistakes",
     "my_guess",
+    "policies",
     "progress",
     "raw",
     "running",

@@ -12,12 +12,14 @@ from io import BytesIO
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 INK, FAINT = "#333333", "#d8d8d8"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 7.2  # inches; 720 pixels in a notebook
 DPI = 100
 SHARP = 1.6  # pixels stored for each shown
+STORED_COLOURS = 64  # a third of the bytes, and nobody sees it
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -36,6 +38,9 @@ class Picture:
         file = BytesIO()
         # Without the version in it, the same picture is the same file.
         self.figure.savefig(file, dpi=DPI * SHARP, metadata={"Software": None})
+        image = Image.open(file).convert("RGB").quantize(STORED_COLOURS)
+        file = BytesIO()
+        image.save(file, "png", optimize=True)
         width, height = self.figure.get_size_inches()
         return file.getvalue(), {
             "width": round(width * DPI),
@@ -101,7 +106,10 @@ def curves(
             axis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.04)
-        axes.set_xlim(left=min(0, *(min(xs) for xs, _ in lines.values())))
+        axes.set_xlim(
+            min(0, *(min(xs) for xs, _ in lines.values())),
+            max(max(xs) for xs, _ in lines.values()),
+        )
     for name, place in (marks or {}).items():
         axes.axvline(place, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -170,6 +178,57 @@ def bars(
             axes.set_yticks([])
         words += [f"{name}: {value:g} {measure}" for name, value in values.items()]
     return Picture(figure, f"{title}: {', '.join(words)}.")
+
+
+def layers(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    height: float = 3.0,
+) -> Picture:
+    """Draw panels of layers that lie on one another, with one scale.
+
+    Args:
+        panels: By name, the values along x and, by layer, those along y.
+        title: What the picture says.
+        x: Label with unit.
+        y: Label with unit.
+        height: In inches.
+
+    """
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+    most = max(
+        max(map(sum, zip(*named.values(), strict=True))) for _, named in panels.values()
+    )
+    words = []
+    for index, (name, (xs, named)) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        axes.stackplot(xs, *named.values(), colors=COLOURS, labels=list(named))
+        axes.set_title(name, loc="left", fontsize=9.5, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=INK, labelsize=9)
+        axes.set_xlim(xs[0], xs[-1])
+        axes.set_ylim(0, most * 1.05)
+        axes.set_xlabel(x, color=INK, fontsize=9)
+        if index:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel(y, color=INK, fontsize=9)
+            handles, labels = axes.get_legend_handles_labels()
+        ends = ", ".join(f"{layer} {ys[-1]:.1f}" for layer, ys in named.items())
+        words.append(f"{name}: {ends}")
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower left",
+        ncols=len(labels),
+        frameon=False,
+        fontsize=9,
+    )
+    return Picture(figure, f"{title} ({y} over {x}). {'; '.join(words)}.")
 
 
 def lanes(

@@ -31,13 +31,18 @@ _running: set[int] = set()
 
 @asynccontextmanager
 async def running(
-    stage: str = "resume", *, without: Collection[str] = (), **settings: Any
+    stage: str = "resume",
+    *,
+    without: Collection[str] = (),
+    mistake: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Replica]:
     """Run a server of a stage on a free port, for as long as the block lasts.
 
     Args:
         stage: Last stage.
         without: Stages to leave out.
+        mistake: A well-known mistake to make.
         settings: As in :class:`labserver.settings.Settings`, such as
             ``heartbeat_interval=0.5``.
 
@@ -48,6 +53,7 @@ async def running(
     """
     # What is stored with a chapter should not name the machine.
     arguments = _arguments(without, {"replica": "replica-1", **settings})
+    arguments += ["--mistake", mistake] if mistake else []
     replica = cluster.running_replica(stage, *arguments)
     async with replica as server, _interruptible([server]):
         yield server

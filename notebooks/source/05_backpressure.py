@@ -19,65 +19,36 @@ from labserver import backpressure
 from labserver.notebook import (
     check,
     compare,
-    connected,
     curves,
-    running,
+    flood,
+    latencies,
+    layers,
+    mistakes,
+    my_guess,
+    policies,
     show,
-    silent,
-    watch,
 )
 
 # %% [markdown]
 # ## Break: one reader stops at stage 4
 #
-# Two members: `ann` reads everything, the other has stopped reading. Ann publishes
-# 16 MB in messages of 32 kB, a quarter of a megabyte at a time, and waits each time
-# until she has heard herself. We watch the server's memory.
+# Two members: `ann` reads everything, the other has stopped reading. Ann publishes 8 MB
+# in messages of 32 kB, a quarter of a megabyte at a time, and waits each time until she
+# has heard herself.
 
 # %%
-MEMORY = "process_resident_memory_bytes"
-MESSAGE = "x" * 32_000
-STEPS, EACH = 64, 8  # 64 times 8 messages, 16 MB in all
-
-
-async def flood(stage: str, **settings) -> dict:
-    published, memory = [0.0], [0.0]
-    async with (
-        running(stage, message_rate_limit=0, **settings) as server,
-        connected(server, "ann", "lobby") as ann,
-        silent(server, room="lobby"),
-    ):
-        start = await server.metric(MEMORY)
-        for step in range(1, STEPS + 1):
-            await ann.publish("lobby", *[MESSAGE] * EACH)
-            await ann.messages(step * EACH)
-            published.append(step * EACH * len(MESSAGE) / 1e6)
-            memory.append(max(await server.metric(MEMORY) - start, 0) / 1e6)
-        later = await watch(server, "labserver_connections", seconds=1.5)
-        dropped = await server.metric("labserver_outbox_drops_total")
-    return {
-        "curve": (published, memory),
-        "ann": len(ann.payloads),
-        "left": later.values[-1],
-        "dropped": dropped,
-    }
-
-
 before = await flood("heartbeat")
-print(f"ann got {before['ann']} of {STEPS * EACH} messages")
-print(f"the server grew by {before['curve'][1][-1]:.1f} MB")
-print(f"connections left: {before['left']:g}")
+print(before)
+print(f"the server's memory grew by {before.grown:.1f} MB")
 
 # %% [markdown]
 # For one reader. Ann noticed nothing, and her latency would look perfect in any
-# measurement, until the process dies for everyone. The first megabytes cost nothing:
-# they lie in the kernel's buffers, where no application can see them.
+# measurement, until the process dies for everyone.
 #
 # ## Predict
 #
-# The same at stage 5, where 1 MiB may wait for one reader and who needs more is
-# disconnected. How many megabytes will the server grow by? Set a number, or leave
-# `None`.
+# How many megabytes can be on their way to a reader that takes nothing, before the
+# server's process holds a single byte for it? Set a number, or leave `None`.
 
 # %%
 my_guess = None
@@ -92,53 +63,94 @@ my_guess = None
 show(backpressure)
 
 # %% [markdown]
-# ## Run
+# ## Run: every policy
 #
-# Twice: with the policy `disconnect`, and with `drop-oldest`, which loses messages
-# instead of the reader. No policy keeps a reader that takes not one byte: after
+# At stage 5 at most 1 MiB may wait for one reader. What then? Four answers, and the
+# stage before beside them. No policy keeps a reader that takes not one byte: after
 # `stuck_timeout`, here one second, it is cut off.
 
-
 # %%
-def tell(run: dict) -> None:
-    print(f"ann got {run['ann']}, dropped for the other: {run['dropped']:g}, ", end="")
-    print(f"connections left: {run['left']:g}")
-
-
-disconnected = await flood("backpressure", outbox_policy="disconnect", stuck_timeout=1)
-tell(disconnected)
-
-# %%
-dropping = await flood("backpressure", outbox_policy="drop-oldest", stuck_timeout=1)
-tell(dropping)
+runs = {"stage 4": await flood("heartbeat")}
+runs |= await policies(
+    "disconnect", "drop-newest", "drop-oldest", "conflate", stuck_timeout=1
+)
+for name, run in runs.items():
+    print(f"{name:12} {run}")
 
 # %% [markdown]
-# ## Observe
+# ## Observe: what the process holds
 
-# %%
+# %% tags=["picture"]
 curves(
     {
-        "heartbeat (stage 4)": before["curve"],
-        "drop-oldest": dropping["curve"],
-        "disconnect": disconnected["curve"],
+        "stage 4": (runs["stage 4"].published, runs["stage 4"].process),
+        "drop-oldest": (runs["drop-oldest"].published, runs["drop-oldest"].process),
+        "disconnect": (runs["disconnect"].published, runs["disconnect"].process),
     },
-    title="One reader has stopped: what the server keeps for it",
+    title="One reader has stopped: what the server's process holds for it",
     x="published, MB",
-    y="growth of the server's memory, MB",
+    y="held, MB",
 )
 
-# %%
-compare(my_guess, disconnected["curve"][1][-1], "MB with `disconnect`")
-
 # %% [markdown]
-# The growth is more than the limit: messages on their way lie in memory too, and what
-# Python has once taken from the system it seldom gives back. So the proof is a curve
-# that stays flat, not one that falls.
-#
 # The default is `disconnect` (close code 4409): with a history, chapter 7, the client
 # comes back and gets what it missed. Dropping suits what is soon outdated, such as
 # prices and cursors; then the client is told with a `gap`, so that it never takes half
-# for whole.
+# for whole. `conflate` keeps the newest message of each room only.
+#
+# ## Observe: where four megabytes hide
+#
+# Between a message that was written and one that was read lie four places: the
+# application's outbox, asyncio's buffer in the same process, the send queue of the
+# server's kernel, the receive queue of the peer's. Linux says what lies in the last
+# two (`/proc/net/tcp`); the process knows the first two. The second run asks for small
+# kernel buffers.
+
+# %%
+wide = runs["stage 4"]
+small = await flood("heartbeat", send_buffer=65536, receive_buffer=65536)
+places = {
+    name: (
+        run.published,
+        {
+            "the peer's kernel": run.peer,
+            "the server's kernel": run.kernel,
+            "the server's process": run.process,
+        },
+    )
+    for name, run in {"as the kernel likes": wide, "64 KB of buffer": small}.items()
+}
+layers(
+    places,
+    title="Where it lies what one stuck reader does not take (stage 4)",
+    x="published, MB",
+    y="MB",
+)
+
+# %%
+hidden = wide.kernel[-1] + wide.peer[-1]
+compare(my_guess, hidden, "MB in kernels (0: this machine has no /proc)")
+
+# %% [markdown]
+# No metric of a server shows what the kernels hold: to the process it is sent. So a
+# bound on the outbox is not a bound on how late a slow reader is. `send_buffer` is.
+#
+# ## Run: latency that looks perfect
+#
+# The mistake `await-in-the-loop` waits for each member in turn. Five members read, one
+# has stopped, and one publishes 150 messages.
+
+# %%
+for name, options in {
+    "right": {},
+    "await-in-the-loop": {"mistake": "await-in-the-loop"},
+}.items():
+    print(f"{name:18} {await latencies('backpressure', **options)}")
+
+# %% [markdown]
+# Percentiles are made from what arrived. The messages that never came have no latency,
+# and so the broken server may show the better figure: completeness belongs beside every
+# percentile.
 #
 # ## Exercise: drop the oldest
 #
@@ -174,6 +186,15 @@ def drop_oldest(waiting: list, message: tuple, limit: int) -> tuple:
 
 # %%
 check(drop_oldest)
+
+# %% [markdown]
+# ## Mistakes
+
+# %%
+await compare("backpressure", "dropped-in-silence")
+
+# %%
+await mistakes("backpressure")
 
 # %% [markdown]
 # ## Load

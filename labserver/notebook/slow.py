@@ -1,0 +1,214 @@
+"""One reader that has stopped: what a server keeps for it, and where it lies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+from urllib.parse import urlsplit
+
+from labserver.cluster import Replica
+from labserver.notebook.peers import connected, crowd, silent
+from labserver.notebook.progress import Line
+from labserver.notebook.servers import running
+
+SIZE = 32_000  # bytes of a message
+HEAD = 75  # bytes around it on the wire
+EACH = 8  # messages at a time
+BOUNDED = ("backpressure", "broker", "resume")  # stages that know what waits
+MEMORY = "process_resident_memory_bytes"
+PATIENCE = 1.0  # seconds that what is still missing is waited for, in all
+
+
+@dataclass
+class Flood:
+    """What became of a room with a reader that stopped. Sizes in MB.
+
+    Attributes:
+        published: What was published, at each step.
+        memory: How much the server's memory had grown by.
+        process: What waited for the reader in the server's process.
+        kernel: What waited in the server's kernel; empty where /proc is not.
+        peer: What waited in the reader's kernel.
+        healthy: Messages that the healthy reader got, of ``total``.
+        dropped: Messages that were dropped for the reader that stopped.
+        stayed: Whether that one was still connected in the end.
+
+    """
+
+    total: int
+    published: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    process: list[float] = field(default_factory=list)
+    kernel: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    healthy: int = 0
+    dropped: int = 0
+    stayed: bool = True
+
+    @property
+    def grown(self) -> float:
+        """How much the server's memory had grown by in the end."""
+        return self.memory[-1]
+
+    def __repr__(self) -> str:
+        fate = "still connected" if self.stayed else "cut off"
+        return (
+            f"healthy {self.healthy} of {self.total}, dropped {self.dropped:3} for "
+            f"the other, held at most {max(self.process):.1f} MB, it is {fate}"
+        )
+
+
+async def flood(
+    stage: str,
+    *,
+    megabytes: int = 8,
+    receive_buffer: int = 0,
+    **options: Any,
+) -> Flood:
+    """Publish to a room of two, of whom one reads and one has stopped.
+
+    Args:
+        stage: Last stage of the server.
+        megabytes: How much to publish, in messages of 32 kB.
+        receive_buffer: ``SO_RCVBUF`` of the one that stopped.
+        options: As for :func:`running`.
+
+    """
+    steps = megabytes * 1_000_000 // (SIZE * EACH)
+    seen = Flood(total=steps * EACH)
+    async with (
+        running(stage, message_rate_limit=0, **options) as server,
+        connected(server, "ann", "lobby") as ann,
+        silent(server, room="lobby", receive_buffer=receive_buffer) as (stuck,),
+    ):
+        start = await server.metric(MEMORY)
+        for step in range(steps + 1):
+            if step:
+                await ann.publish("lobby", *["x" * SIZE] * EACH)
+                await ann.messages(step * EACH)
+            sizes = await server.metrics()
+            seen.published.append(step * EACH * SIZE / 1e6)
+            seen.memory.append(max(sizes[MEMORY] - start, 0) / 1e6)
+            kernel, peer = _queues(server, stuck)
+            seen.kernel.append(kernel / 1e6)
+            seen.peer.append(peer / 1e6)
+            held = sizes["labserver_outbox_bytes"]
+            if stage not in BOUNDED:  # asyncio holds all that the kernels do not
+                held = max(step * EACH * (SIZE + HEAD) - kernel - peer, 0)
+            seen.process.append(held / 1e6)
+        deadline = time.monotonic() + float(options.get("stuck_timeout", 0)) + 0.5
+        while time.monotonic() < deadline and seen.stayed:
+            seen.stayed = await server.metric("labserver_connections") > 1
+            await asyncio.sleep(0.05)
+        seen.dropped = int(await server.metric("labserver_outbox_drops_total"))
+        seen.healthy = len(ann.of("message"))
+    return seen
+
+
+def _queues(server: Replica, reader: socket.socket) -> tuple[int, int]:
+    """Return the bytes in the server's send queue and in the reader's receive queue.
+
+    From ``/proc/net/tcp``, see proc(5); Linux only.
+    """
+    ports = (urlsplit(server.url).port, reader.getsockname()[1])
+    with contextlib.suppress(OSError):
+        sent = received = 0
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            columns = line.split()
+            here, there = (int(each.rpartition(":")[2], 16) for each in columns[1:3])
+            if (here, there) == ports:
+                sent = int(columns[4].partition(":")[0], 16)
+            elif (there, here) == ports:
+                received = int(columns[4].partition(":")[2], 16)
+        return sent, received
+    return 0, 0
+
+
+@dataclass
+class Latencies:
+    """What the healthy members of a room saw.
+
+    Attributes:
+        arrived: Milliseconds that each delivery took.
+        due: How many deliveries there should have been.
+
+    """
+
+    arrived: list[float]
+    due: int
+
+    @property
+    def complete(self) -> float:
+        """The part that arrived, in percent."""
+        return 100 * len(self.arrived) / self.due
+
+    @property
+    def p50(self) -> float:
+        """Half of what arrived took at most so many milliseconds."""
+        return quantiles(self.arrived, n=2)[0] if len(self.arrived) > 1 else 0.0
+
+    @property
+    def p99(self) -> float:
+        """99 % of what arrived took at most so many milliseconds."""
+        return quantiles(self.arrived, n=100)[98] if len(self.arrived) > 1 else 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"half within {self.p50:6.1f} ms, 99 % within {self.p99:6.1f} ms, "
+            f"{self.complete:3.0f} % arrived"
+        )
+
+
+async def latencies(
+    stage: str, *, members: int = 5, messages: int = 150, **options: Any
+) -> Latencies:
+    """Measure delivery to the healthy members of a room in which one has stopped.
+
+    Args:
+        stage: Last stage of the server.
+        members: How many read.
+        messages: How many are published, 2 ms apart.
+        options: As for :func:`running`, such as ``mistake="await-in-the-loop"``.
+
+    """
+    sent: dict[int, float] = {}
+    async with (
+        running(stage, send_buffer=16384, **options) as server,
+        silent(server, room="lobby", receive_buffer=8192),
+        crowd(server, members, "lobby") as readers,
+        connected(server, "publisher") as publisher,
+    ):
+        for number in range(messages):
+            sent[number] = time.monotonic()
+            await publisher.publish("lobby", [number, "x" * 2000])
+            await asyncio.sleep(0.002)
+        for reader in readers:
+            await reader.messages(messages, within=PATIENCE / members)
+        arrived = [
+            (at - sent[message["payload"][0]]) * 1000
+            for reader in readers
+            for message, at in zip(reader.received, reader.arrived, strict=True)
+            if message.get("type") == "message"
+        ]
+    return Latencies(arrived, members * messages)
+
+
+async def policies(*names: str, **options: Any) -> dict[str, Flood]:
+    """Return what each policy of a full outbox makes of the same flood."""
+    line, turn, runs = Line(), asyncio.Semaphore(2), dict[str, Flood]()
+
+    async def run(name: str) -> None:
+        async with turn:
+            runs[name] = await flood("backpressure", outbox_policy=name, **options)
+        line.say(f"policies: {len(runs)} of {len(names)}")
+
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            group.create_task(run(name))
+    return {name: runs[name] for name in names}
