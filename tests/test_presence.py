@@ -481,6 +481,18 @@ async def test_replicas_agree_after_much_coming_and_going(
         await asyncio.gather(*(views[number].until(*users) for number in inside))
 
 
+async def test_change_elsewhere_is_told_without_waiting_for_a_refresh(
+    running: Running, hurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "REFRESH", 60.0)
+    async with running() as one, running() as two, peer(one) as ann:
+        view = await present(ann)
+        async with peer(two, "bob") as bob:
+            await present(bob)
+            await view.until("ann", "bob")
+        await view.until("ann")
+
+
 async def test_replica_that_stops_says_that_its_people_left(
     running: Running, redis: Redis
 ) -> None:
@@ -560,7 +572,10 @@ async def test_presence_heals_by_itself_and_tells_of_nobody_who_stayed(
         else:
             if how == "emptied":
                 with Redis.from_url(own_redis.url) as redis:
-                    redis.flushall()
+                    for server in (one, two) * 5:  # either may be the first to notice
+                        redis.flushall()
+                        server.attendance.stir("red")
+                        await eventually(lambda r=redis: r.hlen(KEY) == 3)
             else:
                 own_redis.stop()
                 await own_redis.start()
