@@ -8,6 +8,7 @@ JSON with a code of the wire contract.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 import time
@@ -37,6 +38,8 @@ from labserver.settings import Settings
 from labserver.sse import Stream, StreamResponse
 from labserver.tokens import ANONYMOUS
 from labserver.visitor import Publisher, Visitor
+
+log = logging.getLogger("labserver")
 
 WAIT = 25.0  # seconds that a poll waits when it does not say
 WAIT_LIMIT = 60.0
@@ -131,7 +134,8 @@ class Web:
             stack.enter_context(self.admitted(stream, request))
             stream.outbox = host.parts.outbox(stream.as_connection(), host.metrics)
             host.metrics.streams += 1
-            await self.join(stream, request, cursor)
+            presence = request.query_params.get("presence") == "true"
+            await self.join(stream, request, cursor, presence)
             keepalive = host.parts.heartbeat.interval
             return StreamResponse(stream, keepalive, stack.pop_all())
 
@@ -220,9 +224,13 @@ class Web:
             admission.released(connection)
 
     async def join(
-        self, visitor: Visitor, request: Request, cursor: Cursor | None
+        self,
+        visitor: Visitor,
+        request: Request,
+        cursor: Cursor | None,
+        presence: bool = False,
     ) -> None:
-        message = Join(request.path_params["room"], cursor)
+        message = Join(request.path_params["room"], cursor, presence)
         text = messages.encode(message).decode()
         await self.host.application.receive(visitor.as_connection(), text)
         if not visitor.rooms and visitor.ending is None:
@@ -265,6 +273,8 @@ class Web:
         elif isinstance(exc, Refused):
             status, headers = exc.status, exc.headers
             error = Error(CODES.get(status, "bad_message"), exc.detail)
+            about = {"address": address(request), "status": status}
+            log.info("request refused", extra={**about, "detail": exc.detail})
         else:
             status, error = 400, Error("bad_message", "the request broke off")
         self.host.metrics.refused[status] += 1

@@ -69,6 +69,10 @@ def negotiated(subprotocol: str | None, extensions: Sequence[Any]) -> Variant:
 
 def frame(variant: Variant, text: bytes) -> bytes:
     """Return ``text``, a JSON message, as one complete frame of ``variant``."""
+    if variant.subprotocol == SSE:
+        return stream_event(text)
+    if variant.subprotocol == ITEMS:
+        return text + b","
     if variant.subprotocol == CBOR:
         head, data = BINARY, to_cbor(text)
     else:
@@ -85,10 +89,8 @@ def frame(variant: Variant, text: bytes) -> bytes:
 
 def item(variant: Variant, event: Event, epoch: str) -> bytes:
     """Return one event of a room as ``variant`` carries it."""
-    if variant.subprotocol == SSE:
-        return stream_event(event.json, f"{epoch}:{event.last}" if epoch else "")
-    if variant.subprotocol == ITEMS:
-        return event.json + b","
+    if variant.subprotocol == SSE and epoch:
+        return stream_event(event.json, f"{epoch}:{event.last}")
     return frame(variant, event.json)
 
 

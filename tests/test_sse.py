@@ -100,6 +100,23 @@ async def test_replicas_streams_and_sockets_hear_one_order(running: Running) -> 
         assert orders[0] == orders[1] == orders[2] == orders[3]
 
 
+async def test_stream_sees_who_is_there_and_is_seen(running: Running) -> None:
+    async with (
+        running("resume", sse_port=0) as server,
+        peer(server, "bob") as bob,
+        listening(server, "red", path="/rooms/red?presence=true") as stream,
+    ):
+        await join(stream)
+        present = await stream.must()
+        assert (present.event, present.id) == ("present", "")
+        await bob.join("red", presence=True)
+        await bob.until("present")
+        news = await stream.must()
+        while news.data["count"] < 2:
+            news = await stream.must()
+        assert news.event == "presence"
+
+
 async def test_white_space_of_a_publisher_makes_no_event(running: Running) -> None:
     payload = b'{"a":\r\n\r\nid: 7\n\n1}'.replace(b"id: 7", b"")
     async with (
