@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import socket
@@ -26,6 +27,7 @@ from labserver.errors import BadMessage, Refused, SettingsError
 from labserver.hub import Hub
 from labserver.lag import LagProbe
 from labserver.limits import TokenBucket
+from labserver.listening import close_unix, open_port, open_unix, tls
 from labserver.messages import Error, Hello
 from labserver.metrics import OTHER, Gauge, Metrics, render
 from labserver.parts import Lab, Parts
@@ -100,8 +102,7 @@ class LabServer:
     # Life of the server
 
     async def __aenter__(self) -> Self:
-        listening = self.open_socket(self.port)
-        self.port = listening.getsockname()[1]
+        listening = self.open_socket()
         if self.settings.sse_port is not None:
             try:
                 self.web = self.open_web(self.settings.sse_port)
@@ -135,30 +136,18 @@ class LabServer:
                 f"--sse-port (LAB_SSE_PORT) needs {exc.name}, which is not installed: "
                 "pip install 'labserver[sse]'"
             ) from None
-        return WebServer(self, self.open_socket(port, "--sse-port"))
+        return WebServer(self, open_port(self.host, port, self.settings, "--sse-port"))
 
-    def open_socket(self, port: int, chosen_by: str = "--port") -> socket.socket:
-        """Return a listening socket whose connections inherit the send buffer."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        # The protocol is named because asyncio sets TCP_NODELAY only where it is; with
-        # Nagle's algorithm an answer after an answer waits 40 ms.
-        if not self.host:
-            raise SettingsError("--host must name an address, such as 127.0.0.1")
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self.settings.send_buffer:
-                # Before listen(): the kernel scales windows when it accepts.
-                size = self.settings.send_buffer
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-            listening.bind((self.host, port))
-        except (OSError, OverflowError) as exc:
-            listening.close()
-            why = getattr(exc, "strerror", None) or exc
-            raise SettingsError(
-                f"cannot listen on {self.host}:{port}: {why} "
-                f"(--host and {chosen_by} choose another place)"
-            ) from None
+    def open_socket(self) -> socket.socket:
+        """Bind to the Unix socket that was chosen, else to the port."""
+        self.tls = tls(self.settings)
+        path = self.settings.unix_socket
+        if path:
+            listening = open_unix(path, self.settings)
+            self.inode = os.lstat(path).st_ino
+        else:
+            listening = open_port(self.host, self.port, self.settings)
+            self.port = listening.getsockname()[1]
         return listening
 
     async def listen(self, listening: socket.socket) -> Server:
@@ -167,6 +156,8 @@ class LabServer:
         return await serve(
             self.converse,
             sock=listening,
+            unix=bool(settings.unix_socket),
+            ssl=self.tls,
             backlog=4096,
             create_connection=partial(  # type: ignore[arg-type]
                 LabConnection, self.sockets, proxies=self.proxies
@@ -180,14 +171,19 @@ class LabServer:
             ping_interval=None,
             close_timeout=2,
             max_size=settings.message_size_limit or None,
-            write_limit=0,  # report pressure from the first byte that waits
+            # Report pressure from the first byte that waits. At 0 the transport of TLS
+            # reports it when none does.
+            write_limit=1 if self.tls else 0,
             logger=library_log,
         )
 
     @property
     def url(self) -> str:
+        scheme = "wss" if self.settings.tls_cert else "ws"
+        if self.settings.unix_socket:
+            return f"{scheme}+unix://{os.path.abspath(self.settings.unix_socket)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ws://{host}:{self.port}"
+        return f"{scheme}://{host}:{self.port}"
 
     async def drain(self, within: float) -> None:
         """Say goodbye to everybody, and be done after ``within`` seconds."""
@@ -201,6 +197,8 @@ class LabServer:
         if left := [each.connection_lost_waiter for each in self.connections]:
             await asyncio.wait(left, timeout=max(0.0, deadline - time.monotonic()))
         self.listener.close(close_connections=False)
+        if self.settings.unix_socket:
+            close_unix(self.settings.unix_socket, self.inode)
         for connection in list(self.sockets):
             connection.transport.abort()
         await self.listener.wait_closed()

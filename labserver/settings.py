@@ -87,6 +87,14 @@ class Settings:
         False,
         "Connections from trusted proxies begin with a PROXY header, version 1 or 2.",
     )
+    tls_cert: str = _setting("", "Certificate chain, a PEM file: wss instead of ws.")
+    tls_key: str = _setting("", "Its private key, a PEM file without a password.")
+    unix_socket: str = _setting(
+        "", "Path of a Unix socket to listen on instead of the port."
+    )
+    reuse_port: bool = _setting(
+        False, "Share the port with other processes that do (SO_REUSEPORT)."
+    )
     log_format: str = _setting(
         "text", "What lines on standard error look like.", choices=LOG_FORMATS
     )
@@ -101,6 +109,15 @@ class Settings:
             problem = _problem(each, getattr(self, each.name))
             if problem:
                 raise SettingsError(f"{flag(each)} ({variable(each)}) {problem}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise SettingsError(
+                "--tls-cert and --tls-key (LAB_TLS_CERT, LAB_TLS_KEY) need each other"
+            )
+        if self.proxy_protocol and self.tls_cert:
+            raise SettingsError(
+                "--proxy-protocol (LAB_PROXY_PROTOCOL) cannot be read before TLS: "
+                "leave the encryption to the proxy, without --tls-cert and --tls-key"
+            )
         if self.proxy_protocol and not self.trusted_proxies:
             raise SettingsError(
                 "--proxy-protocol (LAB_PROXY_PROTOCOL) needs --trusted-proxies "
@@ -140,6 +157,17 @@ def from_environment(
         if each.name not in values and text is not None:
             values[each.name] = parse(each, text)
     return Settings(**values)
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables from which :func:`from_environment` makes the same."""
+    found = {}
+    for each in fields(Settings):
+        value = getattr(settings, each.name)
+        if value is not None:
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            found[variable(each)] = text
+    return found
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -121,6 +121,8 @@ class WebServer:
             access_log=False,  # it would hold the tokens of query strings
             server_header=False,
             proxy_headers=False,
+            ssl_certfile=host.settings.tls_cert or None,
+            ssl_keyfile=host.settings.tls_key or None,
             backlog=4096,
             h11_max_incomplete_event_size=HEADERS,
         )
@@ -136,7 +138,9 @@ class WebServer:
     @property
     def url(self) -> str:
         host, port, *_ = self.listening.getsockname()
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.server.config.is_ssl else "http"
+        name = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{name}:{port}"
 
     async def start(self) -> None:
         """Return when it accepts."""

@@ -25,7 +25,7 @@ SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 LAYERS = [
     {"errors", "limits", "oracle", "proxies"},
     {"closing", "messages", "settings", "tokens"},
-    {"wire", "logs", "metrics", "embedded", "routes"},
+    {"wire", "listening", "logs", "metrics", "embedded", "routes"},
     {"backlog", "connection", "client", "lag"},
     {"hub", "presence"},
     {"parts"},
