@@ -422,9 +422,11 @@ class TestInBrowser:
     ) -> None:
         replica = cluster.replicas[0]
         page = await open_page(browser)
-        token = replica.token("ann", ttl=3)
-        await page.open(replica.url, f"/#token={token}&room=expiry")
-        await page.shows("#log .notice", "Joined")
+        await page.connect(replica.url, replica.token("ann"), "ann")
+        await page.join("expiry")
+        token = page.tab.get_by_label("Token", exact=True)
+        await token.fill(replica.token("ann", ttl=2))
+        await page.press("Use new token")
         await page.shows("#status", "A new token is needed")
         await page.tells("4401")
         await page.shows("#connect-problem", "Paste another token")
@@ -469,8 +471,10 @@ class TestInBrowser:
         await page.publish("again")
         await page.press("Cut")
         await page.tells("Back on")
-        width = await page.tab.evaluate("document.documentElement.scrollWidth")
-        assert width <= 360
+        for width in (320, 360, 768, 900):
+            await page.tab.set_viewport_size({"width": width, "height": 740})
+            scrolled = "document.documentElement.scrollWidth"
+            assert await page.tab.evaluate(scrolled) <= width
         assert unread + await page.tab.evaluate(UNREADABLE) == []
         assert await page.tab.evaluate(UNNAMED) == []
         assert await page.tab.evaluate(TOO_SMALL) == []

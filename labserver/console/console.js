@@ -106,8 +106,9 @@ const meanings = new Map([
   [4429, "this page sent too much"],
 ]);
 
-function because({ code, reason }) {
+function because({ code, reason, opened = true }) {
   if (reason === "cut") return "cut here";
+  if (code === 1006 && !opened) return reason || "no server answered";
   const said = [short(reason, 123), meanings.get(code)].filter(Boolean).join(": ");
   return `${code} ${said || "without a reason"}`;
 }
@@ -178,6 +179,8 @@ client.addEventListener("state", ({ detail }) => {
     goSlow(false);
     if (flooding) flooding.over = true;
     until = null;
+    for (const room of rooms.values()) room.here = null; // who knows, from here
+    soon();
     trips.push({ when: performance.now(), milliseconds: null });
   }
   at("replica").textContent = hello ? hello.replica : "–";
@@ -256,7 +259,7 @@ const trip = (milliseconds) =>
 function tick() {
   const now = performance.now();
   const left = nextAttempt === null ? 0 : Math.max(0, nextAttempt - now);
-  at("countdown").textContent = left ? `next attempt in ${seconds(left)}` : "";
+  at("countdown").textContent = left ? `in ${seconds(left)}` : "";
   at("expiry").textContent = until === null ? "–" : remaining(until - Date.now());
   while (trips.length && trips[0].when < now - MINUTE) trips.shift();
   const due = client.state === "open" && client.silence > 1000 ? client.silence : 0;
@@ -388,7 +391,7 @@ function show() {
 
 function standing({ seq, resumed, missing }) {
   if (seq === null) return "not joined yet";
-  const facts = [`at #${number(seq)}`];
+  const facts = [`at #${seq}`];
   if (resumed) facts.push(`${number(resumed)} resumed`);
   facts.push(missing ? `${number(missing)} missing` : "no gap");
   return facts.join(" · ");
@@ -538,8 +541,8 @@ client.addEventListener("joined", ({ detail }) => {
   if (!room) return;
   const missed = seq - room.seq;
   if (room.seq === null) {
-    notice(name, seq ? `Joined after #${number(seq)}.` : "Joined a new room.");
-    told("room", `${name}: joined at #${number(seq)}.`);
+    notice(name, seq ? `Joined after #${seq}.` : "Joined a new room.");
+    told("room", `${name}: joined at #${seq}.`);
   } else if (recovered) {
     const some = `${count(missed, "missed message")} resumed`;
     const what = missed ? some : "nothing missed";
