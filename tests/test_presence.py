@@ -15,6 +15,7 @@ import cbor2
 import pytest
 import redis as redis_client
 from conftest import DEADLINE, SECRET, Peer, Running, eventually, peer
+from redis_cluster import redis_cluster
 from websockets.asyncio.client import connect
 
 from labserver import presence, redis_presence, wire
@@ -491,6 +492,27 @@ async def test_change_elsewhere_is_told_without_waiting_for_a_refresh(
             await present(bob)
             await view.until("ann", "bob")
         await view.until("ann")
+
+
+@pytest.mark.timeout(90)
+async def test_rooms_on_every_server_of_a_redis_cluster_know_who_is_there(
+    running: Running, hurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "REFRESH", 60.0)  # it takes the hints to be told
+    rooms = [f"room-{number}" for number in range(12)]
+    async with (
+        redis_cluster() as cluster,
+        running(redis=cluster.url) as one,
+        running(redis=cluster.url) as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        assert len({(await cluster.owner(room)).port for room in rooms}) == 3
+        for room in rooms:
+            view = await present(ann, room)
+            other = await present(bob, room)
+            assert other.users() == ["ann", "bob"]
+            await view.until("ann", "bob")
 
 
 async def test_replica_that_stops_says_that_its_people_left(
