@@ -151,8 +151,7 @@ const stories = {
 const statuses = {
   connecting: () => "Connecting…",
   open: ({ hello }) => `Connected as ${hello.user}`,
-  waiting: ({ opened }) =>
-    opened ? "Connection lost, coming back…" : "No connection, trying again…",
+  waiting: ({ opened }) => (opened ? "Lost, coming back…" : "No server, trying again…"),
   closed: (facts) =>
     facts.comesBack === "new_token" ? "A new token is needed" : "Not connected",
 };
