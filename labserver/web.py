@@ -273,7 +273,7 @@ class Web:
         elif isinstance(exc, Refused):
             status, headers = exc.status, exc.headers
             error = Error(CODES.get(status, "bad_message"), exc.detail)
-            about = {"address": address(request), "status": status}
+            about = {"address": self.address(request), "status": status}
             log.info("request refused", extra={**about, "detail": exc.detail})
         else:
             status, error = 400, Error("bad_message", "the request broke off")
