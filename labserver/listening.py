@@ -26,6 +26,7 @@ def open_port(
         SettingsError: The place is taken, or none of this machine's.
 
     """
+    host = host.removeprefix("[").removesuffix("]")
     if not host:
         raise SettingsError("--host must name an address, such as 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -106,6 +107,15 @@ def close_unix(path: str, inode: int) -> None:
     with contextlib.suppress(OSError):
         if os.lstat(path).st_ino == inode:
             os.unlink(path)
+
+
+def url_of(host: str, port: int, settings: Settings, scheme: str = "ws") -> str:
+    """Return where a server can be reached."""
+    scheme += "s" if settings.tls_cert else ""
+    if settings.unix_socket and scheme[0] == "w":
+        return f"{scheme}+unix://{os.path.abspath(settings.unix_socket)}"
+    name = f"[{host.strip('[]')}]" if ":" in host else host
+    return f"{scheme}://{name}:{port}"
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:

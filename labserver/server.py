@@ -27,7 +27,7 @@ from labserver.errors import BadMessage, Refused, SettingsError
 from labserver.hub import Hub
 from labserver.lag import LagProbe
 from labserver.limits import TokenBucket
-from labserver.listening import close_unix, open_port, open_unix, tls
+from labserver.listening import close_unix, open_port, open_unix, tls, url_of
 from labserver.messages import Error, Hello
 from labserver.metrics import OTHER, Gauge, Metrics, render
 from labserver.parts import Lab, Parts
@@ -179,11 +179,7 @@ class LabServer:
 
     @property
     def url(self) -> str:
-        scheme = "wss" if self.settings.tls_cert else "ws"
-        if self.settings.unix_socket:
-            return f"{scheme}+unix://{os.path.abspath(self.settings.unix_socket)}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}"
+        return url_of(self.host, self.port, self.settings)
 
     async def drain(self, within: float) -> None:
         """Say goodbye to everybody, and be done after ``within`` seconds."""

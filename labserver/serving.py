@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 from labserver.embedded import running_redis
 from labserver.errors import BrokerDown, RedisMissing, SettingsError
+from labserver.listening import tls, url_of
 from labserver.redis_nodes import check
 from labserver.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included, mistaken
 from labserver.tokens import issue
+from labserver.workers import running_workers
 
 T = TypeVar("T")
 
@@ -55,6 +57,11 @@ async def serve_until_signal(
         mistaken(mistake, stage, without)  # before anything is started
     if settings.sse_port is not None and "rooms" not in names:
         raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
+    if settings.workers > 1 and "broker" not in names:
+        raise SettingsError(
+            "--workers (LAB_WORKERS) needs the stage broker: without it each worker is "
+            "a world of its own, and who hears whom is luck"
+        )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,22 +72,36 @@ async def serve_until_signal(
             settings = replace(settings, redis=url)
         elif "broker" in names:
             await _check_redis(settings.redis)
-        parts = build(stage, settings, without, mistake)
-        server = LabServer(parts, settings, stage, host, port)
-        await stack.enter_async_context(server)
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
-        print(f"listening on {server.url} ({what})", flush=True)
-        if server.web is not None:
-            print(
-                f"listening on {server.web.url}/rooms/ROOM (SSE, polls, POST)",
-                flush=True,
+        if settings.workers > 1:
+            arguments = ["--stage", stage]
+            for name in without:
+                arguments += ["--without", name]
+            if mistake is not None:
+                arguments += ["--mistake", mistake]
+            tls(settings)  # one line that says what is wrong, not one a worker
+            port, sse_port = await stack.enter_async_context(
+                running_workers(arguments, host, port, settings)
             )
+            url, what = (
+                url_of(host, port, settings),
+                f"{what}, {settings.workers} workers",
+            )
+            web = None if sse_port is None else url_of(host, sse_port, settings, "http")
+        else:
+            parts = build(stage, settings, without, mistake)
+            server = LabServer(parts, settings, stage, host, port)
+            await stack.enter_async_context(server)
+            url, web = server.url, server.web.url if server.web else None
+        print(f"listening on {url} ({what})", flush=True)
+        if web is not None:
+            print(f"listening on {web}/rooms/ROOM (SSE, polls, POST)", flush=True)
         if made_up and "auth" in names:
             token = issue(settings.secret, "ann")
             print(
                 "LAB_SECRET is not set: made one up for this run. A token, good for an "
                 f"hour:\n{token}\n"
-                f"try: python -m websockets '{server.url}/?token={token}'",
+                f"try: python -m websockets '{url}/?token={token}'",
                 flush=True,
             )
         await stop.wait()

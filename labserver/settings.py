@@ -95,6 +95,13 @@ class Settings:
     reuse_port: bool = _setting(
         False, "Share the port with other processes that do (SO_REUSEPORT)."
     )
+    workers: int = _setting(
+        1,
+        "Processes that share the port, from the stage broker on. Limits, and what is "
+        "counted, are each one's own.",
+        least=1,
+        most=64,
+    )
     log_format: str = _setting(
         "text", "What lines on standard error look like.", choices=LOG_FORMATS
     )
@@ -117,6 +124,11 @@ class Settings:
             raise SettingsError(
                 "--proxy-protocol (LAB_PROXY_PROTOCOL) cannot be read before TLS: "
                 "leave the encryption to the proxy, without --tls-cert and --tls-key"
+            )
+        if self.workers > 1 and self.unix_socket:
+            raise SettingsError(
+                "--workers (LAB_WORKERS) share a port, and cannot share "
+                "--unix-socket (LAB_UNIX_SOCKET)"
             )
         if self.proxy_protocol and not self.trusted_proxies:
             raise SettingsError(
