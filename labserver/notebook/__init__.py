@@ -6,6 +6,7 @@ holds only what is to be learned. Needs the extra ``notebooks``.
 
 from __future__ import annotations
 
+from labserver.notebook.absences import absence, losses
 from labserver.notebook.charts import bars, curves, lanes, layers
 from labserver.notebook.checks import check, compare
 from labserver.notebook.frames import frame_map, take_apart
@@ -24,6 +25,7 @@ from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.slow import flood, latencies, policies
 from labserver.notebook.source import show
 from labserver.notebook.start import doctor, stage_map
+from labserver.notebook.storms import modelled, storm
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 
 # The prediction of somebody who made none; a chapter's "Predict" sets it anew. It is
@@ -31,6 +33,10 @@ from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 my_guess: float | None = None
 
 __all__ = [
+    "absence",
+    "losses",
+    "modelled",
+    "storm",
     "Mistakes",
     "Peer",
     "Samples",

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 7 · Resume
+# # 7 · Coming back
 #
 # **Promise:** a client that comes back misses nothing, or is told what it missed. ·
 # *about 20 minutes*
@@ -17,34 +17,30 @@
 
 # %%
 from labserver import resume
-from labserver.notebook import check, compare, connected, curves, running, show
+from labserver.notebook import (
+    absence,
+    check,
+    compare,
+    connected,
+    curves,
+    losses,
+    mistakes,
+    modelled,
+    my_guess,
+    running,
+    show,
+    storm,
+)
 
 # %% [markdown]
 # ## Break: a short absence at stage 6
 #
-# Bob hears one message, goes, and comes back. He names the newest that he has, by epoch
-# and number.
-
+# Bob hears one message, goes, and five are said. Then he comes back and names the
+# newest that he has, by epoch and number.
 
 # %%
-async def absence(server, room: str, messages: int) -> tuple[dict, list[int]]:
-    """Say this many messages while Bob is away; return how he is welcomed back."""
-    async with connected(server, "ann", room) as ann:
-        async with connected(server, "bob") as bob:
-            epoch = (await bob.join(room))["epoch"]
-            await ann.publish(room, "before")
-            await bob.messages(1)
-            cursor = {"epoch": epoch, "seq": bob.of("message")[-1]["seq"]}
-        await ann.publish(room, *range(messages))
-        await ann.messages(messages + 1)
-        async with connected(server, "bob") as bob:
-            joined = await bob.join(room, after=cursor)
-            await bob.ask(type="ping")  # what was sent to him came before the pong
-            return joined, [message["seq"] for message in bob.of("message")]
-
-
 async with running("broker") as server:
-    joined, replayed = await absence(server, "lobby", 5)
+    joined, replayed = await absence(server, 5)
 print("recovered:", joined["recovered"], "· the room stands at", joined["seq"])
 print("replayed: ", replayed)
 
@@ -69,31 +65,51 @@ my_guess = None
 show(resume)
 
 # %% [markdown]
-# ## Run
+# ## Run: cursors
+#
+# A cursor is an epoch and a seq: which numbering, and how far. The room has heard 120
+# messages, and the server keeps the newest 100 of a room (the ring). Five ways to ask:
 
 # %%
-async with running("resume") as server:
-    joined, replayed = await absence(server, "lobby", 5)
-print("recovered:", joined["recovered"], "· the room stands at", joined["seq"])
-print("replayed: ", replayed)
+async with (
+    running("resume", history_limit=100) as server,
+    connected(server, "ann", "lobby") as ann,
+    connected(server, "bob") as bob,
+):
+    await ann.publish("lobby", *range(120))
+    await ann.messages(120)
+    epoch = ann.of("joined")[0]["epoch"]
+    cursors = {
+        "two behind": {"epoch": epoch, "seq": 118},
+        "older than the ring": {"epoch": epoch, "seq": 10},
+        "another epoch": {"epoch": "yesterday", "seq": 118},
+        "ahead of the room": {"epoch": epoch, "seq": 500},
+        "none": None,
+    }
+    for name, cursor in cursors.items():
+        before = len(bob.of("message"))
+        joined = await bob.join("lobby", after=cursor)
+        await bob.ask(type="leave", room="lobby")
+        replayed = [message["seq"] for message in bob.of("message")[before:]]
+        print(f"{name:20} recovered: {joined['recovered']!s:6} replayed: {replayed}")
 
 # %% [markdown]
-# ## Observe: loss against the length of the absence
+# The epoch is what makes a number mean something. When Redis lost its memory, the room
+# counts from 1 again, and 118 is another message than yesterday.
+#
+# ## Run: loss against the length of the absence
 
 # %%
 away = [0, 20, 40, 60, 80, 100, 101, 120, 140, 160]
-
-
-async def losses(stage: str, **settings) -> list[int]:
-    async with running(stage, **settings) as server:
-        answers = [await absence(server, f"room-{count}", count) for count in away]
-    return [count - len(seen) for count, (_, seen) in zip(away, answers, strict=True)]
-
-
 loss = {
-    "broker": await losses("broker"),
-    "resume": await losses("resume", history_limit=100),
+    "broker": await losses("broker", away),
+    "resume": await losses("resume", away, history_limit=100),
 }
+
+# %% [markdown]
+# ## Observe
+
+# %%
 curves(
     {stage: (away, lost) for stage, lost in loss.items()},
     title="Either all of it or none: a history of 100 messages",
@@ -112,6 +128,53 @@ compare(my_guess, away[-1] - loss["resume"][-1], "of 160 messages")
 # `recovered: false` makes it load the present state from elsewhere, as when it was
 # opened first. So the length of the history is chosen from the absences that should
 # cost nothing, such as a tunnel or a deploy.
+#
+# ## Run: a replica is killed, live
+#
+# Fifty clients are on one of two replicas when it is killed with SIGKILL; no goodbye.
+# They go to the other one. Somebody speaks all the time. The first crowd waits as the
+# lab's client does, a random part of half a second; the second half a second sharp.
+
+# %%
+with_jitter = await storm("full jitter")
+print(with_jitter)
+
+# %%
+without = await storm("no jitter")
+print(without)
+
+# %% [markdown]
+# ## Observe: two storms
+
+# %% tags=["picture"]
+curves(
+    {
+        "no jitter": without.counts(0.05),
+        "full jitter": with_jitter.counts(0.05),
+    },
+    title="Fifty clients come back after their replica was killed",
+    x="seconds since the kill",
+    y="back, in each 0.05 s",
+    steps=True,
+)
+
+# %% [markdown]
+# Nobody missed a message, in either storm: that is the cursor's work. What jitter
+# changes is the height of the peak, and half a cluster has no use for peaks. The same for
+# ten thousand clients, computed, by the length of the outage:
+
+# %%
+for outage in (0, 2, 30):
+    peaks = {
+        name: modelled(name, outage=outage).peak()
+        for name in ("no jitter", "full jitter")
+    }
+    print(f"outage of {outage:2} s, most that come back within 0.1 s: {peaks}")
+
+# %% [markdown]
+# The first delay alone decides the peak after a short outage, and the doubling flattens
+# it after a long one. The rest is the server's: it admits so many handshakes a second
+# (`admission_rate`) and sends the others away with `Retry-After`.
 #
 # ## Exercise: when to come back
 #
@@ -145,6 +208,15 @@ def delay(attempt: int, draw) -> float:
 
 # %%
 check(delay)
+
+# %% [markdown]
+# ## Mistakes
+
+# %%
+await compare("resume", "replay-then-subscribe")
+
+# %%
+await mistakes("resume")
 
 # %% [markdown]
 # ## Load
