@@ -68,6 +68,7 @@ def curves(
     steps: bool = False,
     points: bool = False,
     marks: Mapping[str, float] | None = None,
+    peaks: bool = False,
     height: float = 3.2,
 ) -> Picture:
     """Draw lines, each named at its end.
@@ -81,6 +82,7 @@ def curves(
         steps: Whether a value holds until the next.
         points: Whether each value is marked.
         marks: By name, places on the x axis.
+        peaks: Whether each line is named at its highest point, not at its end.
         height: In inches.
 
     """
@@ -122,9 +124,29 @@ def curves(
             fontsize=9,
             color=INK,
         )
-    _name_ends(axes, lines)
+    if peaks:
+        _name_peaks(axes, lines)
+    else:
+        _name_ends(axes, lines)
     ends = ", ".join(f"{name} ends at {ys[-1]:g}" for name, (_, ys) in lines.items())
     return Picture(figure, f"{title} ({y} over {x}): {ends}.")
+
+
+def _name_peaks(axes: Axes, lines: Mapping[str, Curve]) -> None:
+    """Write each line's name over its highest point."""
+    axes.margins(y=0.15)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.1)
+    for colour, (name, (xs, ys)) in zip(COLOURS, lines.items(), strict=False):
+        top = max(ys)
+        axes.annotate(
+            name,
+            (xs[list(ys).index(top)], top),
+            xytext=(0, 5),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=colour,
+            fontweight="bold",
+        )
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, Curve]) -> None:

@@ -156,12 +156,13 @@ curves(
     x="seconds since the kill",
     y="back, in each 0.05 s",
     steps=True,
+    peaks=True,
 )
 
 # %% [markdown]
 # Nobody missed a message, in either storm: that is the cursor's work. What jitter
-# changes is the height of the peak, and half a cluster has no use for peaks. The same for
-# ten thousand clients, computed, by the length of the outage:
+# changes is the height of the peak, and half a cluster has no use for peaks. The same
+# for ten thousand clients, computed, by the length of the outage:
 
 # %%
 for outage in (0, 2, 30):
