@@ -9,6 +9,8 @@ from __future__ import annotations
 from labserver.notebook.absences import absence, losses
 from labserver.notebook.charts import bars, curves, lanes, layers
 from labserver.notebook.checks import check, compare
+from labserver.notebook.fanout import costs
+from labserver.notebook.flames import flames
 from labserver.notebook.frames import frame_map, take_apart
 from labserver.notebook.peers import (
     Peer,
@@ -33,6 +35,8 @@ from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 my_guess: float | None = None
 
 __all__ = [
+    "costs",
+    "flames",
     "absence",
     "losses",
     "modelled",
