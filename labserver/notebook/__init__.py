@@ -29,12 +29,15 @@ from labserver.notebook.source import show
 from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.storms import modelled, storm
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
+from labserver.notebook.vanishing import expected, vanished
 
 # The prediction of somebody who made none; a chapter's "Predict" sets it anew. It is
 # here so that a chapter can be run from its middle.
 my_guess: float | None = None
 
 __all__ = [
+    "expected",
+    "vanished",
     "costs",
     "flames",
     "absence",

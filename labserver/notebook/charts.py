@@ -100,6 +100,7 @@ def curves(
             drawstyle="steps-post" if steps else "default",
             marker="o" if points else "",
             markersize=4,
+            clip_on=False,
         )
     if log:
         axes.set_xscale("log", base=2)

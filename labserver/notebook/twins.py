@@ -16,7 +16,7 @@ from labserver.probes import PROBES, Broken, Probe, World
 from labserver.stages import included, mistaken
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
-SHORT = 1.0  # the same for a mistake, where something that never comes is the point
+SHORT = 1.5  # the same for a mistake, where something that never comes is the point
 AT_ONCE = 4  # probes that run at a time: most of the time they wait
 NOISY = ("labserver", "websockets.server", "asyncio")
 
