@@ -153,7 +153,7 @@ class Figures:
             found[f"{name}, peak"] = f"{max(steps.values()):,} in {STEP * 1000:g} ms"
         for name, (unit, points) in self.gauges.items():
             found[name] = f"{points[-1][1]:,.0f} {unit}".rstrip()
-        return [f"  {name:<27} {found[name]}" for name in sorted(found)]
+        return [f"  {name:<29} {found[name]}" for name in sorted(found)]
 
 
 def _seconds(when: int, started: int) -> float:

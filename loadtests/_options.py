@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from _owned import is_owner
+from _shape import Steps
 from _ws import Closed, NotThisMachine, Refused, WebSocket, normal, resolve, shown
 from locust import events
 from locust.env import Environment
@@ -58,6 +60,15 @@ publish_rate = number(float, 0.1, 900)  # the server lets through 1000 a second
 payload_bytes = number(int, 120, 60_000)  # a message to the server may have 64 KiB
 
 
+FAULTS = ("none", "kill-replica", "pause-redis")
+
+
+def step(text: str) -> tuple[int, float]:
+    """Return users and seconds of a step; an argument type."""
+    users, _, seconds = text.partition(":")
+    return number(int, 1, USERS_LIMIT)(users), number(float, 1, TIME_LIMIT)(seconds)
+
+
 @events.init_command_line_parser.add_listener
 def add_options(parser: Any, **_: Any) -> None:
     parser.add_argument(
@@ -80,6 +91,37 @@ def add_options(parser: Any, **_: Any) -> None:
         default="",
         metavar="URL,URL",
         help="Servers of one cluster, for the scenario replicas. Default: --host.",
+    )
+    parser.add_argument(
+        "--scenario",
+        default="",
+        metavar="NAME,NAME",
+        include_in_web_ui=False,
+        help="Run these only (workers that are started apart need it, too): fanout, "
+        "slow_readers, replicas, reconnect_storm, idle, churn. Default: all, mixed.",
+    )
+    parser.add_argument(
+        "--fault",
+        choices=FAULTS,
+        default="none",
+        include_in_web_ui=False,
+        help="Half-way, kill the last server or pause Redis for 2 seconds. It needs "
+        "servers that belong to the test: python -m loadtests.",
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        default=False,
+        include_in_web_ui=False,
+        help="Have a second process, idle but for one connection, measure fanout too.",
+    )
+    parser.add_argument(
+        "--steps",
+        type=step,
+        default=None,
+        metavar="USERS:SECONDS",
+        include_in_web_ui=False,
+        help="Add so many users every so many seconds, up to -u, in place of -r.",
     )
     parser.add_argument(
         "--lag-limit",
@@ -239,12 +281,43 @@ def try_servers(options: Namespace) -> None:
             )
 
 
+def choose(environment: Environment) -> None:
+    """Leave only the users of ``--scenario``, and put in place what else was asked for.
+
+    Raises:
+        Unusable: There is no such scenario, or a fault that cannot be done.
+
+    """
+    options = environment.parsed_options
+    classes = environment.user_classes
+    if wanted := {each.strip() for each in options.scenario.split(",") if each.strip()}:
+        known = {each.scenario for each in classes}
+        if wanted - known:
+            raise Unusable(
+                f"there is no scenario {min(wanted - known)!r}, but "
+                f"{', '.join(sorted(known))}"
+            )
+        classes[:] = [each for each in classes if each.scenario in wanted]
+    if options.fault != "none" and not is_owner():
+        raise Unusable(
+            f"--fault {options.fault} needs servers that belong to the load test: run "
+            "`python -m loadtests` in place of `locust -f loadtests`"
+        )
+    if options.fault == "kill-replica" and "," not in options.replicas:
+        raise Unusable("--fault kill-replica needs two servers at least")
+    if options.steps:
+        environment.shape_class = Steps(
+            *options.steps, options.num_users or 1, options.run_time or DEFAULT_TIME
+        )
+
+
 # The first listener of all: what is refused here starts nothing.
 @events.init.add_listener
 def check_or_leave(environment: Environment, runner: Any, **_: Any) -> None:
     options = environment.parsed_options
     headless = bool(options.headless) and not isinstance(runner, WorkerRunner)
     try:
+        choose(environment)
         check(options, headless)
         environment.host = options.host
         if headless:

@@ -291,17 +291,17 @@ def summary(record: Record, verdict: Verdict) -> str:
     lines += [
         "",
         "generator",
-        f"  {'sent late by':<20}p50 {ms(record.slip.percentile(50)):>9}"
+        f"  {'sent late by':<29} p50 {ms(record.slip.percentile(50)):>9}"
         f"   p99 {ms(record.slip.percentile(99)):>9}   (in the latencies above)",
     ]
     if record.lag.count:
         lines.append(
-            f"  {'read late by':<20}p50 {ms(record.lag.percentile(50)):>9}"
+            f"  {'read late by':<29} p50 {ms(record.lag.percentile(50)):>9}"
             f"   p99 {ms(record.lag.percentile(99)):>9}   (not in them)"
         )
     processes = "process" if record.processes == 1 else "processes"
     lines.append(
-        f"  {'processor':<20}{record.cpu:.0%} of one core, "
+        f"  {'processor':<29} {record.cpu:.0%} of one core, "
         f"{record.processes} {processes}, {record.wall:.1f} s"
     )
     lines += ["", f"verdict  {verdict}"]
@@ -313,20 +313,20 @@ def _group(group: str, tally: Tally, record: Record) -> list[str]:
     told = f", announced gaps {tally.told:,}" if tally.told else ""
     told += f", never read {tally.unread:,}" if tally.unread else ""
     line = (
-        f"  {name:<20}{tally.delivered:,} of {tally.expected:,} delivered, "
+        f"  {name:<29} {tally.delivered:,} of {tally.expected:,} delivered, "
         f"lost {tally.lost:,}, duplicated {tally.duplicated:,}, "
         f"reordered {tally.reordered:,}{told}"
     )
     lines = [line]
     if group in record.by_design:
         for what, count in sorted(record.outcomes.get(group, {}).items()):
-            lines.append(f"  {'':<20}by design: {count}x {what}")
+            lines.append(f"  {'':<29} by design: {count}x {what}")
     return lines
 
 
 def _latency(name: str, histogram: Histogram) -> str:
     return (
-        f"  {name:<20}p50 {ms(histogram.percentile(50)):>9}"
+        f"  {name:<29} p50 {ms(histogram.percentile(50)):>9}"
         f"   p99 {ms(histogram.percentile(99)):>9}"
         f"   max {ms(histogram.highest):>9}   from due"
     )

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import gevent
 import locust
+from _beside import PROBE, Probe, compared, look, memory, strike
 from _drawing import png
 from _gallery import pictures
 from _options import TIME_LIMIT, Unusable, check_page, servers, shown
@@ -42,6 +43,7 @@ from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 QUIET = 0.4  # seconds without a message after which nothing more is expected
 DRAIN_LIMIT = 5.0  # seconds
 SETTLE_LIMIT = 5.0  # seconds that publishers wait for the crowd to be there
+UNTIMED = 30.0  # seconds that a run without an end is taken to last, for its faults
 WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
 log = logging.getLogger("loadtests")
 
@@ -50,6 +52,7 @@ class Member(Protocol):
     """What a run asks a user when it is over."""
 
     joined: bool
+    stays: bool  # else nobody waits for it to have joined
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once."""
@@ -77,6 +80,11 @@ class Run:
         self.started = 0.0
         self.faults: list[dict[str, Any]] = []  # what was done to the servers
         self.started_cpu = 0.0
+        self.storm_at = 0  # when reconnect_storm begins, monotonic ns
+        self.storm_kills = False  # whether the storm is the death of a server
+        self.striking: gevent.Greenlet | None = None
+        self.probe: Probe | None = None
+        self.before: dict[str, dict[str, float]] = {}  # samples before the first user
         self.sampler: Sampler | None = None
         self.scraper: Scraper | None = None
         self.verdict: Verdict | None = None
@@ -103,7 +111,7 @@ class Run:
         settled, deadline = self.settled, time.monotonic() + SETTLE_LIMIT
         self.spawned.wait(SETTLE_LIMIT)
         while time.monotonic() < deadline:
-            if all(member.joined for member in self.members):
+            if all(member.joined or not member.stays for member in self.members):
                 break
             gevent.sleep(0.02)
         if settled is self.settled:  # still the same run
@@ -167,10 +175,16 @@ def begin(environment: Environment, **_: Any) -> None:
             f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
         )
         options.run_began = time.monotonic_ns()
+        length = round((options.run_time or UNTIMED) * 1e9)
+        options.run_half = options.run_began + length // 2
+        options.storm_at = options.run_began + length * 2 // 5
+        killing = options.fault == "kill-replica"
+        options.storm_kills = killing and scenario == "reconnect_storm"
     else:
         options.host = environment.host  # its master's, not what it was started with
     step = period(options.run_time or TIME_LIMIT)
     RUN.begin(options.run_name, options.results, options.run_began, step)
+    RUN.storm_at, RUN.storm_kills = options.storm_at, options.storm_kills
     if isinstance(runner, MasterRunner):
         RUN.workers = runner.worker_count
     if not isinstance(runner, WorkerRunner) and not options.headless:
@@ -184,7 +198,28 @@ def begin(environment: Environment, **_: Any) -> None:
         # A page that somebody forgot must not load the machine for ever.
         gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
     if not isinstance(runner, WorkerRunner):
-        RUN.scraper = Scraper(servers(options), options.run_began, step)
+        begin_beside(environment, step)
+
+
+def begin_beside(environment: Environment, step: float) -> None:
+    """Start what one process does for all of them."""
+    options, runner = environment.parsed_options, environment.runner
+    everywhere = servers(options)
+    RUN.before = look(everywhere)
+    RUN.scraper = Scraper(everywhere, options.run_began, step)
+    if options.probe:
+        RUN.probe = Probe(everywhere[0], RUN.room("fanout"))
+
+    def announce(text: str) -> None:
+        RUN.fault(text)
+        if isinstance(runner, MasterRunner):
+            runner.send_message("lab_fault", text)
+            gevent.sleep(0.2)  # they must know before they feel it
+
+    if options.fault != "none":
+        when = options.storm_at if options.storm_kills else options.run_half
+        count = len(options.replicas.split(","))
+        RUN.striking = gevent.spawn(strike, options.fault, count, when, announce)
 
 
 @events.spawning_complete.add_listener
@@ -233,6 +268,7 @@ def listen(environment: Environment, runner: Any, **_: Any) -> None:
     if isinstance(runner, WorkerRunner):
         # Concurrent: while a worker drains, it must go on hearing its master.
         runner.register_message("lab_finish", finish, concurrent=True)
+        runner.register_message("lab_fault", hear_of_fault, concurrent=True)
     elif isinstance(runner, MasterRunner):
         runner.register_message("lab_part", took)
 
@@ -241,6 +277,10 @@ def finish(environment: Environment, **_: Any) -> None:
     """Drain this worker and tell the master what it found."""
     drain(environment)
     environment.runner.send_message("lab_part", RUN.record.as_json())
+
+
+def hear_of_fault(msg: Any, **_: Any) -> None:
+    RUN.fault(msg.data)
 
 
 def took(msg: Any, **_: Any) -> None:
@@ -258,6 +298,7 @@ def conclude(environment: Environment, **_: Any) -> None:
     local = not isinstance(runner, MasterRunner)
     record = merged([RUN.record] if local else RUN.parts)
     failures = sum(error.occurrences for error in runner.errors.values())
+    conclude_beside(record, options)
     missing = 0 if local else max(0, RUN.workers - len(RUN.parts))
     for error in runner.exceptions.values():
         record.problems[f"the load test itself: {error['msg']}"] += error["count"]
@@ -279,6 +320,21 @@ def conclude(environment: Environment, **_: Any) -> None:
     if not options.headless:
         print(RUN.text, flush=True)
         RUN.text = ""  # said
+
+
+def conclude_beside(record: Record, options: Any) -> None:
+    """End what went on beside the users, and add what it found."""
+    if RUN.striking is not None:
+        RUN.striking.kill()
+    if RUN.probe is not None and (seen := RUN.probe.stop()) is not None:
+        record.own("fanout").histogram(PROBE).add(seen)
+        crowd = record.histogram("fanout/subscribers")
+        record.notes["fanout"] = compared(seen, crowd)
+    if "idle" in record.scenarios() and RUN.scraper is not None:
+        step = period(options.run_time or TIME_LIMIT)
+        alone = record.scenarios() == ["idle"]
+        own, samples = record.own("idle"), RUN.scraper.samples
+        memory(own, RUN.before, samples, record.began, step, alone)
 
 
 def timeline(record: Record, options: Any) -> list[dict[str, Any]]:

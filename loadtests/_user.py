@@ -1,16 +1,18 @@
 """Users that speak the lab's protocol. They are abstract: scenarios name concrete ones.
 
 A user is one connection in one greenlet. It connects inside its task, never in
-``on_start``, where an error would end it for good; after a failure it waits with
-full jitter, since a failing task is called again at once.
+``on_start``, where an error would end it for good. When it loses its connection it
+comes back as :class:`labserver.client.Client` does: full jitter, its cursor in hand,
+and not where it is not welcome. To lose it is a failure of the run, unless a fault was
+done to the servers or the loss is the scenario's subject.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import gevent
@@ -19,22 +21,21 @@ from _audit import Audit
 from _budget import Budget
 from _options import USERS_LIMIT, token, urls, user_name
 from _run import RUN
-from _ws import Closed, NotThisMachine, WebSocket, normal
+from _ws import Closed, NotThisMachine, Refused, WebSocket, normal
 from locust import User, task
 from locust.env import Environment
+from websockets.frames import Frame
 
+from labserver.client import Backoff
 from labserver.closing import Return, comes_back
 from labserver.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
 
-BACKOFF_FIRST, BACKOFF_MOST = 0.1, 5.0  # seconds
 ANSWER_TIMEOUT = 5.0  # seconds
-# Locust's bookkeeping of one event costs about as much as parsing a message. It is
-# shown one in so many, and the name of the row says so; our own figures have them all.
+REFUSED_FOR_NOW = (429, 500, 502, 503, 504)
+# Locust's bookkeeping of one event costs more than all else that a message costs. It
+# is shown one in so many, and the name of the row says so; our own figures have all.
 EVENT_EVERY = 100
-# gevent's loop (libev on epoll) waits whole milliseconds. The last one before a
-# message is due is spent looking, so that a publisher is not late by design; unless it
-# has so many to send that it would do nothing else.
-TIMER_STEP = 1_200_000  # ns
+BUDGET_EVERY = 10
 
 
 class Stamp(msgspec.Struct):
@@ -55,6 +56,7 @@ class Delivery(msgspec.Struct, tag_field="type", tag="message"):
 
 FromServer = Delivery | Joined | Ack | Error | Gap | Hello | Left | Pong
 decode = msgspec.json.Decoder(FromServer).decode
+turns: defaultdict[type, Iterator[int]] = defaultdict(itertools.count)
 
 
 class LabUser(User):
@@ -65,6 +67,8 @@ class LabUser(User):
     scenario: ClassVar[str]
     label: ClassVar[str] = "subscribers"
     by_design: ClassVar[bool] = False  # its lateness and losses are the subject
+    across: ClassVar[bool] = False  # whether its kind takes the servers in turn
+    stays: ClassVar[bool] = True  # whether publishers wait until it has joined
     receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
     count = itertools.count()  # of all users in this process
 
@@ -84,23 +88,42 @@ class LabUser(User):
         self.socket: WebSocket | None = None
         self.audit = Audit(self.room)
         self.replica = ""
+        self.heartbeat: float | None = None  # seconds between the server's pings
         self.joined = False
         self.connected_at = 0
-        self.failures = 0
+        self.lost_at = 0  # when the connection ended that it had before, monotonic ns
+        self.backoff = self.new_backoff()
+        # The n-th user of each class goes to the n-th server, in every process.
+        offset = getattr(environment.runner, "worker_index", 0)
+        self.servers = urls(environment.parsed_options) if self.across else []
+        self.turn = next(turns[type(self)]) + max(0, offset)
         self.received = 0
         self.accounted = False
         RUN.members.add(self)
 
     def url(self) -> str:
         """Return where to connect."""
+        if self.servers:
+            return self.servers[self.turn % len(self.servers)]
         return normal(self.host)
+
+    def new_backoff(self) -> Backoff:
+        """Return when to try again: soon at first, since a run is short."""
+        return Backoff(first=0.1, cap=5.0, stable=2.0)
 
     # Life
 
     @task
     def live(self) -> None:
-        """Be connected once, from handshake to end. Locust calls it again."""
-        if RUN.draining or len(RUN.members) > USERS_LIMIT:
+        """Be there once. Locust calls it again, and would call an override as well."""
+        self.attend()
+
+    def attend(self) -> None:
+        """Be connected, from handshake to end."""
+        if RUN.drained.is_set() or (RUN.draining and not self.connected_at):
+            gevent.sleep(1)
+            return
+        if len(RUN.members) > USERS_LIMIT:
             gevent.sleep(1)
             return
         started = time.perf_counter()
@@ -108,18 +131,16 @@ class LabUser(User):
             self.connect()
         except NotThisMachine as exc:
             self.fail("connect", started, exc)
-            gevent.sleep(BACKOFF_MOST)
-            return
+            self.stay_away()
         except OSError as exc:
-            self.fail("connect", started, exc)
-            self.back_off()
-            return
-        self.failures = 0
-        started = time.perf_counter()
-        try:
-            self.converse()
-        except OSError as exc:
-            self.lost_connection(started, exc)
+            self.not_connected(started, exc)
+        else:
+            started = time.perf_counter()
+            try:
+                self.converse()
+            except OSError as exc:
+                self.hang_up()
+                self.lost_connection(started, exc)
         finally:
             self.hang_up()
 
@@ -127,9 +148,10 @@ class LabUser(User):
         """Open a socket, hear the hello, join the room."""
         started = time.perf_counter()
         self.socket = WebSocket(self.url(), token(self.name), self.receive_buffer)
+        self.socket.frames.control = self.control
         try:
             hello = self.await_message(Hello)
-            self.replica = hello.replica
+            self.replica, self.heartbeat = hello.replica, hello.heartbeat
             self.fire("connect", started)
             started = time.perf_counter()
             join: dict[str, Any] = {"type": "join", "room": self.room, "ref": "join"}
@@ -141,6 +163,9 @@ class LabUser(User):
             self.fire("join", started)
             self.joined = True
             self.connected_at = time.monotonic_ns()
+            if self.lost_at:
+                self.came_back((self.connected_at - self.lost_at) // 1000)
+                self.lost_at = 0
         except BaseException:
             self.hang_up()
             raise
@@ -166,30 +191,59 @@ class LabUser(User):
 
     def hang_up(self) -> None:
         socket, self.socket = self.socket, None
+        self.joined = False
         if socket is not None:
             socket.close()
 
+    def excused(self) -> bool:
+        """Return whether losing a connection, or not getting one, is no failure."""
+        return self.by_design or RUN.draining or bool(RUN.faults)
+
+    def not_connected(self, started: float, exc: OSError) -> None:
+        """Decide what a failed attempt means, and wait before the next."""
+        status = exc.status if isinstance(exc, Refused) else None
+        if not (self.excused() or (status in REFUSED_FOR_NOW and self.lost_at)):
+            self.fail("connect", started, exc)
+        if status is not None and status not in REFUSED_FOR_NOW:
+            self.stay_away()
+            return
+        self.turn += 1  # perhaps another server is there
+        asked = exc.retry_after if isinstance(exc, Refused) else 0.0
+        # Everybody was told the same number: the jitter comes on top.
+        gevent.sleep(asked + self.backoff.next())
+
     def lost_connection(self, started: float, exc: OSError) -> None:
         """Decide what the end of a connection means, and whether to come back."""
+        self.lost_at = time.monotonic_ns()
+        self.backoff.lasted((self.lost_at - self.connected_at) / 1e9)
         code = exc.code if isinstance(exc, Closed) else None
         if self.by_design:
             self.outcome("cut off without a goodbye" if code == 1006 else str(exc))
-        elif not RUN.draining:
+        elif not self.excused():
             self.fail("connection", started, exc)
         match comes_back(None if code == 1006 else code):
             case Return.NEVER | Return.NEW_TOKEN:
-                while not RUN.draining:  # the answer would be the same
-                    gevent.sleep(1)
+                self.stay_away()  # the answer would be the same
             case Return.LATER:
-                gevent.sleep(random.uniform(BACKOFF_MOST / 2, BACKOFF_MOST))
+                gevent.sleep(self.backoff.next() + self.backoff.first)
             case Return.SOON:
-                self.back_off()
+                gevent.sleep(self.backoff.next())
 
-    def back_off(self) -> None:
-        """Wait before the next attempt: the cap first, then the jitter."""
-        most = min(BACKOFF_MOST, BACKOFF_FIRST * 2**self.failures)
-        self.failures = min(self.failures + 1, 16)
-        gevent.sleep(random.uniform(0, most))
+    def came_back(self, microseconds: int) -> None:
+        """Take note of an outage that is over."""
+
+    def not_back(self) -> None:
+        """Take note that the run is over and this user never got back."""
+        if not self.by_design:
+            self.problem(f"{self.scenario}: a user did not get back until the end")
+
+    def stay_away(self) -> None:
+        """Wait for the end of the run."""
+        while not RUN.draining:
+            gevent.sleep(1)
+
+    def control(self, frame: Frame) -> None:
+        """Take note of a ping, which has been answered."""
 
     # Messages
 
@@ -234,6 +288,7 @@ class LabUser(User):
             self.fire(
                 f"message (1 of {EVENT_EVERY})", milliseconds=late / 1000, size=size
             )
+        if self.received % BUDGET_EVERY == 0:
             sent = message.payload.sent
             self.budget.record(
                 (sent - message.payload.due) // 1000,
@@ -286,12 +341,24 @@ class LabUser(User):
         """Note what became of a user that is slow by design."""
         self.record.outcomes.setdefault(self.crowd, Counter())[what] += 1
 
+    def side(self, message: Delivery) -> str:
+        """Return whether a message came from the server that this user is on."""
+        same = message.payload.replica == self.replica
+        return "same replica" if same else "other replica"
+
+    def outage(self, microseconds: int) -> None:
+        """Note how long this user was without a connection."""
+        own = self.record.own(self.scenario)
+        own.counts["came back"] += 1
+        own.histogram("outage").record(microseconds)
+
     def place(self) -> str:
         """Return the numbering that seqs belong to: a new one starts with its epoch."""
         return f"{self.room} {self.audit.epoch}"
 
     def pending(self) -> bool:
-        return False
+        # Who has lost its connection comes back to hear what it missed.
+        return bool(self.lost_at) and not self.by_design
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once.
@@ -310,154 +377,11 @@ class LabUser(User):
         if self.audit.epoch is None:
             return
         self.record.reached(self.place(), self.audit.last())
-        if final:
+        if final and self.lost_at:
+            self.not_back()
+        elif final:
             self.record.ended(self.crowd, self.place(), self.audit.last())
 
     def on_stop(self) -> None:
         self.account(final=False)
         self.hang_up()
-
-
-class Publisher(LabUser):
-    """A member that publishes on a schedule of its own, whatever the server does.
-
-    Open-loop: when a message is due does not depend on when the one before was
-    answered. A publisher that waits for answers stops asking while the server is
-    frozen, and so hides the freeze (coordinated omission).
-    """
-
-    abstract = True
-
-    payload_least: ClassVar[int] = 0  # bytes
-
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        options = environment.parsed_options
-        self.period = round(1e9 / options.publish_rate)
-        self.look_ahead = TIMER_STEP if self.period > 16 * TIMER_STEP else 0
-        self.due = 0  # of the next message, monotonic ns
-        self.sent_at: dict[int, int] = {}  # ref -> when, for what awaits its ack
-        self.sent = 0
-        self.payload_bytes = max(options.payload_bytes, self.payload_least)
-        if self.payload_bytes > options.payload_bytes:
-            self.record.notes[self.scenario] = (
-                f"Payloads in this room have {self.payload_bytes:,} bytes."
-            )
-
-    def converse(self) -> None:
-        while not RUN.settled.is_set():
-            self.read(0.02)
-        if not self.due:
-            # Publishers that start together should not speak together.
-            self.due = time.monotonic_ns() + random.randrange(self.period)
-        while not RUN.draining:
-            left = self.due - time.monotonic_ns()
-            if left <= 0:
-                self.publish()
-            elif left > self.look_ahead:
-                self.read((left - self.look_ahead) / 1e9)
-            else:
-                gevent.sleep(0)
-        super().converse()
-
-    def publish(self) -> None:
-        """Send the message that is due."""
-        self.sent += 1
-        sent = time.monotonic_ns()
-        head = b'{"due":%d,"sent":%d,"replica":%b,"pad":"' % (
-            self.due,
-            sent,
-            msgspec.json.encode(self.replica),
-        )
-        payload = head.ljust(self.payload_bytes - 2, b".") + b'"}'
-        self.sent_at[self.sent] = sent
-        if self.due >= self.connected_at:
-            # What fell due during an outage is late by the server's doing.
-            self.record.slip.record((sent - self.due) // 1000)
-        self.record.published[self.scenario] += 1
-        self.due += self.period
-        self.socket.send(
-            b'{"type":"publish","room":"%b","ref":%d,"payload":%b}'
-            % (self.room.encode(), self.sent, payload)
-        )
-        self.fire("publish", size=len(payload))
-
-    def answered(self, message: Any) -> None:
-        if isinstance(message, Ack):
-            self.record.reached(self.place(), message.seq)
-            sent = self.sent_at.pop(message.ref, None)
-            if sent is not None:
-                self.fire("ack", milliseconds=(self.socket.arrived - sent) / 1e6)
-            return
-        if isinstance(message, Error):
-            self.sent_at.pop(message.ref, None)
-        super().answered(message)
-
-    def pending(self) -> bool:
-        return bool(self.sent_at) and self.socket is not None
-
-    def account(self, final: bool) -> None:
-        if not self.accounted and final:
-            self.record.unanswered += len(self.sent_at)
-        super().account(final)
-
-
-class SlowReader(LabUser):
-    """A reader that takes less than it is sent, on a small window.
-
-    What happens to it is decided by the server's policy, and is no failure of the run;
-    only what no policy allows is: a silent hole, a message twice, a wrong order.
-    """
-
-    abstract = True
-
-    by_design = True
-    receive_buffer = 4096  # bytes: the kernel should not read for it
-
-    def delivered(self, message: Delivery, size: int) -> None:
-        # Its own slowness is the subject: until it has read, it has not got it.
-        read = self.socket.arrived + (self.socket.lag or 0)
-        self.latency.record((read - message.payload.due) // 1000)
-
-    def read(self, timeout: float | None, size: int = 65536) -> None:
-        """Read once; how late that is says nothing about the generator."""
-        if messages := self.socket.receive(timeout, size):
-            self.took(messages)
-
-    def took(self, messages: list[bytes]) -> None:
-        RUN.active = time.monotonic_ns()
-        for data in messages:
-            self.handle(data)
-
-    def account(self, final: bool) -> None:
-        if final and not self.accounted and self.socket is not None:
-            self.outcome("still connected at the end")
-        super().account(final)
-
-
-class AcrossReplicas:
-    """Mixed into users that take the servers of ``--replicas`` in turn."""
-
-    label = "members"
-    turns = itertools.count()
-
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)  # type: ignore[call-arg]
-        # The n-th user of each class goes to the n-th server, in every process.
-        offset = getattr(environment.runner, "worker_index", 0)
-        self.turn = next(type(self).turns) + max(0, offset)
-        servers = urls(environment.parsed_options)
-        self.server = servers[self.turn % len(servers)]
-        if len(servers) == 1:
-            self.record.notes[self.scenario] = (
-                "One server only: --replicas URL,URL compares those of a cluster."
-            )
-
-    def url(self) -> str:
-        return self.server
-
-    def delivered(self, message: Delivery, size: int) -> None:
-        same = message.payload.replica == self.replica
-        side = "same replica" if same else "other replica"
-        self.latency = self.record.histogram(f"{self.scenario}/{side}")
-        super().delivered(message, size)

@@ -1,11 +1,9 @@
 """A WebSocket client for crowds: one file descriptor and one greenlet a connection.
 
-The handshake, control frames, fragments and every error are the business of
-:class:`websockets.client.ClientProtocol`, which does no I/O. What a crowd receives by
-the hundred thousand is one kind of frame, whole and unmasked: those are cut out of the
-stream here, in a loop without generators, and never reach the protocol. What the
-library's ready-made clients add (threads, locks, queues) costs more per message than a
-server needs to send it, and then the client is what one measures: ``python -m
+The protocol is ``websockets``', which does no I/O (:mod:`_frames` has the short cut);
+the socket is a plain one, and gevent's loop says when to read it. What the library's
+ready-made clients add (threads, locks, queues) costs more per message than a server
+needs to send it, and then the client is what one measures: ``python -m
 loadtests._cost`` shows it beside them.
 
 It speaks to this machine only: a load generator that can be pointed at anybody is a
@@ -25,12 +23,12 @@ from collections.abc import Callable
 from urllib.parse import urlsplit, urlunsplit
 
 import gevent
+from _frames import SIZE_LIMIT, Frames
 from gevent import socket
 from gevent.event import AsyncResult
 from gevent.monkey import get_original
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
-from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
@@ -48,8 +46,6 @@ ANCILLARY_SIZE = socket.CMSG_SPACE(TIMESPEC.size) if KERNEL_TIME else 0
 # read and the moment at which its bytes have been taken out.
 BUFFER = bytearray(READ_SIZE)
 VIEW = memoryview(BUFFER)
-WHOLE = (0x81, 0x82)  # first byte: text or binary, not in fragments, no extension
-SIZE_LIMIT = 2**20  # bytes of a message; what is larger is the protocol's to refuse
 PlainSocket = get_original("socket", "socket")
 poll = get_original("select", "poll")
 GONE = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR need no asking for
@@ -62,9 +58,11 @@ class NotThisMachine(Exception):
 class Refused(ConnectionError):
     """The server answered the handshake with something else than an upgrade."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, retry_after: str = "") -> None:
         super().__init__(f"HTTP {status}: {detail}")
         self.status = status
+        number = retry_after.isascii() and retry_after.isdigit()
+        self.retry_after = min(float(retry_after), 3600.0) if number else 0.0
 
 
 class Closed(ConnectionError):
@@ -145,6 +143,7 @@ class WebSocket:
         arrived: When the data of the last read reached this machine, on the clock of
             ``time.monotonic_ns``. With several segments in one read, the last one's.
         lag: Nanoseconds between that and the read, None where nobody tells.
+        frames: Its incoming side, where ``control`` may be set.
 
     """
 
@@ -152,8 +151,7 @@ class WebSocket:
         self.protocol = ClientProtocol(parse_uri(url), max_size=SIZE_LIMIT)
         self.arrived = 0
         self.lag: int | None = None
-        self._rest = b""  # of the last read: the beginning of a frame
-        self._fragments: list[bytes] = []
+        self.frames = Frames(self.protocol)
         self._early: list[bytes] = []
         self._unsent = b""
         self._emptied = False
@@ -212,7 +210,7 @@ class WebSocket:
         self.protocol.receive_data(head[:rest])
         if self.protocol.state is OPEN:
             self.protocol.events_received()
-            self._early = self._cut(head[rest:])
+            self._early = self.frames.cut(head[rest:])
             return
         data = head[rest:]
         while self.protocol.handshake_exc is None:  # the body of a refusal
@@ -226,7 +224,9 @@ class WebSocket:
         if isinstance(problem, InvalidStatus):
             response = problem.response
             body = bytes(response.body or b"").decode(errors="replace").strip()
-            raise Refused(response.status_code, body or response.reason_phrase)
+            later = response.headers.get("Retry-After", "")
+            reason = body or response.reason_phrase
+            raise Refused(response.status_code, reason, later)
         raise Refused(0, str(problem))
 
     def _wait_and_read(self) -> bytes:
@@ -249,19 +249,27 @@ class WebSocket:
         if self._early:
             early, self._early = self._early, []
             return early
-        # A read that came back short has emptied the socket: to try again before
-        # waiting would cost a system call and an exception for each message.
-        if self._emptied and timeout != 0:
-            if timeout is None:
-                self._hub.wait(self._readable)
-            else:
-                with gevent.Timeout(timeout, False):
-                    self._hub.wait(self._readable)
-        try:
-            return self._take(size)
-        except BlockingIOError:
-            self._emptied = True
-            return []
+        while True:
+            # A read that came back short has emptied the socket: to try again before
+            # waiting would cost a system call and an exception for each message.
+            if self._emptied and timeout != 0 and not self._wait(timeout):
+                return []
+            try:
+                return self._take(size)
+            except BlockingIOError:
+                if timeout == 0:
+                    return []
+                self._emptied = True
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Return whether there is something to read, within so many seconds."""
+        if timeout is None:
+            self._hub.wait(self._readable)
+            return True
+        with gevent.Timeout(timeout, False):
+            self._hub.wait(self._readable)
+            return True
+        return False
 
     def listen(self, handle: Callable[[list[bytes]], None]) -> None:
         """Have ``handle`` called with the messages of each read.
@@ -298,8 +306,9 @@ class WebSocket:
         count = self._read(size)
         self._emptied = count < size
         if count:
-            data = self._rest + VIEW[:count] if self._rest else bytes(VIEW[:count])
-            messages = self._cut(data)
+            messages = self.frames.cut(bytes(VIEW[:count]))
+            if self.protocol.writes:
+                self._flush()
         else:
             self.protocol.receive_eof()
             messages = []
@@ -365,55 +374,6 @@ class WebSocket:
         except (ConnectionResetError, BrokenPipeError):
             raise Closed(1006, "connection reset") from None
         return count
-
-    def _cut(self, data: bytes) -> list[bytes]:
-        """Return the whole messages in ``data``, and keep the beginning of the next."""
-        messages = []
-        start, end = 0, len(data)
-        while end - start >= 2:
-            first, size, body = data[start], data[start + 1], start + 2
-            if size > 127:  # masked, which no server may do
-                self._give(data[start:])
-                start = end
-                break
-            if size > 125:
-                body += 2 if size == 126 else 8
-                if body > end:
-                    break
-                size = int.from_bytes(data[start + 2 : body], "big")
-                if size > SIZE_LIMIT:
-                    self._give(data[start:body])
-                    start = end
-                    break
-            stop = body + size
-            if stop > end:
-                break
-            if first in WHOLE and not self._fragments:
-                messages.append(data[body:stop])
-            else:
-                messages += self._give(data[start:stop])
-            start = stop
-        self._rest = data[start:] if start else data
-        return messages
-
-    def _give(self, data: bytes) -> list[bytes]:
-        """Have the protocol decide what a frame means, and answer it if need be."""
-        self.protocol.receive_data(data)
-        messages = []
-        for event in self.protocol.events_received():
-            assert isinstance(event, Frame)
-            if event.opcode not in DATA_OPCODES:
-                self.control(event)
-                continue
-            self._fragments.append(bytes(event.data))
-            if event.fin:
-                messages.append(b"".join(self._fragments))
-                self._fragments.clear()
-        self._flush()
-        return messages
-
-    def control(self, frame: Frame) -> None:
-        """Take note of a ping, pong or close, which has been answered already."""
 
     def _flush(self) -> None:
         """Write what there is to say, waiting for the socket to take it.

@@ -4,7 +4,8 @@ The question: how long after a message was due has everybody got it, and does ev
 get it at all?
 """
 
-from _user import LabUser, Publisher
+from _publisher import Publisher
+from _user import LabUser
 
 
 class FanoutPublisher(Publisher):
@@ -18,4 +19,4 @@ class FanoutSubscriber(LabUser):
     """Joins and listens."""
 
     scenario = "fanout"
-    weight = 10
+    weight = 8

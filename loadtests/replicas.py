@@ -1,25 +1,41 @@
 """Replicas: readers on every server of a cluster, one publisher on the first.
 
 The question: what does the way through the broker cost, compared with a reader on the
-publisher's own replica? With one server it degrades to a fan-out.
+publisher's own replica? With one server it degrades to a fan-out. With ``--fault`` a
+server is killed or Redis is paused half-way, and the question is who notices.
 """
 
-import itertools
+from _publisher import Publisher
+from _user import Delivery, LabUser
 
-from _user import AcrossReplicas, LabUser, Publisher
 
-
-class ReplicaPublisher(AcrossReplicas, Publisher):
+class ReplicaPublisher(Publisher):
     """Publishes through the first server."""
 
     scenario = "replicas"
+    label = "members"
+    across = True
     fixed_count = 1
-    turns = itertools.count()
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        self.latency = self.record.histogram(f"{self.scenario}/{self.side(message)}")
+        super().delivered(message, size)
+
+    def came_back(self, microseconds: int) -> None:
+        self.outage(microseconds)
 
 
-class ReplicaReader(AcrossReplicas, LabUser):
+class ReplicaReader(LabUser):
     """Listens on the server whose turn it is."""
 
     scenario = "replicas"
+    label = "members"
+    across = True
     weight = 4
-    turns = itertools.count()
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        self.latency = self.record.histogram(f"{self.scenario}/{self.side(message)}")
+        super().delivered(message, size)
+
+    def came_back(self, microseconds: int) -> None:
+        self.outage(microseconds)

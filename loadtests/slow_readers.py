@@ -1,12 +1,15 @@
-"""Slow readers: one that stalls and one that dawdles, in a room with healthy ones.
+"""Slow readers: one stalls, one dawdles, one does both by turns, in a healthy room.
 
 The question: do the healthy ones notice? And what becomes of the others: closed, told
-what they missed, or served late?
+what they missed, or served late? ``python -m
+loadtests`` asks each outbox policy of the server.
 """
 
 import gevent
+from _publisher import Publisher
 from _run import RUN
-from _user import LabUser, Publisher, SlowReader
+from _slow import SlowReader
+from _user import LabUser
 
 
 class SlowRoomPublisher(Publisher):
@@ -23,6 +26,7 @@ class HealthyReader(LabUser):
 
     scenario = "slow_readers"
     label = "healthy"
+    across = True
     weight = 3
 
 
@@ -54,4 +58,21 @@ class ThrottledReader(SlowReader):
         while not RUN.draining:
             self.read(None, self.sip)
             gevent.sleep(0.1)
+        super().converse()
+
+
+class OscillatingReader(SlowReader):
+    """Reads all there is for a second, and nothing in the next, until the end."""
+
+    scenario = "slow_readers"
+    label = "oscillating"
+    fixed_count = 1
+    receive_buffer = 32_768
+    phase = 1.0  # seconds
+
+    def converse(self) -> None:
+        while not RUN.draining:
+            with gevent.Timeout(self.phase, False):
+                super().converse()
+            gevent.sleep(self.phase)
         super().converse()

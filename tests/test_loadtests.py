@@ -387,11 +387,11 @@ async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
 
 
 class LossyServer:
-    """Speaks the contract, and keeps every tenth message from its first member."""
+    """Speaks the contract, and loses one delivery in a thousand."""
 
     def __init__(self) -> None:
         self.members: list[ServerConnection] = []
-        self.seq = self.dropped = 0
+        self.seq = self.deliveries = self.dropped = 0
 
     async def converse(self, connection: ServerConnection) -> None:
         await self.send(
@@ -417,8 +417,9 @@ class LossyServer:
                 **{"room": message["room"], "seq": self.seq, "from": "u"},
                 "payload": message["payload"],
             }
-            for index, member in enumerate(self.members):
-                if index == 0 and self.seq % 10 == 0:
+            for member in self.members:
+                self.deliveries += 1
+                if self.deliveries % 1000 == 0:
                     self.dropped += 1
                 else:
                     await self.send(member, news)
@@ -435,15 +436,16 @@ async def test_injected_loss_is_counted_exactly_and_fails_the_run(
     async with serve(lossy.converse, "127.0.0.1", 0, compression=None) as server:
         port = server.sockets[0].getsockname()[1]
         code, out, _ = await locust(
-            *("--host", f"ws://127.0.0.1:{port}", "-u", "3", "-r", "3", "-t", "2s"),
-            *("--publish-rate", "50", "--results", str(tmp_path)),
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "10", "-r", "10", "-t", "4s"),
+            *("--publish-rate", "100", "--results", str(tmp_path)),
             *("FanoutPublisher", "FanoutSubscriber"),
             LAB_TOKEN="any",
         )
     assert code == 1, out
     tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
     assert tally["lost"] == lossy.dropped > 0
-    assert tally["expected"] == 3 * lossy.seq
+    assert tally["expected"] == 10 * lossy.seq == lossy.deliveries
+    assert lossy.dropped == lossy.deliveries // 1000
     assert f"{lossy.dropped} lost in fanout/subscribers" in out
 
 

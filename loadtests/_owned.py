@@ -1,0 +1,130 @@
+"""Servers that belong to a load test, so that it may do them harm.
+
+Both sides of a socket: whoever runs the servers (``python -m loadtests``) listens, and
+the load test asks for a fault at the moment that its schedule names. It is not given
+process ids: the owner knows what its processes are, also after one has ended.
+
+The requests are lines: ``kill N`` (the N-th server, with SIGKILL) and ``pause SECONDS``
+(Redis, with SIGSTOP, and by itself goes on). The answer is ``done`` or a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from labserver.cluster import Replica, start_replica
+from labserver.embedded import EmbeddedRedis, embedded_redis
+
+CONTROL = "LAB_LOAD_CONTROL"  # names the socket, for the load test
+PAUSE_LIMIT = 30.0  # seconds
+ANSWER_TIMEOUT = 10.0
+
+
+@dataclass
+class Owned:
+    """Servers, and what a load test must find in its environment to use them."""
+
+    replicas: list[Replica]
+    redis: EmbeddedRedis
+    environment: dict[str, str]
+
+    @property
+    def urls(self) -> list[str]:
+        return [replica.url for replica in self.replicas]
+
+    async def obey(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Do what one line asks for, and answer."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                line = (await reader.readline()).decode()
+            word, _, value = line.strip().partition(" ")
+            match word:
+                case "kill":
+                    await self.replicas[int(value)].stop(signal.SIGKILL)
+                case "pause":
+                    seconds = min(float(value), PAUSE_LIMIT)
+                    self.redis.signal(signal.SIGSTOP)
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(seconds, self.redis.signal, signal.SIGCONT)
+                case _:
+                    raise ValueError(f"what is {word[:20]!r}?")
+            answer = "done"
+        except (ValueError, IndexError, OSError) as exc:
+            answer = str(exc) or type(exc).__name__
+        writer.write(answer.encode() + b"\n")
+        writer.close()
+
+
+@asynccontextmanager
+async def owned(
+    count: int = 2, *arguments: str, secret: str = ""
+) -> AsyncIterator[Owned]:
+    """Run servers on a Redis of their own, and listen for requests to harm them.
+
+    Args:
+        count: Servers.
+        arguments: Further arguments of ``labserver serve``, for each.
+        secret: Signs tokens; made up when empty.
+
+    """
+    secret = secret or secrets.token_urlsafe(32)
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(embedded_redis())
+        # A frozen Redis neither ends nor lets the servers drain.
+        stack.callback(redis.signal, signal.SIGCONT)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="loadtests-"))
+        path = str(Path(folder) / "control")
+        replicas: list[Replica] = []
+        environment = {"LAB_SECRET": secret, CONTROL: path}
+        result = Owned(replicas, redis, environment)
+
+        async def stop() -> None:
+            redis.signal(signal.SIGCONT)
+            await asyncio.gather(*(replica.stop() for replica in replicas))
+
+        stack.push_async_callback(stop)
+        for number in range(count):
+            replica = await start_replica(
+                *("resume", "--replica", f"replica-{number + 1}", *arguments),
+                secret=secret,
+                environment={"LAB_REDIS_URL": redis.url},
+            )
+            replicas.append(replica)
+        server = await asyncio.start_unix_server(result.obey, path)
+        stack.callback(server.close)
+        yield result
+
+
+# The load test's side
+
+
+def is_owner() -> bool:
+    """Return whether the servers may be harmed."""
+    return CONTROL in os.environ
+
+
+def ask(line: str) -> None:
+    """Ask for a fault, and wait until it is done.
+
+    Raises:
+        OSError: It was not; the message says why.
+
+    """
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(ANSWER_TIMEOUT)
+        control.connect(os.environ[CONTROL])
+        control.sendall(line.encode() + b"\n")
+        answer = control.recv(1000).decode().strip()
+    if answer != "done":
+        raise OSError(f"{line}: {answer}")

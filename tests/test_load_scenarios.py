@@ -1,0 +1,199 @@
+"""The scenarios of the load tests that break, empty and storm what they load."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_loadtests import LOADTESTS, SECRET, figures, locust, written
+from websockets.client import ClientProtocol
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import OPEN
+from websockets.uri import parse_uri
+
+from labserver.cluster import running_replica
+
+sys.path.append(str(LOADTESTS))
+_frames = importlib.import_module("_frames")
+_owned = importlib.import_module("_owned")
+
+# The short cut through the protocol
+
+bodies = st.binary(max_size=200) | st.integers(60_000, 70_000).map(bytes)
+whole = st.tuples(
+    st.sampled_from([Opcode.TEXT, Opcode.BINARY]), bodies, st.just(1)
+) | st.tuples(
+    st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125), st.just(1)
+)
+in_fragments = st.tuples(st.just(Opcode.TEXT), bodies, st.integers(2, 3))
+
+
+def client() -> ClientProtocol:
+    protocol = ClientProtocol(parse_uri("ws://127.0.0.1/"), max_size=2**20)
+    protocol.state = OPEN
+    protocol.parser = protocol.parse()
+    next(protocol.parser)
+    return protocol
+
+
+def stream(messages: list[tuple[Opcode, bytes, int]]) -> bytes:
+    """Return the frames in which a server would send these."""
+    data = b""
+    for opcode, body, parts in messages:
+        size = len(body) // parts + 1
+        pieces = [body[at : at + size] for at in range(0, len(body) or 1, size)]
+        for number, piece in enumerate(pieces):
+            kind = Opcode.CONT if number else opcode
+            fin = number == len(pieces) - 1
+            data += Frame(kind, piece, fin).serialize(mask=False)
+    return data
+
+
+@given(st.lists(whole | in_fragments, max_size=6), st.lists(st.integers(0, 2000)))
+def test_messages_are_those_of_the_protocol_however_the_stream_is_cut(
+    messages: list[tuple[Opcode, bytes, int]], sizes: list[int]
+) -> None:
+    data, found, controls = stream(messages), [], []
+    frames = _frames.Frames(client())
+    frames.control = controls.append
+    for size in [*sizes, len(data)]:
+        found += frames.cut(data[:size])
+        data = data[size:]
+    assert found == [body for opcode, body, _ in messages if opcode in DATA_OPCODES]
+    told = [(each.opcode, bytes(each.data)) for each in controls]
+    assert told == [(op, body) for op, body, _ in messages if op not in DATA_OPCODES]
+    assert frames.protocol.state is OPEN
+    answers = b"".join(frames.protocol.data_to_send())
+    assert bool(answers) == any(opcode is Opcode.PING for opcode, _, _ in messages)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x81\x85abcdefghi", 1002),  # masked
+        (b"\x81\x7f" + (2**40).to_bytes(8, "big"), 1009),  # a terabyte
+        (b"\x80\x01a", 1002),  # goes on with nothing
+        (b"\xc1\x01a", 1002),  # an extension that nobody agreed on
+    ],
+)
+def test_what_no_server_may_send_ends_the_connection(data: bytes, code: int) -> None:
+    frames = _frames.Frames(client())
+    assert frames.cut(data) == []
+    assert frames.protocol.state is not OPEN
+    assert frames.protocol.close_sent.code == code
+
+
+# Whole runs
+
+
+@pytest.mark.timeout(90)
+async def test_replica_is_killed_half_way_and_nobody_misses_anything(
+    tmp_path: Path,
+) -> None:
+    async with _owned.owned(2, secret=SECRET) as servers:
+        code, out, err = await locust(
+            *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
+            *("--scenario", "replicas", "--fault", "kill-replica"),
+            *("-u", "5", "-r", "5", "-t", "4s", "--lag-limit", "10000"),
+            *("--results", str(tmp_path)),
+            **servers.environment,
+        )
+        assert servers.replicas[1].process.returncode is not None
+    assert code == 0, out + err
+    found = figures(tmp_path)
+    tally = found["completeness"]["replicas/members"]
+    assert tally["delivered"] == tally["expected"] > 0
+    assert found["figures"]["replicas"]["came back"]["value"] == 2
+    assert found["figures"]["replicas"]["outage"]["count"] == 2
+    folder = written(tmp_path)
+    assert folder is not None
+    (fault,) = json.loads((folder / "run.json").read_text())["faults"]
+    assert fault["text"] == "replica 2 killed"
+    assert fault["at"] > 1.5
+
+
+@pytest.mark.timeout(90)
+async def test_paused_redis_delays_publishes_and_loses_none(tmp_path: Path) -> None:
+    async with _owned.owned(1, secret=SECRET) as servers:
+        code, out, err = await locust(
+            *("--host", servers.urls[0], "--fault", "pause-redis"),
+            *("--scenario", "replicas", "-u", "4", "-r", "4", "-t", "4s"),
+            *("--results", str(tmp_path), "--lag-limit", "10000"),
+            **servers.environment,
+        )
+    assert code == 0, out + err
+    found = figures(tmp_path)
+    tally = found["completeness"]["replicas/members"]
+    assert tally["delivered"] == tally["expected"] == 4 * found["published"]["replicas"]
+    # They waited as long as Redis did, and the clock ran from when they were due.
+    assert found["latency_from_due_us"]["replicas/same replica"]["max"] > 1_500_000
+
+
+@pytest.mark.timeout(90)
+async def test_storm_idle_crowd_and_churn_add_up_over_processes(tmp_path: Path) -> None:
+    """One run for three scenarios: to start Locust takes longer than they do."""
+    async with running_replica(
+        "resume", "--heartbeat-interval", "0.5", secret=SECRET
+    ) as replica:
+        code, out, err = await locust(
+            *("--host", replica.url, "-u", "24", "-r", "24", "-t", "5s"),
+            *("--scenario", "reconnect_storm,idle,churn", "--processes", "2"),
+            *("--results", str(tmp_path), "--lag-limit", "10000"),
+            LAB_SECRET=SECRET,
+        )
+    assert code == 0, out + err
+    found = figures(tmp_path)
+    assert set(found["figures"]) == {"reconnect_storm", "idle", "churn"}
+    storm, idle = found["figures"]["reconnect_storm"], found["figures"]["idle"]
+    churn = found["figures"]["churn"]
+    for label in ("with jitter", "without jitter"):
+        dropped = storm[f"dropped, {label}"]["value"]
+        assert dropped > 0
+        assert storm[f"back, {label}"]["value"] == dropped
+        assert storm[f"missed, {label}"]["value"] == 0
+        assert storm[f"back after, {label}"]["count"] == dropped
+        points = storm[f"accepts, {label}"]["points"]
+        assert sum(count for _, count in points) == dropped
+    assert idle["noticed"]["value"] == idle["noticed after"]["count"] > 0
+    assert idle["pings answered"]["value"] > 0
+    assert len(idle["memory, 1"]["points"]) > 1
+    assert churn["cycles"]["value"] == churn["leave"]["count"] > 0
+    assert churn["refused, expired"]["value"] > 0
+    assert found["generator"]["processes"] == 2
+
+
+@pytest.mark.timeout(60)
+async def test_stranger_who_is_let_in_fails_the_run(tmp_path: Path) -> None:
+    async with running_replica("rooms", "--without", "auth", secret=SECRET) as replica:
+        code, out, _ = await locust(
+            *("--host", replica.url, "--scenario", "churn", "-u", "2", "-r", "2"),
+            *("-t", "2s", "--results", str(tmp_path)),
+            LAB_SECRET=SECRET,
+        )
+    assert code == 1
+    assert "was let in" in out
+
+
+@pytest.mark.timeout(60)
+async def test_fault_without_servers_of_its_own_and_unknown_scenario_are_refused(
+    tmp_path: Path,
+) -> None:
+    common = ("--host", "ws://127.0.0.1:9", "--results", str(tmp_path))
+    asked: list[tuple[str, ...]] = [
+        ("--fault", "pause-redis"),
+        ("--scenario", "fanout,nonsense"),
+    ]
+    answers = await asyncio.gather(
+        *(locust(*common, *each, LAB_TOKEN="t") for each in asked)
+    )
+    said: Any = ["python -m loadtests", "there is no scenario 'nonsense'"]
+    for (code, _, err), sentence in zip(answers, said, strict=True):
+        assert code == 2
+        assert sentence in err.splitlines()[-1]
