@@ -1,17 +1,15 @@
 """The scenarios one after the other, each against a cluster of its own.
 
 Locust runs as a subprocess with bounded users and time; what it prints goes to a file
-beside its results. A fault is done here, half-way, because here the processes are
-known; what was done is added to the run afterwards.
+beside its results. A fault is done when it asks for one (:mod:`_owned`): its users must
+know before they feel it.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import contextlib
 import os
-import secrets
 import signal
 import sys
 import time
@@ -26,18 +24,15 @@ from typing import Any
 from _drawing import png
 from _gallery import pictures
 from _omission import demonstrate
+from _owned import Owned, owned
 from _results import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING, write
 from _saved import Saved, Unreadable, load
-from _timeline import mark, write_csv
 
-from labserver.cluster import Cluster, running_cluster
-from labserver.embedded import EmbeddedRedis, embedded_redis, end_with_parent
+from labserver.embedded import end_with_parent
 
 OVERHEAD = 9.0  # seconds that starting, draining and drawing take beside the load
 GRACE = 45.0  # seconds after which a Locust that should be done is ended
 GOODBYE = 10.0  # seconds that it has to conclude on Ctrl-C
-PUBLISHED = "labserver_messages_published_total"
-FROZEN = 2.0  # seconds
 # The worst comes last: figures that mean nothing, losses, nothing at all.
 SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
 
@@ -54,7 +49,7 @@ class Case:
         replicas: Servers.
         server: Further arguments of ``labserver serve``.
         locust: Further arguments of Locust.
-        fault: Done half-way: ``kill`` ends a replica, ``freeze`` stops Redis a while.
+        fault: What ``--fault`` is to be, if anything.
         variant: What tells it from another case of the same scenario.
 
     """
@@ -85,7 +80,13 @@ CASES = (
         )
         for policy in POLICIES
     ),
-    Case("replicas", 16, 60, replicas=3, fault="freeze"),
+    Case("replicas", 16, 60, replicas=3, fault="pause-redis"),
+    Case(
+        "replicas", 16, 60, replicas=3, fault="kill-replica", variant="a replica dies"
+    ),
+    Case("reconnect_storm", 16, 300, replicas=3, fault="kill-replica"),
+    Case("idle", 10, 300, server=("--heartbeat-interval", "2")),
+    Case("churn", 8, 20),
     Case("omission", 6, 2),
 )
 
@@ -162,21 +163,13 @@ async def run(case: Case, folder: Path) -> Outcome:
     """
     began = time.monotonic()
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(embedded_redis())
-        secret = secrets.token_urlsafe(32)
-        cluster = await stack.enter_async_context(
-            running_cluster(
-                *(case.replicas, "resume", *case.server),
-                secret=secret,
-                redis=redis.url,
-            )
-        )
+        servers = await stack.enter_async_context(owned(case.replicas, *case.server))
         if case.scenario == "omission":
-            where = await demonstrate(cluster.replicas[0], case.seconds, folder)
-            code, faults = 0, []
+            where = await demonstrate(servers.replicas[0], case.seconds, folder)
+            code = 0
         else:
             before = runs_in(folder)
-            code, faults = await under_load(case, cluster, redis, secret, folder)
+            code = await under_load(case, servers, folder)
             fresh = runs_in(folder) - before
             if not fresh:
                 return Outcome(
@@ -187,43 +180,37 @@ async def run(case: Case, folder: Path) -> Outcome:
     if case.variant:
         about["variant"] = case.variant
     try:
-        word = str(amend(where, about, faults).summary["verdict"])
+        word = str(amend(where, about).summary["verdict"])
     except Unreadable as exc:
         word, code = str(exc), code or EXIT_FAILURES
     return Outcome(case, code, word, where, time.monotonic() - began)
 
 
-async def under_load(
-    case: Case, cluster: Cluster, redis: EmbeddedRedis, secret: str, folder: Path
-) -> tuple[int, list[dict[str, Any]]]:
-    """Run Locust, and the fault; return its exit status, and what was done."""
-    urls = [replica.url for replica in cluster.replicas]
+async def under_load(case: Case, servers: Owned, folder: Path) -> int:
+    """Run Locust; return its exit status."""
+    fault = ("--fault", case.fault) if case.fault else ()
     with (folder / f"{case.scenario}.log").open("ab") as log:
         locust = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "locust", "-f", str(Path(__file__).parent)),
             *("--headless", "--only-summary", "--results", str(folder)),
-            *("--host", urls[0], "--replicas", ",".join(urls)),
+            *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
             *("-u", str(case.users), "-r", str(case.rate), "-t", f"{case.seconds}s"),
-            *(*case.locust, *classes(case.scenario)),
-            env={**os.environ, "LAB_SECRET": secret},
+            *(*case.locust, *fault, *classes(case.scenario)),
+            env={**os.environ, **servers.environment},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is passed on, and only once
             preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
-    breaking = asyncio.create_task(break_something(case, cluster, redis))
     try:
         async with asyncio.timeout(case.seconds + GRACE):
             code = await locust.wait()
     except TimeoutError:
         code = EXIT_FAILURES
     finally:
-        breaking.cancel()
         await ended(locust)
-        with contextlib.suppress(asyncio.CancelledError):
-            await breaking
-    return code, breaking.result() if not breaking.cancelled() else []
+    return code
 
 
 async def ended(locust: asyncio.subprocess.Process) -> None:
@@ -239,68 +226,15 @@ async def ended(locust: asyncio.subprocess.Process) -> None:
         await locust.wait()
 
 
-async def break_something(
-    case: Case, cluster: Cluster, redis: EmbeddedRedis
-) -> list[dict[str, Any]]:
-    """Do the case's fault half-way; return what was done, for ``run.json``."""
-    if not case.fault:
-        return []
-    # Half-way is counted from when the first message was published.
-    while not await published(cluster):  # noqa: ASYNC110 (another process)
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(case.seconds / 2)
-    found = []
-
-    def done(text: str) -> None:
-        utc = datetime.now(UTC).isoformat(timespec="milliseconds")
-        found.append({"monotonic": time.monotonic(), "utc": utc, "text": text})
-
-    if case.fault == "kill":
-        victim = cluster.replicas[-1]
-        done(f"replica {len(cluster.replicas)} is killed")
-        await victim.stop(signal.SIGKILL)
-        return found
-    redis.signal(signal.SIGSTOP)
-    try:
-        done(f"Redis is frozen for {FROZEN:g} s")
-        await asyncio.sleep(FROZEN)
-    finally:
-        redis.signal(signal.SIGCONT)
-    return found
-
-
-async def published(cluster: Cluster) -> bool:
-    try:
-        return (
-            await cluster.replicas[0].metric("labserver_messages_published_total") > 0
-        )
-    except (KeyError, OSError):
-        return False
-
-
-def amend(
-    folder: Path, about: dict[str, Any], faults: Sequence[dict[str, Any]]
-) -> Saved:
-    """Add what only the runner knows to a run: the servers, and what was done to them.
+def amend(folder: Path, about: dict[str, Any]) -> Saved:
+    """Add what only the runner knows to a run: how its servers were started.
 
     Raises:
         Unreadable: The run is not whole.
 
     """
     saved = load(folder)
-    began = saved.about.get("started", {}).get("monotonic", 0.0)
-    marks = [
-        {
-            "at": round(each["monotonic"] - began, 3),
-            "utc": each["utc"],
-            "text": each["text"],
-        }
-        for each in faults
-    ]
-    known = [*saved.about.get("faults", ()), *marks]
-    write(folder / "run.json", {**saved.about, **about, "faults": known})
-    if marks and saved.table:
-        write_csv(folder / "timeline.csv", mark(saved.table, known))
+    write(folder / "run.json", {**saved.about, **about})
     saved = load(folder)
     for picture in pictures(saved):
         png(picture, saved.caption, folder)

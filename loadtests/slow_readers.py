@@ -1,8 +1,8 @@
 """Slow readers: one stalls, one dawdles, one does both by turns, in a healthy room.
 
 The question: do the healthy ones notice? And what becomes of the others: closed, told
-what they missed, or served late? ``python -m
-loadtests`` asks each outbox policy of the server.
+what they missed, or served late? ``python -m loadtests``
+tries each outbox policy of the server.
 """
 
 import gevent
