@@ -99,7 +99,7 @@ class Stack:
                 "LAB_PORT": str(self.port),
                 "LAB_LOCUST_PORT": str(self.locust_port),
                 "LAB_JUPYTER_PORT": str(self.jupyter_port),
-                "LAB_WORKERS": "1",
+                "LAB_LOCUST_WORKERS": "1",
                 "LAB_REPLICAS": "3",
                 "LAB_ADDRESS_LIMIT": "20",
                 "LAB_ORIGINS": "",
