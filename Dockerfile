@@ -3,11 +3,10 @@
 # The dependencies are a layer of their own, made again only when they change; the
 # package, which changes often, is a small one on top.
 FROM python:3.12-slim-bookworm AS needs
-WORKDIR /build
-COPY pyproject.toml ./
+COPY pyproject.toml /build/
 # The server goes without the embedded Redis: a replica with one of its own would talk
 # to itself. A chapter starts servers on its own machine, so the lab has it.
-RUN python -c "import tomllib; \
+RUN cd /build && python -c "import tomllib; \
       project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
       needs, extras = project['dependencies'], project['optional-dependencies']; \
       server = [each for each in needs if 'falkordb' not in each]; \
@@ -20,14 +19,13 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 RUN python -m venv /opt/needs
 
 FROM pip AS server-needs
-COPY --from=needs /build/server.txt ./
-RUN /opt/needs/bin/pip install -r server.txt && /opt/needs/bin/pip uninstall --yes pip
+COPY --from=needs /build/server.txt /build/
+RUN /opt/needs/bin/pip install -r /build/server.txt && /opt/needs/bin/pip uninstall --yes pip
 
 FROM pip AS package
-WORKDIR /build
-COPY pyproject.toml README.md LICENSE ./
-COPY labserver labserver
-RUN /opt/needs/bin/pip install --no-deps --target /opt/labserver .
+COPY pyproject.toml README.md LICENSE /build/
+COPY labserver /build/labserver
+RUN /opt/needs/bin/pip install --no-deps --target /opt/labserver /build
 
 FROM python:3.12-slim-bookworm AS server
 ENV PATH=/opt/labserver/bin:/opt/needs/bin:$PATH PYTHONPATH=/opt/labserver \
@@ -44,8 +42,8 @@ COPY --from=server-needs /opt/needs /opt/needs
 COPY --from=package /opt/labserver /opt/labserver
 
 FROM pip AS lab-needs
-COPY --from=needs /build/lab.txt ./
-RUN /opt/needs/bin/pip install -r lab.txt && /opt/needs/bin/pip uninstall --yes pip
+COPY --from=needs /build/lab.txt /build/
+RUN /opt/needs/bin/pip install -r /build/lab.txt && /opt/needs/bin/pip uninstall --yes pip
 
 FROM python:3.12-slim-bookworm AS lab
 # The home is where Jupyter and matplotlib keep what they need while they run.
