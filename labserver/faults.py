@@ -31,11 +31,13 @@ class Way:
     Attributes:
         delay: Seconds that each piece of data is late.
         rate: Bytes a second of one connection; 0 for as many as the network takes.
+        carried: Bytes that went this way so far.
 
     """
 
     delay: float = 0.0
     rate: float = 0.0
+    carried: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class Proxy:
         up: From the client to the server.
         down: From the server to the client.
         refusing: Whether new connections are reset at once.
+        accepted: Connections that were let through so far.
 
     """
 
@@ -65,6 +68,7 @@ class Proxy:
         self.up = Way()
         self.down = Way()
         self.refusing = False
+        self.accepted = 0
         self.port = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.writers: set[asyncio.StreamWriter] = set()
@@ -115,6 +119,7 @@ class Proxy:
         """Connect to the server, and carry both ways until one of them ends."""
         if self.refusing:
             return _reset(writer)
+        self.accepted += 1
         behind, ahead = await asyncio.open_connection(*self.target, limit=BUFFER)
         pair = (writer, ahead)
         self.writers.update(pair)
@@ -163,6 +168,7 @@ async def carry(
                 return
             if way.rate:
                 await asyncio.sleep(len(data) / way.rate)
+            way.carried += len(data)
             writer.write(data)
             await writer.drain()
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labserver.notebook.exercises.alternatives import EXERCISE as TO_REPLAY
 from labserver.notebook.exercises.auth import EXERCISE as MAY_CONNECT
 from labserver.notebook.exercises.backpressure import EXERCISE as DROP_OLDEST
 from labserver.notebook.exercises.broker import EXERCISE as HOLES
@@ -21,6 +22,7 @@ ALL = (
     DROP_OLDEST,
     HOLES,
     DELAY,
+    TO_REPLAY,
 )
 EXERCISES = {each.name: each for each in ALL}
 
