@@ -56,25 +56,33 @@ def strike(
 
 
 class Probe:
-    """The process of :mod:`_probe`, on one room."""
+    """The process of :mod:`_probe`, on one room.
 
-    def __init__(self, url: str, room: str) -> None:
+    Args:
+        url: Server.
+        room: Room.
+        seconds: In which the crowd arrives.
+
+    """
+
+    def __init__(self, url: str, room: str, seconds: float) -> None:
+        program = str(Path(__file__).with_name("_probe.py"))
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("_probe.py")), url, room],
+            [sys.executable, program, url, room, str(seconds)],
             env={**os.environ, "LAB_TOKEN": token("load-probe")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
-    def stop(self) -> Histogram | None:
-        """End it; return what it measured, None if it failed."""
+    def stop(self) -> Histogram:
+        """End it; return what it measured, which is nothing if it failed."""
         try:
             out, _ = self.process.communicate(timeout=PROBE_TIMEOUT)
             return Histogram.from_json(json.loads(out.splitlines()[-1]))
         except (subprocess.TimeoutExpired, ValueError, IndexError, KeyError):
             self.process.kill()
             self.process.wait()
-            return None
+            return Histogram()
 
 
 def compared(probe: Histogram, crowd: Histogram) -> str:

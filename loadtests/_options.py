@@ -113,7 +113,7 @@ def add_options(parser: Any, **_: Any) -> None:
         action="store_true",
         default=False,
         include_in_web_ui=False,
-        help="Have a second process, idle but for one connection, measure fanout too.",
+        help="Have a second process, idle but for 20 connections, measure fanout, too.",
     )
     parser.add_argument(
         "--steps",

@@ -208,7 +208,8 @@ def begin_beside(environment: Environment, step: float) -> None:
     RUN.before = look(everywhere)
     RUN.scraper = Scraper(everywhere, options.run_began, step)
     if options.probe:
-        RUN.probe = Probe(everywhere[0], RUN.room("fanout"))
+        arrival = (options.num_users or 1) / (options.spawn_rate or 1)
+        RUN.probe = Probe(everywhere[0], RUN.room("fanout"), arrival)
 
     def announce(text: str) -> None:
         RUN.fault(text)
@@ -326,7 +327,8 @@ def conclude_beside(record: Record, options: Any) -> None:
     """End what went on beside the users, and add what it found."""
     if RUN.striking is not None:
         RUN.striking.kill()
-    if RUN.probe is not None and (seen := RUN.probe.stop()) is not None:
+    if RUN.probe is not None:
+        seen = RUN.probe.stop()
         record.own("fanout").histogram(PROBE).add(seen)
         crowd = record.histogram("fanout/subscribers")
         record.notes["fanout"] = compared(seen, crowd)

@@ -143,7 +143,7 @@ async def test_storm_idle_crowd_and_churn_add_up_over_processes(tmp_path: Path) 
         "resume", "--heartbeat-interval", "0.5", secret=SECRET
     ) as replica:
         code, out, err = await locust(
-            *("--host", replica.url, "-u", "24", "-r", "24", "-t", "5s"),
+            *("--host", replica.url, "-u", "24", "-t", "5s", "--steps", "12:1"),
             *("--scenario", "reconnect_storm,idle,churn", "--processes", "2"),
             *("--results", str(tmp_path), "--lag-limit", "10000"),
             LAB_SECRET=SECRET,
@@ -167,6 +167,11 @@ async def test_storm_idle_crowd_and_churn_add_up_over_processes(tmp_path: Path) 
     assert churn["cycles"]["value"] == churn["leave"]["count"] > 0
     assert churn["refused, expired"]["value"] > 0
     assert found["generator"]["processes"] == 2
+    folder = written(tmp_path)
+    assert folder is not None
+    parts = [json.loads(each.read_text()) for each in folder.glob("part-*.json")]
+    assert len(parts) == 2
+    assert sum(sum(part["users"].values()) for part in parts) == 24
 
 
 @pytest.mark.timeout(60)

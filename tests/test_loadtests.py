@@ -366,13 +366,14 @@ def figures(results: Path) -> dict[str, Any]:
 async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
     async with running_replica(secret=SECRET) as replica:
         code, out, err = await locust(
-            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "3s"),
+            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "3s", "--probe"),
             *("--results", str(tmp_path), "--lag-limit", "10000"),
             LAB_SECRET=SECRET,
         )
     assert code == 0, out + err
     assert "verdict  VALID" in out
     found = figures(tmp_path)
+    assert found["figures"]["fanout"]["latency, probe"]["count"] > 0
     for group in ("fanout/subscribers", "replicas/members", "slow_readers/healthy"):
         tally = found["completeness"][group]
         assert tally["delivered"] == tally["expected"] > 0
