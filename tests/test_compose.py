@@ -488,6 +488,22 @@ async def test_locust_workers_reach_the_router(lab: Stack) -> None:
         assert tally["lost"] == tally["duplicated"] == tally["reordered"] == 0
 
 
+REACH = "import socket; socket.create_connection(('labserver', 8080), 2)"
+
+
+def test_only_the_router_reaches_the_replicas(lab: Stack) -> None:
+    container = lab.compose("ps", "-q", "locust").strip()
+    said = subprocess.run(
+        ["docker", "exec", container, "python", "-c", REACH],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said.returncode != 0
+    assert "gaierror" in said.stderr  # the name does not even exist there
+    docker("exec", container, "python", "-c", REACH.replace("labserver", "router"))
+
+
 async def test_jupyter_opens_with_its_token_only(lab: Stack) -> None:
     path = "/api/contents/07_resume.ipynb?content=0"
 
