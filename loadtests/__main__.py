@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -144,13 +145,12 @@ def ab(
 ) -> None:
     """Compare two settings of the server, in turns: A B B A A B.
 
-    For example: ab --a "--without backpressure" --b "--outbox-limit 65536"
+    For example: ab --a "--outbox-limit 65536" --b "--without backpressure"
     """
     known([scenario])
     case = chosen([scenario], seconds, users)[0]
     folder = new_folder(results, "ab")
     sides = [(folder / "A", a), (folder / "B", b)]
-    outcomes: list[Outcome] = []
     for where, _ in sides:
         where.mkdir()
     turns = [
@@ -165,10 +165,9 @@ def ab(
 
 
 def with_server(case: Case, arguments: str) -> Case:
-    from dataclasses import replace
-
+    """Return the case with servers that have these arguments, too."""
     try:
-        return replace(case, server=tuple(shlex.split(arguments)))
+        return replace(case, server=(*case.server, *shlex.split(arguments)))
     except ValueError as exc:
         raise typer.BadParameter(f"{arguments!r}: {exc}") from None
 
@@ -294,7 +293,7 @@ def fail(text: str) -> NoReturn:
 def start() -> None:
     """Run the command line; what cannot be done ends with one line and status 2."""
     try:
-        app(prog_name="python -m loadtests", standalone_mode=False)
+        status = app(prog_name="python -m loadtests", standalone_mode=False)
     except (Unreadable, LabError) as exc:
         fail(" ".join(str(exc).split()))
     except UsageError as exc:
@@ -303,6 +302,7 @@ def start() -> None:
         fail(f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": "))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette for what is measured. On a dark page each colour has another
-# value, see PALETTE; WHITE is for text on a coloured ground, which stays as it is.
+# value, see PALETTE, which is why the ground is not quite white: WHITE is for words.
 INK, GREY, GRID, GROUND, WHITE = "#222222", "#6b6b6b", "#e4e4e4", "#fffffe", "#ffffff"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#00866a", "#a6528a"
 RED, PALE = "#b00020", "#c9c9c9"
@@ -39,6 +39,7 @@ PALETTE = {
     "purple": (PURPLE, "#d996c4"),
     "red": (RED, "#ff7386"),
     "pale": (PALE, "#565a60"),
+    "on": (WHITE, "#14171a"),  # words on a coloured ground
 }
 WIDTH = 6.6  # inches
 WORDS = 94  # characters of a caption's line

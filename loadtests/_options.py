@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from labserver.tokens import issue
 USERS_LIMIT = 5000
 TIME_LIMIT = 3600  # seconds
 DEFAULT_TIME = 30  # seconds, for a headless run without -t
+HELLO_TIMEOUT = 5.0  # seconds
 TOKEN_TTL = TIME_LIMIT + 600  # seconds
 
 
@@ -239,6 +241,15 @@ def check_servers(options: Namespace) -> None:
         raise Unusable(f"{shown(url)}: {exc.strerror or exc}") from None
 
 
+def first_message(connection: WebSocket) -> bytes:
+    """Return what comes first, empty if nothing does; a read may find nothing yet."""
+    deadline = time.monotonic() + HELLO_TIMEOUT
+    while (left := deadline - time.monotonic()) > 0:
+        if messages := connection.receive(left):
+            return messages[0]
+    return b""
+
+
 def try_servers(options: Namespace) -> None:
     """Talk to each server once: a wrong port or secret fails here, and only once.
 
@@ -251,7 +262,7 @@ def try_servers(options: Namespace) -> None:
         try:
             connection = WebSocket(url, token(user_name()))
             try:
-                hello = msgspec.json.decode(connection.receive(timeout=5)[0])
+                hello = msgspec.json.decode(first_message(connection))
                 stage = hello["stage"]
             finally:
                 connection.close()
@@ -271,7 +282,7 @@ def try_servers(options: Namespace) -> None:
                 "`labserver serve`, or name another with --host",
                 3,
             ) from None
-        except (IndexError, KeyError, TypeError, msgspec.DecodeError):
+        except (KeyError, TypeError, msgspec.DecodeError):
             raise Unusable(f"{where} is no labserver: it said no hello", 3) from None
         if stage in ("echo", "auth"):
             raise Unusable(

@@ -5,10 +5,10 @@ Each function returns a :class:`Picture`, or None when the run has nothing for i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from _budget import Budget
 from _drawing import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
+WAITING = "waiting to\nbe read (KB)"
 READ_CURVE = (
     "Go right to the percentile that you promise, and up to what it costs: the last "
     "step of a line is its slowest message."
@@ -231,16 +232,18 @@ def timeline(saved: Saved) -> Picture | None:
     )
     panels: list[tuple[str, float, Sequence[tuple[str, str, int]]]] = [
         ("latency\n(ms)", 1, [("p50_ms", "p50", 0), ("p99_ms", "p99", 1)]),
-        ("connections", 1, per_server("connections", servers)),
-        ("waiting to\nbe read (KB)", 1e-3, per_server("outbox_bytes", servers)),
-        ("processor\n(% of a core)", 100, per_server("cpu", servers)),
-        ("memory\n(MB)", 1e-6, per_server("rss_bytes", servers)),
+        ("connections", 1, per_server(saved, "connections", servers)),
+        (WAITING, 1e-3, per_server(saved, "outbox_bytes", servers)),
+        ("processor\n(% of a core)", 100, per_server(saved, "cpu", servers)),
+        ("memory\n(MB)", 1e-6, per_server(saved, "rss_bytes", servers)),
     ]
     panels = [
         each
         for each in panels
         if any(row.get(column) is not None for column, _, _ in each[2] for row in table)
     ]
+    # What was nothing all the time needs no room.
+    panels = [each for each in panels if each[0] != WAITING or any_of(table, each[2])]
 
     def paint(figure: Figure) -> None:
         many = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -286,12 +289,21 @@ def timeline(saved: Saved) -> Picture | None:
     )
 
 
-def per_server(name: str, servers: int) -> list[tuple[str, str, int]]:
+def any_of(
+    table: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, str, int]]
+) -> bool:
+    """Return whether any of these columns is ever more than zero."""
+    return any(row.get(column) for column, _, _ in lines for row in table)
+
+
+def per_server(saved: Saved, name: str, servers: int) -> list[tuple[str, str, int]]:
+    """Return column, name and style of each server's line."""
     if not servers:
         return [(name, "server", 0)]
+    names = saved.about.get("servers") or [f"replica {n + 1}" for n in range(servers)]
     return [
-        (f"{name}_{each}", f"replica {each}", each - 1)
-        for each in range(1, min(servers, 4) + 1)
+        (f"{name}_{number}", str(each), number - 1)
+        for number, each in enumerate(names[: len(STYLES)], 1)
     ]
 
 
@@ -367,7 +379,7 @@ def slow_readers(saved: Saved) -> Picture | None:
         f"{name.partition('/')[2]}: {count}x {what}"
         for name, found in sorted(record.outcomes.items())
         for what, count in found.items()
-        if name.startswith("slow_readers/")
+        if name.startswith("slow_readers/") and not what.startswith("still connected")
     )
     return Picture(
         "slow_readers",
@@ -375,8 +387,10 @@ def slow_readers(saved: Saved) -> Picture | None:
         "Each bar is what one kind of reader was sent: only red was lost without a "
         "word, and the healthy should be blue to the end.",
         paint,
-        note=f"What became of the slow ones: {outcomes}." if outcomes else "",
-        height=0.55 * len(groups) + 1.1,
+        note=f"Ended: {outcomes}; all others were connected at the end."
+        if outcomes
+        else "All were connected at the end.",
+        height=max(0.3, 0.7 - 0.05 * len(groups)) * len(groups) + 1.1,
     )
 
 

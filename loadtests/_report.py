@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from _drawing import PALETTE, svg
-from _gallery import pictures, together
+from _gallery import pictures
 from _hist import Histogram
 from _results import ms
 from _saved import Saved
@@ -72,7 +72,6 @@ def page(runs: Sequence[Saved]) -> str:
     )
     shown = [section(run, number) for number, run in enumerate(runs, 1)]
     for run, each in zip(runs, shown, strict=True):
-        several = together(runs) if run is first_of(runs, "slow_readers") else []
         each["pictures"] = [
             {
                 "title": picture.title,
@@ -80,7 +79,7 @@ def page(runs: Sequence[Saved]) -> str:
                 "read": picture.read,
                 "note": picture.note,
             }
-            for picture in (*several, *pictures(run))
+            for picture in pictures(run)
         ]
     return environment.get_template("_report.html").render(
         title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),
@@ -91,10 +90,6 @@ def page(runs: Sequence[Saved]) -> str:
         runs=shown,
         palette=PALETTE,
     )
-
-
-def first_of(runs: Sequence[Saved], scenario: str) -> Saved | None:
-    return next((run for run in runs if run.scenario == scenario), None)
 
 
 def finding(runs: Sequence[Saved]) -> str:
@@ -124,8 +119,8 @@ def section(run: Saved, number: int) -> dict[str, Any]:
     expected = sum(each.expected for each in tallies)
     delivered = sum(each.delivered for each in tallies)
     heading = HEADINGS.get(run.scenario, run.scenario)
-    if policy := run.about.get("variant"):
-        heading = f"{heading}: {policy}"
+    if variant := run.about.get("variant"):
+        heading = f"{heading}: {variant}"
     return {
         "id": f"run-{number}",
         "heading": heading,

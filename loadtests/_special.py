@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from _drawing import GREY, Picture, legend, plain
@@ -29,21 +29,23 @@ def points(saved: Saved, name: str) -> list[tuple[float, float]]:
 
 def storm(saved: Saved) -> Picture | None:
     """How fast a crowd comes back, with and without jitter, and in what peaks."""
-    found = []
-    for label in LABELS:
-        line = points(saved, f"accepts, {label}")
-        if line:
-            before = [at for at, _ in saved.faults if at <= line[0][0] + 0.1]
-            zero = before[-1] if before else line[0][0]
-            found.append((label, [(at - zero, count) for at, count in line]))
+    lines = [(label, points(saved, f"accepts, {label}")) for label in LABELS]
+    first = min((line[0][0] for _, line in lines if line), default=0.0)
+    zero = max((at for at, _ in saved.faults if at <= first + 0.1), default=first)
+    found = [
+        (label, [(at - zero, count) for at, count in line])
+        for label, line in lines
+        if line
+    ]
     if not found:
         return None
     step = own(saved)[f"accepts, {found[0][0]}"]["step"]
+    since = "everybody was cut off" if saved.faults else "the first came back"
 
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True)
         plain(upper, "", f"came back in\n{step * 1000:g} ms (clients)")
-        plain(lower, "seconds since everybody was cut off", "are back (%)")
+        plain(lower, f"seconds since {since}", "are back (%)")
         for (label, line), (colour, style) in zip(found, STYLES, strict=False):
             total = sum(count for _, count in line)
             upper.bar(
@@ -114,7 +116,7 @@ def memory(saved: Saved) -> Picture | None:
             axes.plot(
                 *([count for count, _ in line], [size / 1e6 for _, size in line]),
                 **{"color": colour, "linestyle": style, "linewidth": 1.6},
-                **{"marker": "o", "markersize": 4, "label": replica},
+                **{"marker": "o", "markersize": 4, "label": f"server {replica}"},
             )
         most = max(count for _, line in lines for count, _ in line)
         base = min(size for _, line in lines for _, size in line)
@@ -186,17 +188,18 @@ def omission(saved: Saved) -> Picture | None:
     )
 
 
-def buffers(runs: Sequence[Saved]) -> Picture | None:
+def buffers(saved: Saved) -> Picture | None:
     """What waits for slow readers in the server, under each policy."""
+    servers = saved.about.get("servers", ())
     lines = []
-    for run in runs:
-        policy = run.about.get("variant")
+    for number, policy in enumerate(servers, 1):
+        name = f"outbox_bytes_{number}"
         line = [
-            (row["seconds"], row["outbox_bytes"])
-            for row in run.table
-            if row.get("outbox_bytes") is not None
+            (row["seconds"], row[name])
+            for row in saved.table
+            if row.get(name) is not None
         ]
-        if run.scenario == "slow_readers" and policy and line:
+        if line:
             lines.append((str(policy), line))
     if len(lines) < 2:
         return None
@@ -218,8 +221,9 @@ def buffers(runs: Sequence[Saved]) -> Picture | None:
     most = max(max(size for _, size in line) for _, line in lines)
     return Picture(
         "slow_readers-policies",
-        f"Under every policy the server holds at most {most / 1e6:.2f} MB for the slow",
-        "Each line is one policy under the same load: what matters is that it levels "
-        "off, and falls when a reader is cut off or has caught up.",
+        f"Under no policy more than {most / 1e6:.2f} MB wait in a server for its slow "
+        "readers",
+        "Each line is a server with one policy, and the same slow readers: it should "
+        "level off, and falls when a reader is cut off or has caught up.",
         paint,
     )
