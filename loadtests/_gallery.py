@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from _drawing import Picture
 from _plots import (
@@ -20,7 +20,7 @@ Draw = Callable[[Saved], Picture | None]
 # The scenario's own pictures first, then what every run has.
 OWN: dict[str, tuple[Draw, ...]] = {
     "fanout": (by_subscribers, group_curve, budget),
-    "slow_readers": (slow_readers, buffers),
+    "slow_readers": (slow_readers,),
     "replicas": (replicas,),
     "reconnect_storm": (storm, outage),
     "idle": (memory, silence),
@@ -34,4 +34,10 @@ def pictures(saved: Saved) -> list[Picture]:
     """Return every picture that a run has figures for."""
     functions = (*OWN.get(saved.scenario, (group_curve,)), timeline)
     found = (function(saved) for function in functions)
+    return [each for each in found if each is not None]
+
+
+def together(runs: Sequence[Saved]) -> list[Picture]:
+    """Return the pictures that need several runs."""
+    found = (buffers(runs),)
     return [each for each in found if each is not None]

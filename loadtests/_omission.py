@@ -13,8 +13,10 @@ import asyncio
 import json
 import signal
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from _results import Record, Verdict, as_figures, machine, versions, write
 from websockets.asyncio.client import ClientConnection, connect
@@ -141,8 +143,16 @@ async def message(ws: ClientConnection) -> dict[str, int] | None:
     return payload if found["type"] == "message" else None
 
 
-async def demonstrate(server: Replica, seconds: float, folder: Path) -> Path:
+async def demonstrate(
+    server: Replica, seconds: float, folder: Path, more: Mapping[str, Any]
+) -> Path:
     """Run the demonstration; return the folder of the run.
+
+    Args:
+        server: Is frozen for a while.
+        seconds: Of load.
+        folder: Where the run's own is made.
+        more: For ``run.json``.
 
     Raises:
         OSError: The server is gone, or results cannot be written.
@@ -171,6 +181,7 @@ async def demonstrate(server: Replica, seconds: float, folder: Path) -> Path:
         f"for {FREEZE:g} s of them",
         "machine": machine(),
         "versions": versions(),
+        **more,
     }
     write(folder / name / "run.json", about)
     write(folder / name / "summary.json", as_figures(record, verdict))

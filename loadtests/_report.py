@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _drawing import PALETTE, svg
-from _gallery import pictures
+from _drawing import PALETTE, png, svg
+from _gallery import pictures, together
 from _hist import Histogram
 from _results import ms
 from _saved import Saved
@@ -49,7 +49,7 @@ BAD = ("bad", "\N{HEAVY BALLOT X}")
 
 
 def write_report(runs: Sequence[Saved], folder: Path) -> Path:
-    """Write ``report.html``; return its path.
+    """Write ``report.html``, and the pictures of several runs; return its path.
 
     Raises:
         OSError: It cannot be written.
@@ -57,6 +57,8 @@ def write_report(runs: Sequence[Saved], folder: Path) -> Path:
     """
     path = folder / NAME
     path.write_text(page(runs), encoding="utf-8")
+    for picture in together(runs):
+        png(picture, runs[0].caption.partition(" Server:")[0], folder)
     return path
 
 
@@ -71,7 +73,9 @@ def page(runs: Sequence[Saved]) -> str:
         trim_blocks=True,
     )
     shown = [section(run, number) for number, run in enumerate(runs, 1)]
+    slow = next((run for run in runs if run.scenario == "slow_readers"), None)
     for run, each in zip(runs, shown, strict=True):
+        several = together(runs) if run is slow else []
         each["pictures"] = [
             {
                 "title": picture.title,
@@ -79,7 +83,7 @@ def page(runs: Sequence[Saved]) -> str:
                 "read": picture.read,
                 "note": picture.note,
             }
-            for picture in pictures(run)
+            for picture in (*several, *pictures(run))
         ]
     return environment.get_template("_report.html").render(
         title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),

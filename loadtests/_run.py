@@ -8,7 +8,9 @@ figures taken. In a distributed run the master asks its workers for them.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -33,7 +35,7 @@ from _results import (
     write,
 )
 from _sampler import Sampler, Scraper
-from _saved import Saved
+from _saved import ABOUT, Saved
 from _timeline import period, rows, write_csv
 from gevent.event import Event
 from locust import events
@@ -385,6 +387,7 @@ def about(environment: Environment, load: str) -> dict[str, Any]:
         "publish_rate": options.publish_rate,
         "payload_bytes": options.payload_bytes,
         "classes": sorted(each.__name__ for each in environment.user_classes),
+        **json.loads(os.environ.get(ABOUT, "{}")),
     }
 
 

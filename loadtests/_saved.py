@@ -11,6 +11,7 @@ from typing import Any
 from _results import Record, merged
 from _timeline import read_csv
 
+ABOUT = "LAB_LOAD_ABOUT"  # JSON that whoever started the servers adds to run.json
 FILE_LIMIT = 200_000_000  # bytes of a file that is read
 RUNS_LIMIT = 500  # runs that are read from a folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from _drawing import GREY, Picture, legend, plain
@@ -188,18 +188,17 @@ def omission(saved: Saved) -> Picture | None:
     )
 
 
-def buffers(saved: Saved) -> Picture | None:
+def buffers(runs: Sequence[Saved]) -> Picture | None:
     """What waits for slow readers in the server, under each policy."""
-    servers = saved.about.get("servers", ())
     lines = []
-    for number, policy in enumerate(servers, 1):
-        name = f"outbox_bytes_{number}"
+    for run in runs:
+        policy = run.about.get("variant")
         line = [
-            (row["seconds"], row[name])
-            for row in saved.table
-            if row.get(name) is not None
+            (row["seconds"], row["outbox_bytes"])
+            for row in run.table
+            if row.get("outbox_bytes") is not None
         ]
-        if line:
+        if run.scenario == "slow_readers" and policy and line:
             lines.append((str(policy), line))
     if len(lines) < 2:
         return None
@@ -223,7 +222,7 @@ def buffers(saved: Saved) -> Picture | None:
         "slow_readers-policies",
         f"Under no policy more than {most / 1e6:.2f} MB wait in a server for its slow "
         "readers",
-        "Each line is a server with one policy, and the same slow readers: it should "
+        "Each line is a run with one policy, and the same slow readers: it should "
         "level off, and falls when a reader is cut off or has caught up.",
         paint,
     )

@@ -7,30 +7,28 @@ know before they feel it.
 
 from __future__ import annotations
 
-import ast
 import asyncio
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _drawing import png
-from _gallery import pictures
 from _omission import demonstrate
 from _owned import Owned, owned
-from _results import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING, write
-from _saved import Saved, Unreadable, load
+from _results import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
+from _saved import ABOUT, Unreadable, load
 
 from labserver.embedded import end_with_parent
+from labserver.settings import POLICIES
 
-OVERHEAD = 9.0  # seconds that starting, draining and drawing take beside the load
+OVERHEAD = 6.0  # seconds that starting, draining and drawing take beside the load
 GRACE = 45.0  # seconds after which a Locust that should be done is ended
 GOODBYE = 10.0  # seconds that it has to conclude on Ctrl-C
 # The worst comes last: figures that mean nothing, losses, nothing at all.
@@ -69,25 +67,29 @@ class Case:
         return f"{self.scenario}, {self.variant}" if self.variant else self.scenario
 
 
-POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 CASES = (
-    Case("fanout", 30, 300),
+    Case("fanout", 20, 400, locust=("--steps", "80:4")),
     *(
         Case(
-            *("slow_readers", 9, 12),
-            server=("--outbox-policy", policy),
+            *("slow_readers", 8, 12),
+            # What waits should wait in the server, where it is counted.
+            server=("--outbox-policy", policy, "--send-buffer", "65536"),
             variant=policy,
         )
         for policy in POLICIES
     ),
-    Case("replicas", 16, 60, replicas=3, fault="pause-redis"),
+    Case("replicas", 10, 60, replicas=3, fault="pause-redis", variant="Redis paused"),
+    Case("replicas", 10, 60, replicas=3, fault="kill-replica", variant="one killed"),
     Case(
-        "replicas", 16, 60, replicas=3, fault="kill-replica", variant="a replica dies"
+        *("reconnect_storm", 18, 240),
+        rate=40,
+        replicas=3,
+        server=("--admission-rate", "50"),
+        fault="kill-replica",
     ),
-    Case("reconnect_storm", 16, 300, replicas=3, fault="kill-replica"),
-    Case("idle", 10, 300, server=("--heartbeat-interval", "2")),
-    Case("churn", 8, 20),
-    Case("omission", 6, 2),
+    Case("idle", 12, 400, rate=60, server=("--heartbeat-interval", "2")),
+    Case("churn", 6, 20),
+    Case("omission", 5, 2),
 )
 
 
@@ -148,12 +150,6 @@ def worst(codes: Sequence[int]) -> int:
     return max(known, key=SEVERITY.index, default=0)
 
 
-def classes(scenario: str) -> list[str]:
-    """Return the users of a scenario, as Locust wants them named."""
-    tree = ast.parse((Path(__file__).parent / f"{scenario}.py").read_text())
-    return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-
-
 async def run(case: Case, folder: Path) -> Outcome:
     """Run a case against servers of its own, and leave nothing running.
 
@@ -162,28 +158,28 @@ async def run(case: Case, folder: Path) -> Outcome:
 
     """
     began = time.monotonic()
-    async with AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(owned(case.replicas, *case.server))
+    async with owned(case.replicas, *case.server) as servers:
+        before = runs_in(folder)
         if case.scenario == "omission":
-            where = await demonstrate(servers.replicas[0], case.seconds, folder)
+            await demonstrate(servers.replicas[0], case.seconds, folder, about(case))
             code = 0
         else:
-            before = runs_in(folder)
             code = await under_load(case, servers, folder)
-            fresh = runs_in(folder) - before
-            if not fresh:
-                return Outcome(
-                    case, code, "did not run", None, time.monotonic() - began
-                )
-            where = fresh.pop()
-    about: dict[str, Any] = {"server": " ".join(("resume", *case.server))}
-    if case.variant:
-        about["variant"] = case.variant
-    try:
-        word = str(amend(where, about).summary["verdict"])
-    except Unreadable as exc:
-        word, code = str(exc), code or EXIT_FAILURES
+    word, where = "did not run", None
+    if fresh := runs_in(folder) - before:
+        where = fresh.pop()
+        try:
+            word = str(load(where).summary["verdict"])
+        except Unreadable as exc:
+            word, code = str(exc), code or EXIT_FAILURES
     return Outcome(case, code, word, where, time.monotonic() - began)
+
+
+def about(case: Case) -> dict[str, Any]:
+    """Return what a run does not know of itself, for its ``run.json``."""
+    server = " ".join(("labserver serve --stage resume", *case.server))
+    many = f"{case.replicas} x " if case.replicas > 1 else ""
+    return {"server": many + server, "variant": case.variant}
 
 
 async def under_load(case: Case, servers: Owned, folder: Path) -> int:
@@ -195,8 +191,8 @@ async def under_load(case: Case, servers: Owned, folder: Path) -> int:
             *("--headless", "--only-summary", "--results", str(folder)),
             *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
             *("-u", str(case.users), "-r", str(case.rate), "-t", f"{case.seconds}s"),
-            *(*case.locust, *fault, *classes(case.scenario)),
-            env={**os.environ, **servers.environment},
+            *("--scenario", case.scenario, *case.locust, *fault),
+            env={**os.environ, **servers.environment, ABOUT: json.dumps(about(case))},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -224,18 +220,3 @@ async def ended(locust: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         locust.kill()
         await locust.wait()
-
-
-def amend(folder: Path, about: dict[str, Any]) -> Saved:
-    """Add what only the runner knows to a run: how its servers were started.
-
-    Raises:
-        Unreadable: The run is not whole.
-
-    """
-    saved = load(folder)
-    write(folder / "run.json", {**saved.about, **about})
-    saved = load(folder)
-    for picture in pictures(saved):
-        png(picture, saved.caption, folder)
-    return saved
