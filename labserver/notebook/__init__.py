@@ -28,6 +28,8 @@ from labserver.notebook.slow import flood, latencies, policies
 from labserver.notebook.source import show
 from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.storms import modelled, storm
+from labserver.notebook.transport_costs import decision, idle_cost, publishing
+from labserver.notebook.transports import three_ways
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 from labserver.notebook.vanishing import expected, vanished
 
@@ -36,35 +38,36 @@ from labserver.notebook.vanishing import expected, vanished
 my_guess: float | None = None
 
 __all__ = [
-    "expected",
-    "vanished",
-    "costs",
-    "flames",
-    "absence",
-    "losses",
-    "modelled",
-    "storm",
     "Mistakes",
     "Peer",
     "Samples",
     "Twins",
+    "absence",
     "bars",
     "check",
     "compare",
     "compare_mistake",
     "connected",
+    "costs",
     "crowd",
     "curves",
+    "decision",
     "doctor",
+    "expected",
+    "flames",
     "flood",
     "frame_map",
+    "idle_cost",
     "lanes",
     "latencies",
     "layers",
+    "losses",
     "mistakes",
+    "modelled",
     "my_guess",
     "policies",
     "progress",
+    "publishing",
     "raw",
     "running",
     "running_cluster",
@@ -72,8 +75,11 @@ __all__ = [
     "show",
     "silent",
     "stage_map",
+    "storm",
     "strangers",
     "take_apart",
+    "three_ways",
     "upgrade",
+    "vanished",
     "watch",
 ]

@@ -55,7 +55,7 @@ Say = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 async def publishing(
-    messages: int = 30, size: int = 100, delay: float = 0.02
+    messages: int = 12, size: int = 100, delay: float = 0.02
 ) -> dict[str, Spoken]:
     """Publish in frames, by POST on one connection, and by POST on many."""
     ways = {

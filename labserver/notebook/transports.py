@@ -172,7 +172,7 @@ def http_client(net: Proxy, token: str) -> httpx.AsyncClient:
 async def three_ways(
     *,
     messages: int = 25,
-    every: float = 0.06,
+    every: float = 0.04,
     size: int = 100,
     delay: float = 0.02,
     outage: float = 0.0,

@@ -18,19 +18,27 @@
 
 # %%
 from labserver import sse
-from labserver.notebook import bars, check, compare, my_guess, show
-from labserver.notebook.transport_costs import decision, idle_cost, publishing
-from labserver.notebook.transports import three_ways
+from labserver.notebook import (
+    bars,
+    check,
+    compare,
+    decision,
+    idle_cost,
+    my_guess,
+    publishing,
+    show,
+    three_ways,
+)
 
 # %% [markdown]
 # ## Break: cut everybody off, at stage 6
 #
 # Three listeners of one room, one on each transport, each behind a network that takes
-# 20 ms each way. In the middle of 25 messages the network is gone for half a second.
+# 20 ms each way. In the middle of 25 messages the network is gone for 0.4 seconds.
 # There is no history yet.
 
 # %%
-for name, heard in (await three_ways(stage="broker", outage=0.5)).items():
+for name, heard in (await three_ways(stage="broker", outage=0.4)).items():
     print(f"{name:13} missed {heard.missed(25)} of 25")
 
 # %% [markdown]
@@ -60,7 +68,7 @@ show(sse)
 # it comes back; a poll names it in its URL; a WebSocket in `join`.
 
 # %%
-for name, heard in (await three_ways(outage=0.5)).items():
+for name, heard in (await three_ways(outage=0.4)).items():
     print(f"{name:13} missed {heard.missed(25)} of 25")
 
 # %% [markdown]
@@ -109,7 +117,7 @@ bars(
 #
 # ## Observe: what speaking costs
 #
-# Thirty messages, each sent when the one before is acknowledged: in a frame; by POST on
+# Twelve messages, each sent when the one before is acknowledged: in a frame; by POST on
 # one connection; by POST on a new connection each time.
 
 # %%
@@ -119,7 +127,7 @@ bars(
         "bytes a message, both ways": {n: each.bytes for n, each in spoken.items()},
         "ms until acknowledged": {n: each.typical for n, each in spoken.items()},
     },
-    title="One publisher, 30 messages, 20 ms each way",
+    title="One publisher, 12 messages, 20 ms each way",
 )
 
 # %% [markdown]
@@ -183,7 +191,12 @@ await compare("resume", "no-epoch")
 # %% [markdown]
 # ## Load
 #
-# The load tests speak WebSocket. To see a stream with your own eyes:
+# The load tests speak WebSocket:
+#
+#     locust -f loadtests/fanout.py --headless --host ws://127.0.0.1:8080 \
+#         -u 30 -r 30 -t 12s
+#
+# To see a stream with your own eyes:
 #
 #     labserver serve --sse-port 8081
 #     curl -N -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8081/rooms/lobby
