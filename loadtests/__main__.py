@@ -234,7 +234,7 @@ class Left(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         left = max(0, round((task.total or 0) - task.completed))
-        return Text(f"{left // 60}:{left % 60:02} left")
+        return Text(f"{left // 60}:{left % 60:02} left" if left else "soon done")
 
 
 def conclude(outcomes: Sequence[Outcome], folder: Path) -> NoReturn:

@@ -10,6 +10,8 @@ from pathlib import Path
 from _hist import Histogram
 from _saved import Saved, Unreadable, load_all
 
+WORTH_A_WORD = 0.01  # of a figure: a smaller difference is none to speak of
+
 
 @dataclass(frozen=True)
 class Range:
@@ -47,6 +49,8 @@ class Row:
         if min(self.a.least, self.b.least) <= 0:
             return said
         near = (self.b.most / self.a.least) if lower else (self.b.least / self.a.most)
+        if abs(near - 1) < WORTH_A_WORD:
+            return f"no more than {WORTH_A_WORD:.0%} is sure"
         factor = 1 / near if lower else near
         if factor >= 2:
             return f"{said}, by a factor of {factor:.1f} or more"

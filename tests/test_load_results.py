@@ -313,6 +313,7 @@ def sides(tmp_path: Path, a: list[int], b: list[int], **about: Any) -> tuple[Any
         ([1000, 1100], [8000, 9000], "B is higher, by a factor of 6.8 or more"),
         ([8000, 9000], [1000, 1100], "B is lower, by a factor of 6.8 or more"),
         ([1000, 1000], [1500, 1500], "B is higher, by 45.5% or more"),
+        ([1000, 1000], [1007, 1007], "no more than 1% is sure"),
         ([1000], [8000], "one run is no range: repeat"),
     ],
 )
