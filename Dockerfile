@@ -10,9 +10,10 @@ RUN cd /build && python -c "import tomllib; \
       project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
       needs, extras = project['dependencies'], project['optional-dependencies']; \
       server = [each for each in needs if 'falkordb' not in each]; \
+      lab = needs + extras['notebooks'] + extras['load'] + extras['sse']; \
+      lab = [each for each in lab if not each.startswith('labserver[')]; \
       print(*server, sep='\n', file=open('server.txt', 'w')); \
-      print(*needs, *extras['notebooks'], *extras['load'], sep='\n', \
-            file=open('lab.txt', 'w'))"
+      print(*lab, sep='\n', file=open('lab.txt', 'w'))"
 
 FROM python:3.12-slim-bookworm AS pip
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
