@@ -135,6 +135,12 @@ def add_options(parser: Any, **_: Any) -> None:
         "invalid, if it is also more than half of the latency. Default 100.",
     )
     parser.add_argument(
+        "--no-pictures",
+        action="store_true",
+        include_in_web_ui=False,
+        help="Write figures only: drawing takes seconds.",
+    )
+    parser.add_argument(
         "--results",
         default="results",
         metavar="FOLDER",

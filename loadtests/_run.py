@@ -315,7 +315,8 @@ def conclude(environment: Environment, **_: Any) -> None:
         write(RUN.folder / "summary.json", found)
         write_csv(RUN.folder / "timeline.csv", table)
         saved = Saved(RUN.folder, said, found, record, table)
-        plots = [png(each, saved.caption, RUN.folder) for each in pictures(saved)]
+        drawn = () if options.no_pictures else pictures(saved)
+        plots = [png(each, saved.caption, RUN.folder) for each in drawn]
         names = ", ".join(["summary.json", *(path.name for path in plots)])
         RUN.text += f"\nresults  {RUN.folder}: {names}"
     except OSError as exc:

@@ -12,6 +12,14 @@ from labserver.notebook.checks import check, compare
 from labserver.notebook.fanout import costs
 from labserver.notebook.flames import flames
 from labserver.notebook.frames import frame_map, take_apart
+from labserver.notebook.load import six
+from labserver.notebook.loops import (
+    dawdling,
+    generators,
+    percentile,
+    stall_picture,
+    through_a_stall,
+)
 from labserver.notebook.peers import (
     Peer,
     connected,
@@ -25,7 +33,7 @@ from labserver.notebook.progress import progress
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.slow import flood, latencies, policies
-from labserver.notebook.source import show
+from labserver.notebook.source import excerpt, show
 from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.storms import modelled, storm
 from labserver.notebook.transport_costs import decision, idle_cost, publishing
@@ -38,6 +46,21 @@ from labserver.notebook.vanishing import expected, vanished
 my_guess: float | None = None
 
 __all__ = [
+    "dawdling",
+    "excerpt",
+    "generators",
+    "percentile",
+    "six",
+    "stall_picture",
+    "through_a_stall",
+    "expected",
+    "vanished",
+    "costs",
+    "flames",
+    "absence",
+    "losses",
+    "modelled",
+    "storm",
     "Mistakes",
     "Peer",
     "Samples",

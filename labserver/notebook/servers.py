@@ -113,3 +113,4 @@ def _end() -> None:
     for pid in _running:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)  # a frozen one must hear it, too

@@ -65,6 +65,27 @@ def show(*shown: Shown) -> Source:
     return Source(shown)
 
 
+def excerpt(path: str, *names: str) -> Source:
+    """Return functions or classes of a file of this repository, for a cell to show.
+
+    For what a notebook must not import: Locust would replace the kernel's loop.
+
+    Args:
+        path: The file, from the root of the repository.
+        names: Of functions or classes at its top level; all of it without a name.
+
+    """
+    text = (Path(labserver.__file__).parent.parent / path).read_text()
+    source = Source([])
+    for node in ast.parse(text).body if names else ():
+        if getattr(node, "name", "") in names:
+            part = ast.get_source_segment(text, node) or ""
+            source.parts.append((f"{path}, line {node.lineno}", part))
+    if not names:
+        source.parts.append((path, _without_imports(text).strip("\n")))
+    return source
+
+
 def _read(shown: Shown) -> tuple[str, str]:
     """Return where something is defined, and its source."""
     lines, start = inspect.getsourcelines(shown)

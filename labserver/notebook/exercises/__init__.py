@@ -9,6 +9,7 @@ from labserver.notebook.exercises.broker import EXERCISE as HOLES
 from labserver.notebook.exercises.echo import EXERCISE as ACCEPT_KEY
 from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
 from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
+from labserver.notebook.exercises.load import EXERCISE as JUDGE
 from labserver.notebook.exercises.resume import EXERCISE as DELAY
 from labserver.notebook.exercises.rooms import EXERCISE as FORGET
 from labserver.notebook.exercises.start import EXERCISE as FIRST_WORDS
@@ -23,6 +24,7 @@ ALL = (
     HOLES,
     DELAY,
     TO_REPLAY,
+    JUDGE,
 )
 EXERCISES = {each.name: each for each in ALL}
 

@@ -1,0 +1,105 @@
+"""Chapter 9: what a run is worth."""
+
+from __future__ import annotations
+
+from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
+
+
+def by_latency(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    return "valid" if delivered and p99 < 100 else "failed"
+
+
+def what_arrived(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if not delivered:
+        return "nothing"
+    return "invalid" if cpu > 0.8 or own > p99 / 2 else "valid"
+
+
+def generator_first(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if not delivered:
+        return "nothing"
+    if cpu > 0.8 or own > p99 / 2:
+        return "invalid"
+    return "failed" if delivered != expected else "valid"
+
+
+def silence_is_fine(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if delivered != expected:
+        return "failed"
+    return "invalid" if cpu > 0.8 or own > p99 / 2 else "valid"
+
+
+def cpu_only(expected: int, delivered: int, p99: float, own: float, cpu: float) -> str:
+    if not delivered:
+        return "nothing"
+    if delivered != expected:
+        return "failed"
+    return "invalid" if cpu > 0.8 else "valid"
+
+
+def losses_only(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if not delivered:
+        return "nothing"
+    if delivered < expected:
+        return "failed"
+    return "invalid" if cpu > 0.8 or own > p99 / 2 else "valid"
+
+
+EXERCISE = Exercise(
+    name="judge",
+    cases=(
+        Case((20_000, 20_000, 4.0, 0.5, 0.3), "valid"),
+        Case((20_000, 19_999, 3.0, 0.5, 0.3), "failed"),
+        Case((20_000, 20_001, 3.0, 0.5, 0.3), "failed"),
+        Case((20_000, 20_000, 9.0, 7.0, 0.4), "invalid"),
+        Case((20_000, 20_000, 9.0, 0.5, 0.97), "invalid"),
+        Case((20_000, 11_000, 9.0, 8.0, 0.97), "failed"),
+        Case((20_000, 0, 0.0, 0.5, 0.1), "nothing"),
+        Case((0, 0, 0.0, 0.0, 0.0), "nothing"),
+        Case((20_000, 20_000, 900.0, 2.0, 0.3), "valid"),
+    ),
+    mistakes=(
+        Mistake(
+            by_latency,
+            "a slow server is a result, not a failure: 900 ms that were measured well "
+            "are valid. And a fast one that lost a message has failed.",
+        ),
+        Mistake(
+            what_arrived,
+            "percentiles are made from what arrived. Compare `delivered` with "
+            "`expected` before you look at any of them.",
+        ),
+        Mistake(
+            generator_first,
+            "a busy generator makes times wrong, but it loses nothing: what is missing "
+            "is missing. Look at completeness first.",
+        ),
+        Mistake(
+            silence_is_fine,
+            "a run in which nothing was sent, or nothing arrived, says nothing: Locust "
+            "itself exits 0 with zero requests.",
+        ),
+        Mistake(
+            cpu_only,
+            "a generator may have a free processor and still be late: a pause, one "
+            "long callback. Its own delay says so.",
+        ),
+        Mistake(
+            losses_only,
+            "a message too many is a failure, too: delivered twice.",
+        ),
+    ),
+    look_at="`judge` and `invalid_reasons` in `loadtests/_results.py`.",
+    praise="The exit status of the load tests is made so: 1 failed, 3 nothing, "
+    "4 invalid.",
+)

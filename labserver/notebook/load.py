@@ -1,0 +1,152 @@
+"""The six scenarios of ``loadtests``, run from a chapter: Locust is a process beside.
+
+Locust would replace the kernel's event loop, so it is never imported here. The run is a
+task of its own: cells look on, and whether they do or are interrupted, it ends by
+itself after a few seconds and stops all that it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import labserver
+from labserver.cluster import Cluster
+from labserver.embedded import end_with_parent
+from labserver.errors import LabError
+from labserver.notebook.progress import Line
+from labserver.notebook.servers import running_cluster
+
+FOLDER = Path(labserver.__file__).parent.parent / "loadtests"
+SECONDS = 2  # of load
+USERS = 40
+PATIENCE = 40.0  # seconds in which Locust is ready, loads, drains and draws
+TICK = 0.2
+PUBLISHED = "labserver_messages_published_total"
+# What it prints beside the summary of this lab: its own log, tables and folders.
+SUMMARY = re.compile(r"^churn\n.*?^verdict .*?$", re.DOTALL | re.MULTILINE)
+
+
+class NoLoad(LabError):
+    """The load tests did not run; the message is what was said."""
+
+
+class Six:
+    """All six scenarios at once on two replicas, with 40 users for two seconds."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.listening = asyncio.Event()
+        self.loaded = asyncio.Event()  # the first message was published
+        self.said = ""  # by Locust, when it is done
+
+    async def begin(self) -> None:
+        """Start two replicas, and Locust beside them; return when they listen.
+
+        Raises:
+            NoLoad: They did not start.
+
+        """
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        self.listening, self.loaded = asyncio.Event(), asyncio.Event()
+        self.said = ""
+        self.task = asyncio.create_task(self._run())
+        await self._until(self.listening, "two replicas start")
+
+    async def crowd(self) -> None:
+        """Wait until the first message was published; begin if nobody has.
+
+        Raises:
+            NoLoad: Locust did not start.
+
+        """
+        if self.task is None:
+            await self.begin()
+        await self._until(self.loaded, "Locust starts, the crowd comes")
+
+    async def _until(self, event: asyncio.Event, doing: str) -> None:
+        assert self.task is not None
+        line = Line()
+        line.say(doing)
+        while not event.is_set() and not self.task.done():
+            await asyncio.wait([self.task], timeout=TICK)
+        self._check()
+        line.say(f"{doing}: done")
+
+    async def report(self) -> str:
+        """Return the summary as soon as Locust is done; begin if nobody has.
+
+        Raises:
+            NoLoad: There is none.
+
+        """
+        if self.task is None:
+            await self.begin()
+        assert self.task is not None
+        line, began = Line(), time.monotonic()
+        while not self.said and not self.task.done():
+            line.say(f"under load since {time.monotonic() - began:.0f} s")
+            await asyncio.wait([self.task], timeout=TICK)
+        line.say("the run is over")
+        self._check()
+        if found := SUMMARY.search(self.said):
+            return found.group()
+        raise NoLoad(self.said.strip().rpartition("\n")[2] or "Locust said nothing")
+
+    def _check(self) -> None:
+        """Raise what ended the run."""
+        if self.task is not None and self.task.done() and not self.task.cancelled():
+            self.task.result()
+
+    async def _run(self) -> None:
+        if not FOLDER.is_dir():
+            raise NoLoad("loadtests is not here: run this chapter in a clone")
+        async with running_cluster(2, heartbeat_interval=0.5) as cluster:
+            self.listening.set()
+            with tempfile.TemporaryDirectory() as results:
+                self.said = await self._locust(cluster, results)
+
+    async def _locust(self, cluster: Cluster, results: str) -> str:
+        urls = [replica.url for replica in cluster.replicas]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "locust", "-f", str(FOLDER), "--headless"),
+            *("--host", urls[0], "--replicas", ",".join(urls), "--results", results),
+            *("-u", str(USERS), "-r", str(USERS), "-t", f"{SECONDS}s"),
+            "--no-pictures",
+            env={**os.environ, "LAB_SECRET": cluster.replicas[0].secret},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+        )
+        watching = asyncio.create_task(self._watch(cluster))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                said, _ = await process.communicate()
+        finally:
+            watching.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return said.decode(errors="replace")
+
+    async def _watch(self, cluster: Cluster) -> None:
+        while not self.loaded.is_set():
+            with contextlib.suppress(OSError):
+                if await cluster.replicas[0].metric(PUBLISHED):
+                    self.loaded.set()
+            await asyncio.sleep(TICK)
+
+
+six = Six()
