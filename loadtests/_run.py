@@ -238,6 +238,8 @@ def stop_if_still_on(environment: Environment, name: str) -> None:
 @events.test_stopping.add_listener
 def drain(environment: Environment, **_: Any) -> None:
     runner = environment.runner
+    if not RUN.name:  # a page that is closed before anybody used it stops, too
+        return
     if isinstance(runner, MasterRunner):
         if not RUN.draining:
             RUN.draining = True
@@ -296,7 +298,7 @@ def took(msg: Any, **_: Any) -> None:
 @events.test_stop.add_listener
 def conclude(environment: Environment, **_: Any) -> None:
     runner, options = environment.runner, environment.parsed_options
-    if isinstance(runner, WorkerRunner):
+    if isinstance(runner, WorkerRunner) or not RUN.name:
         return
     local = not isinstance(runner, MasterRunner)
     record = merged([RUN.record] if local else RUN.parts)
