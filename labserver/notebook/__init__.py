@@ -30,6 +30,7 @@ from labserver.notebook.peers import (
     upgrade,
 )
 from labserver.notebook.progress import progress
+from labserver.notebook.replicas import carried, duet
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
 from labserver.notebook.slow import flood, latencies, policies
@@ -67,6 +68,7 @@ __all__ = [
     "Twins",
     "absence",
     "bars",
+    "carried",
     "check",
     "compare",
     "compare_mistake",
@@ -76,6 +78,7 @@ __all__ = [
     "curves",
     "decision",
     "doctor",
+    "duet",
     "expected",
     "flames",
     "flood",

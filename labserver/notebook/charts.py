@@ -113,14 +113,17 @@ def curves(
             min(0, *(min(xs) for xs, _ in lines.values())),
             max(max(xs) for xs, _ in lines.values()),
         )
+    left, right = axes.get_xlim()
     for name, place in (marks or {}).items():
+        late = place > left + (right - left) * 0.7
         axes.axvline(place, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
             name,
             (place, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -2),
+            xytext=(-4 if late else 4, -2),
             textcoords="offset points",
+            ha="right" if late else "left",
             va="top",
             fontsize=9,
             color=INK,
@@ -158,10 +161,16 @@ def _name_ends(axes: Axes, lines: Mapping[str, Curve]) -> None:
     for colour, (name, (xs, ys)) in zip(COLOURS, lines.items(), strict=False):
         _, height = axes.transData.transform((xs[-1], ys[-1]))
         ends.append((float(height), name, colour, xs[-1], ys[-1]))
-    lowest = float("-inf")
-    for height, name, colour, right, top in sorted(ends):
-        place = max(height, lowest + apart)
-        lowest = place
+    ends.sort()
+    lowest, places = float("-inf"), []
+    for height, *_ in ends:
+        lowest = max(height, lowest + apart)
+        places.append(lowest)
+    highest = float(axes.bbox.y1)
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], highest)
+        highest = places[index] - apart
+    for place, (height, name, colour, right, top) in zip(places, ends, strict=True):
         axes.annotate(
             name,
             (right, top),

@@ -65,10 +65,12 @@ async def running_cluster(
     stage: str = "resume",
     *,
     without: Collection[str] = (),
+    mistake: str = "",
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run replicas of a stage on one embedded Redis; see :func:`running`."""
     arguments = _arguments(without, settings)
+    arguments += ["--mistake", mistake] if mistake else []
     replicas = cluster.running_cluster(count, stage, *arguments)
     async with replicas as servers, _interruptible(servers.replicas):
         yield servers

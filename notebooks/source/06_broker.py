@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 6 · Broker
+# # 6 · Beyond one process
 #
 # **Promise:** every replica delivers its rooms' messages in one order. · *about 20
 # minutes*
@@ -17,7 +17,19 @@
 
 # %%
 from labserver import broker
-from labserver.notebook import check, compare, connected, lanes, running_cluster, show
+from labserver.notebook import (
+    bars,
+    carried,
+    check,
+    compare,
+    connected,
+    duet,
+    lanes,
+    mistakes,
+    my_guess,
+    running_cluster,
+    show,
+)
 
 # %% [markdown]
 # ## Break: two replicas at stage 5
@@ -56,59 +68,27 @@ my_guess = None
 show(broker.RedisBroker.publish, broker.RedisBroker.heard, broker.RedisBroker.catch_up)
 
 # %% [markdown]
-# ## Run
+# ## Run: two people, two replicas
 #
-# Two replicas on an embedded Redis. We note when each message was sent; each peer notes
-# what it hears and when.
+# Once with the stage, and once with the obvious remedy, the mistake `deliver-locally`.
+# Both speak at the same moments, ten times.
 
 # %%
-import asyncio
-import time
+ann, bob = await duet()
+print("the stage:       the same order:", ann == bob)
 
-sent = {}
-
-
-async def say(peer, text):
-    sent[text] = time.monotonic()
-    await peer.publish("lobby", text)
-
-
-async with running_cluster(2, "broker") as cluster:
-    first, second = cluster.replicas
-    async with (
-        connected(first, "ann", "lobby") as ann,
-        connected(second, "bob", "lobby") as bob,
-    ):
-        for number in range(10):
-            await asyncio.gather(say(ann, f"a{number}"), say(bob, f"b{number}"))
-            await asyncio.sleep(0.01)
-        complete = await ann.messages(20) and await bob.messages(20)
-
-print("both heard all 20:", complete)
-print("in the same order:", ann.payloads == bob.payloads)
-print("numbered without holes:", [m["seq"] for m in bob.of("message")])
+short_ann, short_bob = await duet("deliver-locally")
+print("deliver-locally: the same order:", short_ann == short_bob)
 
 # %% [markdown]
 # ## Observe: two screens
-#
-# The upper two rows are what was heard. The lower two are computed from the same run:
-# what each would have seen with the short cut, its own messages at the moment they were
-# sent, the other's when they came.
 
-
-# %%
-def with_short_cut(peer, own):
-    times = {
-        text: sent[text] if text[0] == own else at for text, at in peer.heard.items()
-    }
-    return sorted(times, key=times.get)
-
-
+# %% tags=["picture"]
 screens = {
-    "ann": ann.payloads,
-    "bob": bob.payloads,
-    "ann, short cut": with_short_cut(ann, "a"),
-    "bob, short cut": with_short_cut(bob, "b"),
+    "Ann": ann,
+    "Bob": bob,
+    "Ann, short cut": short_ann,
+    "Bob, short cut": short_bob,
 }
 lanes(
     {name: [text[0] for text in texts] for name, texts in screens.items()},
@@ -118,13 +98,78 @@ lanes(
 )
 
 # %%
-pairs = zip(screens["ann, short cut"], screens["bob, short cut"], strict=True)
+pairs = zip(short_ann, short_bob, strict=False)
 compare(my_guess, sum(left != right for left, right in pairs), "of 20 places")
 
 # %% [markdown]
 # With the short cut each sees itself first. A chat survives that; a list that both edit
 # does not. The price of one order is the way to Redis and back, also for one's own
 # message.
+#
+# ## Run: rooms that are owned, and all of them
+#
+# Three replicas, four rooms on each, and every room's people on one replica. A replica
+# of the stage listens to the rooms that it has members of. The mistake
+# `subscribe-to-everything` needs no book-keeping.
+
+# %%
+owned = await carried(3)
+
+# %%
+everything = await carried(3, mistake="subscribe-to-everything")
+
+# %% [markdown]
+# ## Observe: what is carried for nothing
+
+# %%
+both = {"its own rooms": owned, "everything": everything}
+bars(
+    {
+        "bytes that Redis sent, a message": {n: e.sent for n, e in both.items()},
+        "CPU of all replicas, µs a message": {n: e.cpu for n, e in both.items()},
+    },
+    title="Three replicas; each message has one reader, on one of them",
+)
+
+# %% [markdown]
+# With N replicas, N - 1 of N copies are for nobody, and each is parsed before it is
+# thrown away. Adding replicas then adds work instead of taking it.
+#
+# ## Run: what sticky sessions buy
+#
+# A sticky router sends a client to the same replica each time. Bob hears two messages,
+# loses his connection, and comes back with his cursor: to the same replica, to the
+# other, and to the other when the first is dead.
+
+# %%
+async with running_cluster(2, "resume") as cluster:
+    home, other = cluster.replicas
+    async with connected(other, "ann", "lobby") as ann:
+        async with connected(home, "bob", "lobby") as bob:
+            await ann.publish("lobby", 1, 2)
+            await bob.messages(2)
+            epoch = bob.of("joined")[0]["epoch"]
+        await ann.publish("lobby", 3, 4, 5)
+        await ann.messages(5)
+        cursor = {"epoch": epoch, "seq": 2}
+        for name, replica in {
+            "the same replica": home,
+            "the other one": other,
+            "the other, home is dead": other,
+        }.items():
+            if name.endswith("dead"):
+                await home.stop()
+            async with connected(replica, "bob") as bob:
+                joined = await bob.join("lobby", after=cursor)
+                await bob.messages(3)
+                print(f"{name:24} recovered: {joined['recovered']}, {bob.payloads}")
+
+# %% [markdown]
+# No difference: numbers, history and order live in Redis, so that any replica will do.
+# A WebSocket does not need stickiness for its handshake either, which is one request.
+# What stickiness buys is warmth: fewer replicas in each room, so fewer copies, if it
+# goes by room; even limits and caches for each client, if it goes by name. What it does
+# not buy is order, completeness, or anything at all when the replica is gone.
 #
 # ## Exercise: see the holes
 #
@@ -162,6 +207,15 @@ def holes(delivered: int, arriving: list[int]) -> list[tuple[int, int]]:
 
 # %%
 check(holes)
+
+# %% [markdown]
+# ## Mistakes
+
+# %%
+await compare("broker", "no-resubscribe")
+
+# %%
+await mistakes("broker")
 
 # %% [markdown]
 # ## Load

@@ -1,0 +1,100 @@
+"""Several replicas on one Redis: what two people see, and what a message costs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from labserver.notebook.peers import connected
+from labserver.notebook.progress import progress
+from labserver.notebook.servers import running_cluster
+
+BYTES = "total_net_output_bytes"
+CPU = "process_cpu_seconds_total"
+
+
+async def duet(mistake: str = "", messages: int = 10) -> tuple[list[str], list[str]]:
+    """Let Ann and Bob talk at the same moments, on two replicas.
+
+    Args:
+        mistake: A well-known mistake of stage broker.
+        messages: How many each says.
+
+    Returns:
+        What Ann's screen shows, and what Bob's.
+
+    """
+    async with running_cluster(2, "broker", mistake=mistake) as cluster:
+        first, second = cluster.replicas
+        async with (
+            connected(first, "ann", "lobby") as ann,
+            connected(second, "bob", "lobby") as bob,
+        ):
+            for number in range(messages):
+                await asyncio.gather(
+                    ann.publish("lobby", f"a{number}"),
+                    bob.publish("lobby", f"b{number}"),
+                )
+                await asyncio.sleep(0.01)
+            await ann.messages(2 * messages)
+            await bob.messages(2 * messages)
+            return ann.payloads, bob.payloads
+
+
+@dataclass
+class Carried:
+    """What a message took to be carried, on the average.
+
+    Attributes:
+        sent: Bytes that Redis sent to the replicas, beyond the answer to the publisher.
+        cpu: CPU time of all replicas, in microseconds.
+
+    """
+
+    sent: float
+    cpu: float
+
+
+async def carried(
+    replicas: int = 3, mistake: str = "", rooms: int = 4, messages: int = 60
+) -> Carried:
+    """Measure messages in rooms whose members are all on one replica.
+
+    Args:
+        replicas: How many; each has so many rooms of its own.
+        mistake: A well-known mistake of stage broker.
+        rooms: Rooms on each replica, with one member each.
+        messages: Messages in each room.
+
+    """
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(
+            running_cluster(replicas, "broker", mistake=mistake)
+        )
+        redis = await stack.enter_async_context(Redis.from_url(cluster.redis))
+        peers = {
+            f"room-{index}-{number}": await stack.enter_async_context(
+                connected(replica, f"user-{number}", f"room-{index}-{number}")
+            )
+            for index, replica in enumerate(cluster.replicas)
+            for number in range(rooms)
+        }
+
+        async def spent() -> float:
+            each = [await replica.metric(CPU) for replica in cluster.replicas]
+            return sum(each)
+
+        idle = -(await spent() - await spent())  # asking costs CPU time, too
+        cpu, sent = await spent(), (await redis.info("stats"))[BYTES]
+        words = f"{replicas} replicas" + (f", {mistake}" if mistake else "")
+        for number in progress(range(messages), words):
+            for room, peer in peers.items():
+                await peer.publish(room, "x" * 200)
+            for peer in peers.values():
+                await peer.messages(number + 1)
+        sent = (await redis.info("stats"))[BYTES] - sent
+        total = messages * len(peers)
+        return Carried(sent / total, max(await spent() - cpu - idle, 0) / total * 1e6)
