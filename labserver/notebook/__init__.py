@@ -26,7 +26,6 @@ from labserver.notebook.peers import (
     crowd,
     raw,
     silent,
-    strangers,
     upgrade,
 )
 from labserver.notebook.progress import progress
@@ -39,6 +38,7 @@ from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.storms import modelled, storm
 from labserver.notebook.transport_costs import decision, idle_cost, publishing
 from labserver.notebook.transports import three_ways
+from labserver.notebook.strangers import toll
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 from labserver.notebook.vanishing import expected, vanished
 
@@ -105,6 +105,7 @@ __all__ = [
     "strangers",
     "take_apart",
     "three_ways",
+    "toll",
     "upgrade",
     "vanished",
     "watch",

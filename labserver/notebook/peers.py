@@ -196,7 +196,7 @@ class RawSocket:
 
     async def upgrade(self) -> str:
         """Ask for a WebSocket; return the response, and read past the ``hello``."""
-        await self.send(_request(self.server, {}))
+        await self.send(asked(self.server, {}))
         response = await self.response()
         await self.frames(1)
         return response
@@ -245,7 +245,7 @@ async def upgrade(server: Replica, **headers: str) -> str:
 
     """
     async with raw(server) as wire:
-        await wire.send(_request(server, headers))
+        await wire.send(asked(server, headers))
         head = await wire.response()
         status = head.partition("\r\n")[0].removeprefix("HTTP/1.1 ")
         if status.startswith("101"):
@@ -253,7 +253,8 @@ async def upgrade(server: Replica, **headers: str) -> str:
         return f"{status}: {(await wire.read()).decode().strip()}"
 
 
-def _request(server: Replica, headers: Mapping[str, str]) -> str:
+def asked(server: Replica, headers: Mapping[str, str]) -> str:
+    """Return the request for a WebSocket, with further headers."""
     host, port = _place(server)
     fields = {
         "Host": f"{host}:{port}",
@@ -265,24 +266,6 @@ def _request(server: Replica, headers: Mapping[str, str]) -> str:
     }
     lines = [f"{name}: {value}" for name, value in fields.items()]
     return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""])
-
-
-@asynccontextmanager
-async def strangers(server: Replica, count: int) -> AsyncIterator[int]:
-    """Ask for ``count`` WebSockets without a token; yield how many were given.
-
-    Who gets one keeps it; who is refused goes away, as HTTP clients do.
-    """
-    accepted = 0
-    async with AsyncExitStack() as stack:
-        for _ in range(count):
-            async with AsyncExitStack() as visit:
-                wire = await visit.enter_async_context(raw(server))
-                await wire.send(_request(server, {}))
-                if (await wire.response()).startswith("HTTP/1.1 101 "):
-                    accepted += 1
-                    stack.push_async_exit(visit.pop_all())
-        yield accepted
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ class Carried:
     """What a message took to be carried, on the average.
 
     Attributes:
-        sent: Bytes that Redis sent to the replicas, beyond the answer to the publisher.
+        sent: Bytes that Redis sent to all replicas, its answers included.
         cpu: CPU time of all replicas, in microseconds.
 
     """

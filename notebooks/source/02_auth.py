@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 2 · Auth
+# # 2 · Auth at the upgrade
 #
 # **Promise:** no stranger gets a socket. · *about 20 minutes*
 #
@@ -21,9 +21,11 @@ from labserver.notebook import (
     check,
     compare,
     connected,
+    mistakes,
+    my_guess,
     running,
     show,
-    strangers,
+    toll,
     upgrade,
 )
 
@@ -42,8 +44,9 @@ async with running("echo") as server:
 # %% [markdown]
 # ## Predict
 #
-# Three hundred strangers come to stage 1 and stay. How many kilobytes of the server's
-# memory does each take? Set a number, or leave `None`.
+# A server accepts a thousand strangers, asks each for a token, and closes who has none.
+# How many kilobytes of its memory does each take until then? Set a number, or leave
+# `None`.
 
 # %%
 my_guess = None
@@ -85,46 +88,71 @@ async with running("auth") as server:
 # seconds:
 
 # %%
-async with running("auth") as server, connected(server, "ann", ttl=2) as ann:
-    print("hello", ann.hello["user"])
-    print("closed:", await ann.closed())
+async with (
+    running("auth") as server,
+    connected(server, "ann", ttl=2) as ann,
+    connected(server, "bob", ttl=2) as bob,
+):
+    await bob.send(type="refresh", token=server.token("bob", ttl=60))
+    await bob.until(lambda: bob.of("refreshed"))
+    print("ann, closed:   ", await ann.closed())
+    print("bob, refreshed:", await bob.closed(within=0.5))
 
 # %% [markdown]
 # 4401 tells the client not to come back before it has a new token. A code that invites
 # it back at once would make a crowd with expired tokens a storm.
 #
-# ## Observe: what three hundred strangers cost
+# ## Run: a page with somebody else's cookie
 #
-# The same strangers at stage 1, which lets them in, and at stage 2. Twenty go first, so
-# that nobody pays for what a server allocates once.
-
+# Ann is logged in, and her browser keeps the cookie. She opens a page of another site,
+# which opens a WebSocket to the server; the browser sends her cookie along. On the
+# mistaken twin the page speaks in her name from now on.
 
 # %%
-async def cost(stage: str, count: int = 300) -> dict[str, float]:
-    async with running(stage) as server:
-        async with strangers(server, 20):
-            pass
-        memory = await server.metric("process_resident_memory_bytes")
-        async with strangers(server, count) as accepted:
-            grown = await server.metric("process_resident_memory_bytes") - memory
-    return {"sockets": accepted, "KB each": max(grown, 0) / count / 1000}
+for name, options in {
+    "no-origin-check": {"mistake": "no-origin-check"},
+    "the stage": {},
+}.items():
+    async with running("auth", **options) as server:
+        stolen = {"Cookie": f"lab_token={server.token('ann')}"}
+        print(f"{name:16}", await upgrade(server, Origin="https://evil.test", **stolen))
 
+# %% [markdown]
+# ## Run: a thousand strangers
+#
+# Refused before a socket exists, or accepted and then closed. Who was accepted does not
+# answer the goodbye: nobody makes a stranger be polite.
 
-costs = {stage: await cost(stage) for stage in ("echo", "auth")}
+# %%
+refused = await toll("auth")
+print(refused)
+
+# %%
+accepted = await toll("auth", mistake="accept-then-check")
+print(accepted)
+
+# %% [markdown]
+# ## Observe
+
+# %% tags=["picture"]
+both = {"refused with 401": refused, "accepted, then closed": accepted}
 bars(
     {
-        "sockets given": {stage: each["sockets"] for stage, each in costs.items()},
-        "server memory, KB a stranger": {
-            stage: round(each["KB each"], 1) for stage, each in costs.items()
-        },
+        "sockets given": {name: each.sockets for name, each in both.items()},
+        "memory, KB each": {name: round(e.memory, 1) for name, e in both.items()},
+        "CPU, µs each": {name: round(e.cpu) for name, e in both.items()},
     },
-    title="Three hundred strangers, and what they take",
+    title="A thousand strangers, and what they take from the server",
 )
 
 # %%
-compare(my_guess, costs["echo"]["KB each"], "KB a stranger at stage 1")
+compare(my_guess, accepted.memory, "KB for each stranger that was accepted")
 
 # %% [markdown]
+# The handshake itself is the same work for both. What differs is what comes after it: a
+# connection object, buffers, a task, a timer for the goodbye. Memory is what an
+# attacker fills first, because it stays taken while CPU time passes.
+#
 # ## Exercise: may this page connect?
 #
 # `origin` is the header's value, such as `https://lab.example`, or `None` where there
@@ -162,6 +190,15 @@ def may_connect(origin: str | None, host: str) -> bool:
 
 # %%
 check(may_connect)
+
+# %% [markdown]
+# ## Mistakes
+
+# %%
+await compare("auth", "accept-then-check")
+
+# %%
+await mistakes("auth")
 
 # %% [markdown]
 # ## Load

@@ -1,0 +1,108 @@
+"""A thousand strangers at the door: what each costs the server."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from labserver.cluster import Replica
+from labserver.notebook.peers import asked, raw
+from labserver.notebook.progress import Line
+from labserver.notebook.servers import running
+
+AT_ONCE = 20  # strangers that knock at the same time
+FIRST = 20  # that go first, so that nobody pays for what is allocated once
+SPARE = 200  # open files that a kernel needs for itself
+MEMORY = "process_resident_memory_bytes"
+CPU = "process_cpu_seconds_total"
+
+
+@dataclass
+class Toll:
+    """What strangers cost a server.
+
+    Attributes:
+        count: How many came.
+        sockets: How many were given a WebSocket.
+        memory: Kilobytes of the server's memory for each, while they stay.
+        cpu: Microseconds of CPU time for each.
+
+    """
+
+    count: int
+    sockets: int
+    memory: float
+    cpu: float
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.sockets} of {self.count} got a socket; "
+            f"{self.memory:.1f} KB and {self.cpu:.0f} µs each"
+        )
+
+
+async def toll(stage: str, count: int = 1000, **options: Any) -> Toll:
+    """Let strangers without a token knock, and measure what the server pays.
+
+    Who is given a socket keeps it, and does not answer when it is closed: nobody makes
+    a stranger be polite. Who is refused goes away, as HTTP clients do.
+
+    Args:
+        stage: Last stage of the server.
+        count: How many; fewer where fewer files may be open.
+        options: As for :func:`running`, such as ``mistake="accept-then-check"``.
+
+    """
+    count = min(count, _files() - SPARE)
+    line = Line()
+    async with running(stage, **options) as server, AsyncExitStack() as stack:
+        await _knock(server, stack, FIRST)
+        first = await server.metrics()
+        before = await server.metrics()  # asking costs CPU time, too
+        sockets = 0
+        for done in range(0, count, AT_ONCE):
+            line.say(f"strangers: {done} of {count}")
+            sockets += await _knock(server, stack, min(AT_ONCE, count - done))
+        line.say(f"strangers: {count} of {count}")
+        after = await server.metrics()
+        idle = before[CPU] - first[CPU]
+        return Toll(
+            count,
+            sockets,
+            max(after[MEMORY] - before[MEMORY], 0) / count / 1000,
+            max(after[CPU] - before[CPU] - idle, 0) / count * 1e6,
+        )
+
+
+async def _knock(server: Replica, stack: AsyncExitStack, count: int) -> int:
+    """Let some strangers ask at once; return how many got a socket, which they keep."""
+    visits = await asyncio.gather(*(_visit(server) for _ in range(count)))
+    kept = [visit for visit in visits if visit is not None]
+    for visit in kept:
+        stack.push_async_exit(visit)
+    return len(kept)
+
+
+async def _visit(server: Replica) -> AsyncExitStack | None:
+    async with AsyncExitStack() as visit:
+        wire = await visit.enter_async_context(raw(server))
+        await wire.send(asked(server, {}))
+        if (await wire.response()).startswith("HTTP/1.1 101 "):
+            return visit.pop_all()
+    return None
+
+
+def _files() -> int:
+    """Allow this process as many open files as it may allow itself; return the limit.
+
+    A server that is started later inherits it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return 10**6 if soft == resource.RLIM_INFINITY else soft
