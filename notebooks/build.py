@@ -110,10 +110,20 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def build(source: Path) -> Path:
-    """Execute one chapter and store it; return where."""
+def build(source: Path) -> tuple[Path, float]:
+    """Execute a chapter and store it; return where, and its slowest cell in seconds."""
     notebook = read(source)
-    client(notebook).execute()
+    started, slowest = 0.0, 0.0
+
+    def starts(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal started
+        started = time.monotonic()
+
+    def ends(cell: NotebookNode, cell_index: int, execute_reply: Any) -> None:
+        nonlocal slowest
+        slowest = max(slowest, time.monotonic() - started)
+
+    client(notebook, on_cell_execute=starts, on_cell_executed=ends).execute()
     target = FOLDER / f"{source.stem}.ipynb"
     nbformat.validate(tidy(notebook))
     nbformat.write(notebook, target)
@@ -121,7 +131,7 @@ def build(source: Path) -> Path:
         PICTURE.write_bytes(picture(notebook))
     THUMBNAILS.mkdir(exist_ok=True)
     thumbnail(picture(notebook)).save(THUMBNAILS / f"{source.stem}.png", optimize=True)
-    return target
+    return target, slowest
 
 
 def thumbnail(png: bytes) -> Image.Image:
@@ -149,10 +159,14 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments).name or list(names)
     for name in chosen:
         started = time.monotonic()
-        target = build(names[name])
+        target, slowest = build(names[name])
         seconds = time.monotonic() - started
         size = target.stat().st_size / 1024
-        print(f"{target.name}: {seconds:.1f} s, {size:.0f} KB", flush=True)
+        print(
+            f"{target.name}: {seconds:.1f} s (slowest cell {slowest:.1f} s), "
+            f"{size:.0f} KB",
+            flush=True,
+        )
     return 0
 
 

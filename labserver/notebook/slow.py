@@ -19,7 +19,7 @@ from labserver.notebook.servers import running
 
 SIZE = 32_000  # bytes of a message
 HEAD = 75  # bytes around it on the wire
-EACH = 8  # messages at a time
+EACH = 12  # messages at a time
 BOUNDED = ("backpressure", "broker", "resume")  # stages that know what waits
 MEMORY = "process_resident_memory_bytes"
 PATIENCE = 1.0  # seconds that what is still missing is waited for, in all
@@ -102,7 +102,8 @@ async def flood(
             if stage not in BOUNDED:  # asyncio holds all that the kernels do not
                 held = max(step * EACH * (SIZE + HEAD) - kernel - peer, 0)
             seen.process.append(held / 1e6)
-        deadline = time.monotonic() + float(options.get("stuck_timeout", 0)) + 0.5
+        patience = float(options.get("stuck_timeout", 0))
+        deadline = time.monotonic() + 1.5 * patience
         while time.monotonic() < deadline and seen.stayed:
             seen.stayed = await server.metric("labserver_connections") > 1
             await asyncio.sleep(0.05)

@@ -33,7 +33,7 @@ from labserver.notebook import (
 # ## Break: one reader stops at stage 4
 #
 # Two members: `ann` reads everything, the other has stopped reading. Ann publishes 8 MB
-# in messages of 32 kB, a quarter of a megabyte at a time, and waits each time until she
+# in messages of 32 kB, about 0.4 MB at a time, and waits each time until she
 # has heard herself.
 
 # %%
@@ -71,9 +71,10 @@ show(backpressure)
 
 # %%
 runs = {"stage 4": await flood("heartbeat")}
-runs |= await policies(
-    "disconnect", "drop-newest", "drop-oldest", "conflate", stuck_timeout=1
-)
+runs |= await policies("disconnect", "drop-newest", stuck_timeout=1)
+
+# %%
+runs |= await policies("drop-oldest", "conflate", stuck_timeout=1)
 for name, run in runs.items():
     print(f"{name:12} {run}")
 

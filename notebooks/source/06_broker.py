@@ -77,6 +77,7 @@ show(broker.RedisBroker.publish, broker.RedisBroker.heard, broker.RedisBroker.ca
 ann, bob = await duet()
 print("the stage:       the same order:", ann == bob)
 
+# %%
 short_ann, short_bob = await duet("deliver-locally")
 print("deliver-locally: the same order:", short_ann == short_bob)
 
@@ -125,8 +126,8 @@ everything = await carried(3, mistake="subscribe-to-everything")
 both = {"its own rooms": owned, "everything": everything}
 bars(
     {
-        "bytes that Redis sent, a message": {n: e.sent for n, e in both.items()},
-        "CPU of all replicas, µs a message": {n: e.cpu for n, e in both.items()},
+        "bytes that Redis sent, a message": {n: round(e.sent) for n, e in both.items()},
+        "replicas that hear of it": {n: e.told for n, e in both.items()},
     },
     title="Three replicas; each message has one reader, on one of them",
 )
