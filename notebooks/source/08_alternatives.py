@@ -131,7 +131,7 @@ bars(
 )
 
 # %% [markdown]
-# ## Decide
+# ## Observe, and decide
 #
 # From what was measured above:
 
