@@ -36,9 +36,9 @@ from labserver.notebook.slow import flood, latencies, policies
 from labserver.notebook.source import excerpt, show
 from labserver.notebook.start import doctor, stage_map
 from labserver.notebook.storms import modelled, storm
+from labserver.notebook.strangers import toll
 from labserver.notebook.transport_costs import decision, idle_cost, publishing
 from labserver.notebook.transports import three_ways
-from labserver.notebook.strangers import toll
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 from labserver.notebook.vanishing import expected, vanished
 
