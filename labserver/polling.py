@@ -53,6 +53,9 @@ class Poll(Visitor):
     def reply(self, message: Struct) -> None:
         if not isinstance(message, Joined):
             return
+        if self.joined is not None and message.recovered:  # goes on in a new epoch
+            self.joined = replace(self.joined, epoch=message.epoch)
+            return
         if self.joined is not None:  # the numbering was lost and begins anew
             self.items.clear()
             self.ready.set()

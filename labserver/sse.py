@@ -105,10 +105,12 @@ class Stream(Visitor):
         id = retry = ""
         if isinstance(message, Joined):
             # What was missed comes after this event: who is lost in between has
-            # nothing newer yet than the cursor that it came with.
-            cursor = self.cursor if message.recovered else None
-            newest = cursor or Cursor(message.epoch, message.seq)
-            id = f"{newest.epoch}:{newest.seq}"
+            # nothing newer yet than the cursor that it came with, or, if only the
+            # numbering changed, than the latest id.
+            cursor, self.cursor = self.cursor, None
+            if not message.recovered:
+                cursor = Cursor(message.epoch, message.seq)
+            id = f"{cursor.epoch}:{cursor.seq}" if cursor else ""
             retry = f"retry: {random.randint(*RETURN_AFTER)}\n"
         event = wire.stream_event(messages.encode(message), id)
         self.outbox.control(retry.encode() + event)

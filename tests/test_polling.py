@@ -9,6 +9,7 @@ from conftest import Running, eventually, peer
 from plain_http import Answer, ask, poll, port_of, post, request
 from redis import Redis
 
+from labserver.messages import event
 from labserver.server import LabServer
 from labserver.stages import STAGES
 from labserver.tokens import issue
@@ -173,3 +174,19 @@ async def test_many_polls_at_a_time_are_one_room(running: Running) -> None:
         answers = await asyncio.gather(*polls)
         assert all(payloads(each) == ["all"] for each in answers)
         assert server.metrics.polls == 201
+
+
+async def test_numbering_that_goes_on_takes_nothing_out_of_an_answer(
+    running: Running,
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        start = await poll(server, "red")
+        waits = asyncio.create_task(poll(server, "red", cursor(start)))
+        await waiting(server)
+        said = [event("red", n, b'"from":"ann","payload":%d}' % n) for n in (1, 2)]
+        server.hub.deliver("red", said[0])
+        server.hub.renumber("red", "f", 2, goes_on=True)
+        server.hub.deliver("red", said[1])
+        answer = await waits
+        assert payloads(answer) == [1, 2][: len(payloads(answer))]
+        assert cursor(answer) == f"f:{len(payloads(answer))}"

@@ -265,6 +265,21 @@ async def test_numbering_that_begins_anew_changes_the_ids(
         assert (await stream.must()).id.startswith(f"{epoch}:")
 
 
+async def test_numbering_that_goes_on_moves_no_cursor(running: Running) -> None:
+    """Neither forward, past what is still to come, nor back to where it began."""
+    async with running("resume", sse_port=0) as server:
+        async with listening(server, "red") as stream:
+            start = await join(stream)
+        await post(server, "red", 1)
+        async with listening(server, "red", start) as stream:
+            assert await join(stream) == start
+            assert (await stream.must()).data["seq"] == 1
+            server.hub.renumber("red", "f", 2, goes_on=True)
+            joined = await stream.must()
+            assert (joined.event, joined.data["epoch"]) == ("joined", "f")
+            assert joined.id == ""  # what it had last still says where it is
+
+
 @pytest.mark.parametrize("cursor", ["7", "e:x", "e:-1", "e:" + "9" * 30, ":1"])
 async def test_cursor_that_is_none_is_refused(cursor: str, running: Running) -> None:
     async with running("resume", sse_port=0) as server:
