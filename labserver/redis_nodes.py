@@ -128,8 +128,12 @@ class ClusterNodes:
                 async with asyncio.timeout(LOOK_INTERVAL):
                     await self.trouble.wait()
             self.trouble.clear()
-            with contextlib.suppress(BrokerDown):
+            try:
                 await self._look()
+            except BrokerDown:
+                pass  # nobody answers: again in a moment
+            except Exception:
+                log.exception("what the Redis cluster says of itself is not understood")
             await asyncio.sleep(LOOK_PAUSE)
 
     async def _look(self) -> None:
@@ -151,20 +155,28 @@ class ClusterNodes:
                         await self.nodes[owner].link.adopt(room, confirmed)
                     with contextlib.suppress(BrokerDown):
                         await node.link.unsubscribe(room)
-        for address in self.nodes.keys() - set(owners):
-            await self.nodes.pop(address).stop()
+        for address, node in list(self.nodes.items()):
+            if address in owners:
+                if owners[_slot(node.link.probe)] != address:
+                    node.link.probe = _probe(address, owners)
+            elif not node.link.rooms:  # else they wait for their slots' next owner
+                await self.nodes.pop(address).stop()
 
     def _node(self, address: str, owners: Sequence[str]) -> Node:
         connections, refused = pool(self.url(address)), self.trouble.set
         commands = Commands(connections, "SPUBLISH", refused)
-        # The probe goes by way of a slot that this server owns.
-        name = secrets.token_hex(6)
-        probes = (f"probe:{name}:{number}" for number in count())
-        probe = next(room for room in probes if owners[_slot(room)] == address)
+        probe = _probe(address, owners)
         link = Link(
             connections, commands, self.heard, self.again, "SSUBSCRIBE", probe, refused
         )
         return Node(connections, commands, link)
+
+
+def _probe(address: str, owners: Sequence[str]) -> str:
+    """Return a room for a probe, in a slot that a server owns."""
+    name = secrets.token_hex(6)
+    probes = (f"probe:{name}:{number}" for number in count())
+    return next(room for room in probes if owners[_slot(room)] == address)
 
 
 def call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -176,6 +177,54 @@ async def test_slot_that_moves_is_followed(running: Running) -> None:
         assert oracle.verdict.clean and not oracle.verdict.gaps
 
 
+async def test_server_that_gave_away_the_slot_of_its_probe_is_heard(
+    running: Running,
+) -> None:
+    async with (
+        redis_cluster() as cluster,
+        two_replicas(running, cluster) as (one, two),
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await bob.join("red")
+        source = await cluster.owner("red")
+        target = next(each for each in cluster.primaries if each is not source)
+        link = two.parts.broker.redis.of("red").link
+        generation = link.generation
+        await move_slot(source, target, link.probe)
+        await eventually(lambda: link.generation > generation)
+        await eventually(lambda: time.monotonic() - link.probed < 0.5, within=15)
+        seq = await publish(ann, "red", 1)
+        assert (await bob.until("message"))["seq"] == seq
+
+
+async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
+    running: Running,
+) -> None:
+    async with (
+        redis_cluster() as cluster,
+        two_replicas(running, cluster) as (one, two),
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await bob.join("red")
+        source = await cluster.owner("red")
+        target = next(each for each in cluster.primaries if each is not source)
+        number = cluster.primaries.index(source)
+        slots = (16384 * number // 3, 16384 * (number + 1) // 3 - 1)
+        for server in cluster.servers:
+            await server.ask("CLUSTER", "DELSLOTSRANGE", *slots)
+
+        def nobody_s() -> bool:
+            owners = [server.parts.broker.redis.owners for server in (one, two)]
+            return not any(each[slots[0]] for each in owners)
+
+        await eventually(nobody_s, within=15)
+        await target.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
+        seq = await publish(ann, "red", 1)
+        assert (await bob.until("message"))["seq"] == seq
+
+
 async def move_slot(source, target, room: str) -> None:
     """Move the slot of a room, as ``redis-cli --cluster reshard`` does."""
     key = f"lab:{{{room}}}"
@@ -186,9 +235,10 @@ async def move_slot(source, target, room: str) -> None:
     await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", taker)
     async with Redis.from_url(source.url, decode_responses=True) as redis:
         keys = await redis.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
-        await redis.execute_command(
-            "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
-        )
+        if keys:
+            await redis.execute_command(
+                "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
+            )
     for server in (target, source):
         await server.ask("CLUSTER", "SETSLOT", slot, "NODE", taker)
 
