@@ -1,8 +1,8 @@
 """uvicorn beside the WebSocket server: same process, same loop, no signals, no log.
 
-What it leaves unbounded is bounded here: how long a request's head may take, and how
-long a peer may sit on an answer without reading. Everybody who is not gone by the end
-of a drain is aborted.
+What it leaves unbounded is bounded here: how long the handshake of TLS and a request's
+head may take, and how long a peer may sit on an answer without reading. Everybody who
+is not gone by the end of a drain is aborted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -39,8 +40,10 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Report pressure from the first byte that waits: the policies are ours.
-        transport.set_write_buffer_limits(0)
+        # Report pressure from the first byte that waits: the policies are ours. At 0
+        # the transport of TLS reports it when none does, and never takes it back.
+        encrypted = transport.get_extra_info("sslcontext")
+        transport.set_write_buffer_limits(1 if encrypted else 0)
         self.app_state = {**self.app_state, "transport": transport}
         self.due: asyncio.TimerHandle | None = None
         self.expect()
@@ -82,9 +85,33 @@ class Server(uvicorn.Server):
     It wakes up once a second, for the header ``Date``, and not ten times.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
         super().__init__(config)
+        self.handshake_timeout = handshake_timeout
         self.leaving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does, but for the deadline of TLS: its own is a minute."""
+        config = self.config
+        protocol: Any = config.http_protocol_class
+        make = partial(
+            protocol,
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                make,
+                sock=each,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self.handshake_timeout if config.ssl else None,
+            )
+            for each in sockets or []
+        ]
+        self.started = True
 
     async def main_loop(self) -> None:
         while not self.leaving.is_set():
@@ -132,7 +159,7 @@ class WebServer:
             # A comment has no answer. That the kernel of a dead peer acknowledges none
             # is noticed after quarters of an hour, unless it is told to (tcp(7)).
             notice_dead(listening, max(LEAST_PATIENCE, beats, 2 * stuck))
-        self.server = Server(config)
+        self.server = Server(config, timeout)
         self.task: asyncio.Task[Any] | None = None
 
     @property

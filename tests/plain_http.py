@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any
 
 from labserver.probes.world import PATIENCE, SECRET
@@ -56,10 +57,15 @@ def port_of(server: LabServer) -> int:
     return int(server.web.url.rpartition(":")[2])
 
 
-async def ask(server: LabServer | int, *arguments: Any, **more: Any) -> Answer:
+async def ask(
+    server: LabServer | int,
+    *arguments: Any,
+    ssl: SSLContext | None = None,
+    **more: Any,
+) -> Answer:
     """Make one request and read the whole response."""
     port = server if isinstance(server, int) else port_of(server)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=ssl)
     try:
         writer.write(request(*arguments, **more))
         async with asyncio.timeout(PATIENCE):
@@ -147,11 +153,14 @@ async def listening(
     path: str = "",
     limit: int = 2**20,
     headers: Mapping[str, str] = {},
+    ssl: SSLContext | None = None,
     **more: Any,
 ) -> AsyncIterator[Listener]:
     """Open a stream; go away afterwards."""
     port = server if isinstance(server, int) else port_of(server)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, limit=limit, ssl=ssl
+    )
     try:
         if last_id:
             headers = {**headers, "Last-Event-ID": last_id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE, SECRET, Running, eventually, peer
+from plain_http import listening, poll, port_of, post
 from websockets.asyncio.client import connect
 
 from labserver.cluster import ReplicaFailed, running_replica, start_replica
@@ -161,20 +163,52 @@ async def test_slow_reader_behind_tls_hurts_only_itself(
             slow.transport.abort()
 
 
+async def heard_and_polled(port: int, trust: ssl.SSLContext) -> None:
+    async with listening(port, "a", ssl=trust) as stream:
+        first = await stream.must()
+        for number in range(3):
+            payload = f"{number}" * 20_000
+            assert (await post(port, "a", payload, ssl=trust)).status == 200
+            assert await stream.payloads(1) == [payload]
+    answer = await poll(port, "a", first.id, ssl=trust)
+    assert len(answer.body["messages"]) == 3
+
+
 async def test_event_streams_are_encrypted_too(
     certificate: Certificate, running: Running
 ) -> None:
-    async with running("rooms", sse_port=0, **certificate.settings) as server:
+    async with running("resume", sse_port=0, **certificate.settings) as server:
         assert server.web is not None
-        port = int(server.web.url.rpartition(":")[2])
         assert server.web.url.startswith("https://")
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=certificate.trust
-        )
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        async with asyncio.timeout(DEADLINE):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        writer.transport.abort()
+        await heard_and_polled(port_of(server), certificate.trust)
+
+
+async def test_serve_streams_events_through_tls(certificate: Certificate) -> None:
+    # On uvloop, whose TLS is another.
+    flags = ("--tls-cert", certificate.cert, "--tls-key", certificate.key)
+    async with running_replica(
+        "resume", *flags, "--sse-port", "0", secret=SECRET
+    ) as server:
+        assert server.process.stdout is not None
+        line = (await server.process.stdout.readline()).decode()
+        port = re.search(r"https://127\.0\.0\.1:(\d+)/", line)
+        assert port is not None
+        await heard_and_polled(int(port[1]), certificate.trust)
+
+
+async def test_half_a_tls_handshake_meets_the_deadline_on_either_port(
+    certificate: Certificate, running: Running
+) -> None:
+    async with running(
+        "rooms", sse_port=0, handshake_timeout=0.3, **certificate.settings
+    ) as server:
+        for port in (server.port, port_of(server)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"\x16\x03\x01")
+            async with asyncio.timeout(DEADLINE):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            writer.transport.abort()
 
 
 def test_certificate_needs_its_key(certificate: Certificate) -> None:
