@@ -65,10 +65,11 @@ show(closed_loop, open_loop)
 # %% [markdown]
 # ## Run: the same stall, three ways to count
 #
-# The second client kept to its schedule, whatever came back. And the first one's
-# messages can be counted from when they were *due*, too.
+# The same again. The second client keeps to its schedule, whatever comes back. And the
+# first one's messages can be counted from when they were *due*, too.
 
 # %%
+closed, opened = await through_a_stall()
 ways = {
     "closed loop, from sent": closed.from_sent,
     "closed loop, from due": closed.from_due,
