@@ -162,6 +162,8 @@ class RedisBroker:
         here = self.redis.of(room).link is link
         if feed.epoch != position.epoch or generation != link.generation or not here:
             await self.catch_up(room)
+        if feed.epoch != position.epoch:  # what was read may be lost in the new one
+            return await self.read(room, after)
         return position
 
     async def _read(self, room: str, after: int | None) -> Position:
@@ -252,14 +254,15 @@ class RedisBroker:
             await asyncio.sleep(LINGER)
             turns += 1
             empty = self.feeds.keys() - self.hub.rooms.keys()
-            with contextlib.suppress(BrokerDown):
-                for room in empty & idle:
-                    if room not in self.hub.rooms:  # nobody came while we waited
+            for room in empty & idle:
+                if room not in self.hub.rooms:  # nobody came while we waited
+                    with contextlib.suppress(BrokerDown):
                         link = self.redis.of(room).link
                         del self.feeds[room]
                         await link.unsubscribe(room)
-                if turns * LINGER % (NUMBERING_TTL / 4) == 0:
-                    for room in list(self.feeds):
+            if turns * LINGER % (NUMBERING_TTL / 4) == 0:
+                for room in list(self.feeds):
+                    with contextlib.suppress(BrokerDown):
                         await self._read(room, None)
             idle = empty
 

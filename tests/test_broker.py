@@ -14,6 +14,7 @@ from conftest import Peer, Running, eventually, peer
 
 from labserver import broker as broker_module
 from labserver.embedded import embedded_redis
+from labserver.oracle import Oracle
 from labserver.server import LabServer
 
 Redis = redis_client.Redis
@@ -267,3 +268,37 @@ async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own
         after = {"epoch": joined["epoch"], "seq": 0}
         assert (await ann.join("red", after=after))["recovered"]
         assert await received(ann, 2) == [1, 2]
+
+
+async def test_who_joins_while_another_server_takes_over_is_told_its_place(
+    running: Running, redis: Redis
+) -> None:
+    async with (
+        running("resume") as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        await hear(server)
+        await ann.join("red")
+        await ann.ask(type="publish", room="red", payload=1)
+        feed = server.parts.broker.feeds["red"]
+        await eventually(lambda: feed.seq == 1)
+        # Three messages were numbered, and bob reads that, but they never arrive.
+        redis.hset("lab:{red}", "seq", 4)
+        joining = asyncio.create_task(bob.join("red"))
+        await eventually(lambda: feed.moved is not None)
+        # Who takes over never had them.
+        redis.hset("lab:{red}", mapping={"seq": 1, "by": "another"})
+        assert (await ann.ask(type="publish", room="red", payload=2))["seq"] == 2
+        oracle = Oracle()
+        oracle.saw(await joining)
+        for seq in (3, 4, 5):
+            assert (await publish_seq(ann)) == seq
+        while oracle.cursor("red") is None or oracle.cursor("red")["seq"] < 5:
+            oracle.saw(await bob.recv())
+        assert oracle.verdict.clean, str(oracle.verdict)
+        assert oracle.cursor("red")["epoch"] == feed.epoch
+
+
+async def publish_seq(client: Peer) -> int:
+    return (await client.ask(type="publish", room="red", payload=0))["seq"]
