@@ -27,6 +27,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as SocketTimeout
 
 from labserver.errors import BrokerDown
 
@@ -125,6 +126,10 @@ class Commands:
                 async with asyncio.timeout(TIMEOUT):
                     await self._send(batch)
             except (RedisError, OSError, TimeoutError) as exc:
+                if isinstance(exc, TimeoutError | SocketTimeout):
+                    # Who came meanwhile would wait as long again, behind them.
+                    batch, self.calls = batch + self.calls, []
+                    self.asked.clear()
                 # Some may have been stored: what is not known to be is not
                 # acknowledged.
                 _fail(batch, f"Redis does not answer ({type(exc).__name__})")
@@ -176,9 +181,9 @@ class Commands:
         )
 
     async def _connect(self) -> None:
-        connection: AbstractConnection = self.connections.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
-        self.connection = connection
+        # Known before it stands, so that it is closed if that takes too long.
+        self.connection = self.connections.make_connection()  # type: ignore[no-untyped-call]
+        await self.connection.connect()
         (info,) = await self._ask([("INFO", "server")])
         if isinstance(info, Exception):
             raise info

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,7 +15,9 @@ from conftest import Peer, Running, eventually, peer
 
 from labserver import broker as broker_module
 from labserver.embedded import embedded_redis
+from labserver.errors import BrokerDown
 from labserver.oracle import Oracle
+from labserver.redis_commands import BATCH, TIMEOUT
 from labserver.server import LabServer
 
 Redis = redis_client.Redis
@@ -302,3 +305,24 @@ async def test_who_joins_while_another_server_takes_over_is_told_its_place(
 
 async def publish_seq(client: Peer) -> int:
     return (await client.ask(type="publish", room="red", payload=0))["seq"]
+
+
+async def test_frozen_redis_keeps_nobody_waiting_for_those_before(
+    running: Running, own_redis: str
+) -> None:
+    async with running("resume", redis=own_redis) as server:
+        await hear(server)
+        pid = pid_of(own_redis)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # More than one round trip takes along.
+            rooms = [f"room-{number}" for number in range(5 * BATCH)]
+            publish = server.parts.broker.publish
+            asked = time.monotonic()
+            stored = [publish(room, b'"from":"ann","payload":1}') for room in rooms]
+            await asyncio.wait(stored)
+            assert all(isinstance(each.exception(), BrokerDown) for each in stored)
+            spent = time.monotonic() - asked
+            assert spent < 2 * TIMEOUT + 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
