@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -232,6 +233,8 @@ def _range(said: Any, address: str) -> tuple[int, int, str]:
     first, last, (host, port, *_), *_ = said
     # A server that does not know its own name is the one that was asked.
     host = host.decode() if host else address.rpartition(":")[0]
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"  # IPv6, as a URL has it
     return first, last, f"{host}:{port}"
 
 
@@ -239,7 +242,10 @@ def _seeds(url: str) -> tuple[list[str], Callable[[str], str]]:
     """Return the host:port of each seed, and what makes the URL of any server."""
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
-    seeds = [seed if ":" in seed else f"{seed}:6379" for seed in hosts.split(",")]
+    seeds = [
+        seed if re.search(r":\d*$", seed) else f"{seed}:6379"
+        for seed in hosts.split(",")
+    ]
     scheme = parts.scheme.removesuffix("+cluster")
 
     def url_of(address: str) -> str:

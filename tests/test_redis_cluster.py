@@ -15,7 +15,8 @@ from redis_cluster import RedisCluster, redis_cluster
 
 from labserver.errors import BrokerDown
 from labserver.oracle import Oracle, lost
-from labserver.redis_nodes import _seeds, check
+from labserver.redis_commands import pool
+from labserver.redis_nodes import _range, _seeds, check
 from labserver.server import LabServer
 
 pytestmark = pytest.mark.timeout(90)
@@ -252,3 +253,13 @@ def test_url_names_several_servers_of_a_cluster() -> None:
     seeds, url_of = _seeds("rediss+cluster://ann:secret@one:7000,two?ssl_ca_certs=ca")
     assert seeds == ["one:7000", "two:6379"]
     assert url_of("three:7001") == "rediss://ann:secret@three:7001?ssl_ca_certs=ca"
+
+
+def test_server_may_have_an_ipv6_address() -> None:
+    seeds, url_of = _seeds("redis+cluster://[::1]:7000,[fe80::1]")
+    assert seeds == ["[::1]:7000", "[fe80::1]:6379"]
+    owner = [b"::1", 7001, b"id", []]
+    unnamed = [b"", 7002, b"id", []]
+    assert _range([0, 1, owner], seeds[0]) == (0, 1, "[::1]:7001")
+    assert _range([2, 3, unnamed], seeds[1]) == (2, 3, "[fe80::1]:7002")
+    assert pool(url_of("[::1]:7001")).connection_kwargs["host"] == "::1"
