@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from labserver.embedded import end_with_parent, running_redis
-from labserver.errors import LabError
+from labserver.errors import LabError, SettingsError
 from labserver.tokens import issue
 
 START_TIMEOUT = 20.0  # seconds
@@ -191,7 +191,17 @@ async def running_cluster(
         redis: URL of a Redis.
         first_port: Port of the first replica, the others follow; 0 for free ones.
 
+    Raises:
+        SettingsError: A variable names one place for all of them.
+        ReplicaFailed: One does not start.
+
     """
+    for name, free in (("LAB_SSE_PORT", "0"), ("LAB_UNIX_SOCKET", "")):
+        if count > 1 and os.environ.get(name, free) != free:
+            raise SettingsError(
+                f"{name} is a place for one server, and replicas need one each: unset "
+                "it, or start each with labserver serve and a --redis that they share"
+            )
     secret = secret or secrets.token_urlsafe(32)
     async with AsyncExitStack() as stack:
         url = redis or await stack.enter_async_context(running_redis())

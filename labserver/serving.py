@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 from collections.abc import Callable, Coroutine
@@ -21,6 +22,8 @@ from labserver.tokens import issue
 from labserver.workers import running_workers
 
 T = TypeVar("T")
+log = logging.getLogger("labserver")
+SECRET_LEAST = 32  # bytes
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -50,6 +53,12 @@ async def serve_until_signal(
 
     """
     made_up = not settings.secret
+    if 0 < len(settings.secret.encode()) < SECRET_LEAST:
+        log.warning(
+            "LAB_SECRET has fewer than %d bytes: whoever has a token can try secrets "
+            "until one fits (RFC 7518 section 3.2)",
+            SECRET_LEAST,
+        )
     if made_up:
         settings = replace(settings, secret=secrets.token_urlsafe(32))
     names = [each.name for each in included(stage, without)]
@@ -57,6 +66,10 @@ async def serve_until_signal(
         mistaken(mistake, stage, without)  # before anything is started
     if settings.sse_port is not None and "rooms" not in names:
         raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
+    if settings.sse_port and settings.sse_port == port and not settings.unix_socket:
+        # A shared port would be bound twice without a word, and half of those who
+        # connect would not be understood.
+        raise SettingsError("--sse-port (LAB_SSE_PORT) must be another than --port")
     if settings.workers > 1 and "broker" not in names:
         raise SettingsError(
             "--workers (LAB_WORKERS) needs the stage broker: without it each worker is "

@@ -226,6 +226,14 @@ WRONG = {
     "redis bad url": (["serve", "--redis", "redis://a:b"], "Redis"),
     "unknown flag": (["serve", "--colour", "red"], "--colour"),
     "unknown command": (["nope"], "nope"),
+    "one port for two": (
+        ["serve", "--stage", "rooms", "--port", "18", "--sse-port", "18"],
+        "LAB_SSE_PORT",
+    ),
+    "one shared port for two": (
+        [*("serve", "--workers", "2", "--reuse-port"), "--port=18", "--sse-port=18"],
+        "LAB_SSE_PORT",
+    ),
     "cluster below broker": (["cluster", "--stage", "rooms"], "broker"),
     "cluster unknown stage": (["cluster", "--stage", "nope"], "nope"),
     "cluster of none": (["cluster", "--replicas", "0"], "--replicas"),
@@ -243,6 +251,28 @@ def test_mistake_is_one_line_and_2(
 
 def test_bad_variable_is_one_line_and_2(labserver: Labserver) -> None:
     refused(labserver("serve", LAB_HISTORY_LIMIT="many"), "LAB_HISTORY_LIMIT")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("LAB_SSE_PORT", "18"), ("LAB_UNIX_SOCKET", "/tmp/lab.sock")]
+)
+def test_replicas_cannot_share_what_is_one_server_s(
+    name: str, text: str, labserver: Labserver
+) -> None:
+    ended = labserver("cluster", "--replicas", "2", **{name: text})
+    refused(ended, name)
+    assert "--host" not in ended[2]  # cluster has no such flag
+
+
+async def test_secret_that_can_be_guessed_is_warned_of() -> None:
+    for secret, warned in (("x" * 31, True), ("x" * 32, False)):
+        flags = ("serve", "--stage", "auth", "--port", "0")
+        async with started(*flags, LAB_SECRET=secret) as run:
+            assert "listening" in await run.line()
+            status, _, err = await run.end()
+            assert status == 0
+            assert ("LAB_SECRET" in err) == warned
+            assert secret not in err
 
 
 async def test_mistake_is_one_line_and_2_in_a_process_of_its_own() -> None:
