@@ -108,7 +108,11 @@ class TokenAdmission:
     def _check_origin(self, request: Request) -> None:
         origins = request.headers.get_all("Origin")
         if not origins:
-            return  # not a browser
+            # Not a browser; or a page, maybe another site's, that embeds an address as
+            # if it were a picture: cookies are sent then, and an Origin is not.
+            if "no-cors" in request.headers.get_all("Sec-Fetch-Mode"):
+                raise Refused(403, "a room cannot be embedded")
+            return
         hosts = request.headers.get_all("Host")
         origin = origins[0].lower()
         scheme = origin.partition(":")[0]

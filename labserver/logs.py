@@ -48,7 +48,8 @@ class Sparing(logging.Filter):
         self.left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not hasattr(record, "connection") or record.levelno <= logging.DEBUG:
+        about_peer = hasattr(record, "connection") or hasattr(record, "address")
+        if not about_peer or record.levelno <= logging.DEBUG:
             return True  # who asks for DEBUG wants everything
         if not self.bucket.take(time.monotonic()):
             self.bucket.level += 1.0  # a line that is left out is free

@@ -43,7 +43,7 @@ log = logging.getLogger("labserver")
 
 WAIT = 25.0  # seconds that a poll waits when it does not say
 WAIT_LIMIT = 60.0
-HEADERS = 16384  # bytes of them all; a stream keeps them for as long as it lasts
+HEADERS = 16384  # bytes of them and the address; a stream keeps them while it lasts
 
 # The status of each code, and the code of a refusal that has only a status.
 STATUS = {
@@ -203,8 +203,10 @@ class Web:
     def admitted(self, visitor: Visitor, request: Request) -> Iterator[None]:
         """Let a visitor in, as a handshake would be; see it off in the end."""
         host, connection = self.host, visitor.as_connection()
-        if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADERS:
-            raise Refused(431, "too many headers")
+        size = sum(len(name) + len(value) for name, value in request.headers.raw)
+        address = len(request.scope["raw_path"]) + len(request.scope["query_string"])
+        if size + address > HEADERS:
+            raise Refused(431, "too many headers, or too long an address")
         if request.method != "POST" and has_body(request):
             raise BadMessage("bad_message", "only a POST has a body")
         admission = host.parts.admission
@@ -282,7 +284,8 @@ class Web:
 
 
 def reply(status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response:
-    headers = {"Cache-Control": "no-store", **headers}
+    own = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    headers = {**own, **headers}
     return Response(body, status, headers, media_type="application/json")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from labserver.proxies import UNIX, BadHeader, Proxies, normal, read_header
 from labserver.web import HEADERS, Host, Web
+
+log = logging.getLogger("labserver")
 
 LEAST_PATIENCE = 20.0  # seconds; less would end readers that are only slow
 
@@ -37,6 +41,8 @@ class BoundedProtocol(H11Protocol):
     """One socket; each of its requests has a deadline until its head is there."""
 
     timeout: float
+    proxies: Proxies
+    preamble: bytes | None = None  # what came of a PROXY header
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,8 +51,36 @@ class BoundedProtocol(H11Protocol):
         encrypted = transport.get_extra_info("sslcontext")
         transport.set_write_buffer_limits(1 if encrypted else 0)
         self.app_state = {**self.app_state, "transport": transport}
+        if self.proxies.proxy_protocol and self.client is not None:
+            trusted = self.proxies.trusts(normal(self.client[0]))
+            self.preamble = b"" if trusted else None
         self.due: asyncio.TimerHandle | None = None
         self.expect()
+
+    def data_received(self, data: bytes) -> None:
+        if self.preamble is not None:
+            data = self.read_preamble(self.preamble + data)
+            if not data:
+                return
+        super().data_received(data)
+
+    def read_preamble(self, data: bytes) -> bytes:
+        """Take the PROXY header off, as :class:`LabConnection` does."""
+        try:
+            found = read_header(data)
+        except BadHeader as exc:
+            about = {"address": self.client[0] if self.client else UNIX}
+            log.info("a trusted proxy sent %s", exc, extra=about)
+            self.transport.abort()
+            return b""
+        if found is None:
+            self.preamble = data
+            return b""
+        address, size = found
+        if address is not None:
+            self.client = (address, 0)
+        self.preamble = None
+        return data[size:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.expected()
@@ -136,7 +170,11 @@ class WebServer:
 
     def __init__(self, host: Host, listening: socket.socket) -> None:
         timeout = host.settings.handshake_timeout
-        protocol = type("Protocol", (BoundedProtocol,), {"timeout": timeout})
+        protocol = type(
+            "Protocol",
+            (BoundedProtocol,),
+            {"timeout": timeout, "proxies": host.proxies},
+        )
         config = uvicorn.Config(
             Web(host).app,
             http=protocol,

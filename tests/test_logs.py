@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE, SECRET, Running, eventually, peer
+from plain_http import ask
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -109,6 +110,23 @@ def test_lines_about_connections_are_bounded(log: logging.Logger) -> None:
     sparing.bucket.level = 1.0
     log.info("ended", extra={"connection": "c"})
     assert stream.getvalue().endswith("connection=c\n")
+
+
+async def test_strangers_on_either_port_cannot_fill_the_log(running: Running) -> None:
+    logger = logging.getLogger("labserver")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    stream = lines_of(logger, logs.TextFormatter(), logs.Sparing(rate=1e-9, burst=3))
+    handler = logger.handlers[-1]
+    try:
+        async with running("rooms", sse_port=0) as server:
+            for _ in range(10):
+                assert (await ask(server, "GET", "/rooms/a", token="")).status == 401
+                assert (await ask(server, "GET", "/rooms/a", token="no")).status == 401
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert stream.getvalue().count("refused") == 3
 
 
 async def test_log_of_a_server_has_what_happened_and_no_token() -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import DEADLINE, SECRET, Running, eventually
 from hypothesis import given
 from hypothesis import strategies as st
-from plain_http import ask
+from plain_http import ask, port_of, request
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
@@ -259,9 +259,10 @@ async def test_header_may_come_in_pieces(running: Running) -> None:
         await writer.wait_closed()
 
 
-async def answer(server: LabServer, data: bytes) -> bytes:
+async def answer(server: LabServer | int, data: bytes) -> bytes:
     """Return all that comes back for some bytes, until the server hangs up."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    port = server if isinstance(server, int) else server.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with closing(writer):
         writer.write(data)
         try:
@@ -302,6 +303,29 @@ async def test_proxy_header_of_a_stranger_is_a_bad_request(
         said = await answer(server, HEADERS[header][0] + request)
         assert b"200 OK" not in said
         assert b"200 OK" in await answer(server, request)  # no header is asked of it
+
+
+async def test_proxy_header_is_read_on_the_port_of_event_streams_too(
+    running: Running,
+) -> None:
+    asked = request("POST", "/rooms/a", b"1", {"X-Forwarded-For": "203.0.113.5"})
+    async with running(
+        *("rooms",),
+        trusted_proxies=("127.0.0.1",),
+        proxy_protocol=True,
+        address_limit=1,
+        handshake_timeout=0.5,
+        sse_port=0,
+    ) as server:
+        port = port_of(server)
+        # Who speaks first in the name of a proxy must be one: no header, no answer.
+        assert await answer(port, asked) == b""
+        assert await answer(port, V2_START) == b""
+        async with await connected(server, HEADERS["tcp4"][0]):
+            assert b"429" in await answer(port, HEADERS["tcp4"][0] + asked)
+            assert b"200 OK" in await answer(port, HEADERS["tcp6"][0] + asked)
+            # A health check of the proxy itself.
+            assert b"200 OK" in await answer(port, HEADERS["local"][0] + asked)
 
 
 @pytest.mark.parametrize(

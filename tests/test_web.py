@@ -274,6 +274,32 @@ async def test_huge_head_is_refused(running: Running) -> None:
         assert not server.visitors
 
 
+async def test_huge_target_is_refused(running: Running) -> None:
+    # Less than what is read at a time, and so not held against the limit of a head.
+    async with running("resume", sse_port=0) as server:
+        said = await ask(server, "GET", f"/rooms/red?{'x' * 40_000}")
+        assert said.status == 431
+        assert not server.visitors
+
+
+async def test_page_of_another_site_cannot_embed_a_room(running: Running) -> None:
+    # An <img src> sends cookies, and no Origin.
+    headers = {
+        "Cookie": f"lab_token={issue(SECRET, 'ann')}",
+        "Sec-Fetch-Mode": "no-cors",
+    }
+    async with running("resume", sse_port=0) as server:
+        for path in ("/rooms/red", "/rooms/red/poll?wait=0"):
+            said = await ask(server, "GET", path, headers=headers, token="")
+            assert (said.status, said.body["code"]) == (403, "forbidden")
+        headers["Sec-Fetch-Mode"] = "cors"  # as an EventSource of the same origin
+        said = await ask(
+            *(server, "GET", "/rooms/red/poll?wait=0"), headers=headers, token=""
+        )
+        assert said.status == 200
+        assert said.headers["x-content-type-options"] == "nosniff"
+
+
 async def test_noise_is_answered_or_dropped(running: Running) -> None:
     async with running("resume", sse_port=0, handshake_timeout=0.3) as server:
         for noise in (
