@@ -61,6 +61,17 @@ def test_json_is_one_object_a_line(log: logging.Logger) -> None:
     assert "connection" not in second
 
 
+def test_json_has_no_line_break_and_no_escape_that_a_peer_made_up(
+    log: logging.Logger,
+) -> None:
+    stream = lines_of(log, logs.JsonFormatter())
+    name = "ann\x85{}\u2028{}\x9b31m\u202e"
+    log.warning("a", extra={"user": name})
+    (line,) = stream.getvalue().splitlines()  # which breaks at more than \n
+    assert line.isprintable()
+    assert json.loads(line)["user"] == name
+
+
 def test_text_has_no_line_and_no_pair_that_a_peer_made_up(log: logging.Logger) -> None:
     stream = lines_of(log, logs.TextFormatter())
     log.info("ended", extra={"user": "ann\nerror: a=b", "address": "::1", "code": 1000})
