@@ -12,6 +12,7 @@ from labserver.notebook.checks import check, compare
 from labserver.notebook.fanout import costs
 from labserver.notebook.flames import flames
 from labserver.notebook.frames import frame_map, take_apart
+from labserver.notebook.ledger import entries, fit, idle, predicted
 from labserver.notebook.load import six
 from labserver.notebook.loops import (
     dawdling,
@@ -32,6 +33,8 @@ from labserver.notebook.progress import progress
 from labserver.notebook.replicas import carried, duet
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
+from labserver.notebook.sizing import Demand, comeback, plan
+from labserver.notebook.sizing_pictures import causes, returns
 from labserver.notebook.slow import flood, latencies, policies
 from labserver.notebook.source import excerpt, show
 from labserver.notebook.start import doctor, stage_map
@@ -47,6 +50,15 @@ from labserver.notebook.vanishing import expected, vanished
 my_guess: float | None = None
 
 __all__ = [
+    "entries",
+    "fit",
+    "idle",
+    "predicted",
+    "Demand",
+    "comeback",
+    "plan",
+    "causes",
+    "returns",
     "dawdling",
     "excerpt",
     "generators",

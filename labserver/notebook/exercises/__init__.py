@@ -12,6 +12,7 @@ from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
 from labserver.notebook.exercises.load import EXERCISE as JUDGE
 from labserver.notebook.exercises.resume import EXERCISE as DELAY
 from labserver.notebook.exercises.rooms import EXERCISE as FORGET
+from labserver.notebook.exercises.sizing import EXERCISE as REPLICAS
 from labserver.notebook.exercises.start import EXERCISE as FIRST_WORDS
 
 ALL = (
@@ -25,6 +26,7 @@ ALL = (
     DELAY,
     TO_REPLAY,
     JUDGE,
+    REPLICAS,
 )
 EXERCISES = {each.name: each for each in ALL}
 
