@@ -12,7 +12,7 @@ from labserver.notebook.checks import check, compare
 from labserver.notebook.fanout import costs
 from labserver.notebook.flames import flames
 from labserver.notebook.frames import frame_map, take_apart
-from labserver.notebook.ledger import entries, fit, idle, predicted
+from labserver.notebook.ledger import entries, fit, idle, predicted, this_machine
 from labserver.notebook.load import six
 from labserver.notebook.loops import (
     dawdling,
@@ -50,6 +50,7 @@ from labserver.notebook.vanishing import expected, vanished
 my_guess: float | None = None
 
 __all__ = [
+    "this_machine",
     "entries",
     "fit",
     "idle",

@@ -31,6 +31,7 @@ from labserver.notebook import (
     predicted,
     returns,
     show,
+    this_machine,
 )
 from labserver.notebook.ledger import Costs
 
@@ -90,10 +91,8 @@ costs = fit(runs, quiet)
 print(costs)
 
 # %% [markdown]
-# ## Run: a load that the model has not seen
-#
-# A model that fits what it was made from shows nothing. Fifty members, a new cluster,
-# two replicas that hear:
+# A model that fits what it was made from shows nothing. So the check is a load that it
+# has not seen: fifty members, a new cluster, two replicas that hear.
 
 # %%
 (unseen,) = await entries((50, 200, 2))
@@ -108,6 +107,7 @@ print(f"measured {measured * 1000:.0f} ms: {(expected / measured - 1) * 100:+.0f
 # ## Observe: a million connections
 
 # %%
+costs = await this_machine()  # what was fitted above
 spread, together = Demand(), Demand(together=True)
 fleets = {"spread at random": plan(costs, spread), "by room": plan(costs, together)}
 causes(fleets)
@@ -136,10 +136,11 @@ print(f"to the clients: {spread.bandwidth / 1e9:.1f} Gbit/s, in either case")
 # ledger; a millisecond for each handshake is assumed. By simulation:
 
 # %%
-fleet = fleets["by room"]
+costs, demand = await this_machine(), Demand(together=True)
+fleet = plan(costs, demand)
 left = fleet.replicas * 2 // 3
 capacity = (1 - sum(fleet.cores.values()) / left) / (costs.handshake + 0.001)
-clients = round(spread.connections / 3 / left)
+clients = round(demand.connections / 3 / left)
 ways = {
     "takes up all": comeback(clients, capacity, admission=False),
     "admission": comeback(clients, capacity, admission=True),
