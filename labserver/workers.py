@@ -97,7 +97,7 @@ class Worker:
             log.warning("a worker ended: again in %g s", pause, extra=about)
             await asyncio.sleep(pause)
             pause, began = min(2 * pause, LONGEST), time.monotonic()
-            with contextlib.suppress(WorkerFailed):
+            with contextlib.suppress(WorkerFailed, OSError):  # fork() may fail, too
                 await self.start()
 
     def send(self, how: signal.Signals) -> None:

@@ -164,6 +164,26 @@ async def test_worker_that_does_not_listen_is_an_error_and_leaves_nothing() -> N
     assert not alive(worker.process.pid)
 
 
+async def test_worker_that_cannot_be_started_now_is_started_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = Worker(1, [], Settings(secret=SECRET))
+    says = "print('listening on it', flush=True); import time; time.sleep(60)"
+    good, worker.command = [sys.executable, "-c", says], ["/nowhere"]
+    # As fork() fails while there is no memory, or no process left.
+    first = worker.process = await asyncio.create_subprocess_exec("true")
+    keeper = asyncio.create_task(worker.keep())
+    try:
+        await eventually(lambda: keeper.done() or len(caplog.records) >= 2)
+        assert not keeper.done()
+        worker.command = good
+        await eventually(lambda: worker.process is not first)
+    finally:
+        keeper.cancel()
+        await asyncio.wait([keeper])
+        await worker.stop(1.0)
+
+
 @pytest.mark.parametrize("count", [0, 65])
 def test_number_of_workers_is_bounded(count: int) -> None:
     with pytest.raises(SettingsError, match="LAB_WORKERS"):
