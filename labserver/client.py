@@ -268,6 +268,8 @@ class Client:
                     self._connection = None
                     self._open.clear()
                     self._fail_requests()
+                    for retry in self._retries:
+                        retry.cancel()  # the next connection enters every room
                 self.backoff.lasted(loop.time() - started)
                 return self._after_close(connection.close_code, connection.close_reason)
         except InvalidStatus as exc:

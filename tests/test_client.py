@@ -531,3 +531,47 @@ async def test_reading_stops_while_nobody_iterates_and_goes_on_after(
                     if len(got) == total:
                         break
         assert got == list(range(1, total + 1))
+
+
+class Delays(Backoff):
+    """These delays, one after the other."""
+
+    def __init__(self, *delays: float) -> None:
+        super().__init__()
+        self.delays = [*delays]
+
+    def next(self, draw: Callable[[], float] = random.random) -> float:
+        return self.delays.pop(0)
+
+
+async def test_room_is_entered_once_on_a_new_connection() -> None:
+    """Another try that was due on the connection before would be given all twice."""
+    joins = 0
+
+    async def welcomes(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.close(1001)
+
+    async def broker_is_down(connection: ServerConnection) -> None:
+        ref = json.loads(await connection.recv())["ref"]
+        error = {"type": "error", "code": "broker_down", "detail": "", "ref": ref}
+        await connection.send(json.dumps(error))
+        await connection.close(1001)
+
+    async def counts(connection: ServerConnection) -> None:
+        nonlocal joins
+        async for text in connection:
+            message = json.loads(text)
+            joins += message["type"] == "join"
+            await connection.send(json.dumps({"type": "pong", "ref": message["ref"]}))
+
+    script = (welcomes, broker_is_down, counts)
+    async with scripted(*script) as server:
+        # Back at once, to try again in a while, back at once.
+        client = Client(server.url, backoff=Delays(0.0, 0.3, 0.0))
+        async with client:
+            with pytest.raises(ConnectionError):
+                await client.join("red")
+            await eventually(lambda: client.connects == 3 and not client._retries)
+            await client.ping()
+    assert joins == 1
