@@ -210,6 +210,8 @@ def ignoring_failed_connections(complaints: Iterable[str]) -> list[str]:
     return [text for text in complaints if "net::ERR_" not in text]
 
 
+OUTERMOST = """Math.max(...[...document.querySelectorAll("dd, button, input")].map(
+    each => each.getBoundingClientRect().right))"""
 HOSTILE = "<b>bold</b><img src=x onerror=alert(1)>"
 
 
@@ -464,7 +466,8 @@ class TestInBrowser:
         replica = cluster.replicas[0]
         await page.open(replica.url)
         unread = await page.tab.evaluate(UNREADABLE)
-        await page.connect(replica.url, replica.token("ann"), "ann")
+        name = "n" * 100
+        await page.connect(replica.url, replica.token(name), name)
         await page.join("a" * 64)
         await page.publish("w" * 400)
         await page.shows("#log .payload", "w")
@@ -475,6 +478,7 @@ class TestInBrowser:
             await page.tab.set_viewport_size({"width": width, "height": 740})
             scrolled = "document.documentElement.scrollWidth"
             assert await page.tab.evaluate(scrolled) <= width
+            assert await page.tab.evaluate(OUTERMOST) <= width
         assert unread + await page.tab.evaluate(UNREADABLE) == []
         assert await page.tab.evaluate(UNNAMED) == []
         assert await page.tab.evaluate(TOO_SMALL) == []
