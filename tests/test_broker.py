@@ -259,7 +259,8 @@ async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own
     ):
         await hear(server)
         joined = await ann.join("red")
-        assert (await ann.ask(type="publish", room="red", payload=1))["seq"] == 1
+        assert await acknowledged(bob, 1)
+        assert await received(ann, 1) == [1]
         redis.stop()
         await redis.start()
         await eventually(lambda: acknowledged(bob, 2))
