@@ -17,6 +17,7 @@ from _hist import Histogram
 from _options import token
 from _owned import ask
 from _timeline import sample
+from gevent.event import Event
 
 PAUSE = 2.0  # seconds that Redis is frozen
 PROBE_TIMEOUT = 10.0  # seconds
@@ -28,7 +29,11 @@ Samples = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def strike(
-    fault: str, servers: int, when: int, announce: Callable[[str], None]
+    fault: str,
+    servers: int,
+    when: int,
+    settled: Event,
+    announce: Callable[[str], None],
 ) -> None:
     """Have a fault done to the servers at its time.
 
@@ -36,11 +41,13 @@ def strike(
         fault: One of ``--fault``.
         servers: How many there are; the last one dies.
         when: Monotonic nanoseconds.
+        settled: Set when everybody is there, or soon anyway; not before.
         announce: Told what is about to happen, before it does: what users lose from
             then on is no failure.
 
     """
     gevent.sleep(max(0.0, when / 1e9 - time.monotonic()))
+    settled.wait()  # what breaks while they arrive is not what they are there to see
     if fault == "kill-replica":
         text, request = f"replica {servers} killed", f"kill {servers - 1}"
     else:
@@ -72,6 +79,7 @@ class Probe:
             env={**os.environ, "LAB_TOKEN": token("load-probe")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the test: its end ends this
         )
 
     def stop(self) -> Histogram:

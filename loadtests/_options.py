@@ -204,6 +204,8 @@ def check(options: Namespace, headless: bool) -> None:
             raise Unusable("there is no server: name one, --host ws://127.0.0.1:8080")
     if options.run_time and options.run_time > TIME_LIMIT:
         raise Unusable(f"-t is at most {TIME_LIMIT} seconds, not {options.run_time}")
+    if options.num_users is not None and options.num_users < 1 and headless:
+        raise Unusable(f"-u is at least 1 user, not {options.num_users}")
     if options.num_users and options.num_users > USERS_LIMIT:
         raise Unusable(f"-u is at most {USERS_LIMIT} users, not {options.num_users}")
     if options.host:

@@ -86,7 +86,8 @@ async def owned(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="loadtests-"))
         path = str(Path(folder) / "control")
         replicas: list[Replica] = []
-        environment = {"LAB_SECRET": secret, CONTROL: path}
+        # A token for another server, that somebody has exported, is none for these.
+        environment = {"LAB_SECRET": secret, "LAB_TOKEN": "", CONTROL: path}
         result = Owned(replicas, redis, environment)
 
         async def stop() -> None:

@@ -244,6 +244,8 @@ def timeline(saved: Saved) -> Picture | None:
     ]
     # What was nothing all the time needs no room.
     panels = [each for each in panels if each[0] != WAITING or any_of(table, each[2])]
+    if not panels:  # no server answered, and nothing arrived
+        return None
 
     def paint(figure: Figure) -> None:
         many = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]

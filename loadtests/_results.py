@@ -24,6 +24,7 @@ from _timeline import Slice
 
 CPU_LIMIT = 0.8  # of one core: beyond it the generator is what is measured
 LAG_LIMIT = 100.0  # ms: a generator's delay below it never makes a run invalid
+SAID = {"slip": "slip", "lag": "lag", "loop": "loop lag"}
 EXIT_FAILURES, EXIT_NOTHING, EXIT_INVALID = 1, 3, 4
 
 
@@ -45,6 +46,7 @@ class Record:
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     slip: Histogram = field(default_factory=Histogram)  # from due to sent
     lag: Histogram = field(default_factory=Histogram)  # from arrival to read
+    loop: Histogram = field(default_factory=Histogram)  # how late a timer ran
     users: Counter[str] = field(default_factory=Counter)  # by class
     published: Counter[str] = field(default_factory=Counter)  # by scenario
     notes: dict[str, str] = field(default_factory=dict)  # scenario -> a sentence
@@ -94,6 +96,7 @@ class Record:
             self.outcomes.setdefault(group, Counter()).update(outcomes)
         self.slip.add(other.slip)
         self.lag.add(other.lag)
+        self.loop.add(other.loop)
         self.users.update(other.users)
         self.published.update(other.published)
         self.notes.update(other.notes)
@@ -136,7 +139,8 @@ class Record:
         data["tallies"] = {k: v.as_json() for k, v in self.tallies.items()}
         data["by_design"] = sorted(self.by_design)
         data["outcomes"] = {k: dict(v) for k, v in self.outcomes.items()}
-        data["slip"], data["lag"] = self.slip.as_json(), self.lag.as_json()
+        for name in ("slip", "lag", "loop"):
+            data[name] = data[name].as_json()
         for name in ("users", "published", "problems"):
             data[name] = dict(data[name])
         data["ends"] = {
@@ -157,8 +161,8 @@ class Record:
         data["tallies"] = {k: Tally(**v) for k, v in data["tallies"].items()}
         data["by_design"] = set(data["by_design"])
         data["outcomes"] = {k: Counter(v) for k, v in data["outcomes"].items()}
-        data["slip"] = Histogram.from_json(data["slip"])
-        data["lag"] = Histogram.from_json(data["lag"])
+        for name in ("slip", "lag", "loop"):
+            data[name] = Histogram.from_json(data[name])
         for name in ("users", "published", "problems"):
             data[name] = Counter(data[name])
         data["ends"] = {
@@ -205,18 +209,29 @@ def judge(
 
     """
     if not record.delivered():
-        reasons = ["not one message was delivered"]
-        if not record.published.total():
-            reasons.append("no publisher ran: name a ...Publisher class too")
+        reasons = ["not one message was delivered", *silence_reasons(record, missing)]
         return Verdict(EXIT_NOTHING, "NOTHING DELIVERED", tuple(reasons))
+    invalid = invalid_reasons(record, missing, lag_limit)
     if failed := failure_reasons(record, failures):
-        return Verdict(EXIT_FAILURES, "FAILED", tuple(failed))
-    if invalid := invalid_reasons(record, missing, lag_limit):
+        # A generator that was too busy may be why: who reads both can tell.
+        return Verdict(EXIT_FAILURES, "FAILED", (*failed, *invalid))
+    if invalid:
         return Verdict(EXIT_INVALID, "INVALID", tuple(invalid))
     reason = "everything arrived, once and in order"
     if any(tally.unread or tally.told for tally in record.tallies.values()):
         reason += ", but to those who are slow by design"
     return Verdict(0, "VALID", (reason,))
+
+
+def silence_reasons(record: Record, missing: int) -> list[str]:
+    """Return why nothing can have been delivered, as far as the generator knows."""
+    if missing:
+        return [f"{missing} worker(s) told nothing"]
+    if record.published.total():
+        return []
+    if any(name.endswith("Publisher") for name in record.users):
+        return ["time was up before all had joined and publishers began: more -t"]
+    return ["no publisher ran: take more users, or name a ...Publisher class too"]
 
 
 def failure_reasons(record: Record, failures: int) -> list[str]:
@@ -247,11 +262,11 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
             "use --processes, or fewer users"
         )
     p99 = prompt(record).percentile(99)
-    for name, histogram in (("slip", record.slip), ("lag", record.lag)):
-        own = histogram.percentile(99)
+    for name in ("slip", "lag", "loop"):
+        own = getattr(record, name).percentile(99)
         if own > max(lag_limit * 1000, p99 / 2):
             reasons.append(
-                f"the generator's own {name} dominates: its p99 is {ms(own)}, "
+                f"the generator's own {SAID[name]} dominates: its p99 is {ms(own)}, "
                 f"the measured one {ms(p99)}"
             )
     return reasons
@@ -298,6 +313,11 @@ def summary(record: Record, verdict: Verdict) -> str:
         lines.append(
             f"  {'read late by':<29} p50 {ms(record.lag.percentile(50)):>9}"
             f"   p99 {ms(record.lag.percentile(99)):>9}   (not in them)"
+        )
+    if record.loop.count:
+        lines.append(
+            f"  {'its timers late by':<29} p50 {ms(record.loop.percentile(50)):>9}"
+            f"   p99 {ms(record.loop.percentile(99)):>9}"
         )
     processes = "process" if record.processes == 1 else "processes"
     lines.append(
@@ -356,6 +376,7 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
         "generator": {
             "slip_us": record.slip.percentiles(),
             "lag_us": record.lag.percentiles(),
+            "loop_lag_us": record.loop.percentiles(),
             "cpu_share": round(record.cpu, 4),
             "processes": record.processes,
             "seconds": round(record.wall, 3),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ import locust
 from _beside import PROBE, Probe, compared, look, memory, strike
 from _drawing import png
 from _gallery import pictures
-from _options import TIME_LIMIT, Unusable, check_page, servers, shown
+from _options import TIME_LIMIT, Unusable, check_page, servers, shown, try_servers
 from _results import (
     Record,
     Verdict,
@@ -34,7 +35,7 @@ from _results import (
     versions,
     write,
 )
-from _sampler import Sampler, Scraper
+from _sampler import Sampler, Scraper, Stalls
 from _saved import ABOUT, Saved
 from _timeline import period, rows, write_csv
 from gevent.event import Event
@@ -88,6 +89,7 @@ class Run:
         self.probe: Probe | None = None
         self.before: dict[str, dict[str, float]] = {}  # samples before the first user
         self.sampler: Sampler | None = None
+        self.stalls: Stalls | None = None
         self.scraper: Scraper | None = None
         self.verdict: Verdict | None = None
         self.text = ""
@@ -116,9 +118,19 @@ class Run:
             if all(member.joined or not member.stays for member in self.members):
                 break
             gevent.sleep(0.02)
-        if settled is self.settled:  # still the same run
+        if settled is self.settled and not self.draining:  # still the same run
             self.start_clocks()
+            if self.members:  # a master has none
+                self.stalls = Stalls(self.record)
         settled.set()
+
+    def refuse(self) -> None:
+        """Be no run: whoever is spawned all the same does nothing, nothing is said."""
+        self.name = ""
+        self.draining = True
+        self.drained.set()
+        if self.sampler is not None:
+            self.sampler.greenlet.kill()
 
     def room(self, scenario: str) -> str:
         """Return the room of a scenario, which no other run uses."""
@@ -144,6 +156,8 @@ class Run:
         record.wall = time.monotonic() - self.started
         # What catching up costs is not what the measured part cost.
         record.cpu = (time.process_time() - self.started_cpu) / max(record.wall, 0.001)
+        if self.stalls is not None:
+            self.stalls.stop()
         self.active = time.monotonic_ns()
         self.drain_started.set()
         deadline = time.monotonic() + DRAIN_LIMIT
@@ -193,8 +207,10 @@ def begin(environment: Environment, **_: Any) -> None:
         options.host = environment.host
         try:
             check_page(options)
+            try_servers(options)
         except Unusable as exc:
             print(f"loadtests: {exc}", file=sys.stderr, flush=True)
+            RUN.refuse()
             gevent.spawn_later(0.1, runner.stop)
             return
         # A page that somebody forgot must not load the machine for ever.
@@ -222,7 +238,9 @@ def begin_beside(environment: Environment, step: float) -> None:
     if options.fault != "none":
         when = options.storm_at if options.storm_kills else options.run_half
         count = len(options.replicas.split(","))
-        RUN.striking = gevent.spawn(strike, options.fault, count, when, announce)
+        RUN.striking = gevent.spawn(
+            *(strike, options.fault, count, when, RUN.settled, announce)
+        )
 
 
 @events.spawning_complete.add_listener
@@ -271,11 +289,20 @@ def write_part(runner: Any) -> None:
 @events.init.add_listener
 def listen(environment: Environment, runner: Any, **_: Any) -> None:
     if isinstance(runner, WorkerRunner):
+        if environment.parsed_options.processes and not told_to_work():
+            # Ctrl-C in a terminal reaches the children of a master, too. It is for the
+            # master, who asks them for their figures and then ends them.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Concurrent: while a worker drains, it must go on hearing its master.
         runner.register_message("lab_finish", finish, concurrent=True)
         runner.register_message("lab_fault", hear_of_fault, concurrent=True)
     elif isinstance(runner, MasterRunner):
         runner.register_message("lab_part", took)
+
+
+def told_to_work() -> bool:
+    """Return whether this was started as a worker, and not made one by its master."""
+    return "--worker" in sys.argv or "LOCUST_MODE_WORKER" in os.environ
 
 
 def finish(environment: Environment, **_: Any) -> None:

@@ -26,11 +26,6 @@ class SlowReader(LabUser):
         read = self.socket.arrived + (self.socket.lag or 0)
         self.latency.record((read - message.payload.due) // 1000)
 
-    def read(self, timeout: float | None, size: int = 65536) -> None:
-        """Read once; how late that is says nothing about the generator."""
-        if messages := self.socket.receive(timeout, size):
-            self.took(messages)
-
     def took(self, messages: list[bytes]) -> None:
         RUN.active = time.monotonic_ns()
         for data in messages:

@@ -256,7 +256,8 @@ class LabUser(User):
         """Handle the messages of one read. This must not wait: see listen()."""
         socket = self.socket
         RUN.active = socket.arrived
-        if socket.lag is not None:
+        # Who is late by design says nothing about the generator.
+        if socket.lag is not None and not self.by_design:
             self.record.lag.record(socket.lag // 1000)
         for data in messages:
             self.handle(data)
@@ -357,8 +358,12 @@ class LabUser(User):
         return f"{self.room} {self.audit.epoch}"
 
     def pending(self) -> bool:
-        # Who has lost its connection comes back to hear what it missed.
-        return bool(self.lost_at) and not self.by_design
+        # Who has lost its connection comes back to hear what it missed. Who has one
+        # waits for what it knows to have been published, also from a slow server.
+        if self.by_design:
+            return False
+        top = self.record.tops.get(self.place(), 0)
+        return bool(self.lost_at) or (self.joined and self.audit.last() < top)
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once.

@@ -10,11 +10,12 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +46,7 @@ def recorded(values: list[int]) -> Any:
 
 
 @given(st.lists(durations, max_size=6))
+@settings(deadline=None)  # its examples differ in size; a busy machine does the rest
 def test_slices_add_up_to_the_whole(pieces: list[list[int]]) -> None:
     latency, slicer, slices = Histogram(), Slicer(), []
     for values in pieces:
@@ -128,6 +130,7 @@ def test_number_of_slices_is_bounded(seconds: int, expected: int) -> None:
 # Budgets
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=1, max_size=50))
 def test_budget_loses_nothing(messages: list[tuple[int, int, int]]) -> None:
     budget = Budget()
@@ -258,6 +261,13 @@ def test_picture_on_a_page_takes_its_colours_from_it(tmp_path: Path) -> None:
         assert not re.findall(r"#[0-9a-f]{6}\b", text)
 
 
+def test_run_of_which_nobody_knows_anything_has_no_picture(tmp_path: Path) -> None:
+    """A page may be told to load a port where nobody is."""
+    table = [dict.fromkeys(("seconds", "p50_ms", "cpu")) for _ in range(4)]
+    run = replace(_saved.load(saved(tmp_path)), record=_results.Record(), table=table)
+    assert _gallery.pictures(run) == []
+
+
 def test_percentiles_are_shown_for_each_number_of_members(tmp_path: Path) -> None:
     run = _saved.load(saved(tmp_path))
     counts = [(users, piece.published) for users, piece in _plots.steps(run)]
@@ -284,12 +294,10 @@ def test_report_is_one_page_without_scripts(tmp_path: Path) -> None:
 
 
 def test_verdict_that_is_not_good_looks_different(tmp_path: Path) -> None:
-    run = saved(tmp_path)
-    summary = json.loads((run / "summary.json").read_text())
+    run = replace(_saved.load(saved(tmp_path)), record=_results.Record(), table=[])
     for code, mood in ((1, "bad"), (3, "bad"), (4, "unsure")):
-        changed = {**summary, "exit_code": code, "verdict": "SO <SO>"}
-        (run / "summary.json").write_text(json.dumps(changed))
-        text = _report.page([_saved.load(run)])
+        said = {**run.summary, "exit_code": code, "verdict": "SO <SO>"}
+        text = _report.page([replace(run, summary=said)])
         assert f'verdict {mood}">' in text
         assert "so &lt;so&gt;" in text
 
@@ -395,6 +403,7 @@ async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
     code, out, err = await runner(
         *("--scenario", "fanout", "--seconds", "4", "--users", "6"),
         *("--results", str(tmp_path)),
+        LAB_TOKEN="of another server",
     )
     # On a machine that is busy with other tests the figures may mean nothing.
     assert code in (0, 4), out + err

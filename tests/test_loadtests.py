@@ -7,8 +7,12 @@ import asyncio
 import importlib
 import json
 import os
+import signal
 import socket
 import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +236,9 @@ def test_complete_run_is_valid() -> None:
 def test_nothing_delivered_is_exit_3() -> None:
     assert judge(Record()).code == 3
     assert "no publisher ran" in str(judge(Record()))
+    assert "1 worker(s) told nothing" in str(judge(Record(), missing=1))
+    late = Record(users=Counter(FanoutPublisher=1))
+    assert "before all had joined" in str(judge(late))
     assert judge(merged([heard(last=4)])).code == 3
 
 
@@ -246,7 +253,15 @@ def test_busy_generator_makes_a_run_invalid() -> None:
     assert judge(record).code == 4
 
 
-@pytest.mark.parametrize("name", ["slip", "lag"])
+def test_failed_run_says_too_that_its_generator_was_busy() -> None:
+    record = merged([heard(1, 2, last=4)])
+    record.cpu = 0.95
+    verdict = judge(record)
+    assert verdict.code == 1
+    assert "95% of its core" in str(verdict)
+
+
+@pytest.mark.parametrize("name", ["slip", "lag", "loop"])
 def test_generator_that_dominates_makes_a_run_invalid(name: str) -> None:
     record = merged([heard(1, 2, last=2)])
     record.histogram("s/members").record(150_000)
@@ -326,8 +341,21 @@ def test_shared_users_say_literally_that_they_are_abstract() -> None:
 # Locust itself
 
 
-async def locust(*arguments: str, **variables: str) -> tuple[int, str, str]:
-    """Run Locust without its page; return exit code, stdout and stderr."""
+Condition = Callable[[], Awaitable[bool]]
+
+
+async def locust(
+    *arguments: str, until: Condition | None = None, **variables: str
+) -> tuple[int, str, str]:
+    """Run Locust without its page; return exit code, stdout and stderr.
+
+    Args:
+        arguments: Of Locust.
+        until: When this holds, Ctrl-C in a terminal: every process of it is told. So
+            a run is as long as a slow machine needs.
+        variables: Of its environment.
+
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "locust", "-f", "loadtests"),
@@ -337,15 +365,37 @@ async def locust(*arguments: str, **variables: str) -> tuple[int, str, str]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
+    said = asyncio.create_task(process.communicate())
     try:
-        out, err = await process.communicate()
+        if until is not None:
+            while not (said.done() or await until()):  # noqa: ASYNC110 (a process)
+                await asyncio.sleep(0.05)
+            if not said.done():
+                os.killpg(process.pid, signal.SIGINT)
+        out, err = await said
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
+
+
+def reached(url: str, **least: int) -> Condition:
+    """Return whether figures of ``/metrics`` are at least so much."""
+    page = url.replace("ws", "http", 1) + "/metrics"
+
+    def look() -> bool:
+        with urllib.request.urlopen(page, timeout=10) as response:
+            text = response.read().decode()
+        return all(
+            float(text.partition(f"\nlabserver_{name} ")[2].partition("\n")[0]) >= most
+            for name, most in least.items()
+        )
+
+    return lambda: asyncio.to_thread(look)
 
 
 def written(results: Path) -> Path | None:
@@ -366,8 +416,10 @@ def figures(results: Path) -> dict[str, Any]:
 async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
     async with running_replica(secret=SECRET) as replica:
         code, out, err = await locust(
-            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "3s", "--probe"),
+            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "40s", "--probe"),
             *("--results", str(tmp_path), "--lag-limit", "10000"),
+            # 20 of the connections are the probe's.
+            until=reached(replica.url, connections=40, messages_published_total=200),
             LAB_SECRET=SECRET,
         )
     assert code == 0, out + err
@@ -391,9 +443,15 @@ async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
 
 
 class LossyServer:
-    """Speaks the contract, and loses one delivery in a thousand."""
+    """Speaks the contract, and loses one delivery in a thousand.
 
-    def __init__(self) -> None:
+    Args:
+        delay: Seconds that a message takes.
+
+    """
+
+    def __init__(self, delay: float = 0) -> None:
+        self.delay = delay
         self.members: list[ServerConnection] = []
         self.seq = self.deliveries = self.dropped = 0
 
@@ -421,6 +479,7 @@ class LossyServer:
                 **{"room": message["room"], "seq": self.seq, "from": "u"},
                 "payload": message["payload"],
             }
+            await asyncio.sleep(self.delay)
             for member in self.members:
                 self.deliveries += 1
                 if self.deliveries % 1000 == 0:
@@ -437,12 +496,17 @@ async def test_injected_loss_is_counted_exactly_and_fails_the_run(
     tmp_path: Path,
 ) -> None:
     lossy = LossyServer()
+
+    async def lost_three() -> bool:
+        return lossy.dropped >= 3
+
     async with serve(lossy.converse, "127.0.0.1", 0, compression=None) as server:
         port = server.sockets[0].getsockname()[1]
         code, out, _ = await locust(
-            *("--host", f"ws://127.0.0.1:{port}", "-u", "10", "-r", "10", "-t", "4s"),
-            *("--publish-rate", "100", "--results", str(tmp_path)),
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "10", "-r", "10", "-t", "40s"),
+            *("--publish-rate", "100", "--results", str(tmp_path), "--no-pictures"),
             *("FanoutPublisher", "FanoutSubscriber"),
+            until=lost_three,
             LAB_TOKEN="any",
         )
     assert code == 1, out
@@ -454,13 +518,35 @@ async def test_injected_loss_is_counted_exactly_and_fails_the_run(
 
 
 @pytest.mark.timeout(60)
+async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> None:
+    slow = LossyServer(delay=1)
+
+    async def published() -> bool:
+        return slow.seq > 0
+
+    async with serve(slow.converse, "127.0.0.1", 0, compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        code, out, _ = await locust(
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "4", "-r", "4", "-t", "40s"),
+            *("--publish-rate", "0.5", "--results", str(tmp_path), "--no-pictures"),
+            *("FanoutPublisher", "FanoutSubscriber"),
+            until=published,
+            LAB_TOKEN="any",
+        )
+    tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
+    assert tally["delivered"] == tally["expected"] == 4 * slow.seq, out
+    assert code in (0, 4), out
+
+
+@pytest.mark.timeout(60)
 async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
     async with running_cluster(2, secret=SECRET) as cluster:
         urls = ",".join(replica.url for replica in cluster.replicas)
         code, out, err = await locust(
-            *("--replicas", urls, "--processes", "2", "-u", "8", "-r", "8", "-t", "2s"),
-            *("--results", str(tmp_path), "--lag-limit", "10000"),
-            *("ReplicaPublisher", "ReplicaReader"),
+            *("--replicas", urls, "--processes", "2", "-u", "8", "-r", "8"),
+            *("--results", str(tmp_path), "--lag-limit", "10000", "--no-pictures"),
+            *("-t", "40s", "ReplicaPublisher", "ReplicaReader"),
+            until=reached(cluster.replicas[0].url, deliveries_total=80),
             LAB_TOKEN=cluster.replicas[0].token(),
         )
     assert code == 0, out + err
@@ -486,15 +572,14 @@ async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
             (2, "there is no token", ("--host", closed), {}),
             (2, "this machine only", ("--host", "ws://192.0.2.1"), {"LAB_TOKEN": "t"}),
             (2, "at most 3600", ("--host", closed, "-t", "2h"), {"LAB_TOKEN": "t"}),
+            (2, "at least 1 user", ("--host", closed, "-u", "0"), {"LAB_TOKEN": "t"}),
         ]
-        answers = []
-        for pair in zip(cases[::2], cases[1::2], strict=True):  # two cores, two at once
-            answers += await asyncio.gather(
-                *(
-                    locust(*arguments, "--results", str(tmp_path), **variables)
-                    for _, _, arguments, variables in pair
-                )
+        answers = await asyncio.gather(
+            *(
+                locust(*arguments, "--results", str(tmp_path), **variables)
+                for _, _, arguments, variables in cases
             )
+        )
     for (expected, sentence, _, _), (code, out, err) in zip(
         cases, answers, strict=True
     ):
@@ -503,6 +588,28 @@ async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
         assert "Traceback" not in err + out
         assert len(err.splitlines()) <= 2
     assert written(tmp_path) is None
+
+
+LATE = """
+import sys, types
+sys.path.insert(0, "loadtests")
+import fanout, idle, slow_readers
+from _results import Record
+for kind in (
+    fanout.FanoutSubscriber, idle.DeadPeer, slow_readers.StalledReader,
+    slow_readers.ThrottledReader, slow_readers.OscillatingReader,
+):
+    user = kind.__new__(kind)
+    user.record, user.scenario = Record(), "s"
+    user.socket = types.SimpleNamespace(lag=10**9, arrived=1)
+    user.took([])
+    print(user.record.lag.count)
+"""
+
+
+async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
+    """A dead peer reads at the end what came long before: nobody was too busy."""
+    assert (await printed(LATE)).split() == ["1", "0", "0", "0", "0"]
 
 
 # Host, LAB_LOAD_HOSTS, whether load may go there.
@@ -527,13 +634,17 @@ for host, named, _ in {PLACES}:
 """
 
 
-async def test_load_leaves_this_machine_only_for_named_private_hosts() -> None:
+async def printed(program: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ASK), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", program), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         out, _ = await process.communicate()
-    assert out.decode().split() == [str(may) for _, _, may in PLACES]
+    return out.decode()
+
+
+async def test_load_leaves_this_machine_only_for_named_private_hosts() -> None:
+    assert (await printed(ASK)).split() == [str(may) for _, _, may in PLACES]
 
 
 @pytest.mark.timeout(60)
