@@ -58,7 +58,7 @@ def write_report(runs: Sequence[Saved], folder: Path) -> Path:
     path = folder / NAME
     path.write_text(page(runs), encoding="utf-8")
     for picture in together(runs):
-        png(picture, runs[0].caption.partition(" Server:")[0], folder)
+        png(picture, without_server(runs[0]), folder)
     return path
 
 
@@ -82,6 +82,7 @@ def page(runs: Sequence[Saved]) -> str:
                 "drawn": Markup(svg(picture)),
                 "read": picture.read,
                 "note": picture.note,
+                "caption": without_server(run) if picture in several else run.caption,
             }
             for picture in (*several, *pictures(run))
         ]
@@ -94,6 +95,11 @@ def page(runs: Sequence[Saved]) -> str:
         runs=shown,
         palette=PALETTE,
     )
+
+
+def without_server(run: Saved) -> str:
+    """Return the caption of a picture of several runs: each had another server."""
+    return run.caption.partition(" Server:")[0]
 
 
 def finding(runs: Sequence[Saved]) -> str:
@@ -136,7 +142,6 @@ def section(run: Saved, number: int) -> dict[str, Any]:
         "delivered": share(delivered, expected),
         "p50": ms(latency.percentile(50)) if latency.count else "",
         "p99": ms(latency.percentile(99)) if latency.count else "",
-        "caption": run.caption,
         "folder": run.folder.name,
     }
 

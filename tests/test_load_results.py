@@ -277,6 +277,8 @@ def test_percentiles_are_shown_for_each_number_of_members(tmp_path: Path) -> Non
 
 # The report
 
+TABLE = [{"seconds": n, "outbox_bytes": n, "users": 1} for n in (1.0, 2.0)]
+
 
 def test_report_is_one_page_without_scripts(tmp_path: Path) -> None:
     for when in (1, 2):
@@ -291,6 +293,19 @@ def test_report_is_one_page_without_scripts(tmp_path: Path) -> None:
     )
     assert "Redis is <frozen>" not in text and "Redis is &lt;frozen&gt;" in text
     assert text.index("verdict good") < text.index("<svg")
+
+
+def test_picture_of_several_runs_names_no_single_server(tmp_path: Path) -> None:
+    runs = []
+    for policy in ("drop", "cut"):
+        one = _saved.load(saved(tmp_path / policy, variant=policy))
+        about = {**one.about, "name": "20260101T000000000Z-slow_readers"}
+        about["server"] = f"--policy {policy}"
+        empty = _results.Record()
+        runs.append(replace(one, about=about, record=empty, table=TABLE))
+    first, *_ = re.findall("<figure.*?</figure>", _report.page(runs), re.DOTALL)
+    assert "Under no policy" in first
+    assert "--policy" not in first
 
 
 def test_verdict_that_is_not_good_looks_different(tmp_path: Path) -> None:
