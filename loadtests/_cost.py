@@ -5,6 +5,9 @@ connections in one room, a publisher elsewhere that sends 10 messages a second. 
 clients take turns: the one of these load tests as a whole user (decoded, timed,
 audited, shown to Locust), the same client with the same handler as its rivals (decoded
 and timed), ``websocket-client`` and ``websockets.sync``, all of them under gevent.
+
+The fifth, the floor, only takes the bytes from the kernel (epoll and recv) and throws
+them away: what a message costs any generator in Python on this machine.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ import asyncio
 import importlib
 import json
 import os
+import select
+import socket
 import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
-CLIENTS = ("user", "client", "websocket-client", "websockets.sync")
+CLIENTS = ("user", "client", "websocket-client", "websockets.sync", "floor")
 ROOM = "load.cost"
 WARM_UP = 1.0  # seconds
 ANSWER_TIMEOUT = 15.0
@@ -66,6 +73,37 @@ def client(kind: str, url: str, token: str, connections: int, seconds: float) ->
     }
     print(json.dumps(found), flush=True)
     os._exit(0)  # websockets.sync would wait for its threads
+
+
+def floor(url: str, token: str, connections: int, seconds: float) -> None:
+    """Take bytes from as many sockets, and print what each arrival costs."""
+    where = urlsplit(url)
+    request = (
+        f"GET / HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
+    ).encode() + bytes((0x81, 0x80 | len(JOIN), 0, 0, 0, 0))
+    sockets: dict[int, socket.socket] = {}
+    ready = select.epoll()
+    for _ in range(connections):
+        each = socket.create_connection((where.hostname, where.port))
+        each.sendall(request + JOIN)
+        sockets[each.fileno()] = each
+        ready.register(each, select.EPOLLIN)
+    buffer, count = bytearray(65536), 0
+    start = time.monotonic() + 2 * WARM_UP
+    cpu = 0.0
+    while (now := time.monotonic()) < start + seconds:
+        if not cpu and now >= start:
+            cpu, count = time.process_time(), 0
+        for number, _ in ready.poll(0.1):
+            sockets[number].recv_into(buffer)
+            count += 1
+    cpu = time.process_time() - cpu
+    nothing = {"fds": 1, "bytes": 0, "p99": 0, "share": cpu / seconds}
+    us = cpu / max(count, 1) * 1e6
+    print(json.dumps({"us": us, "messages": count, **nothing}), flush=True)
 
 
 def ours(kind: str, url: str, token: str, connections: int, latency: Any) -> None:
@@ -224,8 +262,8 @@ def main() -> None:
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        client(
-            options.client,
+        opened = floor if options.client == "floor" else partial(client, options.client)
+        opened(
             options.url,
             os.environ["LAB_TOKEN"],
             options.connections,
