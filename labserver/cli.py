@@ -392,10 +392,12 @@ def _python() -> tuple[bool, str, str]:
 def _redis() -> tuple[bool, str, str]:
     try:
         binary = find_redis()
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True)
+        said = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=5
+        )
         version = next((w for w in said.stdout.split() if w.startswith("v=")), "?")
         return True, "Redis", f"{version.removeprefix('v=')} ({binary})"
-    except (RedisMissing, OSError) as exc:
+    except (RedisMissing, OSError, subprocess.SubprocessError) as exc:
         return False, "Redis", str(exc)
 
 

@@ -115,3 +115,9 @@ class Histogram:
         result.lowest, result.highest = data["lowest"], data["highest"]
         result.counts = dict(data["buckets"])
         return result
+
+
+def ms(microseconds: float) -> str:
+    """Return a duration as text, with two significant figures at least."""
+    value = microseconds / 1000
+    return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"

@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from _results import Record, Verdict, as_figures, machine, versions, write
+from _record import Record
+from _results import as_figures, machine, versions, write
+from _verdict import Verdict
 from websockets.asyncio.client import ClientConnection, connect
 
 from labserver.cluster import Replica

@@ -30,8 +30,7 @@ from _drawing import (
     plain,
     scaled,
 )
-from _hist import Histogram
-from _results import ms
+from _hist import Histogram, ms
 from _saved import Saved
 from _timeline import Slice
 

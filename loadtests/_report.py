@@ -12,8 +12,7 @@ from typing import Any
 
 from _drawing import PALETTE, png, svg
 from _gallery import pictures, together
-from _hist import Histogram
-from _results import ms
+from _hist import Histogram, ms
 from _saved import Saved
 
 NAME = "report.html"

@@ -24,20 +24,12 @@ from _beside import PROBE, Probe, compared, look, memory, strike
 from _drawing import png
 from _gallery import pictures
 from _options import TIME_LIMIT, Unusable, check_page, servers, shown, try_servers
-from _results import (
-    Record,
-    Verdict,
-    as_figures,
-    judge,
-    machine,
-    merged,
-    summary,
-    versions,
-    write,
-)
+from _record import Record, merged
+from _results import as_figures, machine, summary, versions, write
 from _sampler import Sampler, Scraper, Stalls
 from _saved import ABOUT, Saved
 from _timeline import period, rows, write_csv
+from _verdict import Verdict, judge
 from gevent.event import Event
 from locust import events
 from locust.env import Environment

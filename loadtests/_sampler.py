@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
-from _results import Record
+from _record import Record
 from _timeline import Slicer, sample
 
 SCRAPE_TIMEOUT = 0.8  # seconds; a server that is frozen has no sample

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _results import Record, merged
+from _record import Record, merged
 from _timeline import read_csv
 
 ABOUT = "LAB_LOAD_ABOUT"  # JSON that whoever started the servers adds to run.json

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from _drawing import GREY, Picture, legend, plain
+from _hist import ms
 from _plots import STYLES, compared_own, painted
-from _results import ms
 from _saved import Saved
 
 if TYPE_CHECKING:

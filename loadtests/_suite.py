@@ -22,8 +22,8 @@ from typing import Any
 
 from _omission import demonstrate
 from _owned import Owned, owned
-from _results import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 from _saved import ABOUT, Unreadable, load
+from _verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 
 from labserver.embedded import end_with_parent
 from labserver.settings import POLICIES

@@ -24,6 +24,8 @@ Histogram = importlib.import_module("_hist").Histogram
 Budget = importlib.import_module("_budget").Budget
 _timeline = importlib.import_module("_timeline")
 _results = importlib.import_module("_results")
+_record = importlib.import_module("_record")
+_verdict = importlib.import_module("_verdict")
 _saved = importlib.import_module("_saved")
 _drawing = importlib.import_module("_drawing")
 _plots = importlib.import_module("_plots")
@@ -156,7 +158,7 @@ def test_budget_tells_the_slow_from_the_fast() -> None:
 
 
 def tally(**figures: int) -> Any:
-    return _results.Tally(**{"expected": 100, "delivered": 100, **figures})
+    return _record.Tally(**{"expected": 100, "delivered": 100, **figures})
 
 
 def saved(
@@ -168,7 +170,7 @@ def saved(
     **about: Any,
 ) -> Path:
     """Write a small run; return its folder."""
-    record = _results.Record(wall=5.0, began=1)
+    record = _record.Record(wall=5.0, began=1)
     for spread in range(100):
         record.histogram("fanout/subscribers").record(latency + spread)
         record.budgets.setdefault("fanout/subscribers", Budget()).record(1, latency, 1)
@@ -181,7 +183,7 @@ def saved(
         record.slices[second] = Slice(
             users, 10, {"fanout/subscribers": recorded([latency] * 100)}
         )
-    verdict = _results.judge(record)
+    verdict = _verdict.judge(record)
     where = folder / f"20260101T0000{when:02}000Z-fanout"
     said = {
         "name": where.name,
@@ -264,7 +266,7 @@ def test_picture_on_a_page_takes_its_colours_from_it(tmp_path: Path) -> None:
 def test_run_of_which_nobody_knows_anything_has_no_picture(tmp_path: Path) -> None:
     """A page may be told to load a port where nobody is."""
     table = [dict.fromkeys(("seconds", "p50_ms", "cpu")) for _ in range(4)]
-    run = replace(_saved.load(saved(tmp_path)), record=_results.Record(), table=table)
+    run = replace(_saved.load(saved(tmp_path)), record=_record.Record(), table=table)
     assert _gallery.pictures(run) == []
 
 
@@ -301,7 +303,7 @@ def test_picture_of_several_runs_names_no_single_server(tmp_path: Path) -> None:
         one = _saved.load(saved(tmp_path / policy, variant=policy))
         about = {**one.about, "name": "20260101T000000000Z-slow_readers"}
         about["server"] = f"--policy {policy}"
-        empty = _results.Record()
+        empty = _record.Record()
         runs.append(replace(one, about=about, record=empty, table=TABLE))
     first, *_ = re.findall("<figure.*?</figure>", _report.page(runs), re.DOTALL)
     assert "Under no policy" in first
@@ -309,7 +311,7 @@ def test_picture_of_several_runs_names_no_single_server(tmp_path: Path) -> None:
 
 
 def test_verdict_that_is_not_good_looks_different(tmp_path: Path) -> None:
-    run = replace(_saved.load(saved(tmp_path)), record=_results.Record(), table=[])
+    run = replace(_saved.load(saved(tmp_path)), record=_record.Record(), table=[])
     for code, mood in ((1, "bad"), (3, "bad"), (4, "unsure")):
         said = {**run.summary, "exit_code": code, "verdict": "SO <SO>"}
         text = _report.page([replace(run, summary=said)])

@@ -32,10 +32,11 @@ SECRET = "a secret of thirty-two bytes or more"
 sys.path.append(str(LOADTESTS))
 _hist = importlib.import_module("_hist")
 _audit = importlib.import_module("_audit")
-_results = importlib.import_module("_results")
+_record = importlib.import_module("_record")
 Figures = importlib.import_module("_figures").Figures
 Histogram, Audit, Tally = _hist.Histogram, _audit.Audit, _audit.Tally
-Record, judge, merged = _results.Record, _results.judge, _results.merged
+Record, merged = _record.Record, _record.merged
+judge = importlib.import_module("_verdict").judge
 
 durations = st.lists(st.integers(0, 2**40), max_size=60)
 
@@ -594,7 +595,7 @@ LATE = """
 import sys, types
 sys.path.insert(0, "loadtests")
 import fanout, idle, slow_readers
-from _results import Record
+from _record import Record
 for kind in (
     fanout.FanoutSubscriber, idle.DeadPeer, slow_readers.StalledReader,
     slow_readers.ThrottledReader, slow_readers.OscillatingReader,

@@ -219,7 +219,7 @@ async def test_each_flush_is_measured_once(stage: str, running: Running) -> None
         assert page["labserver_delivery_latency_seconds_count"] == flushes == 3
         assert page["labserver_flush_messages_count"] == 3
         assert page["labserver_flush_messages_sum"] == 3
-        assert 0 < page["labserver_delivery_latency_seconds_sum"] < 60
+        assert page["labserver_delivery_latency_seconds_sum"] > 0
         trips = page["labserver_broker_latency_seconds_count"]
         assert trips == (3 if stage == "resume" else 0)
 

@@ -40,6 +40,20 @@ async def two_replicas(
         yield one, two
 
 
+@asynccontextmanager
+async def ann_and_bob(
+    running: Running,
+) -> AsyncIterator[tuple[RedisCluster, LabServer, Peer, Peer]]:
+    """A cluster, the server that bob is on, ann on another one, and bob."""
+    async with (
+        redis_cluster() as cluster,
+        two_replicas(running, cluster) as (one, two),
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        yield cluster, two, ann, bob
+
+
 async def publish(ann: Peer, room: str, number: int) -> int:
     """Publish until it is acknowledged, as a client with a key does."""
     while True:
@@ -127,12 +141,7 @@ async def test_tail_that_the_replica_never_had_is_told_and_not_numbered_again(
     running: Running,
 ) -> None:
     """Redis replicates after it has answered: that window is its promise, not ours."""
-    async with (
-        redis_cluster() as cluster,
-        two_replicas(running, cluster) as (one, two),
-        peer(one) as ann,
-        peer(two, "bob") as bob,
-    ):
+    async with ann_and_bob(running) as (cluster, two, ann, bob):
         oracle = Oracle()
         oracle.saw(await bob.join("red"))
         kept = [await publish(ann, "red", number) for number in range(10)]
@@ -160,12 +169,7 @@ async def test_tail_that_the_replica_never_had_is_told_and_not_numbered_again(
 
 
 async def test_slot_that_moves_is_followed(running: Running) -> None:
-    async with (
-        redis_cluster() as cluster,
-        two_replicas(running, cluster) as (one, two),
-        peer(one) as ann,
-        peer(two, "bob") as bob,
-    ):
+    async with ann_and_bob(running) as (cluster, two, ann, bob):
         oracle = Oracle()
         oracle.saw(await bob.join("red"))
         seqs = [await publish(ann, "red", number) for number in range(20)]
@@ -181,12 +185,7 @@ async def test_slot_that_moves_is_followed(running: Running) -> None:
 async def test_server_that_gave_away_the_slot_of_its_probe_is_heard(
     running: Running,
 ) -> None:
-    async with (
-        redis_cluster() as cluster,
-        two_replicas(running, cluster) as (one, two),
-        peer(one) as ann,
-        peer(two, "bob") as bob,
-    ):
+    async with ann_and_bob(running) as (cluster, two, ann, bob):
         await bob.join("red")
         source = await cluster.owner("red")
         target = next(each for each in cluster.primaries if each is not source)
