@@ -25,7 +25,8 @@ scenario              kind       name
 ..                    histogram  ``back after``: from being dropped to joined again
 ..                    series     ``accepts``: joined again; all with the labels
                                  ``, with jitter`` and ``, without jitter``
-``idle``              count      ``pings answered``, ``went silent``, ``noticed``
+``idle``              count      ``pings answered``, ``went silent``, ``noticed``,
+                                 ``kept too long``, ``server stalls``
 ..                    histogram  ``between pings``, ``noticed after``: from a peer's
                                  last sign of life to its end
 ..                    gauge      ``memory, <replica>`` in bytes,

@@ -28,8 +28,8 @@ from _record import Record, merged
 from _results import as_figures, machine, summary, versions, write
 from _sampler import Sampler, Scraper, Stalls
 from _saved import ABOUT, Saved
-from _timeline import period, rows, write_csv
-from _verdict import Verdict, judge
+from _timeline import period, rows, stalled, write_csv
+from _verdict import Verdict, judge, judge_heartbeat
 from gevent.event import Event
 from locust import events
 from locust.env import Environment
@@ -357,6 +357,7 @@ def conclude_beside(record: Record, options: Any) -> None:
         crowd = record.histogram("fanout/subscribers")
         record.notes["fanout"] = compared(seen, crowd)
     if "idle" in record.scenarios() and RUN.scraper is not None:
+        judge_heartbeat(record, stalled(RUN.before, look(servers(options))))
         step = period(options.run_time or TIME_LIMIT)
         alone = record.scenarios() == ["idle"]
         own, samples = record.own("idle"), RUN.scraper.samples

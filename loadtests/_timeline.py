@@ -26,6 +26,7 @@ NAMES = {
     "deliveries": ("labserver_deliveries_total",),
     "closes": ("labserver_closes_total",),
     "broker_up": ("labserver_broker_up",),
+    "stalls": ("labserver_loop_stalls_total",),
     "cpu_seconds": ("process_cpu_seconds_total",),
     "rss_bytes": ("process_resident_memory_bytes",),
 }
@@ -150,6 +151,17 @@ def grown(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
                 last[name] = total
         found.append(row)
     return found
+
+
+def stalled(
+    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+) -> int:
+    """Return how many times servers were late themselves between two looks."""
+    # One that was started again counts from zero.
+    return sum(
+        round(max(0, each.get("stalls", 0) - before.get(url, {}).get("stalls", 0)))
+        for url, each in after.items()
+    )
 
 
 def rows(

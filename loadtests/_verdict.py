@@ -13,6 +13,7 @@ from _record import Record
 CPU_LIMIT = 0.8  # of one core: beyond it the generator is what is measured
 LAG_LIMIT = 100.0  # ms: a generator's delay below it never makes a run invalid
 SAID = {"slip": "slip", "lag": "lag", "loop": "loop lag"}
+OVERDUE, STALLS = "kept too long", "server stalls"  # figures of idle
 EXIT_FAILURES, EXIT_NOTHING, EXIT_INVALID = 1, 3, 4
 
 
@@ -102,6 +103,24 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
                 f"the measured one {ms(p99)}"
             )
     return reasons
+
+
+def judge_heartbeat(record: Record, stalls: int) -> None:
+    """Hold dead peers that were kept too long against a server that was never late.
+
+    One that was late itself trusts no ping from before, since answers may lie unread
+    in its kernel: from then on a dead peer has its two intervals again.
+    """
+    own = record.own("idle")
+    own.counts[STALLS] += stalls
+    kept = own.counts[OVERDUE]
+    if kept and stalls:
+        record.notes["idle"] = (
+            f"{kept} dead peer(s) were kept beyond two intervals; but the server was "
+            f"itself late {stalls} time(s), and begins to count again then."
+        )
+    elif kept:
+        record.problems["idle: a dead peer was kept beyond two intervals"] += kept
 
 
 def prompt(record: Record) -> Histogram:

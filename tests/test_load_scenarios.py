@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_loadtests import LOADTESTS, SECRET, figures, locust, written
+from test_loadtests import LOADTESTS, SECRET, figures, locust, reached, written
 from websockets.client import ClientProtocol
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import OPEN
@@ -138,6 +139,41 @@ async def test_paused_redis_delays_publishes_and_loses_none(tmp_path: Path) -> N
     assert tally["delivered"] == tally["expected"] == 4 * found["published"]["replicas"]
     # They waited as long as Redis did, and the clock ran from when they were due.
     assert found["latency_from_due_us"]["replicas/same replica"]["max"] > 1_500_000
+
+
+@pytest.mark.timeout(90)
+async def test_dead_peer_is_kept_longer_by_a_server_that_stood_still(
+    tmp_path: Path,
+) -> None:
+    """Nobody may be judged by a ping from before the stall: its wheel starts over."""
+    async with running_replica(
+        "resume", "--heartbeat-interval", "2", secret=SECRET
+    ) as replica:
+        # Nobody publishes before all have joined: these four messages are the joins.
+        there = reached(replica.url, messages_received_total=4)
+        gone = reached(replica.url, peers_dead_total=1)
+        stopped = False
+
+        async def over() -> bool:
+            nonlocal stopped
+            if not stopped and await there():
+                stopped = True
+                replica.process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(4)  # the stall: two intervals
+                replica.process.send_signal(signal.SIGCONT)
+            return stopped and await gone()
+
+        code, out, err = await locust(
+            *("--host", replica.url, "--scenario", "idle", "-u", "4", "-r", "4"),
+            *("--results", str(tmp_path), "--lag-limit", "10000", "--no-pictures"),
+            until=over,
+            LAB_SECRET=SECRET,
+        )
+    assert code == 0, out + err
+    idle = figures(tmp_path)["figures"]["idle"]
+    assert idle["kept too long"]["value"] == idle["noticed"]["value"] == 1
+    assert idle["server stalls"]["value"] > 0
+    assert "the server was itself late" in out
 
 
 @pytest.mark.timeout(90)

@@ -36,7 +36,9 @@ _record = importlib.import_module("_record")
 Figures = importlib.import_module("_figures").Figures
 Histogram, Audit, Tally = _hist.Histogram, _audit.Audit, _audit.Tally
 Record, merged = _record.Record, _record.merged
-judge = importlib.import_module("_verdict").judge
+_verdict = importlib.import_module("_verdict")
+stalled = importlib.import_module("_timeline").stalled
+judge = _verdict.judge
 
 durations = st.lists(st.integers(0, 2**40), max_size=60)
 
@@ -286,6 +288,21 @@ def test_silent_hole_fails_a_run_even_for_a_slow_reader() -> None:
     record = heard(1, 3, last=9)
     record.by_design.add("s/members")
     assert judge(merged([record])).code == 1
+
+
+@pytest.mark.parametrize(("stalls", "code"), [(0, 1), (2, 0)])
+def test_dead_peer_that_is_kept_fails_a_run_of_a_server_never_late(
+    stalls: int, code: int
+) -> None:
+    record = heard(1, 2, last=2)
+    record.own("idle").counts["kept too long"] = 1
+    sample = {"stalls": 3.0}
+    assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 3.0 + stalls}}) == stalls
+    assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 0.0}, "ws://b": {}}) == 0
+    _verdict.judge_heartbeat(record, stalls)
+    verdict = judge(merged([record]))
+    assert verdict.code == code
+    assert ("beyond two intervals" in str(verdict)) == (code == 1)
 
 
 # What Locust collects
