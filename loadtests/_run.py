@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ import locust
 from _beside import PROBE, Probe, compared, look, memory, strike
 from _drawing import png
 from _gallery import pictures
+from _interrupt import Interrupt, told_to_work
 from _options import TIME_LIMIT, Unusable, check_page, servers, shown, try_servers
 from _record import Record, merged
 from _results import as_figures, machine, summary, versions, write
@@ -280,21 +280,19 @@ def write_part(runner: Any) -> None:
 
 @events.init.add_listener
 def listen(environment: Environment, runner: Any, **_: Any) -> None:
+    spared = 0
     if isinstance(runner, WorkerRunner):
+        # Ctrl-C in a terminal reaches the children of a master, too. The first is for
+        # the master, who asks them for their figures and then ends them; the second is
+        # for all, since who is in a hurry must not be left with children.
         if environment.parsed_options.processes and not told_to_work():
-            # Ctrl-C in a terminal reaches the children of a master, too. It is for the
-            # master, who asks them for their figures and then ends them.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            spared = 1
         # Concurrent: while a worker drains, it must go on hearing its master.
         runner.register_message("lab_finish", finish, concurrent=True)
         runner.register_message("lab_fault", hear_of_fault, concurrent=True)
     elif isinstance(runner, MasterRunner):
         runner.register_message("lab_part", took)
-
-
-def told_to_work() -> bool:
-    """Return whether this was started as a worker, and not made one by its master."""
-    return "--worker" in sys.argv or "LOCUST_MODE_WORKER" in os.environ
+    Interrupt(spared)
 
 
 def finish(environment: Environment, **_: Any) -> None:

@@ -427,7 +427,7 @@ class TestInBrowser:
         await page.connect(replica.url, replica.token("ann"), "ann")
         await page.join("expiry")
         token = page.tab.get_by_label("Token", exact=True)
-        await token.fill(replica.token("ann", ttl=2))
+        await token.fill(replica.token("ann", ttl=4))
         await page.press("Use new token")
         await page.shows("#status", "A new token is needed")
         await page.tells("4401")

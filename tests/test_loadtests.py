@@ -630,6 +630,31 @@ async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
     assert (await printed(LATE)).split() == ["1", "0", "0", "0", "0"]
 
 
+INTERRUPTED = """
+import os, signal, sys
+sys.path.insert(0, "loadtests")
+import _run, gevent
+from locust.env import Environment
+environment = Environment()
+_run.listen(environment, environment.create_local_runner())
+def user():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("a user goes on")
+busy = gevent.spawn(user)
+try:
+    gevent.sleep(30)
+except KeyboardInterrupt:
+    print("the main greenlet is told")
+busy.join()
+"""
+
+
+async def test_ctrl_c_ends_no_user_that_happens_to_run() -> None:
+    """It would end in the middle of a message, which is then lost by nobody's fault."""
+    said = (await printed(INTERRUPTED)).splitlines()
+    assert said == ["a user goes on", "the main greenlet is told"]
+
+
 # Host, LAB_LOAD_HOSTS, whether load may go there.
 PLACES = [
     ("10.1.2.3", "", False),

@@ -363,7 +363,7 @@ async def test_slow_reader_is_told_what_it_lost_and_goes_on(running: Running) ->
 
 
 async def test_stream_ends_with_its_token(running: Running) -> None:
-    token = issue(SECRET, "ann", ttl=1.5)
+    token = issue(SECRET, "ann", ttl=4)
     async with (
         running("resume", sse_port=0) as server,
         listening(server, "red", token=token) as stream,

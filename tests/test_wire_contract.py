@@ -1285,7 +1285,7 @@ async def test_token_ends_its_connection_with_4401_unless_refreshed(
 ) -> None:
     async def live(stage: str) -> None:
         async with running(stage) as server:
-            token = issue(SECRET, "ann", ttl=1.5)
+            token = issue(SECRET, "ann", ttl=4)
             async with (
                 peer(server, token=token) as one,
                 peer(server, token=token) as two,
