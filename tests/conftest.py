@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -11,13 +14,14 @@ from typing import Any
 import pytest
 import redis as redis_client
 
+from labserver import cli
 from labserver.embedded import running_redis
 from labserver.probes.world import PATIENCE, SECRET, Peer, peer, until
 from labserver.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included
 
-__all__ = ["DEADLINE", "SECRET", "Peer", "Running", "eventually", "peer"]
+__all__ = ["DEADLINE", "SECRET", "Command", "Peer", "Running", "eventually", "peer"]
 
 DEADLINE = PATIENCE  # seconds that a test waits for what must happen
 
@@ -64,6 +68,41 @@ def running(request: pytest.FixtureRequest) -> Running:
             yield server
 
     return run
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Run ``labserver`` in this process, with these variables: status, output, errors.
+
+    What it changes of logging is put back: its handler writes to this test's output,
+    which is closed when another test's server logs.
+    """
+    for name in list(os.environ):
+        if name.startswith("LAB_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "200")
+    root, own = logging.getLogger(), logging.getLogger("labserver")
+    handlers, levels = root.handlers.copy(), (root.level, own.level)
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["labserver", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 async def eventually(

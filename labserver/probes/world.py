@@ -22,7 +22,7 @@ from labserver.stages import STAGES, build, included
 from labserver.tokens import issue
 
 SECRET = "a secret of thirty-two bytes or more"
-PATIENCE = 5.0  # seconds that a probe waits for what must happen
+PATIENCE = 10.0  # seconds that a probe waits for what must happen
 
 
 class Broken(LabError):
