@@ -119,8 +119,8 @@ async def test_notice_of_a_loss_fits_within_the_limit_too(
         frame = waiting() - before
         # A message that leaves 10 bytes, then one that there is no room for.
         await flood(ann, "lobby", 1, 1000 + LIMIT - waiting() - frame - 10)
-        await flood(ann, "other", 1, 1000)
-        assert server.metrics.drops
+        while not server.metrics.drops:  # the kernel may have taken some after all
+            await flood(ann, "other", 1, 1000)
         assert waiting() <= LIMIT
 
 
