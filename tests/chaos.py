@@ -17,10 +17,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from redis.asyncio import Redis
 
@@ -36,9 +36,27 @@ SETTLED = 10.0  # seconds after the last fault in which everybody must have caug
 
 
 class World:
-    """The cluster that suffers: replicas on fixed ports, and their Redis."""
+    """The cluster that suffers: replicas on fixed ports, and their Redis.
 
-    def __init__(self, redis: EmbeddedRedis, dice: random.Random) -> None:
+    Args:
+        redis: What :attr:`redis_for` yields.
+        dice: Decides who suffers.
+
+    """
+
+    redis_for: ClassVar[Callable[[], AbstractAsyncContextManager[Any]]] = embedded_redis
+    weights: ClassVar[dict[str, int]] = {  # of the faults, which are methods
+        "kill_replica": 2,
+        "restart_replica": 2,
+        "kill_pubsub_links": 4,
+        "kill_command_links": 3,
+        "freeze_redis": 1,
+        "empty_redis": 1,
+        "stall_client": 4,
+        "drop_client": 6,
+    }
+
+    def __init__(self, redis: Any, dice: random.Random) -> None:
         self.redis = redis
         self.dice = dice
         self.replicas: list[Replica] = []
@@ -60,6 +78,14 @@ class World:
 
     async def stop(self) -> None:
         await asyncio.gather(*(replica.stop() for replica in self.replicas))
+
+    def servers(self) -> Sequence[EmbeddedRedis]:
+        """Return every Redis server that lives."""
+        return [self.redis]
+
+    def forgot(self, member: Member) -> bool:
+        """Return whether what a member got twice may have been new to Redis."""
+        return self.emptied > 0  # with the keys of publishes
 
     # Faults
 
@@ -88,13 +114,16 @@ class World:
 
     async def kill_pubsub_links(self) -> None:
         """Cut every link that listens to Redis."""
-        async with Redis.from_url(self.redis.url) as redis:
-            await redis.client_kill_filter(_type="pubsub")
+        await self._kill_links(_type="pubsub")
 
     async def kill_command_links(self) -> None:
         """Cut every link that commands Redis."""
-        async with Redis.from_url(self.redis.url) as redis:
-            await redis.client_kill_filter(_type="normal", skipme=True)
+        await self._kill_links(_type="normal", skipme=True)
+
+    async def _kill_links(self, **which: Any) -> None:
+        for server in self.servers():
+            async with Redis.from_url(server.url) as redis:
+                await redis.client_kill_filter(**which)
 
     async def freeze_redis(self) -> None:
         """Stop Redis for up to five seconds, its connections open."""
@@ -128,19 +157,6 @@ class World:
         connection = self.dice.choice(self.members).client._connection
         if connection is not None:
             connection.transport.abort()
-
-
-Fault = Callable[[World], Awaitable[None]]
-FAULTS: dict[str, tuple[int, Fault]] = {
-    "kill_replica": (2, World.kill_replica),
-    "restart_replica": (2, World.restart_replica),
-    "kill_pubsub_links": (4, World.kill_pubsub_links),
-    "kill_command_links": (3, World.kill_command_links),
-    "freeze_redis": (1, World.freeze_redis),
-    "empty_redis": (1, World.empty_redis),
-    "stall_client": (4, World.stall_client),
-    "drop_client": (6, World.drop_client),
-}
 
 
 @dataclass
@@ -227,10 +243,12 @@ class Report:
 Schedule = Sequence[tuple[float, str]]  # seconds since the start, name of the fault
 
 
-def schedule(seed: int, seconds: float) -> list[tuple[float, str]]:
+def schedule(
+    seed: int, seconds: float, weights: Mapping[str, int] = World.weights
+) -> list[tuple[float, str]]:
     """Return the faults of a run; the same seed gives the same."""
     dice = random.Random(seed)
-    names = [name for name, (weight, _) in FAULTS.items() for _ in range(weight)]
+    names = [name for name, weight in weights.items() for _ in range(weight)]
     times = itertools.accumulate(iter(lambda: dice.uniform(0.2, 2.5), None))
     return [
         (at, dice.choice(names))
@@ -241,6 +259,7 @@ def schedule(seed: int, seconds: float) -> list[tuple[float, str]]:
 async def run(
     faults: Schedule,
     *,
+    kind: type[World] = World,
     seed: int = 0,
     replicas: int = 3,
     clients: int = 40,
@@ -250,13 +269,9 @@ async def run(
 ) -> Report:
     """Let the faults happen to a cluster under load, and audit every client."""
     dice = random.Random(seed)
-    named: dict[str, Fault] = {name: fault for name, (_, fault) in FAULTS.items()}
-    named["rolling_restart"] = World.rolling_restart
-    named["freeze_redis_for_five_seconds"] = World.freeze_redis_for_five_seconds
     report = Report(Counter(name for _, name in faults))
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(embedded_redis())
-        world = World(redis, dice)
+        world = kind(await stack.enter_async_context(kind.redis_for()), dice)
         stack.push_async_callback(world.stop)
         await world.start(replicas)
         for number in range(clients):
@@ -289,7 +304,7 @@ async def run(
         for at, name in faults:
             await asyncio.sleep(max(0.0, started + at - time.monotonic()))
             say(f"{time.monotonic() - started:7.1f} s  {name}")
-            await named[name](world)
+            await getattr(world, name)()
         await asyncio.sleep(1.0)
         speaking = False
         async with asyncio.timeout(60):
@@ -324,8 +339,7 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
         # The first joined of a client is never a recovery: told once is not told.
         if member.told <= 1:
             report.lost += len(acknowledged - member.ids.keys())
-        # A Redis that forgot its keys may take a repetition for something new.
-        if not world.emptied:
+        if not world.forgot(member):
             report.duplicated += sum(count > 1 for count in member.ids.values())
     report.seqs_given_twice = len(
         disagreements(member.oracle for member in world.members)
@@ -343,21 +357,23 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
     report.believers += len(world.members) - max(final.values())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(kind: type[World], what: str) -> int:
+    """Run from the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--minutes", type=float, default=1.0, help="default 1")
     parser.add_argument("--seed", type=int, help="default: a new one")
     parser.add_argument("--replicas", type=int, default=3, help="default 3")
     parser.add_argument("--clients", type=int, default=40, help="default 40")
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else random.randrange(10_000)
-    faults = schedule(seed, chosen.minutes * 60)
+    faults = schedule(seed, chosen.minutes * 60, kind.weights)
     print(
         f"seed {seed}: {len(faults)} faults in {chosen.minutes:g} minutes", flush=True
     )
     report = asyncio.run(
         run(
             faults,
+            kind=kind,
             seed=seed,
             replicas=chosen.replicas,
             clients=chosen.clients,
@@ -370,6 +386,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(World, __doc__.partition("\n")[0]))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -93,21 +93,43 @@ class RedisCluster:
             return holds(await each.ask(*command.split()))
 
         async with asyncio.timeout(PATIENCE):
-            for each in [server] if server else self.servers:
-                if each.process is not None:
-                    await until(partial(said, each))
+            for each in [server] if server else self.living:
+                await until(partial(said, each))
 
-    async def owner(self, room: str) -> ClusterServer:
-        """Return the server whose slots a room's keys are in."""
-        living = next(each for each in self.servers if each.process is not None)
-        slot = int(await living.ask("CLUSTER", "KEYSLOT", f"lab:{{{room}}}"))
-        async with Redis.from_url(living.url) as redis:
+    @property
+    def living(self) -> list[ClusterServer]:
+        return [each for each in self.servers if each.process is not None]
+
+    async def owner(
+        self, room: str, asked: ClusterServer | None = None
+    ) -> ClusterServer:
+        """Return the server whose slots a room's keys are in, by what one says."""
+        asked = asked or self.living[0]
+        slot = int(await asked.ask("CLUSTER", "KEYSLOT", f"lab:{{{room}}}"))
+        async with Redis.from_url(asked.url) as redis:
             for first, last, (_, port, *_), *_ in await redis.execute_command(
                 "CLUSTER SLOTS"
             ):
                 if first <= slot <= last:
                     return next(each for each in self.servers if each.port == port)
         raise LookupError(room)
+
+    async def move(
+        self, source: ClusterServer, target: ClusterServer, room: str
+    ) -> None:
+        """Move the slot of a room, as ``redis-cli --cluster reshard`` does."""
+        slot = await source.ask("CLUSTER", "KEYSLOT", f"lab:{{{room}}}")
+        giver = await source.ask("CLUSTER", "MYID")
+        taker = await target.ask("CLUSTER", "MYID")
+        await target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", giver)
+        await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", taker)
+        async with Redis.from_url(source.url, decode_responses=True) as redis:
+            ask = redis.execute_command
+            while keys := await ask("CLUSTER", "GETKEYSINSLOT", slot, 1000):
+                where = ("127.0.0.1", target.port, "", 0, 5000)
+                await ask("MIGRATE", *where, "KEYS", *keys)
+        for server in (target, source):
+            await server.ask("CLUSTER", "SETSLOT", slot, "NODE", taker)
 
 
 @asynccontextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chaos import ROOM, Member, Report, audit, run, schedule
+from chaos import ROOM, Member, Report, World, audit, run, schedule
 
 RUNS = {
     "links and a replica": [
@@ -71,7 +72,8 @@ def audited(*seen: list[dict[str, Any]]) -> Report:
                 member.epochs.add(message["epoch"])
         members.append(member)
     report = Report(Counter())
-    world = SimpleNamespace(members=members, emptied=0)
+    world = World(None, random.Random())
+    world.members = members
     audit(report, world, {"m1", "m2", "m3", "m4"})
     return report
 

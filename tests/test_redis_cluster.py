@@ -175,7 +175,7 @@ async def test_slot_that_moves_is_followed(running: Running) -> None:
         seqs = [await publish(ann, "red", number) for number in range(20)]
         source = await cluster.owner("red")
         target = next(each for each in cluster.primaries if each is not source)
-        await move_slot(source, target, "red")
+        await cluster.move(source, target, "red")
         seqs += [await publish(ann, "red", number) for number in range(20, 40)]
         assert seqs == list(range(1, 41))
         await hear_until(bob, oracle, 40)
@@ -191,7 +191,7 @@ async def test_server_that_gave_away_the_slot_of_its_probe_is_heard(
         target = next(each for each in cluster.primaries if each is not source)
         link = two.parts.broker.redis.of("red").link
         generation = link.generation
-        await move_slot(source, target, link.probe)
+        await cluster.move(source, target, link.probe)
         await eventually(lambda: link.generation > generation)
         await eventually(lambda: time.monotonic() - link.probed < 0.5, within=15)
         seq = await publish(ann, "red", 1)
@@ -223,24 +223,6 @@ async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
         await target.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
         seq = await publish(ann, "red", 1)
         assert (await bob.until("message"))["seq"] == seq
-
-
-async def move_slot(source, target, room: str) -> None:
-    """Move the slot of a room, as ``redis-cli --cluster reshard`` does."""
-    key = f"lab:{{{room}}}"
-    slot = await source.ask("CLUSTER", "KEYSLOT", key)
-    giver = await source.ask("CLUSTER", "MYID")
-    taker = await target.ask("CLUSTER", "MYID")
-    await target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", giver)
-    await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", taker)
-    async with Redis.from_url(source.url, decode_responses=True) as redis:
-        keys = await redis.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
-        if keys:
-            await redis.execute_command(
-                "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
-            )
-    for server in (target, source):
-        await server.ask("CLUSTER", "SETSLOT", slot, "NODE", taker)
 
 
 async def test_cluster_that_is_not_there_is_told() -> None:

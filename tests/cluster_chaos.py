@@ -1,0 +1,106 @@
+"""Random faults over replicas on a Redis Cluster, and the oracle's verdict.
+
+    python tests/cluster_chaos.py --minutes 5 --seed 7
+
+As in chaos.py; but Redis is six processes, and primaries are killed (after their
+replica has everything: what Redis itself loses is measured in failover.py), frozen
+until their replica takes over, and a room's slot moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from functools import partial
+from typing import ClassVar
+
+from chaos import ROOM, Member, World, main
+from redis.asyncio import Redis
+from redis_cluster import ClusterServer, redis_cluster
+
+from labserver.probes.world import until
+
+TAKEOVER = 20.0  # seconds that a cluster may need
+
+
+class ClusterWorld(World):
+    """Replicas on a Redis Cluster."""
+
+    redis_for: ClassVar = redis_cluster
+    weights: ClassVar[dict[str, int]] = {
+        "kill_replica": 2,
+        "restart_replica": 2,
+        "kill_pubsub_links": 4,
+        "kill_command_links": 3,
+        "kill_primary": 2,
+        "freeze_primary": 2,
+        "move_room": 3,
+        "stall_client": 4,
+        "drop_client": 6,
+    }
+
+    def servers(self) -> list[ClusterServer]:
+        return self.redis.living
+
+    def forgot(self, member: Member) -> bool:
+        # A frozen primary may have published what its replica never got, the key
+        # with it; who was told of the takeover may get it again.
+        return member.told > 1
+
+    async def kill_primary(self) -> None:
+        """Kill the server of the room; it comes back as its replica's replica."""
+        old = await self.owner()
+        async with Redis.from_url(old.url) as redis:
+            while not await redis.wait(1, 1000):
+                pass  # its replica is still being filled
+        old.stop()
+        async with asyncio.timeout(TAKEOVER):
+            await until(partial(self.taken_over, old))
+        await old.start()
+
+    async def taken_over(self, old: ClusterServer) -> bool:
+        return await self.redis.owner(ROOM) is not old
+
+    async def freeze_primary(self) -> None:
+        """Stop the server of the room for up to three seconds, connections open."""
+        frozen = await self.owner()
+        frozen.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(self.dice.uniform(0.3, 3.0))
+        finally:
+            frozen.signal(signal.SIGCONT)
+
+    async def move_room(self) -> None:
+        """Move the room's slot to another primary."""
+        source = await self.owner()
+        others = [
+            each
+            for each in self.redis.living
+            if each is not source and await role(each) == "master"
+        ]
+        await self.redis.move(source, self.dice.choice(others), ROOM)
+
+    async def owner(self) -> ClusterServer:
+        """Return the server of the room, as soon as all agree."""
+        async with asyncio.timeout(TAKEOVER):
+            while True:
+                asked = [await self.redis.owner(ROOM, each) for each in self.servers()]
+                states = [await each.ask("CLUSTER", "INFO") for each in self.servers()]
+                if len(set(asked)) == 1 and all(
+                    "cluster_state:ok" in s for s in states
+                ):
+                    return asked[0]
+                await asyncio.sleep(0.05)
+
+
+async def role(server: ClusterServer) -> str:
+    async with Redis.from_url(server.url) as redis:
+        return str((await redis.info("replication"))["role"])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(ClusterWorld, __doc__.partition("\n")[0]))
+    except KeyboardInterrupt:
+        sys.exit(130)
