@@ -40,13 +40,18 @@ READ = script("numbering.lua", "read.lua")
 
 
 class Feed:
-    """What this replica has delivered of a room; no epoch before the first word."""
+    """What this replica has delivered of a room.
 
-    __slots__ = ("epoch", "moved", "seq")
+    It begins where the first join finds the room. What is said before that is known is
+    left, and read again.
+    """
+
+    __slots__ = ("behind", "epoch", "moved", "seq")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.seq = 0
+        self.behind = False  # whether something was left
         self.moved: asyncio.Future[None] | None = None  # while somebody waits
 
     def move(self, epoch: str, seq: int) -> None:
@@ -152,6 +157,9 @@ class RedisBroker:
             return position
         if not feed.epoch:
             feed.move(position.epoch, position.seq)
+        if feed.behind:
+            await self.catch_up(room)
+            feed.behind = False
         try:
             # The feed may be behind what was read: who joins now must not get again
             # what the others are still waiting for.
@@ -201,12 +209,10 @@ class RedisBroker:
             return
         name, number, rest = data.split(b" ", 2)
         epoch, first = name.decode(), int(number)
-        if not feed.epoch:
-            feed.move(epoch, first - 1)
         if epoch != feed.epoch or first > feed.seq + 1:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
-            return  # said before the numbering began anew
+            return  # said before the numbering began anew, or before the feed began
         for seq, tail in enumerate(_tails(rest), start=first):
             if seq > feed.seq:
                 self._deliver(room, feed, event(room, seq, tail))
@@ -220,7 +226,10 @@ class RedisBroker:
 
         """
         feed = self.feeds.get(room)
-        if feed is None or not feed.epoch:
+        if feed is None:
+            return
+        if not feed.epoch:
+            feed.behind = True
             return
         while True:
             position = await self._read(room, feed.seq)

@@ -159,10 +159,6 @@ class LabConnection(ServerConnection):
             if not data:
                 return
         super().data_received(data)
-        if self.protocol.state is not OPEN and self.request is not None:
-            # The peer said goodbye, or broke the protocol: after a close frame no
-            # data may follow (RFC 6455 section 5.5.1).
-            self.outbox = SHUT
 
     def read_preamble(self, data: bytes) -> bytes:
         """Take the PROXY header off; return what follows it, once it is complete.
@@ -233,6 +229,14 @@ class LabConnection(ServerConnection):
     def reads(self) -> bool:
         """Return whether the peer took some of what lay in its buffer at the ping."""
         return self.paused and self.transport.get_write_buffer_size() < self.unsent
+
+    def send_data(self) -> None:
+        if self.protocol.state is not OPEN:
+            # The peer said goodbye, hung up, or broke the protocol: after a close frame
+            # no data may follow (RFC 6455 section 5.5.1). A transport at its end raises
+            # when it is written to, in the middle of what a room's members are sent.
+            self.outbox = SHUT
+        super().send_data()
 
     def pause_writing(self) -> None:
         super().pause_writing()

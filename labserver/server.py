@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
 
 from labserver import __version__, closing, messages, routes, wire
 from labserver.closing import DRAINING, NORMAL
@@ -277,7 +278,8 @@ class LabServer:
             connection.bucket = TokenBucket(rate, 2 * rate, time.monotonic())
         protocol = connection.protocol
         connection.variant = wire.negotiated(protocol.subprotocol, protocol.extensions)
-        connection.outbox = self.parts.outbox(connection, self.metrics)
+        if protocol.state is OPEN:  # else it said goodbye at once
+            connection.outbox = self.parts.outbox(connection, self.metrics)
         self.metrics.accepted += 1
         self.connections.add(connection)
         connection.reply(

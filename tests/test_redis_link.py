@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from conftest import Peer, Running, eventually, peer
 from redis.asyncio import Redis
 from redis_cluster import free_ports
 
-from labserver import faults
+from labserver import faults, redis_link
+from labserver.broker import READ
 from labserver.embedded import embedded_redis
 from labserver.faults import Proxy
 from labserver.redis_commands import pool
@@ -91,6 +93,49 @@ async def test_silent_commands_are_answered_though_the_link_works(
         await eventually(lambda: published(ann))
 
 
-async def published(client: Peer) -> bool:
-    answer = await client.ask(type="publish", room="red", payload=0)
+async def test_who_joins_first_misses_nothing_though_the_link_breaks_meanwhile(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Redis said while nobody knew yet where the room stands is read again."""
+    # No probe is under way when the join is sent: it would go behind it.
+    monkeypatch.setattr(redis_link, "PROBE_INTERVAL", 60)
+    monkeypatch.setattr(redis_link, "SILENCE", 60)
+    async with (
+        net_to_redis() as (url, net),
+        running("resume", redis=url) as one,
+        running("resume", redis=url) as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await hears(one)
+        # The commands of one server, and nothing else, go by way of the network.
+        node = one.parts.broker.redis.node
+        node.commands.connections = pool(f"redis://127.0.0.1:{net.port}")
+        async with Redis.from_url(url) as redis:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+            await eventually(lambda: published(ann, "other"))
+            await redis.script_load(READ)  # not to be asked for it
+            await eventually(lambda: published(bob, "other"))
+            assert net.writers
+            # Ann's join is read, but the answer stays on the way.
+            net.down.freeze()
+            await ann.send(type="join", room="red", ref="join")
+            await eventually(lambda: redis.exists("lab:{red}"))
+            generation = node.link.generation
+            await redis.client_kill_filter(_type="pubsub")
+            await eventually(lambda: published(bob, "red"))
+            await eventually(lambda: node.link.generation > generation)
+            await eventually(lambda: not node.link.asked)
+            await eventually(lambda: published(bob, "red"))
+            # The link has heard it when it hears what was said after it.
+            probed = node.link.probed
+            await redis.publish(redis_link.channel_of(node.link.probe), "")
+            await eventually(lambda: node.link.probed > probed)
+            net.down.thaw()
+        assert (await ann.until("joined"))["seq"] == 0
+        assert [(await ann.until("message"))["seq"] for _ in range(2)] == [1, 2]
+
+
+async def published(client: Peer, room: str = "red") -> bool:
+    answer = await client.ask(type="publish", room=room, payload=0)
     return answer["type"] == "ack"

@@ -25,6 +25,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
+from labserver.connection import LabConnection
+from labserver.messages import event
 from labserver.server import LabServer
 from labserver.stages import STAGES
 from labserver.tokens import issue
@@ -1222,6 +1224,53 @@ async def test_who_left_hears_nothing(stage: str, running: Running) -> None:
         await client.ask(type="publish", room="a", payload=1)
         assert (await client.ask(type="ping")) == {"type": "pong", "ref": "q"}
         await eventually(lambda: not server.hub.rooms)
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+async def test_member_that_hangs_up_takes_nothing_from_the_others(
+    stage: str, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is delivered just when its end is noticed reaches all of them."""
+    async with running(stage) as server, AsyncExitStack() as stack:
+        members = [
+            await stack.enter_async_context(peer(server, f"user{number}"))
+            for number in range(8)
+        ]
+        for member in members:
+            await member.join("lobby")
+        noticed = LabConnection.eof_received
+
+        def deliver_then(connection: LabConnection) -> None:
+            noticed(connection)
+            tail = b'"from":"ann","payload":"all of you"}'
+            server.hub.deliver("lobby", event("lobby", 1, tail))
+
+        monkeypatch.setattr(LabConnection, "eof_received", deliver_then)
+        members.pop().socket.transport.abort()
+        for member in members:
+            assert (await member.until("message"))["payload"] == "all of you"
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+async def test_member_that_breaks_the_protocol_takes_nothing_from_the_others(
+    stage: str, running: Running
+) -> None:
+    """Nor while it is told so, and does not hang up."""
+    async with running(stage) as server, AsyncExitStack() as stack:
+        members = [
+            await stack.enter_async_context(peer(server, f"user{number}"))
+            for number in range(8)
+        ]
+        bad = await stack.enter_async_context(raw_peer(server))
+        for member in members:
+            await member.join("lobby")
+        bad.send(said(type="join", room="lobby"))
+        await bad.frame()
+        bad.send(masked(TEXT, b"\xff"))
+        assert (await bad.frame())[0] & 15 == CLOSE
+        await members[0].send(type="publish", room="lobby", payload="all of you")
+        for member in members:
+            assert (await member.until("message"))["payload"] == "all of you"
 
 
 @pytest.mark.parametrize("stage", ROOMS)
