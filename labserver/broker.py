@@ -40,18 +40,14 @@ READ = script("numbering.lua", "read.lua")
 
 
 class Feed:
-    """What this replica has delivered of a room.
-
-    It begins where the first join finds the room. What is said before that is known is
-    left, and read again.
-    """
+    """What this replica has delivered of a room; no epoch before the first read."""
 
     __slots__ = ("behind", "epoch", "moved", "seq")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.seq = 0
-        self.behind = False  # whether something was left
+        self.behind = False  # whether something was said before that
         self.moved: asyncio.Future[None] | None = None  # while somebody waits
 
     def move(self, epoch: str, seq: int) -> None:
@@ -149,15 +145,13 @@ class RedisBroker:
         """Nothing yet: people come back, and :meth:`_tend` looks again later."""
 
     async def read(self, room: str, after: int | None) -> Position:
-        link = self.redis.of(room).link
-        generation = link.generation
         position = await self._read(room, after)
         feed = self.feeds.get(room)
         if feed is None:
             return position
         if not feed.epoch:
             feed.move(position.epoch, position.seq)
-        if feed.behind:
+        if feed.behind or feed.epoch != position.epoch:
             await self.catch_up(room)
             feed.behind = False
         try:
@@ -167,9 +161,6 @@ class RedisBroker:
                 await feed.reach(position.epoch, position.seq)
         except TimeoutError:
             raise BrokerDown("Redis delivers nothing") from None
-        here = self.redis.of(room).link is link
-        if feed.epoch != position.epoch or generation != link.generation or not here:
-            await self.catch_up(room)
         if feed.epoch != position.epoch:  # what was read may be lost in the new one
             return await self.read(room, after)
         return position

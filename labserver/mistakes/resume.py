@@ -51,6 +51,7 @@ class ReplayThenSubscribe(RoomsApplication):
         position = await lab.broker.read(name, after)
         missed = lab.history.missed(message.after, position)
         await lab.broker.subscribe(name)
+        await lab.broker.read(name, None)  # what is live begins here, not there
         with lab.hub.joining(connection, name) as room:
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref

@@ -50,8 +50,7 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
             oracle.saw(joined)
             must(joined["recovered"], "it was not recovered, within the limit")
             seqs += await ann.publish("lobby", 3)
-            for message in await bob.heard():
-                oracle.saw(message)
+            await bob.hear_until(oracle, "lobby", seqs[-1])
         gone = lost(oracle, "lobby", seqs)
         must(
             oracle.verdict.clean and not gone,
@@ -78,9 +77,11 @@ async def replay_races_with_live_messages(world: World) -> None:
             joined = await bob.join("lobby", after=cursor)
             # Where the live ones pushed the oldest out, there is no replay.
             first = 6 if joined["recovered"] else joined["seq"] + 1
-            await speaking
-            got = [message["seq"] for message in await bob.heard()]
+            oracle = Oracle()
+            await bob.hear_until(oracle, "lobby", (await speaking)[-1])
+        got = [seq for _, _, seq in oracle.payloads()]
         must(got == list(range(first, 36)), f"{got} after seq {first - 1}")
+        must(oracle.verdict.clean, str(oracle.verdict))
 
 
 async def cursor_that_is_too_old_is_refused(world: World) -> None:

@@ -130,8 +130,8 @@ async def frame_is_built_once(world: World) -> None:
         await cy.join("red")
         bobs, cys = _recorded(server, "bob", "cy")
         async with world.awaiting("a message"):
-            await ann.publish("red", 3, size=200)
-            for _ in range(3):
+            for _ in range(3):  # two of one tick would share a frame
+                await ann.publish("red", 1, size=200)
                 await bob.until("message")
                 await cy.until("message")
         pairs = zip(bobs.chunks, cys.chunks, strict=True)

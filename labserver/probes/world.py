@@ -16,6 +16,7 @@ from labserver.client import Client
 from labserver.connection import LabConnection
 from labserver.errors import LabError
 from labserver.mistakes import MISTAKES
+from labserver.oracle import Oracle
 from labserver.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import STAGES, build, included
@@ -157,6 +158,16 @@ class Peer:
         while (message := await self.recv()).get("ref") != "all":
             messages.append(message)
         return messages
+
+    async def hear_until(self, oracle: Oracle, room: str, seq: int) -> None:
+        """Show an oracle what comes, until that message came or is told to be lost.
+
+        What was acknowledged may still be on its way, from Redis to a member's server.
+        """
+        while (oracle.cursor(room) or {"seq": 0})["seq"] < seq:
+            oracle.saw(await self.recv())
+        for message in await self.heard():
+            oracle.saw(message)
 
     async def closed(self) -> int:
         """Read to the end; return the close code."""
