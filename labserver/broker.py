@@ -40,14 +40,14 @@ READ = script("numbering.lua", "read.lua")
 
 
 class Feed:
-    """What this replica has delivered of a room; no epoch before the first read."""
+    """What this replica has delivered of a room; no epoch before the first word."""
 
     __slots__ = ("behind", "epoch", "moved", "seq")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.seq = 0
-        self.behind = False  # whether something was said before that
+        self.behind = False  # whether the link broke before that
         self.moved: asyncio.Future[None] | None = None  # while somebody waits
 
     def move(self, epoch: str, seq: int) -> None:
@@ -200,10 +200,12 @@ class RedisBroker:
             return
         name, number, rest = data.split(b" ", 2)
         epoch, first = name.decode(), int(number)
+        if not feed.epoch and not feed.behind:
+            feed.move(epoch, first - 1)
         if epoch != feed.epoch or first > feed.seq + 1:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
-            return  # said before the numbering began anew, or before the feed began
+            return  # said before the numbering began anew, or the room was read again
         for seq, tail in enumerate(_tails(rest), start=first):
             if seq > feed.seq:
                 self._deliver(room, feed, event(room, seq, tail))

@@ -8,6 +8,7 @@ loop is joined, and each member gets it in one write.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from contextlib import contextmanager
 from msgspec.structs import replace
 
 from labserver import wire
+from labserver.closing import INTERNAL
 from labserver.connection import LabConnection
 from labserver.messages import Event, Joined
 from labserver.metrics import Metrics
 from labserver.wire import Variant
+
+log = logging.getLogger("labserver")
 
 
 class Room:
@@ -176,6 +180,11 @@ class Hub:
         for meanwhile in room.joining.values():
             meanwhile.append(event)
 
+    def _failed(self, member: LabConnection) -> None:
+        """End a member that cannot be written to: it comes back, and misses nothing."""
+        log.exception("connection %s failed", member.name)
+        member.cut(INTERNAL)
+
     def renumber(self, name: str, epoch: str, seq: int, goes_on: bool = False) -> None:
         """Tell a room's members that its numbering has a new epoch.
 
@@ -195,7 +204,10 @@ class Hub:
         joined = Joined(name, epoch, seq, recovered=goes_on)
         for members in room.members.values():
             for member in members:
-                member.reply(joined)
+                try:
+                    member.reply(joined)
+                except Exception:
+                    self._failed(member)
         for newcomer, meanwhile in room.joining.items():
             before = room.renumbered.get(newcomer)
             if goes_on and before is not None and not before.recovered:
@@ -215,7 +227,10 @@ class Hub:
         for variant, members in room.members.items():
             shared = wire.chunk(variant, room.name, events, room.epoch)
             for member in members:
-                member.outbox.deliver(shared)
+                try:  # costs nothing, and the others are owed it whatever happens here
+                    member.outbox.deliver(shared)
+                except Exception:
+                    self._failed(member)
             metrics.deliveries += len(members) * len(events)
         metrics.flush_size.observe(len(events))
         metrics.delivery_latency.observe(time.monotonic() - room.since)

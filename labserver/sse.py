@@ -60,6 +60,8 @@ class Body:
             self.stream.outbox.paused()
 
     def get_write_buffer_size(self) -> int:
+        if self.socket.is_closing():  # behind TLS there may be nobody to ask any more
+            return self.size
         return self.size + self.socket.get_write_buffer_size()
 
     def get_extra_info(self, name: str) -> Any:

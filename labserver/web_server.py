@@ -89,6 +89,8 @@ class BoundedProtocol(H11Protocol):
     def expect(self) -> None:
         """Wait for a request, or for the peer to take the end of the last answer."""
         self.expected()
+        if self.transport.is_closing():
+            return  # behind TLS there may be nobody to ask any more
         unsent = self.transport.get_write_buffer_size()
         self.due = self.loop.call_later(self.timeout, self.look, unsent)
 
@@ -98,7 +100,8 @@ class BoundedProtocol(H11Protocol):
             self.due = None
 
     def look(self, before: int) -> None:
-        if self.transport.get_write_buffer_size() < before:
+        closing = self.transport.is_closing()
+        if not closing and self.transport.get_write_buffer_size() < before:
             self.expect()
         else:
             self.transport.abort()

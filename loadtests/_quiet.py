@@ -51,15 +51,20 @@ class SilentPeer(LabUser):
             # The last time that it was still kept: this process may be late to look.
             there = time.monotonic_ns()
             if RUN.draining:
+                self.judge(there - alive)
                 self.outcome(f"still there at the end (pings every {self.interval()})")
                 super().converse()
             gevent.sleep(LOOK_INTERVAL)
         after = (time.monotonic_ns() - alive) // 1000
         own.counts["noticed"] += 1
         own.histogram("noticed after").record(after)
-        if self.heartbeat and there - alive > (2 * self.heartbeat + SLACK) * 1e9:
-            own.counts[OVERDUE] += 1
+        self.judge(there - alive)
         raise Closed(1006)
+
+    def judge(self, kept: int) -> None:
+        """Count a peer that was kept for more nanoseconds than it may be."""
+        if self.heartbeat and kept > (2 * self.heartbeat + SLACK) * 1e9:
+            self.record.own(self.scenario).counts[OVERDUE] += 1
 
     def delivered(self, message: Delivery, size: int) -> None:
         """What it hears after its silence has no latency."""

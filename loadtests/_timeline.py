@@ -157,11 +157,11 @@ def stalled(
     before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
 ) -> int:
     """Return how many times servers were late themselves between two looks."""
-    # One that was started again counts from zero.
-    return sum(
-        round(max(0, each.get("stalls", 0) - before.get(url, {}).get("stalls", 0)))
-        for url, each in after.items()
-    )
+    found = 0.0
+    for url, each in after.items():
+        now, then = each.get("stalls", 0.0), before.get(url, {}).get("stalls", 0.0)
+        found += now - then if now >= then else now  # it was started again
+    return round(found)
 
 
 def rows(

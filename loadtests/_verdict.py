@@ -116,8 +116,8 @@ def judge_heartbeat(record: Record, stalls: int) -> None:
     kept = own.counts[OVERDUE]
     if kept and stalls:
         record.notes["idle"] = (
-            f"{kept} dead peer(s) were kept beyond two intervals; but the server was "
-            f"itself late {stalls} time(s), and begins to count again then."
+            f"{kept} dead peer(s) were kept beyond two intervals; but servers were "
+            f"late themselves, {stalls} time(s), and begin to count again then."
         )
     elif kept:
         record.problems["idle: a dead peer was kept beyond two intervals"] += kept

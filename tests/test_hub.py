@@ -7,6 +7,7 @@ import asyncio
 from msgspec import Struct
 
 from labserver import wire
+from labserver.closing import INTERNAL, Close
 from labserver.hub import Hub
 from labserver.messages import Event, Joined, event
 from labserver.metrics import Metrics
@@ -34,6 +35,14 @@ class FakeMember:
         self.rooms: set[str] = set()
         self.outbox = FakeOutbox()
         self.replies: list[Struct] = []
+        self.name = "fake"
+        self.cuts: list[Close] = []
+
+    def cut(self, close: Close) -> None:
+        self.cuts.append(close)
+
+    def fail(self, _: object) -> None:
+        raise RuntimeError("Cannot call write() after write_eof()")
 
     def reply(self, message: Struct) -> None:
         self.replies.append(message)
@@ -51,6 +60,24 @@ def join(hub: Hub, member: FakeMember, room: str = "a", seq: int = 0) -> None:
 
 def message(seq: int) -> Event:
     return event("a", seq, b'"from":"ann","payload":"%b"}' % (b"x" * 200))
+
+
+async def test_member_that_cannot_be_written_to_is_cut_and_the_others_are_served() -> (
+    None
+):
+    hub, _ = new_hub()
+    members = [FakeMember() for _ in range(8)]
+    for member in members:
+        join(hub, member)
+    broken = members.pop()
+    broken.outbox.deliver = broken.reply = broken.fail
+    hub.deliver("a", message(1))
+    await asyncio.sleep(0)
+    hub.renumber("a", "f", 0)
+    assert broken.cuts == [INTERNAL, INTERNAL]
+    for member in members:
+        assert member.outbox.seqs() == [1]
+        assert member.replies[-1] == Joined("a", "f", 0, recovered=False)
 
 
 async def test_messages_of_one_tick_are_one_write_shared_by_all() -> None:

@@ -298,7 +298,7 @@ def test_dead_peer_that_is_kept_fails_a_run_of_a_server_never_late(
     record.own("idle").counts["kept too long"] = 1
     sample = {"stalls": 3.0}
     assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 3.0 + stalls}}) == stalls
-    assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 0.0}, "ws://b": {}}) == 0
+    assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 2.0}, "ws://b": {}}) == 2
     _verdict.judge_heartbeat(record, stalls)
     verdict = judge(merged([record]))
     assert verdict.code == code

@@ -183,6 +183,32 @@ async def test_event_streams_are_encrypted_too(
         await heard_and_polled(port_of(server), certificate.trust)
 
 
+async def test_stream_that_leaves_takes_nothing_from_the_others(
+    certificate: Certificate, running: Running
+) -> None:
+    """Its transport has no size any more while it still is a member."""
+    async with (
+        running(
+            "resume", without=("broker",), sse_port=0, **certificate.settings
+        ) as server,
+        peer(server, "bob", ssl=certificate.trust) as bob,
+    ):
+        async with listening(server, "a", ssl=certificate.trust) as stream:
+            await stream.must()
+            await bob.join("a")  # so that its turn comes later
+            [visitor] = server.visitors
+            stream.writer.close()  # TLS says goodbye
+            said = 0
+            while visitor in server.visitors:
+                if visitor.socket._ssl_protocol is None:  # closed twice
+                    await server.parts.broker.publish("a", b'"from":"x","payload":1}')
+                    said += 1
+                await asyncio.sleep(0)
+        assert said
+        for seq in range(1, said + 1):
+            assert (await bob.until("message"))["seq"] == seq
+
+
 async def test_serve_streams_events_through_tls(certificate: Certificate) -> None:
     # On uvloop, whose TLS is another.
     flags = ("--tls-cert", certificate.cert, "--tls-key", certificate.key)

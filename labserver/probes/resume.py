@@ -11,7 +11,7 @@ from typing import Any
 from labserver.client import Backoff, Rejected
 from labserver.closing import FORBIDDEN
 from labserver.oracle import Oracle, lost
-from labserver.probes.world import World, connection_of, must, peer
+from labserver.probes.world import World, connection_of, must, peer, until
 
 LIMIT = 20  # messages that a room remembers
 
@@ -33,11 +33,17 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
         # happen, instead of being waited for.
         broker = server.parts.broker
 
+        def heard() -> bool:
+            room = server.hub.rooms.get("lobby")
+            joining = room.joining.values() if room else ()
+            return all(live and live[-1].last >= seqs[-1] for live in joining)
+
         def interrupted(step: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
             async def otherwise(*args: Any) -> Any:
                 seqs.extend(await ann.publish("lobby", 1))
                 result = await step(*args)
                 seqs.extend(await ann.publish("lobby", 1))
+                await until(heard)  # it may still be on its way, from Redis
                 return result
 
             return otherwise
