@@ -113,10 +113,15 @@ class EmbeddedRedis:
             process.kill()
             process.wait()
 
-    async def watch(self) -> None:
+    async def watch(self, over: asyncio.Event) -> None:
         """Start it again when it has ended by itself: empty, so in a new epoch."""
+        # Not by being cancelled: a connection would be left half made.
         while True:
-            await asyncio.sleep(WATCH_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_INTERVAL):
+                    await over.wait()
+            if over.is_set():
+                return
             if self.process is not None and self.process.poll() is not None:
                 log.warning("the embedded Redis ended (%s): again", self.last_words)
                 try:
@@ -157,13 +162,13 @@ async def running_redis(*options: str) -> AsyncIterator[str]:
 
     """
     async with embedded_redis(*options) as redis:
-        watching = asyncio.create_task(redis.watch())
+        over = asyncio.Event()
+        watching = asyncio.create_task(redis.watch(over))
         try:
             yield redis.url
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RedisMissing):
-                await watching
+            over.set()
+            await watching
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

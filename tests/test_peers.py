@@ -180,7 +180,7 @@ async def test_rival_compresses_when_asked(name) -> None:
     rival = RIVALS[name]
     if why := rival.missing():
         pytest.skip(why)
-    load = Load(2, in_flight=2, seconds=0.2, warm_up=0.05, deflate=True)
+    load = Load(2, in_flight=2, seconds=1.0, warm_up=0.05, deflate=True)
     async with running(rival.command(True), None) as server:
         figures = await receive([server], rival.dialect, load, None)
     assert figures.deflate
