@@ -205,7 +205,7 @@ class RedisBroker:
         if epoch != feed.epoch or first > feed.seq + 1:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
-            return  # said before the numbering began anew, or the room was read again
+            return  # of a numbering that is over, or left to the first read
         for seq, tail in enumerate(_tails(rest), start=first):
             if seq > feed.seq:
                 self._deliver(room, feed, event(room, seq, tail))

@@ -263,9 +263,11 @@ class LabConnection(ServerConnection):
 
         The close frame is tried: it arrives when the peer's window has room.
         """
-        self.end(close)
-        self.ending = close
-        self.transport.abort()
+        try:
+            self.end(close)
+        finally:
+            self.ending = close
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.sockets.discard(self)

@@ -168,7 +168,9 @@ async def running_redis(*options: str) -> AsyncIterator[str]:
             yield redis.url
         finally:
             over.set()
-            await watching
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_TIMEOUT):
+                    await watching
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from labserver import wire
 from labserver.closing import INTERNAL
-from labserver.connection import LabConnection
+from labserver.connection import SHUT, LabConnection
 from labserver.messages import Event, Joined
 from labserver.metrics import Metrics
 from labserver.wire import Variant
@@ -183,7 +183,9 @@ class Hub:
     def _failed(self, member: LabConnection) -> None:
         """End a member that cannot be written to: it comes back, and misses nothing."""
         log.exception("connection %s failed", member.name)
-        member.cut(INTERNAL)
+        member.outbox = SHUT  # nothing may follow what it has missed
+        # Later: to cut it may fail as well, and the others are still waiting.
+        asyncio.get_running_loop().call_soon(member.cut, INTERNAL)
 
     def renumber(self, name: str, epoch: str, seq: int, goes_on: bool = False) -> None:
         """Tell a room's members that its numbering has a new epoch.

@@ -51,7 +51,7 @@ class ClusterWorld(World):
     async def kill_primary(self) -> None:
         """Kill the server of the room; it comes back as its replica's replica."""
         old = await self.owner()
-        async with Redis.from_url(old.url) as redis:
+        async with asyncio.timeout(TAKEOVER), Redis.from_url(old.url) as redis:
             while not await redis.wait(1, 1000):
                 pass  # its replica is still being filled
         old.stop()

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from labserver import wire
 from labserver.closing import INTERNAL, Close
+from labserver.connection import SHUT
 from labserver.hub import Hub
 from labserver.messages import Event, Joined, event
 from labserver.metrics import Metrics
@@ -62,9 +63,7 @@ def message(seq: int) -> Event:
     return event("a", seq, b'"from":"ann","payload":"%b"}' % (b"x" * 200))
 
 
-async def test_member_that_cannot_be_written_to_is_cut_and_the_others_are_served() -> (
-    None
-):
+async def test_member_that_cannot_be_written_to_costs_nobody_else() -> None:
     hub, _ = new_hub()
     members = [FakeMember() for _ in range(8)]
     for member in members:
@@ -73,7 +72,9 @@ async def test_member_that_cannot_be_written_to_is_cut_and_the_others_are_served
     broken.outbox.deliver = broken.reply = broken.fail
     hub.deliver("a", message(1))
     await asyncio.sleep(0)
+    assert broken.outbox is SHUT
     hub.renumber("a", "f", 0)
+    await asyncio.sleep(0)
     assert broken.cuts == [INTERNAL, INTERNAL]
     for member in members:
         assert member.outbox.seqs() == [1]

@@ -147,18 +147,8 @@ async def test_dead_peer_that_is_there_at_the_end_fails_the_run(tmp_path: Path) 
     mistake = ("--mistake", "close-instead-of-abort", "--heartbeat-interval", "0.2")
     async with running_replica("resume", *mistake, secret=SECRET) as replica:
         code, out, err = await locust(
-            *(
-                "--host",
-                replica.url,
-                "--scenario",
-                "idle",
-                "-u",
-                "4",
-                "-r",
-                "4",
-                "-t",
-                "3s",
-            ),
+            *("--host", replica.url, "--scenario", "idle"),
+            *("-u", "4", "-r", "4", "-t", "3s"),
             *("--results", str(tmp_path), "--lag-limit", "10000", "--no-pictures"),
             LAB_SECRET=SECRET,
         )

@@ -184,7 +184,7 @@ async def test_event_streams_are_encrypted_too(
 
 
 async def test_stream_that_leaves_takes_nothing_from_the_others(
-    certificate: Certificate, running: Running
+    certificate: Certificate, running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its transport has no size any more while it still is a member."""
     async with (
@@ -207,6 +207,7 @@ async def test_stream_that_leaves_takes_nothing_from_the_others(
         assert said
         for seq in range(1, said + 1):
             assert (await bob.until("message"))["seq"] == seq
+    assert not [each for each in caplog.records if each.exc_info]
 
 
 async def test_serve_streams_events_through_tls(certificate: Certificate) -> None:
