@@ -17,6 +17,7 @@ from labserver.probes.world import until
 
 PRIMARIES = 3
 NODE_TIMEOUT = 700  # ms after which the others take a server for dead
+GREETING = 3.0  # seconds for its servers to know each other
 PATIENCE = 20.0  # seconds for the cluster to agree on something
 
 
@@ -63,16 +64,14 @@ class RedisCluster:
         return f"redis+cluster://{seeds}"
 
     async def form(self) -> None:
-        first = self.servers[0]
         for number, server in enumerate(self.primaries):
             slots = (16384 * number // PRIMARIES, 16384 * (number + 1) // PRIMARIES - 1)
             await server.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
             await server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for server in self.servers[1:]:
-            await server.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
+        async with asyncio.timeout(PATIENCE):
+            await until(self.meet)
         for primary, replica in zip(self.primaries, self.replicas, strict=True):
             name = await primary.ask("CLUSTER", "MYID")
-            await self.agree(lambda text, name=name: name in text, replica)
             await replica.ask("CLUSTER", "REPLICATE", name)
         for replica in self.replicas:
             await self.agree(
@@ -81,18 +80,36 @@ class RedisCluster:
         await self.agree(lambda text: text.count("slave ") == len(self.replicas))
         await self.agree(lambda t: "cluster_state:ok" in t, None, "CLUSTER INFO")
 
+    async def meet(self) -> bool:
+        """Introduce all to all; False if one stood still and forgot it half way."""
+        first = self.servers[0]
+        for server in self.servers[1:]:
+            await server.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
+
+        def complete(text: str) -> bool:
+            return text.count(" connected") == len(self.servers) and (
+                "handshake" not in text
+            )
+
+        try:
+            await self.agree(complete, within=GREETING)
+        except TimeoutError:
+            return False
+        return True
+
     async def agree(
         self,
         holds: Callable[[str], bool],
         server: ClusterServer | None = None,
         command: str = "CLUSTER NODES",
+        within: float = PATIENCE,
     ) -> None:
         """Wait until every living server (or one) says what is expected."""
 
         async def said(each: ClusterServer) -> bool:
             return holds(await each.ask(*command.split()))
 
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(within):
             for each in [server] if server else self.living:
                 await until(partial(said, each))
 

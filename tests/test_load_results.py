@@ -429,7 +429,8 @@ async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
     assert str(folder / "report.html") in out
     run = _saved.load_all(folder)[0]
     assert "resume" in run.about["server"]
-    assert all(row["connections"] is not None for row in run.table[:3])
+    # Not in every second: a server that stands still answers nobody.
+    assert any(row["connections"] for row in run.table)
     assert "<svg" in (folder / "report.html").read_text()
 
 

@@ -102,10 +102,17 @@ class World:
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Return as soon as a condition holds."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = task.cancelling()
     while True:
         holds = condition()
         if await holds if isinstance(holds, Awaitable) else holds:
             return
+        if task.cancelling() > cancelled:
+            # The condition swallowed it, as asyncio.wait_for does before Python 3.12
+            # (python/cpython#86296): a deadline would never end this.
+            raise asyncio.CancelledError
         await asyncio.sleep(0.005)
 
 
