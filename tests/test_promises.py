@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from redis import Redis
 
 from labserver.probes import PROMISES, Probe, World
 from labserver.probes.resume import replay_races_with_live_messages
+from labserver.probes.world import until
 from labserver.stages import STAGES
 
 
@@ -45,3 +48,21 @@ async def test_live_messages_never_overtake_a_replay(
     without: tuple[str, ...], redis: Redis, redis_url: str
 ) -> None:
     await replay_races_with_live_messages(World("resume", redis_url, without))
+
+
+async def test_wait_ends_in_time_though_its_condition_swallows_that() -> None:
+    swallowed = False
+
+    async def never() -> bool:
+        nonlocal swallowed
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if swallowed:
+                raise
+            swallowed = True
+        return False
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await until(never)
