@@ -156,17 +156,23 @@ async def listening(
     ssl: SSLContext | None = None,
     **more: Any,
 ) -> AsyncIterator[Listener]:
-    """Open a stream; go away afterwards."""
+    """Open a stream, again while the server says to come later; go away afterwards."""
     port = server if isinstance(server, int) else port_of(server)
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, limit=limit, ssl=ssl
-    )
-    try:
-        if last_id:
-            headers = {**headers, "Last-Event-ID": last_id}
-        writer.write(request("GET", path or f"/rooms/{room}", headers=headers, **more))
-        async with asyncio.timeout(PATIENCE):
+    if last_id:
+        headers = {**headers, "Last-Event-ID": last_id}
+    asked = request("GET", path or f"/rooms/{room}", headers=headers, **more)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, limit=limit, ssl=ssl
+            )
+            writer.write(asked)
             head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 503 "):
+                break
+            writer.transport.abort()
+            await asyncio.sleep(0.1)
+    try:
         assert head.startswith(b"HTTP/1.1 200 "), head
         assert b"content-type: text/event-stream" in head
         yield Listener(reader, writer)

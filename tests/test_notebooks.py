@@ -17,11 +17,13 @@ import pytest
 from conftest import eventually
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from redis.asyncio import Redis
 
 from labserver.mistakes import MISTAKES
-from labserver.notebook import check
+from labserver.notebook import check, connected, running_cluster
 from labserver.notebook.checks import UnknownExercise, results
 from labserver.notebook.exercises import EXERCISES
+from labserver.notebook.replicas import said
 from labserver.stages import STAGES
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -345,6 +347,21 @@ def test_index_has_a_line_and_a_thumbnail_of_the_chapter(name: str) -> None:
 def test_chapter_brings_no_locust_and_no_pyplot_into_the_kernel(name: str) -> None:
     text = "\n".join(cell.source for cell in code(chapter(name)))
     assert not re.search(r"import locust|from locust|pyplot|ipywidgets", text)
+
+
+# What a chapter measures
+
+
+async def test_measurement_goes_on_after_redis_stood_still() -> None:
+    async with (
+        running_cluster(1, "broker") as cluster,
+        connected(cluster.replicas[0], "ann", "red") as ann,
+        Redis.from_url(cluster.redis) as redis,
+    ):
+        assert await said(ann, "red") == 1
+        await redis.client_pause(2500)  # ms: longer than a replica waits for an answer
+        assert await said(ann, "red") >= 2
+        assert ann.of("error")
 
 
 # What a chapter starts is stopped

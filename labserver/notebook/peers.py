@@ -65,11 +65,19 @@ class Peer:
         await self.connection.send(json.dumps(message))
 
     async def ask(self, **message: Any) -> Message:
-        """Send a message with a ``ref``; return the answer that carries it."""
+        """Send a message with a ``ref``; return the answer that carries it.
+
+        Raises:
+            TimeoutError: There is none.
+
+        """
         ref = f"r{next(self._refs)}"
         await self.send(**message, ref=ref)
         await self.until(lambda: any(m.get("ref") == ref for m in self.received))
-        return next(m for m in self.received if m.get("ref") == ref)
+        for answer in self.received:
+            if answer.get("ref") == ref:
+                return answer
+        raise TimeoutError(f"no answer to {message['type']!r} within {DEADLINE:g} s")
 
     async def join(self, room: str, after: Message | None = None) -> Message:
         """Enter a room; return the ``joined``."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from labserver.notebook.peers import connected
+from labserver.notebook.peers import Peer, connected
 from labserver.notebook.progress import progress
 from labserver.notebook.servers import running_cluster
 from labserver.redis_link import channel_of
@@ -42,6 +42,29 @@ async def duet(mistake: str = "", messages: int = 10) -> tuple[list[str], list[s
             await ann.messages(2 * messages)
             await bob.messages(2 * messages)
             return ann.payloads, bob.payloads
+
+
+async def said(peer: Peer, room: str) -> int:
+    """Publish until it is stored, and wait until the room said it; return its seq.
+
+    A laptop that sleeps loses its link to Redis, and with it what was on the way:
+    then the room says that, with a ``gap``.
+    """
+    while True:
+        answer = await peer.ask(type="publish", room=room, payload="x" * 200)
+        if answer["type"] == "ack":
+            break
+        await asyncio.sleep(0.1)
+
+    seq: int = answer["seq"]
+    if not await peer.until(
+        lambda: any(
+            m["seq"] >= seq if m["type"] == "message" else m["to"] >= seq
+            for m in peer.of("message") + peer.of("gap")
+        )
+    ):
+        raise TimeoutError(f"{room} did not say message {seq}: run the cell again")
+    return seq
 
 
 @dataclass
@@ -85,11 +108,8 @@ async def carried(
 
         sent = (await redis.info("stats"))[BYTES]
         words = f"{replicas} replicas" + (f", {mistake}" if mistake else "")
-        for number in progress(range(messages), words):
-            for room, peer in peers.items():
-                await peer.publish(room, "x" * 200)
-            for peer in peers.values():
-                await peer.messages(number + 1)
+        for _ in progress(range(messages), words):
+            await asyncio.gather(*(said(peer, room) for room, peer in peers.items()))
         sent = (await redis.info("stats"))[BYTES] - sent
         # Nothing is in these, so that nobody hears them; Redis says how many listen.
         told = [await redis.publish(channel_of(room), b"e 1 ") for room in peers]
