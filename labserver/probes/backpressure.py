@@ -97,12 +97,15 @@ async def every_loss_is_told(world: World) -> None:
         async with (
             world.running(**SMALL, outbox_policy=policy) as server,
             peer(server, "ann") as ann,
+            peer(server, "bob", max_queue=None) as bob,
             _sleeper(server) as sloth,
         ):
-            oracle, seqs = Oracle(), list[int]()
+            await bob.join("lobby")
+            healthy, oracle, seqs = Oracle(), Oracle(), list[int]()
             async with world.awaiting("a drop"):
                 while server.metrics.drops < 20:
                     seqs += await ann.publish("lobby", 5, SIZE)
+                    await bob.hear_until(healthy, "lobby", seqs[-1])
             sloth.socket.transport.resume_reading()
             async with world.awaiting("the rest"):
                 for message in await sloth.heard():
