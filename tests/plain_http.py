@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
@@ -161,20 +161,18 @@ async def listening(
     if last_id:
         headers = {**headers, "Last-Event-ID": last_id}
     asked = request("GET", path or f"/rooms/{room}", headers=headers, **more)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", port, limit=limit, ssl=ssl
-            )
-            writer.write(asked)
-            head = await reader.readuntil(b"\r\n\r\n")
-            if not head.startswith(b"HTTP/1.1 503 "):
-                break
-            writer.transport.abort()
-            await asyncio.sleep(0.1)
-    try:
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, limit=limit, ssl=ssl
+                )
+                stack.callback(writer.transport.abort)
+                writer.write(asked)
+                head = await reader.readuntil(b"\r\n\r\n")
+                if not head.startswith(b"HTTP/1.1 503 "):
+                    break
+                await asyncio.sleep(0.1)
         assert head.startswith(b"HTTP/1.1 200 "), head
         assert b"content-type: text/event-stream" in head
         yield Listener(reader, writer)
-    finally:
-        writer.transport.abort()

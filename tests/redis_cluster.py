@@ -87,9 +87,8 @@ class RedisCluster:
             await server.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
 
         def complete(text: str) -> bool:
-            return text.count(" connected") == len(self.servers) and (
-                "handshake" not in text
-            )
+            known = text.count(" connected")
+            return known == len(self.servers) and "handshake" not in text
 
         try:
             await self.agree(complete, within=GREETING)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from labserver.notebook.peers import Peer, connected
+from labserver.notebook.peers import DEADLINE, Peer, connected
 from labserver.notebook.progress import progress
 from labserver.notebook.servers import running_cluster
 from labserver.redis_link import channel_of
@@ -49,18 +50,26 @@ async def said(peer: Peer, room: str) -> int:
 
     A laptop that sleeps loses its link to Redis, and with it what was on the way:
     then the room says that, with a ``gap``.
+
+    Raises:
+        RuntimeError: It is refused, or Redis stays away.
+        TimeoutError: The room says neither.
+
     """
+    end = time.monotonic() + DEADLINE
     while True:
         answer = await peer.ask(type="publish", room=room, payload="x" * 200)
-        if answer["type"] == "ack":
+        if answer.get("code") != "broker_down" or time.monotonic() > end:
             break
         await asyncio.sleep(0.1)
+    if answer["type"] != "ack":
+        raise RuntimeError(f"{room} took no message: {answer['detail']}")
 
     seq: int = answer["seq"]
     if not await peer.until(
         lambda: any(
-            m["seq"] >= seq if m["type"] == "message" else m["to"] >= seq
-            for m in peer.of("message") + peer.of("gap")
+            each["seq" if each["type"] == "message" else "to"] >= seq
+            for each in peer.of("message") + peer.of("gap")
         )
     ):
         raise TimeoutError(f"{room} did not say message {seq}: run the cell again")
