@@ -52,8 +52,9 @@ class ClusterWorld(World):
         """Kill the server of the room; it comes back as its replica's replica."""
         old = await self.owner()
         async with asyncio.timeout(TAKEOVER), Redis.from_url(old.url) as redis:
-            while not await redis.wait(1, 1000):
-                pass  # its replica is still being filled
+            # From here on it answers no write, so that a replica can have them all.
+            await redis.client_pause(round(TAKEOVER * 1000), all=False)
+            await until(partial(copied, redis))
         old.stop()
         async with asyncio.timeout(TAKEOVER):
             await until(partial(self.taken_over, old))
@@ -92,6 +93,13 @@ class ClusterWorld(World):
                 ):
                     return asked[0]
                 await asyncio.sleep(0.05)
+
+
+async def copied(primary: Redis) -> bool:
+    """Return whether a replica has everything that a primary was told."""
+    said = await primary.info("replication")
+    replicas = [said[f"slave{number}"] for number in range(said["connected_slaves"])]
+    return any(each["offset"] >= said["master_repl_offset"] for each in replicas)
 
 
 async def role(server: ClusterServer) -> str:
