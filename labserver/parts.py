@@ -77,13 +77,14 @@ class Position:
     """Where a room stands, and what of it is still kept after some seq.
 
     ``before`` is the epoch that this one goes on from, and up to which seq both say
-    the same; an empty name if it began from nothing.
+    the same. If it began from nothing, that seq is -1, which no cursor has: a client
+    can send any name, also the empty one.
     """
 
     epoch: str
     seq: int
     kept: Sequence[Event] = ()
-    before: tuple[str, int] = ("", 0)
+    before: tuple[str, int] = ("", -1)
 
     def continues(self, epoch: str, seq: int) -> bool:
         """Return whether what comes after a place in an epoch comes after it here."""

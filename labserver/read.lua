@@ -4,12 +4,12 @@
 -- ARGV: run id of this server, command that publishes, epoch to use for a new
 --       numbering, numbering ttl in ms, history ttl in ms, the seq after which messages
 --       are wanted (-1: none), and how many bytes of them at most.
--- Returns epoch, seq, the epoch before and the seq that it came to (or '' and 0), then
+-- Returns epoch, seq, the epoch before and the seq that it came to (or '' and -1), then
 -- seq and body of each message that is not too old, oldest first, as many as fit.
 local epoch, seq = numbered(KEYS[1], KEYS[2], ARGV[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 local old = redis.call('HMGET', KEYS[1], 'before', 'base')
-local reply = {epoch, seq, old[1] or '', tonumber(old[2] or 0)}
+local reply = {epoch, seq, old[1] or '', tonumber(old[2] or -1)}
 local after, room = tonumber(ARGV[6]), tonumber(ARGV[7])
 if after < 0 then
   return reply

@@ -75,6 +75,17 @@ async def test_cursor_means_nothing_without_a_history(running: Running) -> None:
         assert joined["seq"] == 1
 
 
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_cursor_without_an_epoch_recovers_nothing(
+    without: tuple[str, ...], running: Running
+) -> None:
+    async with running("resume", without=without) as server, peer(server) as ann:
+        await ann.ask(type="publish", room="red", payload=1)
+        joined = await ann.join("red", after={"epoch": "", "seq": 0})
+        assert joined["recovered"] is False
+        assert (await ann.ask(type="ping"))["type"] == "pong"  # and no replay before
+
+
 async def test_recoveries_are_counted(running: Running) -> None:
     async with running("resume") as server, peer(server) as ann:
         epoch = (await ann.join("red"))["epoch"]
