@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from labserver.embedded import running_redis
 from labserver.errors import BrokerDown, RedisMissing, SettingsError
 from labserver.listening import tls, url_of
+from labserver.mistakes import build, mistaken
 from labserver.redis_nodes import check
 from labserver.server import LabServer
 from labserver.settings import Settings
-from labserver.stages import build, included, mistaken
+from labserver.stages import included
 from labserver.tokens import issue
 from labserver.workers import running_workers
 

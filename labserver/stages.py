@@ -12,7 +12,6 @@ from types import ModuleType
 
 from labserver import auth, backpressure, broker, echo, heartbeat, resume, rooms
 from labserver.errors import SettingsError
-from labserver.mistakes import MISTAKES, Mistake
 from labserver.parts import (
     AdmitAnyone,
     DirectOutbox,
@@ -93,33 +92,10 @@ def included(last: str, without: Collection[str] = ()) -> list[Stage]:
     ]
 
 
-def mistaken(name: str, last: str, without: Collection[str] = ()) -> Mistake:
-    """Return the mistake of a name that a server of these stages can make.
-
-    Raises:
-        SettingsError: There is no such mistake, or its stage is not included.
-
-    """
-    if name not in MISTAKES:
-        raise SettingsError(
-            f"there is no mistake {name!r}: labserver mistakes lists them"
-        )
-    mistake: Mistake = MISTAKES[name]
-    if mistake.extend is None:
-        raise SettingsError(f"{name} is a mistake of the client: no server can make it")
-    if mistake.stage not in [stage.name for stage in included(last, without)]:
-        how = "is left out" if mistake.stage in without else f"comes after {last}"
-        raise SettingsError(
-            f"{name} is a mistake of stage {mistake.stage}, which {how}"
-        )
-    return mistake
-
-
 def build(
     last: str,
     settings: Settings,
     without: Collection[str] = (),
-    mistake: str | None = None,
 ) -> Parts:
     """Return the parts of a server with every stage up to ``last``.
 
@@ -127,15 +103,9 @@ def build(
         last: Name of the last stage.
         settings: What the stages choose from.
         without: Names of stages to leave out; the naive answer takes their place.
-        mistake: Name of a mistake that takes the place of one part.
 
     """
     parts = naive()
     for stage in included(last, without):
         parts = stage.extend(parts, settings)
-    if mistake is not None:
-        # Last, because the application of one stage is replaced by another's.
-        extend = mistaken(mistake, last, without).extend
-        assert extend is not None
-        parts = extend(parts, settings)
     return parts

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from labserver.embedded import running_redis
 from labserver.errors import SettingsError
-from labserver.mistakes import MISTAKES, Mistake
+from labserver.mistakes import MISTAKES, Mistake, mistaken
 from labserver.notebook.progress import Line
 from labserver.probes import PROBES, Broken, Probe, World
-from labserver.stages import included, mistaken
+from labserver.stages import included
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
 SHORT = 1.5  # the same for a mistake, where something that never comes is the point

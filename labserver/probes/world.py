@@ -15,11 +15,11 @@ from websockets.exceptions import ConnectionClosed
 from labserver.client import Client
 from labserver.connection import LabConnection
 from labserver.errors import LabError
-from labserver.mistakes import MISTAKES
+from labserver.mistakes import MISTAKES, build
 from labserver.oracle import Oracle
 from labserver.server import LabServer
 from labserver.settings import Settings
-from labserver.stages import STAGES, build, included
+from labserver.stages import STAGES, included
 from labserver.tokens import issue
 
 SECRET = "a secret of thirty-two bytes or more"
