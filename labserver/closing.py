@@ -32,6 +32,10 @@ class Close:
         """Return the same close with another reason."""
         return Close(self.code, reason, self.comes_back)
 
+    def after(self, seconds: float) -> Close:
+        """Return the same close, asking the client to stay away for so long."""
+        return self.because(f"{self.reason} retry_after_ms={round(seconds * 1000)}")
+
 
 NORMAL = Close(1000, "bye", Return.NEVER)
 DRAINING = Close(1001, "draining", Return.SOON)
@@ -67,7 +71,7 @@ CLOSES = {
 
 def draining(retry_after: float) -> Close:
     """Return the close of a server that drains; ``retry_after`` is in seconds."""
-    return DRAINING.because(f"draining retry_after_ms={round(retry_after * 1000)}")
+    return DRAINING.after(retry_after)
 
 
 def comes_back(code: int | None) -> Return:

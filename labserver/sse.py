@@ -20,15 +20,18 @@ from typing import Any
 import anyio
 from msgspec import Struct
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from labserver import closing, messages, wire
 from labserver.closing import Close
+from labserver.connection import GOODBYE_TIMEOUT
 from labserver.messages import Cursor, Joined
 from labserver.visitor import Visitor
 
-# An EventSource comes back after a fixed time: a crash would bring everybody at once.
-RETURN_AFTER = (1000, 5000)  # milliseconds, drawn for each
+# An EventSource comes back after a fixed time, and has no back-off: a crash would bring
+# everybody at once, and a short time would bring each of them again and again.
+RETURN_AFTER = (1.0, 5.0)  # seconds, drawn for each
 
 
 class Closed(Struct, frozen=True, tag_field="type", tag="close"):
@@ -104,7 +107,7 @@ class Stream(Visitor):
         self.transport = Body(self, socket)
 
     def reply(self, message: Struct) -> None:
-        id = retry = ""
+        id, retry = "", b""
         if isinstance(message, Joined):
             # What was missed comes after this event: who is lost in between has
             # nothing newer yet than the cursor that it came with, or, if only the
@@ -113,9 +116,16 @@ class Stream(Visitor):
             if not message.recovered:
                 cursor = Cursor(message.epoch, message.seq)
             id = f"{cursor.epoch}:{cursor.seq}" if cursor else ""
-            retry = f"retry: {random.randint(*RETURN_AFTER)}\n"
+            retry = return_after(random.uniform(*RETURN_AFTER))
         event = wire.stream_event(messages.encode(message), id)
-        self.outbox.control(retry.encode() + event)
+        self.outbox.control(retry + event)
+
+    def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
+        """Finish the response; when to come back has a floor."""
+        after = closing.retry_after(close.reason)
+        if after is not None:  # a drain; added, because a minimum would undo the spread
+            close = closing.draining(RETURN_AFTER[0] + after)
+        super().end(close, within)
 
     def ended(self) -> None:
         """Say why, as the last event, and when to come back."""
@@ -126,9 +136,34 @@ class Stream(Visitor):
 def farewell(close: Close) -> bytes:
     """Return the last event of a stream."""
     after = closing.retry_after(close.reason)
-    retry = b"" if after is None else b"retry: %d\n" % round(after * 1000)
+    if after is None:
+        after = random.uniform(*RETURN_AFTER)
     last = Closed(close.code, close.reason)
-    return retry + wire.stream_event(messages.encode(last))
+    return return_after(after) + wire.stream_event(messages.encode(last))
+
+
+def return_after(seconds: float) -> bytes:
+    """Return the line that tells an EventSource when to come back."""
+    return b"retry: %d\n" % round(seconds * 1000)
+
+
+def turned_away(detail: str, after: float) -> Response:
+    """Return a stream that ends at once: a refusal that will pass.
+
+    By its standard an EventSource that gets any status but 200 is closed for good
+    (WHATWG HTML section 9.2.2), so 429 and 503 would end a page that should wait.
+
+    Args:
+        detail: What was in the way.
+        after: Seconds after which it may be gone.
+
+    """
+    after += random.uniform(0.0, RETURN_AFTER[1] - RETURN_AFTER[0])
+    return Response(
+        farewell(closing.OVERLOADED.because(detail).after(after)),
+        headers={"Cache-Control": "no-store"},
+        media_type="text/event-stream",
+    )
 
 
 class StreamResponse(EventSourceResponse):

@@ -35,7 +35,7 @@ from labserver.parts import Application, Parts
 from labserver.polling import Poll
 from labserver.proxies import UNIX, Proxies, normal
 from labserver.settings import Settings
-from labserver.sse import Stream, StreamResponse
+from labserver.sse import Stream, StreamResponse, turned_away
 from labserver.tokens import ANONYMOUS
 from labserver.visitor import Publisher, Visitor
 
@@ -64,6 +64,7 @@ CODES = {
     413: "too_big",
     431: "too_big",
     429: "rate_limited",
+    500: "internal",
     503: "overloaded",
 }
 
@@ -181,8 +182,7 @@ class Web:
                 request.headers.get("idempotency-key"),
                 ref="post",
             )
-            text = messages.encode(message).decode()
-            await host.application.receive(post.as_connection(), text)
+            await self.receive(post, message)
             try:
                 async with asyncio.timeout(host.settings.handshake_timeout):
                     answer = await post.answer
@@ -232,11 +232,20 @@ class Web:
         cursor: Cursor | None,
         presence: bool = False,
     ) -> None:
-        message = Join(request.path_params["room"], cursor, presence)
-        text = messages.encode(message).decode()
-        await self.host.application.receive(visitor.as_connection(), text)
+        await self.receive(visitor, Join(request.path_params["room"], cursor, presence))
         if not visitor.rooms and visitor.ending is None:
             raise Refused(404, "there are no rooms at this stage")
+
+    async def receive(self, visitor: Visitor, message: Join | Publish) -> None:
+        """Serve a message as a WebSocket's; whatever fails, there is an answer."""
+        text = messages.encode(message).decode()
+        try:
+            await self.host.application.receive(visitor.as_connection(), text)
+        except BadMessage:
+            raise
+        except Exception:
+            log.exception("request %s failed", visitor.name)
+            raise Refused(500, closing.INTERNAL.reason) from None
 
     async def body(self, request: Request) -> str:
         """Return a body that is no longer, and comes no slower, than it may."""
@@ -280,6 +289,8 @@ class Web:
         else:
             status, error = 400, Error("bad_message", "the request broke off")
         self.host.metrics.refused[status] += 1
+        if passes(status) and wants_events(request):
+            return turned_away(error.detail, float(headers.get("Retry-After", 1)))
         return reply(status, messages.encode(error), headers)
 
 
@@ -287,6 +298,17 @@ def reply(status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response
     own = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     headers = {**own, **headers}
     return Response(body, status, headers, media_type="application/json")
+
+
+def passes(status: int) -> bool:
+    """Return whether a refusal says nothing about the next attempt."""
+    return status == 429 or status >= 500
+
+
+def wants_events(request: Request) -> bool:
+    """Return whether a client asks for a stream by name, as each EventSource does."""
+    accept = request.headers.get("accept", "").lower()
+    return request.method == "GET" and "text/event-stream" in accept
 
 
 def has_body(request: Request) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from chromium import http_of, in_browser, launched, playwright
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -26,35 +27,6 @@ from websockets.http11 import Request, Response
 from labserver import closing, faults, routes
 from labserver.client import Backoff, Client
 from labserver.cluster import Cluster, Replica, running_cluster, running_replica
-
-try:
-    from playwright import async_api as playwright
-except ImportError:
-    playwright = None
-
-CHROMIUM = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (path := shutil.which(name))
-    ),
-    None,
-)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-in_browser = [
-    pytest.mark.timeout(90),
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(playwright is None, reason="PAGE WAS NOT RUN: no playwright"),
-    pytest.mark.skipif(CHROMIUM is None, reason="PAGE WAS NOT RUN: no Chromium"),
-]
 
 
 def source(name: str) -> str:
@@ -126,20 +98,14 @@ def test_browser_client_knows_the_servers_close_codes() -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Any]:
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    async with launched() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:
     async with running_cluster(2) as cluster:
         yield cluster
-
-
-def http_of(url: str) -> str:
-    return url.replace("ws://", "http://", 1)
 
 
 class Page:

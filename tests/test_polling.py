@@ -10,6 +10,7 @@ from plain_http import Answer, ask, poll, port_of, post, request
 from redis import Redis
 
 from labserver.messages import event
+from labserver.notebook.transports import three_ways
 from labserver.server import LabServer
 from labserver.stages import STAGES
 from labserver.tokens import issue
@@ -190,3 +191,10 @@ async def test_numbering_that_goes_on_takes_nothing_out_of_an_answer(
         answer = await waits
         assert payloads(answer) == [1, 2][: len(payloads(answer))]
         assert cursor(answer) == f"f:{len(payloads(answer))}"
+
+
+async def test_listeners_of_the_chapter_come_back_when_they_were_turned_away() -> None:
+    ways = await three_ways(messages=3, admission_rate=3)
+    assert {name: heard.missed(3) for name, heard in ways.items()} == dict.fromkeys(
+        ("WebSocket", "event stream", "long poll"), 0
+    )

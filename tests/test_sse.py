@@ -8,13 +8,17 @@ import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from chromium import launched, needs_browser
 from conftest import DEADLINE, SECRET, Running, eventually, peer
 from plain_http import Listener, ask, listening, port_of, post, request
 from redis import Redis
 
 from labserver.cluster import Replica, running_replica, start_replica
+from labserver.embedded import embedded_redis
+from labserver.server import LabServer
 from labserver.stages import STAGES
 from labserver.tokens import issue
 
@@ -383,6 +387,7 @@ async def test_drain_tells_streams_when_to_return(running: Running) -> None:
             (last,) = await stream.rest()
             assert (last.event, last.data["code"]) == ("close", 1001)
             assert last.data["reason"] == f"draining retry_after_ms={last.retry}"
+            assert last.retry >= 1000  # an EventSource has no back-off of its own
         await draining
 
 
@@ -435,6 +440,118 @@ async def test_no_token_is_written_down(redis_url: str, tmp_path: Path) -> None:
         await ask(port, "POST", f"/rooms/red?token={token}x", b"1", token="")
         assert await replica.stop() == 0
     assert token not in log.read_text()
+
+
+# EventSource, whose standard takes every status but 200 for the end
+
+ASKS = {"Accept": "text/event-stream"}
+
+
+async def turned_away(server: LabServer) -> None:
+    """Check that a stream by name is a stream that ends, and says when to return."""
+    assert (await ask(server, "GET", "/rooms/red")).status in (429, 500, 503)
+    async with listening(server, "red", headers=ASKS) as stream:
+        (last,) = await stream.rest()
+        assert (last.event, last.data["code"]) == ("close", 1013)
+        assert last.retry is not None
+        assert last.retry >= 1000
+        assert last.data["reason"].endswith(f" retry_after_ms={last.retry}")
+
+
+@pytest.mark.parametrize(
+    "limits", [{"connection_limit": 1}, {"address_limit": 1}, {"admission_rate": 0.01}]
+)
+async def test_stream_that_is_one_too_many_is_asked_to_come_back(
+    limits: dict[str, Any], running: Running
+) -> None:
+    async with (
+        running("resume", sse_port=0, **limits) as server,
+        listening(server, "red", headers=ASKS) as stream,
+    ):
+        await join(stream)
+        await turned_away(server)
+
+
+async def test_stream_that_the_broker_fails_is_asked_to_come_back(
+    running: Running,
+) -> None:
+    async with (
+        embedded_redis() as own,
+        running("resume", sse_port=0, redis=own.url) as server,
+    ):
+        own.stop()
+        await turned_away(server)
+
+
+async def test_stream_that_fails_here_is_asked_to_come_back(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    async with running("resume", sse_port=0) as server:
+        monkeypatch.setattr(server.application, "receive", fail)
+        await turned_away(server)
+        assert not server.visitors
+
+
+async def test_stream_that_can_never_be_is_refused_for_good(running: Running) -> None:
+    async with running("resume", sse_port=0) as server:
+        for token, status in (("", 401), (issue(SECRET, "ann", ["blue"]), 403)):
+            said = await ask(server, "GET", "/rooms/red", headers=ASKS, token=token)
+            assert said.status == status
+
+
+STREAMS = """([token, count]) => {
+    window.heard = [];
+    window.ended = 0;
+    window.streams = Array.from({ length: count }, (_, number) => {
+        const stream = new EventSource(`/rooms/red?token=${token}`);
+        stream.addEventListener("message", ({ data }) => {
+            heard.push([number, JSON.parse(data).payload]);
+        });
+        stream.onerror = () => (ended += stream.readyState === EventSource.CLOSED);
+        return stream;
+    });
+}"""
+
+
+class TestInBrowser:
+    pytestmark = needs_browser
+
+    async def test_event_sources_survive_a_restart_under_an_admission_rate(
+        self, redis: Redis, redis_url: str
+    ) -> None:
+        shared = ("--redis", redis_url)
+        flags = ("--admission-rate", "2", *shared)
+        other = running_replica("resume", "--sse-port", "0", *shared, secret=SECRET)
+        async with other as publisher, launched() as browser:
+            elsewhere = await sse_port_of(publisher)
+            replica = await start_replica(
+                "resume", "--sse-port", "0", *flags, secret=SECRET
+            )
+            port = await sse_port_of(replica)
+            page = await browser.new_page()
+            await page.goto(f"http://127.0.0.1:{port}/healthz")
+            await page.evaluate(STREAMS, [replica.token(), 5])
+            await all_hear(page, elsewhere, "before")
+            assert await replica.stop() == 0
+            async with running_replica(
+                "resume", "--sse-port", str(port), *flags, secret=SECRET
+            ):
+                await all_hear(page, elsewhere, "after")
+
+
+async def all_hear(page: Any, port: int, text: str) -> None:
+    """Publish until each stream of a page has heard it: they come one by one."""
+
+    async def heard() -> bool:
+        await post(port, "red", text)
+        heard, ended = await page.evaluate("[heard, ended]")
+        assert ended == 0, "a stream was closed for good"
+        return len({number for number, said in heard if said == text}) == 5
+
+    await eventually(heard, within=40)
 
 
 # The command line

@@ -145,10 +145,14 @@ async def by_poll(net: Proxy, token: str, me: Listener) -> None:
             where = f"?after={me.cursor[0]}:{me.cursor[1]}" if me.cursor else ""
             me.requests += 1
             try:
-                said = (await client.get(f"{PATH}/poll{where}")).json()
+                answer = await client.get(f"{PATH}/poll{where}")
             except httpx.TransportError:
                 await asyncio.sleep(AGAIN)
                 continue
+            if answer.status_code == 429 or answer.status_code >= 500:  # it passes
+                await asyncio.sleep(float(answer.headers.get("Retry-After", AGAIN)))
+                continue
+            said = answer.raise_for_status().json()
             me.take({**said, "recovered": me.cursor is not None and said["recovered"]})
             for message in said["messages"]:
                 me.take(message)
