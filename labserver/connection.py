@@ -29,6 +29,7 @@ from labserver import messages, wire
 from labserver.closing import RATE_LIMITED, Close
 from labserver.limits import TokenBucket
 from labserver.proxies import UNIX, BadHeader, Proxies, normal, read_header
+from labserver.sockets import OVER
 from labserver.tokens import ANONYMOUS
 
 log = logging.getLogger("labserver")
@@ -256,7 +257,7 @@ class LabConnection(ServerConnection):
             self.outbox = SHUT
             self.protocol.send_close(close.code, close.reason)
             self.send_data()
-            self.loop.call_later(within, self.transport.abort)
+            self.loop.call_later(within, self.abort)
 
     def cut(self, close: Close) -> None:
         """End at once, whatever waits in the buffer.
@@ -269,12 +270,17 @@ class LabConnection(ServerConnection):
             self.ending = close
             self.transport.abort()
 
+    def abort(self) -> None:
+        """End at once; nothing if the socket is gone already."""
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.sockets.discard(self)
         self.outbox = SHUT
         if self.on_lost is not None:
             self.on_lost(self)
         super().connection_lost(exc)
+        self.transport = OVER
 
 
 # The library takes a connection without a request for one in handshake.

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from labserver.errors import SettingsError
+from labserver.sockets import abort
 
 BUFFER = 65536  # bytes that a direction may hold of one connection
 PIECE = 4096
@@ -184,7 +185,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     # A linger of zero seconds makes close() send RST, see socket(7).
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    abort(writer.transport)
 
 
 COMMANDS = """\

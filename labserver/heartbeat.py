@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from labserver.closing import HEARTBEAT_LOST
@@ -24,6 +26,8 @@ from labserver.connection import LabConnection
 from labserver.metrics import Metrics
 from labserver.parts import Parts
 from labserver.settings import Settings
+
+log = logging.getLogger("labserver")
 
 SLOTS = 64
 GRACE = SLOTS * 3 // 4  # slots between a ping and the look whether it was answered
@@ -80,14 +84,26 @@ class WheelHeartbeat:
 
     def step(self) -> None:
         """Reap those who did not answer, then ping those whose turn it is."""
-        for connection in list(self.slots[self.hand - GRACE]):
-            if self.is_dead(connection):
-                self.metrics.dead += 1
-                self.forget(connection)
-                connection.cut(HEARTBEAT_LOST)
-        for connection in self.slots[self.hand]:
-            connection.send_ping()
+        self.each(self.slots[self.hand - GRACE], self.look)
+        self.each(self.slots[self.hand], lambda connection: connection.send_ping())
         self.hand = (self.hand + 1) % SLOTS
+
+    def each(
+        self, slot: set[LabConnection], do: Callable[[LabConnection], None]
+    ) -> None:
+        for connection in list(slot):
+            try:
+                do(connection)
+            except Exception:  # one connection's trouble must not end the wheel
+                about = {"connection": connection.name}
+                log.exception("a heartbeat failed", extra=about)
+
+    def look(self, connection: LabConnection) -> None:
+        """Cut a connection if it is dead."""
+        if self.is_dead(connection):
+            self.metrics.dead += 1
+            self.forget(connection)
+            connection.cut(HEARTBEAT_LOST)
 
     def is_dead(self, connection: LabConnection) -> bool:
         """Return whether a ping was answered neither by a pong nor by anything else."""

@@ -16,6 +16,7 @@ from msgspec import Struct
 from labserver.closing import NORMAL, Close
 from labserver.connection import GOODBYE_TIMEOUT, SHUT, LabConnection, Outbox
 from labserver.messages import Ack, Error
+from labserver.sockets import abort
 from labserver.tokens import ANONYMOUS
 from labserver.wire import PLAIN, Variant
 
@@ -67,13 +68,13 @@ class Visitor:
             self.ending = close
             self.outbox = SHUT
             self.ended()
-            self.deadline = self.loop.call_later(within, self.socket.abort)
+            self.deadline = self.loop.call_later(within, abort, self.socket)
 
     def cut(self, close: Close) -> None:
         """End at once, whatever waits in the buffer."""
         self.end(close)
         self.ending = close
-        self.socket.abort()
+        abort(self.socket)
 
     def left(self) -> None:
         """Note that the response is over: its socket may serve the next request."""

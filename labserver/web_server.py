@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from labserver.proxies import UNIX, BadHeader, Proxies, normal, read_header
+from labserver.sockets import abort
 from labserver.web import HEADERS, Host, Web
 
 log = logging.getLogger("labserver")
@@ -71,7 +72,7 @@ class BoundedProtocol(H11Protocol):
         except BadHeader as exc:
             about = {"address": self.client[0] if self.client else UNIX}
             log.info("a trusted proxy sent %s", exc, extra=about)
-            self.transport.abort()
+            abort(self.transport)
             return b""
         if found is None:
             self.preamble = data
@@ -104,7 +105,7 @@ class BoundedProtocol(H11Protocol):
         if not closing and self.transport.get_write_buffer_size() < before:
             self.expect()
         else:
-            self.transport.abort()
+            abort(self.transport)
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -233,7 +234,7 @@ class WebServer:
         await asyncio.wait((self.task,), timeout=left)
         state = self.server.server_state
         for connection in list(state.connections):
-            connection.transport.abort()
+            abort(connection.transport)
         with contextlib.suppress(TimeoutError):
             # An application that waits for something else than its peer.
             await asyncio.wait_for(asyncio.shield(self.task), 1.0)

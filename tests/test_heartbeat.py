@@ -11,6 +11,7 @@ import pytest
 from conftest import Running, eventually, peer
 
 from labserver.closing import Close
+from labserver.connection import LabConnection
 from labserver.heartbeat import SLOTS, WheelHeartbeat
 from labserver.metrics import Metrics
 from labserver.probes.world import stalled
@@ -163,6 +164,42 @@ async def test_server_that_is_late_again_and_again_still_judges(
             assert (await live.ask(type="ping"))["type"] == "pong"
         finally:
             dead.transport.abort()
+
+
+async def filled(connection: LabConnection) -> None:
+    """Write to a peer that does not read until its socket is full."""
+    while not connection.paused:
+        connection.transport.write(bytes(2**20))
+        await asyncio.sleep(0)
+
+
+async def test_peer_that_is_over_already_does_not_end_the_heartbeat_of_others(
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running("heartbeat", heartbeat_interval=0.4) as server:
+        leaver = await stalled(server.port)
+        (connection,) = server.connections
+        await filled(connection)
+        # Its last message is being served while it goes: it is still in the wheel.
+        served = asyncio.Event()
+        monkeypatch.setattr(server.application, "receive", lambda *_: served.wait())
+        leaver.write(bytes((0x81, 0x82, 0, 0, 0, 0)) + b"{}")
+        leaver.write_eof()
+        await eventually(connection.transport.is_closing)
+        leaver.transport.set_protocol(asyncio.Protocol())  # it reads what was left
+        leaver.transport.resume_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: server.metrics.dead == 1)
+        served.set()
+        monkeypatch.undo()
+        dead = await stalled(server.port)
+        try:
+            await eventually(lambda: server.metrics.dead == 2)
+        finally:
+            dead.transport.abort()
+            leaver.transport.abort()
+    assert not [each for each in caplog.records if each.exc_info]
 
 
 async def test_latency_of_a_connection_is_kept(running: Running) -> None:

@@ -23,7 +23,7 @@ SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 
 # A module may import what stands on lines above its own.
 LAYERS = [
-    {"errors", "limits", "oracle", "proxies"},
+    {"errors", "limits", "oracle", "proxies", "sockets"},
     {"closing", "messages", "settings", "tokens"},
     {"wire", "listening", "logs", "metrics", "embedded", "routes"},
     {"backlog", "connection", "client", "lag"},
