@@ -542,7 +542,19 @@ async def test_many_quiet_rooms_are_looked_at_less_often_and_not_forgotten(
         assert redis.pttl(KEY) > 6000
 
 
-async def test_people_of_a_killed_replica_leave(redis_url: str, redis: Redis) -> None:
+def set_back(redis: Redis, seconds: int) -> None:
+    """Leave what a clock leaves that was set back: all that was stamped is far ahead."""
+    for name, said in redis.hgetall(KEY).items():
+        if name != b"version":
+            expiry, rest = said.split(b" ", 1)
+            redis.hset(KEY, name, b"%d %b" % (int(expiry) + 1000 * seconds, rest))
+    redis.pexpire(KEY, redis.pttl(KEY) + 1000 * seconds)
+
+
+@pytest.mark.parametrize("seconds", [0, 120])
+async def test_people_of_a_killed_replica_leave_though_the_clock_is_set_back(
+    seconds: int, redis_url: str, redis: Redis
+) -> None:
     async with running_cluster(2, redis=redis_url) as cluster:
         one, two = cluster.replicas
         async with (
@@ -557,6 +569,7 @@ async def test_people_of_a_killed_replica_leave(redis_url: str, redis: Redis) ->
             await present(bob)
             await view.until("ann", "bob", "eve")
             assert await two.stop(signal.SIGKILL) == -signal.SIGKILL
+            set_back(redis, seconds)
             await view.until("ann", "eve")
             (event,) = [each for each in view.told if each.get("left")]
             assert event["left"] == [{"id": bob.hello["id"], "user": "bob"}]
@@ -608,6 +621,19 @@ async def test_presence_heals_by_itself_and_tells_of_nobody_who_stayed(
         assert left == [{"id": cat.hello["id"], "user": "cat"}]
         joined = [each for event in view.told for each in event.get("joined", [])]
         assert len(joined) == 2
+
+
+async def test_what_cannot_be_read_of_a_replica_is_dropped(
+    running: Running, redis: Redis, hurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "TTL", 500)  # refreshes: it does not go by itself
+    async with running("resume") as server, peer(server) as ann:
+        view = await present(ann)
+        redis.hset(KEY, "another", "who knows")
+        async with peer(server, "bob") as bob:
+            await present(bob)
+            await view.until("ann", "bob")
+        assert not redis.hexists(KEY, "another")
 
 
 async def test_what_goes_wrong_with_presence_holds_up_nothing_else(
