@@ -34,6 +34,7 @@ from labserver.errors import BrokerDown
 log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
 BATCH = 512  # commands in one round trip
+CLOSED = "the way to Redis is closed"
 
 
 def pool(url: str) -> ConnectionPool:
@@ -100,6 +101,7 @@ class Commands:
         self.server = b""  # run id of the process at the other end of the connection
         self.calls: list[Call] = []
         self.asked = asyncio.Event()
+        self.closed = False
         self.task = asyncio.create_task(self._run())
 
     def call(
@@ -108,13 +110,20 @@ class Commands:
         """Run a script; the future fails with BrokerDown when Redis does."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.calls.append((answer, source, keys, args))
+        if self.closed:
+            self._close()
         self.asked.set()
         return answer
 
     async def stop(self) -> None:
+        self.closed = True
         await ended(self.task)
-        _fail(self.calls, "the way to Redis is closed")
+        self._close()
         await self._hang_up()
+
+    def _close(self) -> None:
+        calls, self.calls = self.calls, []
+        _fail(calls, CLOSED)
 
     async def _run(self) -> None:
         while True:
@@ -136,7 +145,7 @@ class Commands:
                 await self._hang_up()
                 self.refused()
             except asyncio.CancelledError:
-                _fail(batch, "the way to Redis is closed")
+                _fail(batch, CLOSED)
                 raise
 
     async def _send(self, batch: Sequence[Call]) -> None:

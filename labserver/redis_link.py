@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from labserver.errors import BrokerDown
-from labserver.redis_commands import TIMEOUT, Commands, ended
+from labserver.redis_commands import CLOSED, TIMEOUT, Commands, ended
 
 log = logging.getLogger("labserver")
 
@@ -70,6 +70,7 @@ class Link:
         # What was asked and is not yet confirmed: command, room, future.
         self.asked: deque[tuple[str, str, asyncio.Future[None] | None]] = deque()
         self.connection: AbstractConnection | None = None
+        self.closed = False
         self.generation = 0  # counts connections
         self.mourned = -1  # the latest whose end was logged
         self.probe = probe or "probe:" + secrets.token_hex(6)
@@ -84,11 +85,14 @@ class Link:
         return self.connection is None or time.monotonic() - self.probed > SILENCE
 
     async def stop(self) -> None:
+        self.closed = True
         for task in self.tasks:
             await ended(task)
 
     async def subscribe(self, room: str) -> None:
         """Return when Redis has confirmed that the room is listened to."""
+        if self.closed:
+            raise BrokerDown(CLOSED)
         confirmed = self.rooms.get(room)
         if confirmed is None:
             confirmed = asyncio.get_running_loop().create_future()

@@ -34,6 +34,7 @@ from labserver.redis_link import Link, channel_of
 
 log = logging.getLogger("labserver")
 LOOK_INTERVAL = 5.0  # seconds between looks at who owns what, when all is well
+NAMELESS = (None, b"", b"?")  # what CLUSTER SLOTS says for a name that is not known
 LOOK_PAUSE = 0.2  # seconds between looks when it is not
 
 Heard = Callable[[str, bytes], Awaitable[None]]
@@ -229,10 +230,16 @@ def _slot(room: str) -> int:
 
 
 def _range(said: Any, address: str) -> tuple[int, int, str]:
-    """Return first slot, last slot and owner, of one entry of CLUSTER SLOTS."""
-    first, last, (host, port, *_), *_ = said
-    # A server that does not know its own name is the one that was asked.
-    host = host.decode() if host else address.rpartition(":")[0]
+    """Return first slot, last slot and owner, of one entry of CLUSTER SLOTS.
+
+    A server without a name is called ``""``, ``"?"`` or nothing; what is known of it
+    beside the name may hold its IP address. Otherwise it is where it was asked.
+    """
+    first, last, (host, port, _, *more), *_ = said
+    known = dict(zip(more[0][::2], more[0][1::2], strict=False)) if more else {}
+    names = (host, known.get(b"ip"))
+    host = next((each.decode() for each in names if each not in NAMELESS), None)
+    host = host or address.rpartition(":")[0]
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"  # IPv6, as a URL has it
     return first, last, f"{host}:{port}"

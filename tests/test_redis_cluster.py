@@ -228,6 +228,26 @@ async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
         assert (await bob.until("message"))["seq"] == seq
 
 
+@pytest.mark.parametrize("preferred", ["hostname", "unknown-endpoint"])
+async def test_server_whose_name_the_cluster_does_not_know_is_where_it_was_asked(
+    preferred: str, running: Running
+) -> None:
+    """Redis says ``?`` for a host name that nobody gave, and nothing where it may."""
+    async with redis_cluster() as cluster:
+        for server in cluster.servers:
+            option = "cluster-preferred-endpoint-type"
+            await server.ask("CONFIG", "SET", option, preferred)
+        async with (
+            two_replicas(running, cluster) as (one, two),
+            peer(one) as ann,
+            peer(two, "bob") as bob,
+        ):
+            for room in ("red", "green", "blue"):
+                await bob.join(room)
+                seq = await publish(ann, room, 1)
+                assert (await bob.until("message"))["seq"] == seq
+
+
 async def test_cluster_that_is_not_there_is_told() -> None:
     with pytest.raises(BrokerDown, match="no server of the Redis cluster answers"):
         await check("redis+cluster://127.0.0.1:1,127.0.0.1:2")
@@ -243,7 +263,10 @@ def test_server_may_have_an_ipv6_address() -> None:
     seeds, url_of = _seeds("redis+cluster://[::1]:7000,[fe80::1]")
     assert seeds == ["[::1]:7000", "[fe80::1]:6379"]
     owner = [b"::1", 7001, b"id", []]
-    unnamed = [b"", 7002, b"id", []]
     assert _range([0, 1, owner], seeds[0]) == (0, 1, "[::1]:7001")
-    assert _range([2, 3, unnamed], seeds[1]) == (2, 3, "[fe80::1]:7002")
+    for nameless in (b"", b"?", None):
+        unnamed = [nameless, 7002, b"id", []]
+        assert _range([2, 3, unnamed], seeds[1]) == (2, 3, "[fe80::1]:7002")
+    addressed = [b"?", 7002, b"id", [b"ip", b"fe80::2"]]
+    assert _range([2, 3, addressed], seeds[1]) == (2, 3, "[fe80::2]:7002")
     assert pool(url_of("[::1]:7001")).connection_kwargs["host"] == "::1"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from conftest import Peer, Running, eventually, peer
+from conftest import DEADLINE, Peer, Running, eventually, peer
 from redis.asyncio import Redis
 from redis_cluster import free_ports
 
 from labserver import faults, redis_link
 from labserver.broker import READ
 from labserver.embedded import embedded_redis
+from labserver.errors import BrokerDown
 from labserver.faults import Proxy
 from labserver.redis_commands import pool
 from labserver.server import LabServer
@@ -148,6 +150,20 @@ async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
                 ("message", 1),
                 ("message", 2),
             ]
+
+
+async def test_what_is_asked_after_the_end_is_answered(running: Running) -> None:
+    async with running("resume") as server:
+        await hears(server)
+        broker = server.parts.broker
+    stored = broker.publish("red", b'"from":"ann","payload":1}')
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(BrokerDown, match="closed"):
+            await stored
+        with pytest.raises(BrokerDown, match="closed"):
+            await broker.read("red", None)
+        with pytest.raises(BrokerDown, match="closed"):
+            await broker.subscribe("red")
 
 
 async def published(client: Peer, room: str = "red") -> bool:
