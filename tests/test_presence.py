@@ -543,7 +543,7 @@ async def test_many_quiet_rooms_are_looked_at_less_often_and_not_forgotten(
 
 
 def set_back(redis: Redis, seconds: int) -> None:
-    """Leave what a clock leaves that was set back: all that was stamped is far ahead."""
+    """Make all stamps as far ahead as a clock that is set back does."""
     for name, said in redis.hgetall(KEY).items():
         if name != b"version":
             expiry, rest = said.split(b" ", 1)
