@@ -1,8 +1,13 @@
 """The messages of the wire contract, version 1: their types, decoding and encoding.
 
 Every message is a JSON object with a ``type``. JSON is the canonical form inside the
-server too: a payload is never decoded on its way through, its bytes are copied. A
-CBOR client (subprotocol ``lab.cbor``) gets the same objects, transcoded.
+server too: the bytes of a payload are copied on its way through. A CBOR client
+(subprotocol ``lab.cbor``) gets the same objects, transcoded.
+
+A payload goes on to clients in any language, so what one decoder reads and another does
+not is refused here, in both formats. That is I-JSON (RFC 7493 section 2): no name twice
+in an object, no half of a surrogate pair, no number beyond a double. Depth and number
+of elements are bounded, because they decide how long everybody's loop is held.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ import json
 import re
 from collections.abc import Callable
 from io import BytesIO
+from itertools import accumulate
+from math import isinf
 from typing import Annotated, Any
 
 import cbor2
@@ -21,6 +28,8 @@ from labserver.errors import BadMessage
 
 ROOM_PATTERN = r"\A[A-Za-z0-9_.:-]{1,64}\Z"
 DEPTH_LIMIT = 128
+# Values in the arrays and objects of one message; an array or object counts twice.
+ELEMENTS_LIMIT = 8192
 
 RoomName = Annotated[str, Meta(pattern=ROOM_PATTERN)]
 ShortText = Annotated[str, Meta(max_length=128)]
@@ -206,18 +215,19 @@ def gap(room: str, first: int, last: int, reason: str) -> Event:
 
 
 def well_formed(text: str) -> Raw:
-    """Return ``text`` as JSON that is known to be well-formed.
+    """Return ``text`` as JSON that every decoder reads, and reads alike.
 
     Raises:
         BadMessage: ``bad_json``, with what is wrong and where.
 
     """
     try:
-        if too_deep(text):
-            raise RecursionError
-        return _decode_raw(text)
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise _bad_json(exc) from None
+        _check_shape(text)
+        raw = _decode_raw(text)
+        _check_meaning(text)
+        return raw
+    except (ValueError, RecursionError) as exc:
+        raise _bad_json(text, exc) from None
 
 
 def decode(text: str) -> ClientMessage:
@@ -228,43 +238,78 @@ def decode(text: str) -> ClientMessage:
 
     """
     try:
-        # A payload goes on to others: no one else should meet a nesting that only
-        # the lax would read.
-        if too_deep(text):
-            raise RecursionError
-        return _decode_client(text)
+        _check_shape(text)
+        message = _decode_client(text)
+        _check_meaning(text)
+        return message
     except msgspec.ValidationError as exc:
         well_formed(text)  # the wrong type may be found before the text breaks off
         raise _invalid(text, str(exc)) from None
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise _bad_json(exc) from None
+    except (ValueError, RecursionError) as exc:
+        raise _bad_json(text, exc) from None
 
 
 # A string that never ends reaches to the end of the text: looking for its end again
 # from each quote in it would take quadratic time.
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[^\[\]{}"]++', re.DOTALL)
+_STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
+_STRUCTURE = re.compile(_STRING + r'|[^\[\]{},"]++', re.DOTALL)
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1, ",": 0}
 
 
-def too_deep(text: str) -> bool:
-    """Return whether arrays and objects nest deeper than ``DEPTH_LIMIT``."""
-    # Nearly every message has fewer brackets than the limit: two counts, no scan.
-    if text.count("[") + text.count("{") <= DEPTH_LIMIT:
-        return False
-    depth = 0
-    for bracket in _BRACKETS.sub("", text):
-        if bracket in "[{":
-            depth += 1
-            if depth > DEPTH_LIMIT:
-                return True
-        else:
-            depth -= 1
-    return False
+def _check_shape(text: str) -> None:
+    """Raise ValueError for more elements or levels than the limits allow."""
+    # Nearly every message has fewer than the lower limit: counts only, no scan.
+    opened = text.count("[") + text.count("{")
+    if opened <= DEPTH_LIMIT and opened + text.count(",") <= ELEMENTS_LIMIT:
+        return
+    structure = _STRUCTURE.sub("", text)
+    closed = structure.count("]") + structure.count("}")
+    if len(structure) - closed > ELEMENTS_LIMIT:
+        raise ValueError(f"more than {ELEMENTS_LIMIT} elements")
+    if max(accumulate(map(_STEPS.__getitem__, structure)), default=0) > DEPTH_LIMIT:
+        raise RecursionError
 
 
-def _bad_json(exc: Exception) -> BadMessage:
+def _check_meaning(text: str) -> None:
+    """Raise ValueError where another decoder would read well-formed JSON otherwise."""
+    try:
+        # What comes out as it went in is free of doubt, and most clients write so; but
+        # for huge integers, which MessagePack does not take.
+        value = _decode_any(text)
+        msgspec.msgpack.encode(value)
+        if encode_json(value) == text.encode():
+            return
+    except (msgspec.MsgspecError, OverflowError):
+        pass  # the slower decoder knows what to say
+    _decode_strictly(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return found
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if isinf(value):
+        raise ValueError("a number is beyond what a double holds")
+    return value
+
+
+_decode_any = msgspec.json.Decoder().decode
+_decode_strictly = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_number, parse_float=_number
+).decode
+
+
+def _bad_json(text: str, exc: Exception) -> BadMessage:
+    detail = f"{exc}"
     if isinstance(exc, RecursionError):
-        return BadMessage("bad_json", f"JSON nests deeper than {DEPTH_LIMIT} levels")
-    return BadMessage("bad_json", f"{exc}")
+        detail = f"JSON nests deeper than {DEPTH_LIMIT} levels"
+    # Who asked with a ref waits for an answer that has it.
+    return BadMessage("bad_json", detail, ref_of(text))
 
 
 class _Anything(Struct):
@@ -275,10 +320,16 @@ class _Anything(Struct):
 def ref_of(text: str) -> Ref | UnsetType:
     """Return the ``ref`` of a message that cannot be served, when it has one."""
     try:
-        message = msgspec.json.decode(text, type=_Anything)
-        ref: Ref = msgspec.convert(message.ref, Ref)
-        return ref
+        return _as_ref(msgspec.json.decode(text, type=_Anything).ref)
     except (msgspec.MsgspecError, RecursionError):
+        return UNSET
+
+
+def _as_ref(value: Any) -> Ref | UnsetType:
+    try:
+        ref: Ref = msgspec.convert(value, Ref)
+        return ref
+    except msgspec.MsgspecError:
         return UNSET
 
 
@@ -304,7 +355,13 @@ def _refuse(*_: object) -> Any:
 # What a tag means can be costly to work out: a reference (25, 29) makes a short message
 # unfold into a huge one, a pattern (35) takes half a minute to compile. Left are big
 # numbers (2, 3) and "this is CBOR" (55799; RFC 8949 sections 3.4.3 and 3.4.6).
-_NO_TAGS = dict.fromkeys({*range(512), 1004, 43000} - {2, 3}, _refuse)
+_TAGS: dict[int, Callable[[Any, bool], Any]]
+_TAGS = dict.fromkeys({*range(512), 1004, 43000} - {2, 3}, _refuse)
+# Left to itself, the library makes a map that is tagged immutable, and so no dict.
+_TAGS[55799] = lambda value, immutable: value
+_as_json = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
 
 
 def from_cbor(data: bytes) -> str:
@@ -314,22 +371,48 @@ def from_cbor(data: bytes) -> str:
         BadMessage: ``bad_json``, when it is not CBOR or says what JSON cannot.
 
     """
+    value = None
     try:
+        _check_items(data)
         stream = BytesIO(data)
         value = cbor2.load(
             stream,
             max_depth=DEPTH_LIMIT,
-            semantic_decoders=_NO_TAGS,
+            semantic_decoders=_TAGS,
+            allow_duplicate_keys=False,
             strict_hashable_types=True,  # numbers as keys can be made to collide
         )
         if stream.tell() < len(data):
             raise ValueError("more follows the value")
-        return json.dumps(
-            value, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        )
+        return _as_json(value)
     except (cbor2.CBORError, ValueError, TypeError, RecursionError) as exc:
         detail = f"not CBOR that JSON can express: {exc}"
-        raise BadMessage("bad_json", detail[:200]) from None
+        ref = _as_ref(value.get("ref")) if isinstance(value, dict) else UNSET
+        raise BadMessage("bad_json", detail[:200], ref) from None
+
+
+def _check_items(data: bytes) -> None:
+    """Raise ValueError for more items than a message's elements can be.
+
+    Decoding builds an object for each byte of a hostile message. This walks over the
+    heads of items (RFC 8949 section 3) and stops at twice the limit: a name and its
+    value are one element, but two items.
+    """
+    if len(data) <= 2 * ELEMENTS_LIMIT:
+        return
+    at = items = 0
+    while at < len(data):
+        items += 1
+        if items > 2 * ELEMENTS_LIMIT:
+            raise ValueError(f"more than {ELEMENTS_LIMIT} elements")
+        kind, value = divmod(data[at], 32)
+        at += 1
+        if 24 <= value < 28:
+            size = 1 << (value - 24)
+            value = int.from_bytes(data[at : at + size])
+            at += size
+        if kind in (2, 3) and value != 31:  # bytes or text, not in pieces
+            at += value
 
 
 def to_cbor(text: bytes) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -965,7 +966,7 @@ async def test_cbor_and_json_members_hear_the_same(
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-1e999", "1e-999", "1" * 300])
-async def test_number_that_cbor_cannot_hold_harms_no_one(
+async def test_number_that_others_cannot_read_harms_no_one(
     number: str, running: Running
 ) -> None:
     async with (
@@ -975,11 +976,35 @@ async def test_number_that_cbor_cannot_hold_harms_no_one(
     ):
         await ann.join("lobby")
         await bob.join("lobby")
-        text = f'{{"type":"publish","room":"lobby","payload":[{number}]}}'
-        await ann.socket.send(text)
-        assert (await bob.recv())["seq"] == 1
-        async with asyncio.timeout(DEADLINE):
-            assert number in str(await ann.socket.recv())
+        for payload, ref in ((f"[{number}]", 1), ("[]", 2)):
+            kind = '"type":"publish","room":"lobby"'
+            await ann.socket.send(f'{{{kind},"payload":{payload},"ref":{ref}}}')
+        answers = []
+        while len(answers) < 2:
+            if (message := await ann.recv()).get("ref"):
+                answers.append(message["type"])
+        assert answers == ["ack" if math.isfinite(float(number)) else "error", "ack"]
+        heard = [await bob.recv() for _ in range(answers.count("ack"))]
+        assert heard[-1]["payload"] == []
+
+
+@pytest.mark.parametrize("stage", ENDS)
+@pytest.mark.parametrize(
+    "payload",
+    ["9" * 5000, "1e400", '{"a":1,"a":2}', '"\\ud800"', json.dumps([0] * 9000)],
+    ids=["digits", "float", "name twice", "surrogate", "elements"],
+)
+async def test_payload_that_some_decoders_refuse_is_answered_with_an_error(
+    payload: str, stage: str, running: Running
+) -> None:
+    async with running(stage) as server, peer(server) as client:
+        fields = '"room":"lobby","ref":1'
+        await client.socket.send(f'{{"type":"publish","payload":{payload},{fields}}}')
+        answer = await client.recv()
+        assert (answer["type"], answer["code"]) == ("error", "bad_json")
+        assert answer["detail"]
+        await client.send(type="ping")
+        assert (await client.recv())["type"] in ("echo", "pong")
 
 
 @pytest.mark.parametrize("stage", ENDS)
@@ -1007,6 +1032,10 @@ BAD_CBOR = {
     "numbers as keys": cbor2.dumps({1: 2}),
     "two values": b"\x01\x01",
     "a huge number": b"\xc2" + cbor2.dumps(b"\xff" * 60_000),
+    "a number beyond a double": b"\xc2" + cbor2.dumps(b"\xff" * 200),
+    "a name twice": b"\xa2\x61a\x01\x61a\x02",
+    "half a surrogate pair": b"\x63\xed\xa0\x80",
+    "many empty maps": cbor2.dumps([{}] * 60_000),
     "a pattern": cbor2.dumps(cbor2.CBORTag(35, "(?i)" + "[\x01-\U0010ffff]" * 5000)),
 }
 
