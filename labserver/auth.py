@@ -30,7 +30,7 @@ from labserver.parts import Parts
 from labserver.settings import Settings
 from labserver.tokens import BadClaim, BadToken, Identity, verify
 
-DAY = 86400.0  # the longest that one timer waits
+LOOK = 10.0  # seconds; the longest that one timer waits
 
 
 class TokenAdmission:
@@ -55,18 +55,25 @@ class TokenAdmission:
         return identity
 
     def opened(self, connection: LabConnection) -> None:
-        """Look at the token again when it runs out."""
+        """Begin to watch a token: it ends its connection when it runs out."""
         expires = connection.identity.expires
         if expires is None or connection.admitted is None:
             return  # for ever, or over: what a lost client sent is still read
+        self._watch(connection, expires, time.monotonic() + expires - time.time())
+
+    def _watch(
+        self, connection: LabConnection, expires: float, deadline: float
+    ) -> None:
+        # By whichever clock it runs out first: the wall clock may be set back, and the
+        # other stands still while the machine sleeps.
         if connection.expiry is not None:
             connection.expiry.cancel()
-        left = expires - time.time()
+        left = min(expires - time.time(), deadline - time.monotonic())
         if left <= 0:
             connection.end(TOKEN_EXPIRED)
         else:
             connection.expiry = connection.loop.call_later(
-                min(left, DAY), self.opened, connection
+                min(left, LOOK), self._watch, connection, expires, deadline
             )
 
     def released(self, connection: LabConnection) -> None:
