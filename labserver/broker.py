@@ -15,27 +15,31 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from labserver import redis_presence
 from labserver.errors import BrokerDown
 from labserver.hub import Hub
 from labserver.messages import Event, event, gap
 from labserver.metrics import Metrics
-from labserver.parts import KEY_TTL, History, Parts, Position
+from labserver.parts import History, Parts, Position
 from labserver.presence import Roster
 from labserver.redis_commands import TIMEOUT, ended, script
-from labserver.redis_link import channel_of
+from labserver.redis_messages import (
+    NUMBERING_TTL,
+    PUBLISH,
+    Outgoing,
+    keys_of,
+    ms,
+    said,
+    tails,
+)
 from labserver.redis_nodes import call, nodes
 from labserver.settings import Settings
 
 LINGER = 1.0  # seconds that an empty room is listened to, since people come back
-NUMBERING_TTL = 3600.0  # seconds that a room's numbering outlives its last use
 PAGE = 2**20  # bytes of history that one call may bring: others wait meanwhile
-PUBLISH = script("numbering.lua", "publish.lua")
 READ = script("numbering.lua", "read.lua")
 
 
@@ -70,7 +74,7 @@ class RedisBroker:
         self.url = url
         self.name = secrets.token_hex(6)  # of this replica, among all
         self.feeds: dict[str, Feed] = {}
-        self.outbound: dict[str, list[tuple[bytes, str | None, Any]]] = {}
+        self.outbound: dict[str, list[Outgoing]] = {}
 
     @property
     def deaf(self) -> bool:
@@ -89,51 +93,39 @@ class RedisBroker:
     # Publishing
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None
+        self, room: str, tail: bytes, key: str | None = None, user: str = ""
     ) -> asyncio.Future[int]:
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[int] = loop.create_future()
         if not self.outbound:
             loop.call_soon(self._send)
-        self.outbound.setdefault(room, []).append((tail, key, stored))
+        self.outbound.setdefault(room, []).append(Outgoing(tail, user, key, stored))
         return stored
 
     def _send(self) -> None:
         """Hand over what was published during one tick, one call a room."""
         outbound, self.outbound = self.outbound, {}
         for room, messages in outbound.items():
-            keys = _keys(room)
-            args: list[Any] = [
-                secrets.token_hex(4),
-                self.history.limit,
-                _ms(self.history.ttl),
-                _ms(NUMBERING_TTL),
-                _ms(KEY_TTL),
-            ]
-            for tail, key, _ in messages:
-                if key is not None:
-                    keys.append(f"{keys[0]}:key:{key}")
-                args += (tail, 0 if key is None else len(keys))
-            waiting = [stored for *_, stored in messages]
+            keys, args = said(room, self.history, messages)
             asked = time.monotonic()
             answer = call(self.redis, room, PUBLISH, keys, args)
-            answer.add_done_callback(partial(self._stored, waiting, asked))
+            answer.add_done_callback(partial(self._stored, messages, asked))
 
     def _stored(
         self,
-        waiting: list[asyncio.Future[int]],
+        messages: list[Outgoing],
         asked: float,
         answer: asyncio.Future[list[int]],
     ) -> None:
         if (problem := answer.exception()) is not None:
-            for stored in waiting:
-                stored.set_exception(problem)
+            for each in messages:
+                each.stored.set_exception(problem)
             return
         new, *seqs = answer.result()
         self.metrics.published += new
         self.metrics.broker_latency.observe(time.monotonic() - asked)
-        for stored, seq in zip(waiting, seqs, strict=True):
-            stored.set_result(seq)
+        for each, seq in zip(messages, seqs, strict=True):
+            each.stored.set_result(seq)
 
     # Joining
 
@@ -168,12 +160,12 @@ class RedisBroker:
     async def _read(self, room: str, after: int | None) -> Position:
         args = (
             secrets.token_hex(4),
-            _ms(NUMBERING_TTL),
-            _ms(self.history.ttl),
+            ms(NUMBERING_TTL + self.history.ttl),
+            ms(self.history.ttl),
             -1 if after is None else after,
             PAGE,
         )
-        answer = await self.redis.of(room).commands.call(READ, _keys(room), args)
+        answer = await self.redis.of(room).commands.call(READ, keys_of(room), args)
         epoch, seq, before, base, *rest = answer
         pairs = zip(rest[::2], rest[1::2], strict=True)
         kept = [event(room, number, tail) for number, tail in pairs]
@@ -182,8 +174,8 @@ class RedisBroker:
     async def here(
         self, room: str, mine: Roster, ttl: float, known: Roster | None
     ) -> Roster:
-        keys = [_keys(room)[0], _keys(room)[0] + ":presence"]
-        args = redis_presence.said(self.name, mine, _ms(ttl), known)
+        keys = [keys_of(room)[0], keys_of(room)[0] + ":presence"]
+        args = redis_presence.said(self.name, mine, ms(ttl), known)
         answer = await call(self.redis, room, redis_presence.PRESENCE, keys, args)
         return redis_presence.heard(answer, known)
 
@@ -206,7 +198,7 @@ class RedisBroker:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
             return  # of a numbering that is over, or left to the first read
-        for seq, tail in enumerate(_tails(rest), start=first):
+        for seq, tail in enumerate(tails(rest), start=first):
             if seq > feed.seq:
                 self._deliver(room, feed, event(room, seq, tail))
 
@@ -267,26 +259,6 @@ class RedisBroker:
                     with contextlib.suppress(BrokerDown):
                         await self._read(room, None)
             idle = empty
-
-
-def _tails(rest: bytes) -> Iterator[bytes]:
-    """Yield the message bodies of a publish: length, space, body, space, ..."""
-    start = 0
-    while start < len(rest):
-        space = rest.index(b" ", start)
-        end = space + 1 + int(rest[start:space])
-        yield rest[space + 1 : end]
-        start = end + 1
-
-
-def _keys(room: str) -> list[str]:
-    """Return the keys of a room, in one slot of a cluster."""
-    numbering = channel_of(room)
-    return [numbering, f"{numbering}:history"]
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def extend(parts: Parts, settings: Settings) -> Parts:

@@ -104,9 +104,16 @@ class Broker(Protocol):
     async def stop(self) -> None: ...
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None
+        self, room: str, tail: bytes, key: str | None = None, user: str = ""
     ) -> asyncio.Future[int]:
         """Number a message, keep it, send it. The result is its seq.
+
+        Args:
+            room: Name of the room.
+            tail: What the publisher decides, from :func:`messages.body`.
+            key: Names this message of this user in this room for ``KEY_TTL`` seconds:
+                a second one is not sent, and has the first one's seq.
+            user: The publisher.
 
         The future fails with BrokerDown when that cannot be promised.
         """
@@ -251,7 +258,8 @@ class Log:
         self.epoch = secrets.token_hex(4)
         self.seq = 0
         self.kept: deque[tuple[float, Event]] = deque()
-        self.keys: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        # When a key of a user expires, and the seq that it has.
+        self.keys: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         self.expires = 0.0
 
 
@@ -275,12 +283,13 @@ class LocalBroker:
         self.logs.clear()
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None
+        self, room: str, tail: bytes, key: str | None = None, user: str = ""
     ) -> asyncio.Future[int]:
         now = time.monotonic()
         done: asyncio.Future[int] = self.loop.create_future()
         log = self._log(room)
-        if key is not None and (first := log.keys.get(key)) and first[0] > now:
+        own = key and (user, key)  # nobody else can know it, or take it
+        if own and (first := log.keys.get(own)) and first[0] > now:
             done.set_result(first[1])
             return done
         log.seq += 1
@@ -288,8 +297,8 @@ class LocalBroker:
         message = event(room, log.seq, tail)
         self._keep(log, now, message)
         log.expires = max(log.expires, now + self.history.ttl)
-        if key is not None:
-            log.keys[key] = (now + KEY_TTL, log.seq)
+        if own:
+            log.keys[own] = (now + KEY_TTL, log.seq)
             log.expires = now + max(KEY_TTL, self.history.ttl)
             while len(log.keys) > self.keys_limit or _first(log.keys)[0] <= now:
                 log.keys.popitem(last=False)
@@ -309,12 +318,12 @@ class LocalBroker:
         self._log(room)
 
     def unsubscribe(self, room: str) -> None:
+        self._may_return(room)
         self._forget(time.monotonic())
 
     async def read(self, room: str, after: int | None) -> Position:
         log = self._log(room)
-        # Who is told a place in this numbering may come back with it.
-        log.expires = max(log.expires, time.monotonic() + self.history.ttl)
+        self._may_return(room)
         if after is None or after >= log.seq:
             return Position(log.epoch, log.seq)
         oldest = time.monotonic() - self.history.ttl
@@ -331,6 +340,11 @@ class LocalBroker:
         if log is None:
             log = self.logs[room] = Log()
         return log
+
+    def _may_return(self, room: str) -> None:
+        """Keep a numbering for those who were told a place in it, and have left."""
+        if log := self.logs.get(room):
+            log.expires = max(log.expires, time.monotonic() + self.history.ttl)
 
     def _forget(self, now: float) -> None:
         """Forget rooms that nobody is in and nobody can come back to.
@@ -352,5 +366,5 @@ class LocalBroker:
                 del self.logs[name]
 
 
-def _first(keys: OrderedDict[str, tuple[float, int]]) -> tuple[float, int]:
+def _first(keys: OrderedDict[tuple[str, str], tuple[float, int]]) -> tuple[float, int]:
     return next(iter(keys.values()))

@@ -71,7 +71,9 @@ class RoomsApplication:
     async def publish(self, connection: LabConnection, message: Publish) -> None:
         self.check_claim(connection, message.room, message.ref)
         tail = body(connection.identity.user, message.payload)
-        stored = self.lab.broker.publish(message.room, tail, message.key)
+        stored = self.lab.broker.publish(
+            message.room, tail, message.key, connection.identity.user
+        )
         if stored.done():
             self.published(connection, message, stored)
             return

@@ -177,7 +177,27 @@ async def test_second_publish_with_the_same_key_is_the_first(
         again = await bob.ask(type="publish", room="red", payload=1, key="k")
         other = await bob.ask(type="publish", room="red", payload=2, key="l")
         assert (first["seq"], again["seq"], other["seq"]) == (1, 1, 2)
-        assert 0 < redis.ttl("lab:{red}:key:k") <= 300
+        for key in redis.scan_iter("lab:{red}:key:*"):
+            assert 0 < redis.ttl(key) <= 300
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_key_belongs_to_its_user(
+    without: tuple[str, ...], running: Running
+) -> None:
+    # Names and keys may hold whatever a separator could be.
+    said = [("ann", "order-17"), ("ann:order", "17"), ("ann", "order\u000017")]
+    async with running("resume", without=without) as server:
+        async with peer(server, "eve") as eve:
+            for _, key in said:
+                await eve.ask(type="publish", room="red", payload="mine", key=key)
+        for number, (user, key) in enumerate(said, start=len(said) + 1):
+            async with peer(server, user) as client:
+                for _ in range(2):
+                    answer = await client.ask(
+                        type="publish", room="red", payload=1, key=key
+                    )
+                    assert (answer["type"], answer["seq"]) == ("ack", number)
 
 
 async def test_publishes_of_one_tick_share_a_round_trip_and_keep_their_order(

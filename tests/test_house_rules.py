@@ -31,7 +31,7 @@ LAYERS = [
     {"parts"},
     {"redis_commands"},
     {"redis_link", "redis_presence"},
-    {"redis_nodes"},
+    {"redis_messages", "redis_nodes"},
     {"visitor"},
     {"polling", "sse"},
     {"web"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -64,6 +65,22 @@ async def test_replay_comes_between_joined_and_live_messages(
         assert joined["seq"] >= 20
         seqs = [(await bob.recv())["seq"] for _ in range(213)]
         assert seqs == list(range(8, 221))
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_who_leaves_a_room_that_was_quiet_for_long_may_come_back(
+    without: tuple[str, ...], running: Running
+) -> None:
+    """The messages are too old to be remembered, but none of them was missed."""
+    async with running("resume", without=without, history_ttl=1.0) as server:
+        async with peer(server) as ann:
+            epoch = (await ann.join("red"))["epoch"]
+            await ann.ask(type="publish", room="red", payload=1)
+            await asyncio.sleep(2.5)
+        await asyncio.sleep(0.3)
+        async with peer(server) as ann:
+            joined = await ann.join("red", after={"epoch": epoch, "seq": 1})
+            assert (joined["recovered"], joined["seq"]) == (True, 1)
 
 
 async def test_cursor_means_nothing_without_a_history(running: Running) -> None:

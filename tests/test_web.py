@@ -41,6 +41,11 @@ async def test_second_post_with_a_key_is_the_first(running: Running) -> None:
         again = await ann.ask(type="publish", room="red", payload=1, key="abc")
         assert again["seq"] == 1
         assert server.metrics.published == 1
+        async with peer(server, "eve") as eve:  # of another user, it is another key
+            other = await eve.ask(type="publish", room="red", payload=1, key="abc")
+            assert other["seq"] == 2
+        again = await post(server, "red", 1, headers=key)
+        assert again.body["seq"] == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from labserver.broker import Feed, RedisBroker, _tails
+from labserver.broker import Feed, RedisBroker
 from labserver.hub import Hub
 from labserver.messages import event
 from labserver.metrics import Metrics
@@ -18,6 +18,7 @@ from labserver.mistakes.mistake import Extend, Mistake
 from labserver.parts import History, Parts
 from labserver.redis_commands import ended
 from labserver.redis_link import Link, channel_of
+from labserver.redis_messages import tails
 from labserver.redis_nodes import OneNode
 from labserver.settings import Settings
 
@@ -30,16 +31,16 @@ class DeliverLocally(RedisBroker):
         self.own: Counter[tuple[str, bytes]] = Counter()
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None
+        self, room: str, tail: bytes, key: str | None = None, user: str = ""
     ) -> asyncio.Future[int]:
         self.own[room, tail] += 1
         self.deliver(room, tail)
-        return super().publish(room, tail, key)
+        return super().publish(room, tail, key, user)
 
     async def heard(self, room: str, data: bytes) -> None:
         if b" " not in data:
             return await super().heard(room, data)
-        for tail in _tails(data.split(b" ", 2)[2]):
+        for tail in tails(data.split(b" ", 2)[2]):
             if self.own[room, tail]:
                 self.own[room, tail] -= 1
             else:
@@ -55,9 +56,9 @@ class OwnMessageTwice(RedisBroker):
     """Deliver to one's own members, publish, and listen to the same channel."""
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None
+        self, room: str, tail: bytes, key: str | None = None, user: str = ""
     ) -> asyncio.Future[int]:
-        stored = super().publish(room, tail, key)
+        stored = super().publish(room, tail, key, user)
         stored.add_done_callback(partial(self.deliver, room, tail))
         return stored
 

@@ -96,9 +96,9 @@ class OneRing:
         return getattr(self.broker, name)
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None
+        self, room: str, tail: bytes, key: str | None = None, user: str = ""
     ) -> asyncio.Future[int]:
-        stored = self.broker.publish(room, tail, key)
+        stored = self.broker.publish(room, tail, key, user)
         stored.add_done_callback(partial(self.keep, room))
         return stored
 
