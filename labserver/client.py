@@ -24,8 +24,8 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from labserver import closing
-from labserver.closing import Return
+from labserver.contract import closing
+from labserver.contract.closing import Return
 from labserver.errors import LabError
 
 Message = dict[str, Any]

@@ -202,7 +202,7 @@ async def publish(url: str, token: str, rate: float) -> None:
 
 async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Let the clients take turns; return the figures of each round."""
-    from labserver.cluster import running_replica
+    from labserver.processes.cluster import running_replica
 
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in CLIENTS}
     async with running_replica("resume", "--without", "broker") as server:

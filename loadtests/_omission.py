@@ -23,7 +23,7 @@ from _results import as_figures, machine, versions, write
 from _verdict import Verdict
 from websockets.asyncio.client import ClientConnection, connect
 
-from labserver.cluster import Replica
+from labserver.processes.cluster import Replica
 
 RATE = 50  # messages a second of each client
 FREEZE = 1.0  # seconds

@@ -23,7 +23,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
 
 USERS_LIMIT = 5000
 TIME_LIMIT = 3600  # seconds

@@ -21,8 +21,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from labserver.cluster import Replica, start_replica
-from labserver.embedded import EmbeddedRedis, embedded_redis
+from labserver.processes.cluster import Replica, start_replica
+from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 
 CONTROL = "LAB_LOAD_CONTROL"  # names the socket, for the load test
 PAUSE_LIMIT = 30.0  # seconds

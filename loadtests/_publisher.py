@@ -12,7 +12,7 @@ from _run import RUN
 from _user import LabUser
 from locust.env import Environment
 
-from labserver.messages import Ack, Error
+from labserver.contract.messages import Ack, Error
 
 # gevent's loop (libev on epoll) waits whole milliseconds. The last one before a
 # message is due is spent looking, so that a publisher is not late by design; unless it

@@ -25,7 +25,7 @@ from _owned import Owned, owned
 from _saved import ABOUT, Unreadable, load
 from _verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 
-from labserver.embedded import end_with_parent
+from labserver.redis.embedded import end_with_parent
 from labserver.settings import POLICIES
 
 OVERHEAD = 6.0  # seconds that starting, draining and drawing take beside the load

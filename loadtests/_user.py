@@ -27,8 +27,8 @@ from locust.env import Environment
 from websockets.frames import Frame
 
 from labserver.client import Backoff
-from labserver.closing import Return, comes_back
-from labserver.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
+from labserver.contract.closing import Return, comes_back
+from labserver.contract.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
 
 ANSWER_TIMEOUT = 5.0  # seconds
 REFUSED_FOR_NOW = (429, 500, 502, 503, 504)

@@ -17,8 +17,8 @@ from _user import ANSWER_TIMEOUT, Delivery, LabUser
 from _ws import Refused, WebSocket
 from locust.env import Environment
 
-from labserver.messages import Left
-from labserver.tokens import issue
+from labserver.contract.messages import Left
+from labserver.contract.tokens import issue
 
 PERIOD = 0.5  # seconds between two visits
 ROOMMATES = 4  # visitors that share a room: it is empty again and again

@@ -25,10 +25,10 @@ from typing import Any, ClassVar
 from redis.asyncio import Redis
 
 from labserver.client import Backoff, Client, ServerError
-from labserver.cluster import Replica, start_replica
-from labserver.embedded import EmbeddedRedis, embedded_redis
-from labserver.oracle import Oracle, disagreements
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
+from labserver.judge.oracle import Oracle, disagreements
+from labserver.processes.cluster import Replica, start_replica
+from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 
 SECRET = "chaos is signed with this secret, as long as any"
 ROOM = "lobby"

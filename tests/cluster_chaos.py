@@ -19,7 +19,7 @@ from chaos import ROOM, Member, World, main
 from redis.asyncio import Redis
 from redis_cluster import ClusterServer, redis_cluster
 
-from labserver.probes.world import until
+from labserver.judge.world import until
 
 TAKEOVER = 20.0  # seconds that a cluster may need
 

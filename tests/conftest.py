@@ -15,9 +15,9 @@ import pytest
 import redis as redis_client
 
 from labserver import cli
-from labserver.embedded import running_redis
-from labserver.probes.world import PATIENCE, SECRET, Peer, peer, until
-from labserver.server import LabServer
+from labserver.judge.world import PATIENCE, SECRET, Peer, peer, until
+from labserver.redis.embedded import running_redis
+from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included
 

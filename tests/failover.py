@@ -15,8 +15,8 @@ from functools import partial
 
 from redis_cluster import RedisCluster, redis_cluster
 
-from labserver.probes.world import SECRET, Peer, peer, until
-from labserver.server import LabServer
+from labserver.judge.world import SECRET, Peer, peer, until
+from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
 
-from labserver.probes.world import PATIENCE, SECRET
-from labserver.server import LabServer
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
+from labserver.judge.world import PATIENCE, SECRET
+from labserver.server.server import LabServer
 
 
 @dataclass

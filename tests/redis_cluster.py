@@ -12,8 +12,8 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from labserver.embedded import EmbeddedRedis
-from labserver.probes.world import until
+from labserver.judge.world import until
+from labserver.redis.embedded import EmbeddedRedis
 
 PRIMARIES = 3
 NODE_TIMEOUT = 700  # ms after which the others take a server for dead

@@ -22,9 +22,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from labserver.client import Backoff, Client
-from labserver.cluster import Replica, running_cluster
-from labserver.oracle import Oracle, lost
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
+from labserver.judge.oracle import Oracle, lost
+from labserver.processes.cluster import Replica, running_cluster
 
 SECRET = "a storm is signed with this secret, as long as any"
 ROOM = "lobby"

@@ -30,7 +30,7 @@ async def test_clock_that_is_set_back_prolongs_no_token(
 async def test_token_ends_when_the_clock_is_set_beyond_its_expiry(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labserver.auth.LOOK", 0.1, raising=False)
+    monkeypatch.setattr("labserver.stages.auth.LOOK", 0.1, raising=False)
     async with running("auth") as server, peer(server, token=token(3600)) as ann:
         step(monkeypatch, 7200)
         assert await ann.closed() == 4401

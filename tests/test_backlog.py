@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labserver.backlog import LOSS_SIZE, Backlog, Loss
-from labserver.messages import Event, event, gap
-from labserver.wire import PLAIN, Chunk, chunk, frame
+from labserver.contract.messages import Event, event, gap
+from labserver.contract.wire import PLAIN, Chunk, chunk, frame
+from labserver.stages.backlog import LOSS_SIZE, Backlog, Loss
 
 POLICIES = ["drop-newest", "drop-oldest", "conflate"]
 ROOMS = ["a", "b", "c"]

@@ -12,10 +12,10 @@ import pytest
 from conftest import SECRET, Peer, Running, eventually, peer
 from websockets.asyncio.client import connect
 
-from labserver.connection import LabConnection
-from labserver.oracle import Oracle
-from labserver.server import LabServer
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
+from labserver.judge.oracle import Oracle
+from labserver.server.connection import LabConnection
+from labserver.server.server import LabServer
 
 LIMIT = 32768
 

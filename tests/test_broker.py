@@ -13,12 +13,12 @@ import pytest
 import redis as redis_client
 from conftest import Peer, Running, eventually, peer
 
-from labserver import broker as broker_module
-from labserver.embedded import embedded_redis
 from labserver.errors import BrokerDown
-from labserver.oracle import Oracle
-from labserver.redis_commands import BATCH, TIMEOUT
-from labserver.server import LabServer
+from labserver.judge.oracle import Oracle
+from labserver.redis.commands import BATCH, TIMEOUT
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
+from labserver.stages import broker as broker_module
 
 Redis = redis_client.Redis
 

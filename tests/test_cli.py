@@ -16,10 +16,12 @@ import pytest
 from conftest import DEADLINE, SECRET, Command, eventually, peer
 from websockets.asyncio.client import connect
 
-from labserver import __version__, embedded, serving
+from labserver import __version__
+from labserver.contract.tokens import verify
+from labserver.processes import serving
+from labserver.redis import embedded
 from labserver.settings import Settings
 from labserver.stages import STAGES
-from labserver.tokens import verify
 
 # Processes at a time: more than cores, since starting is half waiting.
 AT_A_TIME = 4

@@ -17,10 +17,10 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from labserver import closing
 from labserver.client import QUEUE, Backoff, Client, Rejected, ServerError
-from labserver.oracle import Oracle
-from labserver.tokens import issue
+from labserver.contract import closing
+from labserver.contract.tokens import issue
+from labserver.judge.oracle import Oracle
 
 AT_ONCE = {"first": 0.0, "cap": 0.0}
 HELLO = {"type": "hello", "id": "x", "user": "ann", "stage": "", "replica": "r"}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Close as CloseFrame
 
-from labserver.closing import (
+from labserver.contract.closing import (
     CLOSES,
     DRAINING,
     RATE_LIMITED,

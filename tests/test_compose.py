@@ -29,7 +29,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from labserver.client import Client
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
 
 ROOT = Path(__file__).parents[1]
 BUILD_TIMEOUT = 900.0  # seconds; the base images and the dependencies are downloaded

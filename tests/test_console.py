@@ -24,9 +24,16 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from labserver import closing, faults, routes
 from labserver.client import Backoff, Client
-from labserver.cluster import Cluster, Replica, running_cluster, running_replica
+from labserver.contract import closing
+from labserver.processes import faults
+from labserver.processes.cluster import (
+    Cluster,
+    Replica,
+    running_cluster,
+    running_replica,
+)
+from labserver.server import routes
 
 
 def source(name: str) -> str:

@@ -16,12 +16,12 @@ import pytest
 from conftest import SECRET, eventually, peer
 from rich.console import Console
 
-from labserver.cluster import running_replica
 from labserver.demo.crowd import Crowd, Tally
 from labserver.demo.router import find_haproxy
 from labserver.demo.screen import Line, Screen
 from labserver.demo.steps import STEPS
 from labserver.demo.world import Place
+from labserver.processes.cluster import running_replica
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -13,9 +13,9 @@ from conftest import eventually
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from labserver import embedded
-from labserver.embedded import find_redis, running_redis
 from labserver.errors import RedisMissing
+from labserver.redis import embedded
+from labserver.redis.embedded import find_redis, running_redis
 
 
 def processes_with(word: str) -> list[int]:
@@ -85,7 +85,7 @@ async def test_a_talkative_one_never_waits_for_a_reader() -> None:
 async def test_ends_with_its_parent_however_that_ends(how: signal.Signals) -> None:
     program = """
 import asyncio
-from labserver.embedded import running_redis
+from labserver.redis.embedded import running_redis
 
 async def main():
     async with running_redis() as url:

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from conftest import Running, eventually, peer
 
-from labserver import faults
 from labserver.errors import SettingsError
-from labserver.faults import Proxy
+from labserver.processes import faults
+from labserver.processes.faults import Proxy
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

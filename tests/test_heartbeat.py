@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 from conftest import Running, eventually, peer
 
-from labserver.closing import Close
-from labserver.connection import LabConnection
-from labserver.heartbeat import SLOTS, WheelHeartbeat
-from labserver.metrics import Metrics
-from labserver.probes.world import stalled
+from labserver.contract.closing import Close
+from labserver.judge.world import stalled
+from labserver.server.connection import LabConnection
+from labserver.server.metrics import Metrics
+from labserver.stages.heartbeat import SLOTS, WheelHeartbeat
 
 
 class FakePeer:

@@ -11,7 +11,7 @@ import pytest
 import labserver
 from labserver.client import Client
 from labserver.mistakes import MISTAKES
-from labserver.parts import Parts
+from labserver.server.parts import Parts
 from labserver.settings import Settings
 from labserver.stages import STAGES, build, naive
 

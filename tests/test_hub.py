@@ -6,13 +6,13 @@ import asyncio
 
 from msgspec import Struct
 
-from labserver import wire
-from labserver.closing import INTERNAL, Close
-from labserver.connection import SHUT
-from labserver.hub import Hub
-from labserver.messages import Event, Joined, event
-from labserver.metrics import Metrics
-from labserver.wire import Chunk, Variant
+from labserver.contract import wire
+from labserver.contract.closing import INTERNAL, Close
+from labserver.contract.messages import Event, Joined, event
+from labserver.contract.wire import Chunk, Variant
+from labserver.server.connection import SHUT
+from labserver.server.hub import Hub
+from labserver.server.metrics import Metrics
 
 DEFLATE = Variant(wire.JSON, 12)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labserver.limits import TokenBucket
+from labserver.server.limits import TokenBucket
 
 
 def taken(bucket: TokenBucket, start: float, seconds: float, tries: float) -> int:

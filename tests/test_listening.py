@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from conftest import Running, eventually, peer
 
-from labserver.cluster import running_replica
 from labserver.errors import SettingsError
-from labserver.listening import PATH_LIMIT, open_unix
-from labserver.server import LabServer
+from labserver.processes.cluster import running_replica
+from labserver.server.listening import PATH_LIMIT, open_unix
+from labserver.server.server import LabServer
 from labserver.settings import Settings, from_environment, to_environment
 
 

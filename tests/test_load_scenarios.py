@@ -23,7 +23,7 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
-from labserver.cluster import running_replica
+from labserver.processes.cluster import running_replica
 
 sys.path.append(str(LOADTESTS))
 _frames = importlib.import_module("_frames")

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
-from labserver.cluster import running_cluster, running_replica
-from labserver.oracle import Oracle
+from labserver.judge.oracle import Oracle
+from labserver.processes.cluster import running_cluster, running_replica
 
 ROOT = Path(__file__).parent.parent
 LOADTESTS = ROOT / "loadtests"

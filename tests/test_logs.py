@@ -18,9 +18,9 @@ from plain_http import ask
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from labserver import logs
-from labserver.embedded import embedded_redis
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
+from labserver.redis.embedded import embedded_redis
+from labserver.server import logs
 
 
 @pytest.fixture

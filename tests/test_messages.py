@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from labserver import messages
-from labserver.errors import BadMessage
-from labserver.messages import (
+from labserver.contract import messages
+from labserver.contract.messages import (
     DEPTH_LIMIT,
     ELEMENTS_LIMIT,
     Cursor,
@@ -30,6 +29,7 @@ from labserver.messages import (
     to_cbor,
     well_formed,
 )
+from labserver.errors import BadMessage
 
 fuzz = settings(
     max_examples=60,

@@ -15,9 +15,9 @@ import pytest
 from conftest import Running, eventually, peer
 from prometheus_client.parser import text_string_to_metric_families
 
-from labserver.lag import LagProbe
-from labserver.messages import Pong
-from labserver.metrics import (
+from labserver.contract.messages import Pong
+from labserver.server.lag import LagProbe
+from labserver.server.metrics import (
     COUNTERS,
     HISTOGRAMS,
     LABELLED,

@@ -11,12 +11,12 @@ import pytest
 from conftest import Command
 from redis import Redis
 
-from labserver.cluster import running_replica
 from labserver.errors import SettingsError
+from labserver.judge import PROBES, PROMISES, Broken, World
+from labserver.judge.world import PATIENCE, SECRET, stalled
 from labserver.mistakes import MISTAKES
 from labserver.notebook import compare
-from labserver.probes import PROBES, PROMISES, Broken, World
-from labserver.probes.world import PATIENCE, SECRET, stalled
+from labserver.processes.cluster import running_replica
 from labserver.stages import STAGES
 
 REASONS = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labserver.oracle import Oracle, disagreements, lost
+from labserver.judge.oracle import Oracle, disagreements, lost
 
 FAULTS = ("duplicated", "reordered", "unsignalled", "altered")
 

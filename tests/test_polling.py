@@ -9,11 +9,11 @@ from conftest import Running, eventually, peer
 from plain_http import Answer, ask, poll, port_of, post, request
 from redis import Redis
 
-from labserver.messages import event
+from labserver.contract.messages import event
+from labserver.contract.tokens import issue
 from labserver.notebook.transports import three_ways
-from labserver.server import LabServer
+from labserver.server.server import LabServer
 from labserver.stages import STAGES
-from labserver.tokens import issue
 
 
 def cursor(answer: Answer) -> str:

@@ -18,16 +18,18 @@ from conftest import DEADLINE, SECRET, Peer, Running, eventually, peer
 from redis_cluster import redis_cluster
 from websockets.asyncio.client import connect
 
-from labserver import presence, redis_presence, wire
 from labserver.client import Backoff, Client
-from labserver.cluster import running_cluster
-from labserver.connection import LabConnection
-from labserver.embedded import EmbeddedRedis, embedded_redis
-from labserver.oracle import Oracle
-from labserver.presence import NOBODY, Roster, change, picture
-from labserver.probes.world import connection_of
-from labserver.server import LabServer
-from labserver.tokens import issue
+from labserver.contract import wire
+from labserver.contract.tokens import issue
+from labserver.judge.oracle import Oracle
+from labserver.judge.world import connection_of
+from labserver.processes.cluster import running_cluster
+from labserver.redis import presence as redis_presence
+from labserver.redis.embedded import EmbeddedRedis, embedded_redis
+from labserver.server import presence
+from labserver.server.connection import LabConnection
+from labserver.server.presence import NOBODY, Roster, change, picture
+from labserver.server.server import LabServer
 
 Redis = redis_client.Redis
 KEY = "lab:{red}:presence"

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from redis import Redis
 
-from labserver.probes import PROMISES, Probe, World
-from labserver.probes.resume import replay_races_with_live_messages
-from labserver.probes.world import until
+from labserver.judge import PROMISES, Probe, World
+from labserver.judge.resume import replay_races_with_live_messages
+from labserver.judge.world import until
 from labserver.stages import STAGES
 
 

@@ -14,8 +14,9 @@ from plain_http import ask, port_of, request
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from labserver.contract.tokens import issue
 from labserver.errors import SettingsError
-from labserver.proxies import (
+from labserver.server.proxies import (
     HOPS_LIMIT,
     V1_LIMIT,
     V2_LIMIT,
@@ -24,9 +25,8 @@ from labserver.proxies import (
     Proxies,
     read_header,
 )
-from labserver.server import LabServer
+from labserver.server.server import LabServer
 from labserver.settings import Settings, from_environment
-from labserver.tokens import issue
 
 PROXIES = Proxies(("10.0.0.0/8", "192.0.2.1", "fd00::/8"))
 

@@ -15,10 +15,10 @@ from redis.exceptions import ResponseError
 from redis_cluster import RedisCluster, redis_cluster
 
 from labserver.errors import BrokerDown
-from labserver.oracle import Oracle, lost
-from labserver.redis_commands import pool
-from labserver.redis_nodes import _range, _seeds, check
-from labserver.server import LabServer
+from labserver.judge.oracle import Oracle, lost
+from labserver.redis.commands import pool
+from labserver.redis.nodes import _range, _seeds, check
+from labserver.server.server import LabServer
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -11,13 +11,14 @@ from conftest import DEADLINE, Peer, Running, eventually, peer
 from redis.asyncio import Redis
 from redis_cluster import free_ports
 
-from labserver import faults, redis_link
-from labserver.broker import READ
-from labserver.embedded import embedded_redis
 from labserver.errors import BrokerDown
-from labserver.faults import Proxy
-from labserver.redis_commands import pool
-from labserver.server import LabServer
+from labserver.processes import faults
+from labserver.processes.faults import Proxy
+from labserver.redis import link as redis_link
+from labserver.redis.commands import pool
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
+from labserver.stages.broker import READ
 
 
 @asynccontextmanager

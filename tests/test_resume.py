@@ -9,9 +9,9 @@ import pytest
 from conftest import Running, peer
 from redis import Redis
 
-from labserver.messages import Cursor, event
-from labserver.parts import Position
-from labserver.resume import RecentHistory
+from labserver.contract.messages import Cursor, event
+from labserver.server.parts import Position
+from labserver.stages.resume import RecentHistory
 
 KEPT = [event("a", seq, b'"from":"ann","payload":1}') for seq in range(6, 11)]
 POSITION = Position("e", 10, KEPT)
@@ -131,7 +131,7 @@ async def test_history_is_read_no_further_than_a_replay_may_be_long(
 async def test_replica_that_fell_far_behind_catches_up_page_by_page(
     running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labserver.broker.PAGE", 2000)
+    monkeypatch.setattr("labserver.stages.broker.PAGE", 2000)
     async with (
         running("resume") as one,
         running("resume") as two,

@@ -8,7 +8,7 @@ import pytest
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from labserver.routes import ROUTES, answer, respond, wants_upgrade
+from labserver.server.routes import ROUTES, answer, respond, wants_upgrade
 
 
 class Fake:

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from labserver.errors import SettingsError
-from labserver.server import LabServer
+from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import STAGES, build
 

@@ -16,11 +16,11 @@ from conftest import DEADLINE, SECRET, Running, eventually, peer
 from plain_http import Listener, ask, listening, port_of, post, request
 from redis import Redis
 
-from labserver.cluster import Replica, running_replica, start_replica
-from labserver.embedded import embedded_redis
-from labserver.server import LabServer
+from labserver.contract.tokens import issue
+from labserver.processes.cluster import Replica, running_replica, start_replica
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
 from labserver.stages import STAGES
-from labserver.tokens import issue
 
 FROM_ROOMS = [*STAGES][2:]
 
@@ -558,7 +558,7 @@ async def all_hear(page: Any, port: int, text: str) -> None:
 
 
 async def test_stage_without_rooms_has_no_sse_port() -> None:
-    from labserver.cluster import ReplicaFailed
+    from labserver.processes.cluster import ReplicaFailed
 
     with pytest.raises(ReplicaFailed, match="--sse-port .* needs the stage rooms"):
         await start_replica("auth", "--sse-port", "0")
@@ -581,7 +581,7 @@ async def test_missing_extra_is_named_in_one_line() -> None:
 
 
 def test_json_of_an_event_is_one_line() -> None:
-    from labserver.wire import stream_event
+    from labserver.contract.wire import stream_event
 
     event = stream_event(b'{"type":"message",\r\n"payload":"a\\nb"}', "e:1")
     lines = event.decode().split("\n")

@@ -10,8 +10,8 @@ import pytest
 from conftest import eventually
 
 from labserver.client import Client
-from labserver.cluster import Replica, running_replica
-from labserver.oracle import Oracle, lost
+from labserver.judge.oracle import Oracle, lost
+from labserver.processes.cluster import Replica, running_replica
 
 STUCK, HEALTHY, MESSAGES = 20, 50, 250
 LIMIT, SEND_BUFFER = 262_144, 65_536

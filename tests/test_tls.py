@@ -18,12 +18,12 @@ from conftest import DEADLINE, SECRET, Running, eventually, peer
 from plain_http import listening, poll, port_of, post
 from websockets.asyncio.client import connect
 
-from labserver.cluster import ReplicaFailed, running_replica, start_replica
+from labserver.contract.tokens import issue
 from labserver.errors import SettingsError
-from labserver.listening import tls
-from labserver.server import LabServer
+from labserver.processes.cluster import ReplicaFailed, running_replica, start_replica
+from labserver.server.listening import tls
+from labserver.server.server import LabServer
 from labserver.settings import Settings
-from labserver.tokens import issue
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="there is no openssl to make certificates"

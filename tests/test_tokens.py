@@ -12,7 +12,14 @@ from typing import Any
 import jwt
 import pytest
 
-from labserver.tokens import ANONYMOUS, BadClaim, BadToken, Identity, issue, verify
+from labserver.contract.tokens import (
+    ANONYMOUS,
+    BadClaim,
+    BadToken,
+    Identity,
+    issue,
+    verify,
+)
 
 SECRET = "a secret of thirty-two bytes or more"
 OTHER = "another secret of thirty-two bytes!!"

@@ -12,11 +12,11 @@ from conftest import DEADLINE, SECRET, Running, eventually, peer
 from plain_http import ask, listening, poll, port_of, post, request
 from test_sse import stalled
 
-from labserver import closing
-from labserver.cluster import running_replica
-from labserver.embedded import embedded_redis
-from labserver.server import LabServer
-from labserver.tokens import issue
+from labserver.contract import closing
+from labserver.contract.tokens import issue
+from labserver.processes.cluster import running_replica
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
 
 SITE = "https://app.example.com"
 

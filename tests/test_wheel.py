@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SECRET, peer
 
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(180)  # the build fetches its backend
@@ -74,7 +74,10 @@ def test_wheel_holds_every_file_that_is_no_python(wheel: Path) -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"labserver/publish.lua", "labserver/console/index.html"} <= data
+    assert {
+        "labserver/redis/publish.lua",
+        "labserver/server/console/index.html",
+    } <= data
     assert data <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "loadtests/")) for name in names)

@@ -12,8 +12,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from labserver.messages import event, gap
-from labserver.wire import (
+from labserver.contract.messages import event, gap
+from labserver.contract.wire import (
     CBOR,
     COMPRESS_FROM,
     JSON,

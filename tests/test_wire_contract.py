@@ -26,11 +26,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-from labserver.connection import LabConnection
-from labserver.messages import event
-from labserver.server import LabServer
+from labserver.contract.messages import event
+from labserver.contract.tokens import issue
+from labserver.server.connection import LabConnection
+from labserver.server.server import LabServer
 from labserver.stages import STAGES
-from labserver.tokens import issue
 
 ALL = [*STAGES]
 ECHO = ALL[:2]  # stages whose application is the echo

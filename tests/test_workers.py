@@ -13,15 +13,15 @@ import pytest
 from conftest import SECRET, Peer, eventually, peer
 from websockets.protocol import State
 
-from labserver.cluster import (
+from labserver.errors import SettingsError
+from labserver.processes.cluster import (
     Replica,
     ReplicaFailed,
     running_replica,
     start_replica,
 )
-from labserver.errors import SettingsError
+from labserver.processes.workers import Worker, WorkerFailed
 from labserver.settings import Settings
-from labserver.workers import Worker, WorkerFailed
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere a shared port is not shared evenly"

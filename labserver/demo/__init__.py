@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from labserver.contract.tokens import issue
 from labserver.demo.crowd import Crowd, Tally
 from labserver.demo.screen import Line, Screen
 from labserver.demo.steps import STEPS, Step
 from labserver.demo.world import World, running_world
 from labserver.errors import SettingsError
-from labserver.tokens import issue
 
 REPLICAS = 3
 LOOK_INTERVAL = 0.5  # seconds

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from labserver.client import Backoff, Client, ServerError
-from labserver.oracle import Oracle, lost
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
+from labserver.judge.oracle import Oracle, lost
 
 INTERVAL = 1.5  # seconds between two messages of one client, on average
 ANSWER_TIMEOUT = 5.0

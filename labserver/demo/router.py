@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from labserver.embedded import end_with_parent
 from labserver.errors import LabError
+from labserver.redis.embedded import end_with_parent
 
 START_TIMEOUT = 10.0  # seconds
 CONFIGURATION = """\

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from labserver import faults
 from labserver.demo.crowd import Crowd
 from labserver.demo.world import World
+from labserver.processes import faults
 
 FROZEN = 3.0  # seconds
 # More than every buffer of the kernels and the router on the way hold, and less than

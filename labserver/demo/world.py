@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from labserver.cluster import Replica, start_replica
 from labserver.demo.router import find_haproxy, running_router
-from labserver.embedded import EmbeddedRedis, embedded_redis
+from labserver.processes.cluster import Replica, start_replica
+from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 
 # Small buffers and short deadlines, so that a reader that stalls is found in seconds.
 ARGUMENTS = (

@@ -2,7 +2,7 @@
 
 Each replaces exactly one part, and is as short and as plausible as what teaches it. A
 promise that none of them can break would not be tested: each names the probe that goes
-red on it (``labserver.probes``).
+red on it (``labserver.judge``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from labserver.mistakes import (
     rooms,
 )
 from labserver.mistakes.mistake import Mistake
-from labserver.parts import Parts
+from labserver.server.parts import Parts
 from labserver.settings import Settings
 
 __all__ = ["MISTAKES", "Mistake", "build", "mistaken"]

@@ -13,14 +13,14 @@ from typing import Any
 import jwt
 from websockets.http11 import Request
 
-from labserver.auth import TokenAdmission, _tokens
-from labserver.closing import TOKEN_EXPIRED
-from labserver.connection import LabConnection
+from labserver.contract.closing import TOKEN_EXPIRED
+from labserver.contract.tokens import ANONYMOUS, Identity
 from labserver.errors import Refused
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.parts import Parts
+from labserver.server.connection import LabConnection
+from labserver.server.parts import Parts
 from labserver.settings import Settings
-from labserver.tokens import ANONYMOUS, Identity
+from labserver.stages.auth import TokenAdmission, _tokens
 
 
 class AcceptThenCheck(TokenAdmission):

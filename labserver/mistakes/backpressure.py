@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from labserver import wire
-from labserver.backlog import Backlog
-from labserver.backpressure import BoundedOutbox
-from labserver.connection import LabConnection, Outbox
-from labserver.hub import Hub, Room
-from labserver.messages import Event
-from labserver.metrics import Metrics
+from labserver.contract import wire
+from labserver.contract.messages import Event
+from labserver.contract.wire import Chunk
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.parts import Application, Lab, Parts
+from labserver.server.connection import LabConnection, Outbox
+from labserver.server.hub import Hub, Room
+from labserver.server.metrics import Metrics
+from labserver.server.parts import Application, Lab, Parts
 from labserver.settings import Settings
-from labserver.wire import Chunk
+from labserver.stages.backlog import Backlog
+from labserver.stages.backpressure import BoundedOutbox
 
 
 class UnboundedBuffer(BoundedOutbox):

@@ -10,17 +10,17 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from labserver.broker import Feed, RedisBroker
-from labserver.hub import Hub
-from labserver.messages import event
-from labserver.metrics import Metrics
+from labserver.contract.messages import event
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.parts import History, Parts
-from labserver.redis_commands import ended
-from labserver.redis_link import Link, channel_of
-from labserver.redis_messages import tails
-from labserver.redis_nodes import OneNode
+from labserver.redis.commands import ended
+from labserver.redis.link import Link, channel_of
+from labserver.redis.messages import tails
+from labserver.redis.nodes import OneNode
+from labserver.server.hub import Hub
+from labserver.server.metrics import Metrics
+from labserver.server.parts import History, Parts
 from labserver.settings import Settings
+from labserver.stages.broker import Feed, RedisBroker
 
 
 class DeliverLocally(RedisBroker):

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from websockets.http11 import Request
 
-from labserver.connection import LabConnection
-from labserver.messages import Refreshed
+from labserver.contract.messages import Refreshed
+from labserver.contract.tokens import Identity
 from labserver.mistakes.mistake import Mistake
-from labserver.parts import Admission, Application, Lab, Parts
+from labserver.server.connection import LabConnection
+from labserver.server.parts import Admission, Application, Lab, Parts
 from labserver.settings import Settings
-from labserver.tokens import Identity
 
 
 class UnguardedParse:

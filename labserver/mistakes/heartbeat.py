@@ -9,12 +9,12 @@ from functools import partial
 
 from websockets.asyncio.server import ServerConnection
 
-from labserver.closing import HEARTBEAT_LOST
-from labserver.connection import LabConnection
-from labserver.heartbeat import GRACE, SLOTS, WheelHeartbeat
+from labserver.contract.closing import HEARTBEAT_LOST
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.parts import Heartbeat, Parts
+from labserver.server.connection import LabConnection
+from labserver.server.parts import Heartbeat, Parts
 from labserver.settings import Settings
+from labserver.stages.heartbeat import GRACE, SLOTS, WheelHeartbeat
 
 
 class SweepReturns(WheelHeartbeat):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from labserver.client import Client
-from labserver.parts import Parts
+from labserver.server.parts import Parts
 from labserver.settings import Settings
 
 Extend = Callable[[Parts, Settings], Parts]

@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from labserver import wire
-from labserver.connection import LabConnection
-from labserver.messages import Cursor, Event, Join, Joined
+from labserver.contract import wire
+from labserver.contract.messages import Cursor, Event, Join, Joined
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.parts import Broker, History, Parts, Position
-from labserver.resume import RecentHistory
-from labserver.rooms import RoomsApplication
+from labserver.server.connection import LabConnection
+from labserver.server.parts import Broker, History, Parts, Position
 from labserver.settings import Settings
+from labserver.stages.resume import RecentHistory
+from labserver.stages.rooms import RoomsApplication
 
 
 class NoEpoch(RecentHistory):

@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from labserver import wire
-from labserver.connection import LabConnection
-from labserver.hub import Room
-from labserver.messages import Event, Join
+from labserver.contract import wire
+from labserver.contract.messages import Event, Join
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.parts import Lab, Parts
-from labserver.rooms import RoomsApplication
+from labserver.server.connection import LabConnection
+from labserver.server.hub import Room
+from labserver.server.parts import Lab, Parts
 from labserver.settings import Settings
+from labserver.stages.rooms import RoomsApplication
 
 log = logging.getLogger("labserver")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from labserver.cluster import Replica
 from labserver.notebook.peers import Message, connected
 from labserver.notebook.progress import progress
 from labserver.notebook.servers import running
+from labserver.processes.cluster import Replica
 
 
 async def absence(

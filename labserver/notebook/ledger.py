@@ -21,10 +21,10 @@ from websockets.frames import Frame
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from labserver.cluster import Cluster, Replica
 from labserver.notebook.peers import connected
 from labserver.notebook.progress import progress
 from labserver.notebook.servers import running, running_cluster
+from labserver.processes.cluster import Cluster, Replica
 
 CPU = "process_cpu_seconds_total"
 MEMORY = "process_resident_memory_bytes"

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 
 import labserver
-from labserver.cluster import Cluster
-from labserver.embedded import end_with_parent
 from labserver.errors import LabError
 from labserver.notebook.progress import Line
 from labserver.notebook.servers import running_cluster
+from labserver.processes.cluster import Cluster
+from labserver.redis.embedded import end_with_parent
 
 FOLDER = Path(labserver.__file__).parent.parent / "loadtests"
 SECONDS = 2  # of load

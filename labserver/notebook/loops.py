@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 from matplotlib.figure import Figure
 from websockets.asyncio.client import ClientConnection, connect
 
-from labserver.cluster import Replica
 from labserver.notebook.charts import COLOURS, FAINT, INK, WIDTH, Picture
 from labserver.notebook.peers import Peer, connected
 from labserver.notebook.servers import running
 from labserver.notebook.slow import Latencies
+from labserver.processes.cluster import Replica
 
 RATE = 100  # messages a second
 STALL = 0.3  # seconds

@@ -20,7 +20,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from labserver.cluster import Replica
+from labserver.processes.cluster import Replica
 
 Message = dict[str, Any]
 

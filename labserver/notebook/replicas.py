@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from labserver.notebook.peers import DEADLINE, Peer, connected
 from labserver.notebook.progress import progress
 from labserver.notebook.servers import running_cluster
-from labserver.redis_link import channel_of
+from labserver.redis.link import channel_of
 
 BYTES = "total_net_output_bytes"
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from labserver.cluster import Replica
+from labserver.processes.cluster import Replica
 
 
 @dataclass

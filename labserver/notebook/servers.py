@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import fields
 from typing import Any
 
-from labserver import cluster
-from labserver.cluster import Cluster, Replica
 from labserver.errors import SettingsError
+from labserver.processes import cluster
+from labserver.processes.cluster import Cluster, Replica
 from labserver.settings import Settings, flag
 
 # Nobody in a chapter waits for the goodbye of a peer that is silent on purpose.

@@ -12,10 +12,10 @@ from statistics import quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
-from labserver.cluster import Replica
 from labserver.notebook.peers import connected, crowd, silent
 from labserver.notebook.progress import Line
 from labserver.notebook.servers import running
+from labserver.processes.cluster import Replica
 
 SIZE = 32_000  # bytes of a message
 HEAD = 75  # bytes around it on the wire

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from labserver.notebook.charts import COLOURS, FAINT, INK, WIDTH, Picture
-from labserver.parts import Parts
+from labserver.server.parts import Parts
 from labserver.settings import Settings
 from labserver.stages import STAGES, naive
 

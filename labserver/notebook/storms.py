@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from labserver.client import Backoff, Client
+from labserver.judge.oracle import Oracle, lost
 from labserver.mistakes.client import CapAfterJitter, DoubledBeforeUse, NoJitter
 from labserver.notebook.progress import Line
 from labserver.notebook.servers import running_cluster
-from labserver.oracle import Oracle, lost
 
 BACKOFFS: dict[str, type[Backoff]] = {
     "full jitter": Backoff,

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from labserver.cluster import Replica
 from labserver.notebook.peers import asked, raw
 from labserver.notebook.progress import Line
 from labserver.notebook.servers import running
+from labserver.processes.cluster import Replica
 
 AT_ONCE = 20  # strangers that knock at the same time
 FIRST = 20  # that go first, so that nobody pays for what is allocated once

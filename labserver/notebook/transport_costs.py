@@ -15,9 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 from websockets.asyncio.client import connect
 
-from labserver import faults
-from labserver.cluster import Replica
-from labserver.faults import Proxy
+from labserver.judge.world import until
 from labserver.notebook.peers import DEADLINE
 from labserver.notebook.transports import (
     PATH,
@@ -30,7 +28,9 @@ from labserver.notebook.transports import (
     http_client,
     three_ports,
 )
-from labserver.probes.world import until
+from labserver.processes import faults
+from labserver.processes.cluster import Replica
+from labserver.processes.faults import Proxy
 
 IDLE = 300  # listeners of one kind, to see what an idle one costs
 FIRST = 30  # of them before, since the first ones cost more

@@ -21,11 +21,11 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from labserver import faults
-from labserver.cluster import Replica
-from labserver.faults import Proxy
 from labserver.notebook.peers import DEADLINE, connected
 from labserver.notebook.servers import running
+from labserver.processes import faults
+from labserver.processes.cluster import Replica
+from labserver.processes.faults import Proxy
 
 ROOM = "lobby"
 PATH = f"/rooms/{ROOM}"

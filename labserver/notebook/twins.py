@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
-from labserver.embedded import running_redis
 from labserver.errors import SettingsError
+from labserver.judge import PROBES, Broken, Probe, World
 from labserver.mistakes import MISTAKES, Mistake, mistaken
 from labserver.notebook.progress import Line
-from labserver.probes import PROBES, Broken, Probe, World
+from labserver.redis.embedded import running_redis
 from labserver.stages import included
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from labserver import faults
 from labserver.notebook.peers import connected, crowd
 from labserver.notebook.samples import watch
 from labserver.notebook.servers import running
+from labserver.processes import faults
 
 FILLING = 40  # messages of 32 kB that fill every buffer on the way
 

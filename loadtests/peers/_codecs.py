@@ -16,9 +16,9 @@ import cbor2
 from rich.console import Console
 from rich.table import Table
 
-from labserver import wire
-from labserver.messages import body, decode, event, from_cbor
-from labserver.wire import Variant
+from labserver.contract import wire
+from labserver.contract.messages import body, decode, event, from_cbor
+from labserver.contract.wire import Variant
 
 PAYLOADS = {
     "a word": "hello",

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labserver.embedded import running_redis
 from labserver.errors import RedisMissing
+from labserver.redis.embedded import running_redis
 
 from ._cache import Missing
 from ._receiver import Figures, Load, RunFailed, receive

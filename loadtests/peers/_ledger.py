@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from labserver.embedded import running_redis
 from labserver.errors import RedisMissing
+from labserver.redis.embedded import running_redis
 from labserver.stages import LAST, STAGES
 
 from ._cache import Missing

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from labserver.tokens import issue
+from labserver.contract.tokens import issue
 
 from ._cache import HERE, Missing, compiled, node_modules
 

@@ -18,7 +18,7 @@
 # begin at any heading.
 
 # %%
-from labserver import parts, stages
+from labserver import stages
 from labserver.notebook import (
     check,
     compare,
@@ -29,6 +29,7 @@ from labserver.notebook import (
     show,
     stage_map,
 )
+from labserver.server import parts
 
 # %% [markdown]
 # ## What is here

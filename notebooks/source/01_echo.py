@@ -15,7 +15,6 @@
 # this chapter you make the request by hand, byte by byte, and then a frame.
 
 # %%
-from labserver import echo
 from labserver.notebook import (
     check,
     compare,
@@ -28,6 +27,7 @@ from labserver.notebook import (
     show,
     take_apart,
 )
+from labserver.stages import echo
 
 # %% [markdown]
 # ## Break: ask without an upgrade

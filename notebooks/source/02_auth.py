@@ -15,7 +15,6 @@
 # The cheapest moment to say no is before it exists.
 
 # %%
-from labserver import auth
 from labserver.notebook import (
     bars,
     check,
@@ -28,6 +27,7 @@ from labserver.notebook import (
     toll,
     upgrade,
 )
+from labserver.stages import auth
 
 # %% [markdown]
 # ## Break: walk into stage 1

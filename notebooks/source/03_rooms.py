@@ -15,7 +15,6 @@
 # costs is not the message, it is the system call for each member.
 
 # %%
-from labserver import hub, rooms
 from labserver.notebook import (
     check,
     compare,
@@ -29,6 +28,8 @@ from labserver.notebook import (
     running,
     show,
 )
+from labserver.server import hub
+from labserver.stages import rooms
 
 # %% [markdown]
 # ## Break: two people at stage 2

@@ -15,7 +15,6 @@
 # looks as it did before. This chapter shows how long that lasts, and what ends it.
 
 # %%
-from labserver import heartbeat
 from labserver.notebook import (
     check,
     compare,
@@ -26,6 +25,7 @@ from labserver.notebook import (
     show,
     vanished,
 )
+from labserver.stages import heartbeat
 
 # %% [markdown]
 # ## Break: forty peers vanish at stage 3

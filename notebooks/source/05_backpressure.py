@@ -15,7 +15,6 @@
 # somewhere, or be lost. This chapter finds out where it waits.
 
 # %%
-from labserver import backpressure
 from labserver.notebook import (
     check,
     compare,
@@ -28,6 +27,7 @@ from labserver.notebook import (
     policies,
     show,
 )
+from labserver.stages import backpressure
 
 # %% [markdown]
 # ## Break: one reader stops at stage 4

@@ -16,7 +16,6 @@
 # is said in one to the other, and decide what came first.
 
 # %%
-from labserver import broker
 from labserver.notebook import (
     bars,
     carried,
@@ -30,6 +29,7 @@ from labserver.notebook import (
     running_cluster,
     show,
 )
+from labserver.stages import broker
 
 # %% [markdown]
 # ## Break: two replicas at stage 5

@@ -16,7 +16,6 @@
 # knows after it came back.
 
 # %%
-from labserver import resume
 from labserver.notebook import (
     absence,
     check,
@@ -31,6 +30,7 @@ from labserver.notebook import (
     show,
     storm,
 )
+from labserver.stages import resume
 
 # %% [markdown]
 # ## Break: a short absence at stage 6

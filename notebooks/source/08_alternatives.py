@@ -17,7 +17,7 @@
 # rooms, same tokens, same cursor.
 
 # %%
-from labserver import sse
+from labserver.http import sse
 from labserver.notebook import (
     bars,
     check,

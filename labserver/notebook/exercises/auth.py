@@ -68,7 +68,7 @@ EXERCISE = Exercise(
             "the scheme here may be `http`: on a laptop it is. Compare the place.",
         ),
     ),
-    look_at="`_check_origin` and `_place` in `labserver/auth.py`.",
+    look_at="`_check_origin` and `_place` in `labserver/stages/auth.py`.",
     praise="The browser adds `Origin`, and no script on the page can change it: that "
     "is why it can be trusted where a cookie cannot.",
 )

@@ -93,7 +93,7 @@ EXERCISE = Exercise(
         ),
         Mistake(unbounded, "nothing is bounded: this is the server of stage 4."),
     ),
-    look_at="`Backlog.squeeze` and `lose_where` in `labserver/backlog.py`.",
+    look_at="`Backlog.squeeze` and `lose_where` in `labserver/stages/backlog.py`.",
     praise="Bounded, and honest about it. The package drops a quarter at a time, "
     "because each look through the queue costs time too.",
 )

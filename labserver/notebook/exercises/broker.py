@@ -87,7 +87,7 @@ EXERCISE = Exercise(
             "replica stood.",
         ),
     ),
-    look_at="`RedisBroker.heard` and `catch_up` in `labserver/broker.py`.",
+    look_at="`RedisBroker.heard` and `catch_up` in `labserver/stages/broker.py`.",
     praise="With numbers that have no holes, a loss shows itself as soon as the next "
     "message comes.",
 )

@@ -75,6 +75,6 @@ EXERCISE = Exercise(
             "a pong may queue behind a large message.",
         ),
     ),
-    look_at="`WheelHeartbeat.step` and `is_dead` in `labserver/heartbeat.py`.",
+    look_at="`WheelHeartbeat.step` and `is_dead` in `labserver/stages/heartbeat.py`.",
     praise="Every dead peer of a round goes, and nobody who gave any sign of life.",
 )

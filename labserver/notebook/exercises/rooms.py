@@ -98,7 +98,7 @@ EXERCISE = Exercise(
             deletes_rooms, "the others were still in that room. Only empty ones go."
         ),
     ),
-    look_at="`Hub.remove` in `labserver/hub.py`.",
+    look_at="`Hub.remove` in `labserver/server/hub.py`.",
     praise="Both indexes are clean, and the cost was this connection's rooms, not all "
     "rooms.",
     outcome=_indexes,

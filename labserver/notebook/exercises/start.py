@@ -77,7 +77,7 @@ EXERCISE = Exercise(
             "the payload is encoded twice: the readers get a string with JSON in it.",
         ),
     ),
-    look_at="`labserver/messages.py`: every message that a client may send.",
+    look_at="`labserver/contract/messages.py`: every message that a client may send.",
     praise="That is all that a client must know to be heard.",
     outcome=_meant,
 )

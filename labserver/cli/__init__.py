@@ -1,0 +1,420 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from labserver import __version__, demo
+from labserver.cli.flags import settings_flags
+from labserver.contract.tokens import issue
+from labserver.errors import LabError, RedisMissing, SettingsError
+from labserver.mistakes import MISTAKES
+from labserver.processes import faults
+from labserver.processes.cluster import ReplicaFailed, running_cluster
+from labserver.processes.serving import run, serve_until_signal
+from labserver.redis.embedded import find_redis
+from labserver.server import logs
+from labserver.settings import from_environment, unknown_variables
+from labserver.stages import LAST, STAGES
+
+log = logging.getLogger("labserver")
+# Not exported by typer itself.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A real-time WebSocket server in seven stages, to be read and measured.",
+    epilog="Start with: labserver serve --stage echo. LAB_SECRET is what tokens are "
+    "signed with; settings are flags or LAB_* variables.",
+)
+# Without a terminal nobody reads to the edge of one: a promise stays on its line.
+table_out = Console(width=None if sys.stdout.isatty() else 120)
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end with one line and status 2."""
+    try:
+        status = app(prog_name="labserver", standalone_mode=False)
+    except LabError as exc:
+        fail(str(exc))
+    except UsageError as exc:
+        if text := exc.format_message():  # type: ignore[attr-defined]
+            fail(f"{text} (--help shows what there is)")
+        sys.exit(2)  # without a command: the help was shown already
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(text: str) -> NoReturn:
+    """Say what is wrong, and end with status 2."""
+    print(f"labserver: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        print(f"labserver {__version__}")
+        raise typer.Exit
+
+
+Stage = Annotated[str, typer.Option(help="Last stage: " + ", ".join(STAGES) + ".")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave a stage out; may be given again.", metavar="STAGE"),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+@app.command()
+@settings_flags
+def serve(
+    *,
+    stage: Stage = LAST,
+    host: Host = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
+    ] = 8080,
+    without: Without = None,
+    mistake: Annotated[
+        str | None,
+        typer.Option(
+            help="Make a well-known mistake; labserver mistakes lists them.",
+            metavar="NAME",
+        ),
+    ] = None,
+    given: dict[str, Any],
+) -> None:
+    """Run a server, up to and including a stage.
+
+    It prints one line when it listens. SIGTERM or Ctrl-C drains it: everybody is told
+    to come back, and it ends with status 0.
+
+    LAB_SECRET signs and checks tokens; without it one is made up, and a token printed.
+    A limit of 0 is off.
+    """
+    settings = from_environment(**given)
+    logs.start(settings.log_format, settings.log_level)
+    for name in unknown_variables():
+        log.warning("there is no setting %s", name)
+    run(serve_until_signal(stage, host, port, without or [], settings, mistake))
+
+
+@app.command()
+def stages(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the stages: number, name, file, lines, promise."""
+    if as_json:
+        rows = [
+            {
+                "number": each.number,
+                "name": each.name,
+                "file": each.file.name,
+                "lines": each.lines,
+                "promise": each.promise,
+            }
+            for each in STAGES.values()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("#", "stage", "file", "lines", "promise", box=None, pad_edge=False)
+    for each in STAGES.values():
+        table.add_row(
+            str(each.number), each.name, each.file.name, str(each.lines), each.promise
+        )
+    table_out.print(table)
+
+
+@app.command()
+def mistakes(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the mistakes: name, stage, what goes wrong, where it was seen.
+
+    Run one with: labserver serve --mistake NAME.
+    """
+    if as_json:
+        rows = [
+            {
+                "name": each.name,
+                "stage": each.stage,
+                "wrong": each.wrong,
+                "seen": each.seen,
+                "side": "server" if each.extend else "client",
+            }
+            for each in MISTAKES.values()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("mistake", "stage", "what goes wrong", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for each in MISTAKES.values():
+        where = "" if each.extend else " (client)"
+        what = f"{escape(each.wrong)}\n[dim]Seen: {escape(each.seen)}.[/]"
+        table.add_row(each.name, each.stage + where, what)
+    table_out.print(table)
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="Who it names.")],
+    rooms: Annotated[
+        str | None,
+        typer.Option(
+            help="Rooms it opens, comma-separated; team:* is a prefix. "
+            "Default: every room."
+        ),
+    ] = None,
+    ttl: Annotated[
+        float, typer.Option(min=1, max=1e9, help="Seconds that it is good for.")
+    ] = 3600,
+) -> None:
+    """Print a token, signed with LAB_SECRET."""
+    secret = os.environ.get("LAB_SECRET", "")
+    if not secret:
+        fail("LAB_SECRET is not set: a token is signed with the server's secret")
+    if not 1 <= len(user) <= 128 or not user.isprintable():
+        fail("--user must have 1 to 128 printable characters")
+    names = None
+    if rooms is not None:
+        names = [name.strip() for name in rooms.split(",") if name.strip()]
+        if not names:  # an empty variable in a script must not open every room
+            fail("--rooms names no room; leave it out for every room")
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,64}\*?", name):
+                fail(f"{name[:70]!r} can be no room, and no prefix that ends in *")
+    print(issue(secret, user, names, ttl))
+
+
+@app.command()
+def cluster(
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many.")] = 3,
+    stage: Stage = LAST,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="Port of the first; the others follow. 0: free ones."
+        ),
+    ] = 0,
+    redis: Annotated[
+        str, typer.Option(help="URL of a Redis; default: an embedded one.")
+    ] = "",
+) -> None:
+    """Run several replicas on one Redis, until Ctrl-C."""
+    if STAGES.get(stage) is None or STAGES[stage].number < STAGES["broker"].number:
+        fail(f"replicas hear each other from stage broker on, not at stage {stage}")
+    run(_cluster(replicas, stage, port, redis))
+
+
+async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    secret = os.environ.get("LAB_SECRET", "")
+    try:
+        async with running_cluster(
+            count, stage, secret=secret, redis=redis, first_port=port
+        ) as running:
+            for replica in running.replicas:
+                print(replica.url)
+            print(f"redis {'given' if redis else running.redis}")
+            print(f"token {running.replicas[0].token()}", flush=True)
+            ends = [
+                asyncio.create_task(each.process.wait()) for each in running.replicas
+            ]
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait([*ends, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                print("a replica ended by itself: stopping", file=sys.stderr)
+            for task in (*ends, stopped):
+                task.cancel()
+    except ReplicaFailed as exc:
+        raise SettingsError(str(exc).removeprefix("labserver: ")) from None
+
+
+@app.command("demo")
+def demo_(
+    clients: Annotated[
+        int, typer.Option(min=2, max=1000, help="How many talk and listen.")
+    ] = 60,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.5, max=600, help="How long everybody goes on after each step."
+        ),
+    ] = 8.0,
+    steps: Annotated[
+        str,
+        typer.Option(
+            help="Some of fine, kill, restart, freeze, stall, rolling, "
+            "comma-separated. Default: all."
+        ),
+    ] = "",
+    router: Annotated[
+        bool, typer.Option(help="Put HAProxy in front, where it is installed.")
+    ] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything up until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Break a cluster on purpose, and show that its clients lose nothing.
+
+    Three replicas on an embedded Redis; about a minute. Ends with status 0 when no
+    client lost a message or got one twice, else with 1.
+    """
+    wanted = demo.chosen_steps(steps)
+    status = run(
+        demo.demo(
+            wanted,
+            clients=clients,
+            seconds=seconds,
+            router=router,
+            keep=keep,
+            console=Console(),
+        )
+    )
+    raise typer.Exit(status)
+
+
+@app.command("faults")
+def faults_(
+    to: Annotated[
+        str, typer.Option(help="HOST:PORT of the server.", metavar="HOST:PORT")
+    ] = "127.0.0.1:8080",
+    listen: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")
+    ] = 0,
+) -> None:
+    """Put a network that can break before a server.
+
+    Reads commands from standard input, such as: freeze down, thaw, delay 0.2,
+    throttle 10000 up, cut, reset, refuse, accept, quit. Ends with quit or Ctrl-C.
+    """
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        fail(f"--to must be HOST:PORT, not {to[:60]!r}")
+    run(_faults(host, int(port), listen))
+
+
+async def _faults(host: str, port: int, listen: int) -> None:
+    loop = asyncio.get_running_loop()
+    async with faults.proxy(host, port, listen) as network:
+        print(f"listening on {network.url} (to {host}:{port})", flush=True)
+        print(faults.COMMANDS, flush=True)
+        lines = asyncio.StreamReader()
+        await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+        )
+        while line := (await lines.readline()).decode(errors="replace"):
+            if line.strip() == "quit":
+                return
+            if not line.strip():
+                continue
+            try:
+                print(faults.obey(network, line), flush=True)
+            except SettingsError as exc:
+                print(exc, flush=True)
+        await asyncio.Event().wait()  # no more commands: what was said stays so
+
+
+@app.command()
+def lab(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
+    ] = 8888,
+    browser: Annotated[
+        bool, typer.Option(help="Open a browser, where there is one.")
+    ] = False,
+) -> None:
+    """Open JupyterLab on the notebooks; it prints its URL."""
+    folder = _notebooks()
+    if shutil.which("jupyter-lab", path=str(Path(sys.executable).parent)) is None:
+        fail("JupyterLab is not installed: pip install 'labserver[notebooks]'")
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
+    command += [f"--port={port}", "--ip=127.0.0.1"]
+    command += [] if browser else ["--no-browser"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    os.execv(command[0], command)  # so that a signal reaches it
+
+
+def _notebooks() -> Path:
+    for folder in (Path.cwd(), *Path(__file__).resolve().parents[1:2]):
+        if (folder / "notebooks").is_dir():
+            return folder / "notebooks"
+    fail("there is no folder notebooks here: run this in a checkout of the project")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here: Python, Redis, file limits, ports.
+
+    Ends with status 1 when Python or Redis is missing.
+    """
+    rows = [_python(), _redis(), _files(), _port(8080), _port(8888)]
+    table = Table("", "what", "here", box=None, pad_edge=False)
+    for good, what, here in rows:
+        table.add_row("[green]ok[/]" if good else "[red]no[/]", what, here)
+    table_out.print(table)
+    if not all(good for good, *_ in rows[:2]):
+        raise typer.Exit(1)
+
+
+def _python() -> tuple[bool, str, str]:
+    good = sys.version_info >= (3, 11)
+    return good, "Python", f"{platform.python_version()} ({sys.executable})"
+
+
+def _redis() -> tuple[bool, str, str]:
+    try:
+        binary = find_redis()
+        said = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=5
+        )
+        version = next((w for w in said.stdout.split() if w.startswith("v=")), "?")
+        return True, "Redis", f"{version.removeprefix('v=')} ({binary})"
+    except (RedisMissing, OSError, subprocess.SubprocessError) as exc:
+        return False, "Redis", str(exc)
+
+
+def _files() -> tuple[bool, str, str]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft >= 4096 or soft == resource.RLIM_INFINITY
+    more = "" if enough else f"; for thousands of connections: ulimit -n {hard}"
+    return enough, "file limit", f"{soft} open files, so fewer connections{more}"
+
+
+def _port(port: int) -> tuple[bool, str, str]:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False, f"port {port}", "taken: give another with --port"
+    return True, f"port {port}", "free"

@@ -1,0 +1,1 @@
+"""The wire as data: messages, closing codes, frames, tokens."""

@@ -1,0 +1,1 @@
+"""Other doors to the same rooms: event streams, long polls, POST."""

@@ -1,0 +1,364 @@
+"""Rooms over plain HTTP: a stream of events, a long poll, publishing by POST.
+
+For clients that cannot or need not speak WebSocket, with the same rooms, rights,
+cursors and limits. A request is admitted like a handshake; whatever it is refused is
+JSON with a code of the wire contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
+
+from msgspec import Raw
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from websockets.datastructures import Headers
+from websockets.http11 import Request as Handshake
+
+from labserver.contract import closing, messages
+from labserver.contract.messages import Ack, Cursor, Error, Join, Publish
+from labserver.contract.tokens import ANONYMOUS
+from labserver.errors import BadMessage, Refused
+from labserver.http.polling import Poll
+from labserver.http.sse import Stream, StreamResponse, turned_away
+from labserver.http.visitor import Publisher, Visitor
+from labserver.server import routes
+from labserver.server.limits import BucketPerName
+from labserver.server.metrics import Metrics
+from labserver.server.parts import Application, Parts
+from labserver.server.proxies import UNIX, Proxies, normal
+from labserver.settings import Settings
+
+log = logging.getLogger("labserver")
+
+WAIT = 25.0  # seconds that a poll waits when it does not say
+WAIT_LIMIT = 60.0
+HEADERS = 16384  # bytes of them and the address; a stream keeps them while it lasts
+
+# The status of each code, and the code of a refusal that has only a status.
+STATUS = {
+    "bad_json": 400,
+    "bad_message": 400,
+    "unknown_type": 400,
+    "forbidden": 403,
+    "room_limit": 403,
+    "rate_limited": 429,
+    "broker_down": 503,
+}
+CODES = {
+    400: "bad_message",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    408: "too_slow",
+    413: "too_big",
+    431: "too_big",
+    429: "rate_limited",
+    500: "internal",
+    503: "overloaded",
+}
+
+
+class Host(Protocol):
+    """What of a server the routes work with."""
+
+    parts: Parts
+    settings: Settings
+    metrics: Metrics
+    proxies: Proxies
+    application: Application
+    draining: bool
+    visitors: set[Visitor]
+
+    def unready(self) -> str | None: ...
+
+    def metrics_page(self) -> bytes: ...
+
+
+class Web:
+    """The routes of one server; :attr:`app` is the ASGI application."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.rates = BucketPerName(host.settings.message_rate_limit)
+        self.app = Starlette(
+            routes=[
+                Route("/rooms/{room}", self.stream, methods=["GET"]),
+                Route("/rooms/{room}", self.publish, methods=["POST"]),
+                Route("/rooms/{room}/poll", self.poll, methods=["GET"]),
+                Route("/healthz", self.status, methods=["GET"]),
+                Route("/readyz", self.status, methods=["GET"]),
+            ],
+            middleware=[
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=[each.lower() for each in host.settings.origins],
+                    allow_methods=["GET", "POST"],
+                    allow_headers=["Authorization", "Idempotency-Key", "Last-Event-ID"],
+                    expose_headers=["Retry-After"],
+                    allow_credentials=True,
+                )
+            ],
+            exception_handlers={
+                Refused: self.refuse,
+                BadMessage: self.refuse,
+                ClientDisconnect: self.refuse,
+            },
+        )
+
+    def address(self, request: Request) -> str:
+        """Return where a client is, also behind a trusted proxy."""
+        peer = normal(request.client.host) if request.client else UNIX
+        forwarded = request.headers.getlist("x-forwarded-for")
+        return self.host.proxies.client_of(peer, forwarded)
+
+    # Routes
+
+    async def stream(self, request: Request) -> Response:
+        """``GET /rooms/{room}``: what it gets, for as long as the client stays."""
+        host = self.host
+        cursor = cursor_of(request)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        with ExitStack() as stack:
+            stream = Stream(self.address(request), socket_of(request), cursor)
+            stack.enter_context(self.admitted(stream, request))
+            stream.outbox = host.parts.outbox(stream.as_connection(), host.metrics)
+            host.metrics.streams += 1
+            presence = request.query_params.get("presence") == "true"
+            await self.join(stream, request, cursor, presence)
+            keepalive = host.parts.heartbeat.interval
+            return StreamResponse(stream, keepalive, stack.pop_all())
+
+    async def poll(self, request: Request) -> Response:
+        """``GET /rooms/{room}/poll``: what was missed, or else the next message."""
+        host = self.host
+        wait = wait_of(request)
+        cursor = cursor_of(request)
+        limit = host.settings.outbox_limit or math.inf
+        remembers = host.parts.history.limit > 0
+        socket = socket_of(request)
+        poll = Poll(self.address(request), socket, cursor, limit, remembers)
+        with self.admitted(poll, request):
+            host.metrics.polls += 1
+            await self.join(poll, request, cursor)
+            news = asyncio.ensure_future(poll.ready.wait())
+            gone = asyncio.ensure_future(departure(request))
+            await asyncio.wait(
+                (news, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED
+            )
+            news.cancel()
+            gone.cancel()
+        assert poll.ending is not None
+        if poll.ending is not closing.NORMAL and not poll.items:
+            raise self.refusal(poll.ending)
+        return reply(200, poll.text())
+
+    async def publish(self, request: Request) -> Response:
+        """``POST /rooms/{room}``: the body, JSON, is a message's payload."""
+        host = self.host
+        post = Publisher(self.address(request), socket_of(request))
+        with self.admitted(post, request):
+            who = post.identity
+            name = post.address if who is ANONYMOUS else f"user {who.user}"
+            if not self.rates.take(name, time.monotonic()):
+                detail = f"more than {self.rates.rate:g} messages a second"
+                raise BadMessage("rate_limited", detail)
+            host.metrics.received += 1
+            payload = messages.well_formed(await self.body(request))
+            message = Publish(
+                request.path_params["room"],
+                Raw(bytes(payload)),
+                request.headers.get("idempotency-key"),
+                ref="post",
+            )
+            await self.receive(post, message)
+            try:
+                async with asyncio.timeout(host.settings.handshake_timeout):
+                    answer = await post.answer
+            except TimeoutError:
+                raise BadMessage("broker_down", "no answer in time") from None
+        if isinstance(answer, Error):
+            raise BadMessage(answer.code, answer.detail)
+        return reply(200, messages.encode(Ack(answer.room, answer.seq)))
+
+    async def status(self, request: Request) -> Response:
+        """``/healthz`` and ``/readyz``, as on the WebSocket port."""
+        found = routes.answer(self.host, handshake(request))
+        return Response(found.body, found.status_code, dict(found.headers.raw_items()))
+
+    # What they share
+
+    @contextmanager
+    def admitted(self, visitor: Visitor, request: Request) -> Iterator[None]:
+        """Let a visitor in, as a handshake would be; see it off in the end."""
+        host, connection = self.host, visitor.as_connection()
+        size = sum(len(name) + len(value) for name, value in request.headers.raw)
+        address = len(request.scope["raw_path"]) + len(request.scope["query_string"])
+        if size + address > HEADERS:
+            raise Refused(431, "too many headers, or too long an address")
+        if request.method != "POST" and has_body(request):
+            raise BadMessage("bad_message", "only a POST has a body")
+        admission = host.parts.admission
+        if host.draining:
+            raise Refused(503, "the server is draining", {"Retry-After": "1"})
+        visitor.identity = admission.admit(connection, handshake(request))
+        host.visitors.add(visitor)
+        try:
+            admission.opened(connection)
+            yield
+        finally:
+            if visitor.ending is not None:
+                host.metrics.closes[visitor.ending.code] += 1
+            visitor.left()
+            host.visitors.discard(visitor)
+            host.application.closed(connection)
+            admission.released(connection)
+
+    async def join(
+        self,
+        visitor: Visitor,
+        request: Request,
+        cursor: Cursor | None,
+        presence: bool = False,
+    ) -> None:
+        await self.receive(visitor, Join(request.path_params["room"], cursor, presence))
+        if not visitor.rooms and visitor.ending is None:
+            raise Refused(404, "there are no rooms at this stage")
+
+    async def receive(self, visitor: Visitor, message: Join | Publish) -> None:
+        """Serve a message as a WebSocket's; whatever fails, there is an answer."""
+        text = messages.encode(message).decode()
+        try:
+            await self.host.application.receive(visitor.as_connection(), text)
+        except BadMessage:
+            raise
+        except Exception:
+            log.exception("request %s failed", visitor.name)
+            raise Refused(500, closing.INTERNAL.reason) from None
+
+    async def body(self, request: Request) -> str:
+        """Return a body that is no longer, and comes no slower, than it may."""
+        limit = self.host.settings.message_size_limit or math.inf
+        too_big = Refused(413, f"a message may have {limit} bytes")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared[:18]) > limit:
+            raise too_big
+        data = bytearray()
+        try:
+            async with asyncio.timeout(self.host.settings.handshake_timeout):
+                async for part in request.stream():
+                    data += part
+                    if len(data) > limit:
+                        raise too_big
+            return data.decode()
+        except TimeoutError:
+            raise Refused(408, "the body did not come in time") from None
+        except UnicodeDecodeError:
+            raise BadMessage("bad_json", "the body is not UTF-8") from None
+
+    def refusal(self, close: closing.Close) -> Refused:
+        """Return how a poll is told why it ends."""
+        if close is closing.TOKEN_EXPIRED:
+            return Refused(401, close.reason, {"WWW-Authenticate": "Bearer"})
+        after = math.ceil(closing.retry_after(close.reason) or 1)
+        return Refused(503, close.reason, {"Retry-After": str(max(1, after))})
+
+    async def refuse(self, request: Request, exc: Exception) -> Response:
+        """Answer what was wrong: the ``error`` of the wire contract, and a status."""
+        headers: Mapping[str, str] = {}
+        if isinstance(exc, BadMessage):
+            status, error = STATUS[exc.code], Error(exc.code, exc.detail)
+            if status in (429, 503):
+                headers = {"Retry-After": "1"}
+        elif isinstance(exc, Refused):
+            status, headers = exc.status, exc.headers
+            error = Error(CODES.get(status, "bad_message"), exc.detail)
+            about = {"address": self.address(request), "status": status}
+            log.info("request refused", extra={**about, "detail": exc.detail})
+        else:
+            status, error = 400, Error("bad_message", "the request broke off")
+        self.host.metrics.refused[status] += 1
+        if passes(status) and wants_events(request):
+            return turned_away(error.detail, float(headers.get("Retry-After", 1)))
+        return reply(status, messages.encode(error), headers)
+
+
+def reply(status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response:
+    own = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    headers = {**own, **headers}
+    return Response(body, status, headers, media_type="application/json")
+
+
+def passes(status: int) -> bool:
+    """Return whether a refusal says nothing about the next attempt."""
+    return status == 429 or status >= 500
+
+
+def wants_events(request: Request) -> bool:
+    """Return whether a client asks for a stream by name, as each EventSource does."""
+    accept = request.headers.get("accept", "").lower()
+    return request.method == "GET" and "text/event-stream" in accept
+
+
+def has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
+
+
+def socket_of(request: Request) -> asyncio.Transport:
+    """Return the transport that the server put into the state of the scope."""
+    found: asyncio.Transport = request.state.transport
+    return found
+
+
+def handshake(request: Request) -> Handshake:
+    """Return a request as admission and the routes of the other port know it."""
+    # Not request.url, of which a part comes from the header Host.
+    scope = request.scope
+    target = scope["raw_path"] + b"?" + scope["query_string"]
+    headers = Headers(request.headers.items())
+    return Handshake(target.decode("latin-1"), headers, request.method)
+
+
+CURSOR = re.compile(r"\A(.{1,128}):([0-9]{1,18})\Z")
+
+
+def cursor_of(request: Request) -> Cursor | None:
+    """Return where a client has got to: ``Last-Event-ID``, or else ``?after=``.
+
+    The header is newer: an EventSource comes back with the URL that it began with.
+    """
+    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    if not text:
+        return None
+    found = CURSOR.match(text)
+    if found is None:
+        raise BadMessage("bad_message", "a cursor is epoch:seq, as event ids are")
+    return Cursor(found[1], int(found[2]))
+
+
+def wait_of(request: Request) -> float:
+    """Return the seconds that a poll may wait."""
+    text = request.query_params.get("wait", f"{WAIT}")
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or float(text) > WAIT_LIMIT:
+        detail = f"wait is a number of seconds, {WAIT_LIMIT:g} at most"
+        raise BadMessage("bad_message", detail)
+    return float(text)
+
+
+async def departure(request: Request) -> None:
+    """Return when the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,243 @@
+"""uvicorn beside the WebSocket server: same process, same loop, no signals, no log.
+
+What it leaves unbounded is bounded here: how long the handshake of TLS and a request's
+head may take, and how long a peer may sit on an answer without reading. Everybody who
+is not gone by the end of a drain is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from labserver.http.app import HEADERS, Host, Web
+from labserver.server.proxies import UNIX, BadHeader, Proxies, normal, read_header
+from labserver.server.sockets import abort
+
+log = logging.getLogger("labserver")
+
+LEAST_PATIENCE = 20.0  # seconds; less would end readers that are only slow
+
+
+def notice_dead(listening: socket.socket, within: float) -> None:
+    """Let connections break when what was sent is not acknowledged ``within`` seconds.
+
+    Where the kernel knows how: on Linux. They inherit it.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        option = socket.TCP_USER_TIMEOUT
+        listening.setsockopt(socket.IPPROTO_TCP, option, round(within * 1000))
+
+
+class BoundedProtocol(H11Protocol):
+    """One socket; each of its requests has a deadline until its head is there."""
+
+    timeout: float
+    proxies: Proxies
+    preamble: bytes | None = None  # what came of a PROXY header
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # Report pressure from the first byte that waits: the policies are ours. At 0
+        # the transport of TLS reports it when none does, and never takes it back.
+        encrypted = transport.get_extra_info("sslcontext")
+        transport.set_write_buffer_limits(1 if encrypted else 0)
+        self.app_state = {**self.app_state, "transport": transport}
+        if self.proxies.proxy_protocol and self.client is not None:
+            trusted = self.proxies.trusts(normal(self.client[0]))
+            self.preamble = b"" if trusted else None
+        self.due: asyncio.TimerHandle | None = None
+        self.expect()
+
+    def data_received(self, data: bytes) -> None:
+        if self.preamble is not None:
+            data = self.read_preamble(self.preamble + data)
+            if not data:
+                return
+        super().data_received(data)
+
+    def read_preamble(self, data: bytes) -> bytes:
+        """Take the PROXY header off, as :class:`LabConnection` does."""
+        try:
+            found = read_header(data)
+        except BadHeader as exc:
+            about = {"address": self.client[0] if self.client else UNIX}
+            log.info("a trusted proxy sent %s", exc, extra=about)
+            abort(self.transport)
+            return b""
+        if found is None:
+            self.preamble = data
+            return b""
+        address, size = found
+        if address is not None:
+            self.client = (address, 0)
+        self.preamble = None
+        return data[size:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.expected()
+        super().connection_lost(exc)
+
+    def expect(self) -> None:
+        """Wait for a request, or for the peer to take the end of the last answer."""
+        self.expected()
+        if self.transport.is_closing():
+            return  # behind TLS there may be nobody to ask any more
+        unsent = self.transport.get_write_buffer_size()
+        self.due = self.loop.call_later(self.timeout, self.look, unsent)
+
+    def expected(self) -> None:
+        if self.due is not None:
+            self.due.cancel()
+            self.due = None
+
+    def look(self, before: int) -> None:
+        closing = self.transport.is_closing()
+        if not closing and self.transport.get_write_buffer_size() < before:
+            self.expect()
+        else:
+            abort(self.transport)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.expected()
+
+    def on_response_complete(self) -> None:
+        self.expect()
+        super().on_response_complete()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process has its own.
+
+    It wakes up once a second, for the header ``Date``, and not ten times.
+    """
+
+    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
+        super().__init__(config)
+        self.handshake_timeout = handshake_timeout
+        self.leaving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does, but for the deadline of TLS: its own is a minute."""
+        config = self.config
+        protocol: Any = config.http_protocol_class
+        make = partial(
+            protocol,
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                make,
+                sock=each,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self.handshake_timeout if config.ssl else None,
+            )
+            for each in sockets or []
+        ]
+        self.started = True
+
+    async def main_loop(self) -> None:
+        while not self.leaving.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.leaving.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class WebServer:
+    """The HTTP listener of one server.
+
+    Args:
+        host: The server that it stands beside.
+        listening: A listening socket.
+
+    """
+
+    def __init__(self, host: Host, listening: socket.socket) -> None:
+        timeout = host.settings.handshake_timeout
+        protocol = type(
+            "Protocol",
+            (BoundedProtocol,),
+            {"timeout": timeout, "proxies": host.proxies},
+        )
+        config = uvicorn.Config(
+            Web(host).app,
+            http=protocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,  # it would hold the tokens of query strings
+            server_header=False,
+            proxy_headers=False,
+            ssl_certfile=host.settings.tls_cert or None,
+            ssl_keyfile=host.settings.tls_key or None,
+            backlog=4096,
+            h11_max_incomplete_event_size=HEADERS,
+        )
+        self.listening = listening
+        beats, stuck = host.parts.heartbeat.interval, host.settings.stuck_timeout
+        if beats and stuck:
+            # A comment has no answer. That the kernel of a dead peer acknowledges none
+            # is noticed after quarters of an hour, unless it is told to (tcp(7)).
+            notice_dead(listening, max(LEAST_PATIENCE, beats, 2 * stuck))
+        self.server = Server(config, timeout)
+        self.task: asyncio.Task[Any] | None = None
+
+    @property
+    def url(self) -> str:
+        host, port, *_ = self.listening.getsockname()
+        scheme = "https" if self.server.config.is_ssl else "http"
+        name = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{name}:{port}"
+
+    async def start(self) -> None:
+        """Return when it accepts."""
+        serving = self.server.serve([self.listening])
+        self.task = asyncio.create_task(serving)
+        while not self.server.started:
+            if self.task.done():
+                await self.task
+            await asyncio.sleep(0)
+
+    async def stop(self, deadline: float) -> None:
+        """Let what is being answered end until ``deadline``, then abort it.
+
+        Args:
+            deadline: Of the clock ``time.monotonic``.
+
+        """
+        if self.task is None:
+            return self.listening.close()
+        self.server.leaving.set()
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait((self.task,), timeout=left)
+        state = self.server.server_state
+        for connection in list(state.connections):
+            abort(connection.transport)
+        with contextlib.suppress(TimeoutError):
+            # An application that waits for something else than its peer.
+            await asyncio.wait_for(asyncio.shield(self.task), 1.0)
+        for task in list(state.tasks):
+            task.cancel()
+        await self.task

@@ -1,0 +1,200 @@
+"""A room as a stream of server-sent events (WHATWG HTML section 9.2).
+
+Each message is an event whose id is ``epoch:seq``. A client that comes back sends the
+newest as ``Last-Event-ID``, by itself where it is a browser's EventSource, and that is
+the cursor of a ``join``.
+
+What waits for a slow reader is bounded by the same outboxes as on a WebSocket: they
+write to a :class:`Body`, which takes the place of a connection's transport. A stream is
+one task and a few wake-ups a write dearer than a WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+from msgspec import Struct
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from labserver.contract import closing, messages, wire
+from labserver.contract.closing import Close
+from labserver.contract.messages import Cursor, Joined
+from labserver.http.visitor import Visitor
+from labserver.server.connection import GOODBYE_TIMEOUT
+
+# An EventSource comes back after a fixed time, and has no back-off: a crash would bring
+# everybody at once, and a short time would bring each of them again and again.
+RETURN_AFTER = (1.0, 5.0)  # seconds, drawn for each
+
+
+class Closed(Struct, frozen=True, tag_field="type", tag="close"):
+    """What a close frame says, for those who cannot be sent one."""
+
+    code: int
+    reason: str
+
+
+class Body:
+    """A response's body, as the transport that an outbox knows.
+
+    It counts as full from the first byte that the socket has not taken.
+    """
+
+    def __init__(self, stream: Stream, socket: asyncio.Transport) -> None:
+        self.stream = stream
+        self.socket = socket
+        self.pending: list[bytes] = []
+        self.size = 0  # bytes pending, and those that are being sent
+        self.news = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.pending.append(data)
+        self.size += len(data)
+        self.news.set()
+        if not self.stream.paused:
+            self.stream.paused = True
+            self.stream.outbox.paused()
+
+    def get_write_buffer_size(self) -> int:
+        if self.socket.is_closing():  # behind TLS there may be nobody to ask any more
+            return self.size
+        return self.size + self.socket.get_write_buffer_size()
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return None: an outbox may not write past the response."""
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield what is written; whoever iterates comes back when that was sent."""
+        while True:
+            while not self.pending:
+                if self.stream.ending is not None:
+                    return
+                self.news.clear()
+                await self.news.wait()
+            data = b"".join(self.pending)
+            self.pending.clear()
+            yield data
+            self.size -= len(data)
+            if not self.pending:
+                self.stream.paused = False
+                self.stream.outbox.resumed()
+
+
+class Stream(Visitor):
+    """A member of one room that listens.
+
+    Args:
+        address: Where it comes from.
+        socket: What the response goes out on.
+        cursor: What it asked to be given the messages after.
+
+    """
+
+    variant = wire.STREAM
+
+    def __init__(
+        self, address: str, socket: asyncio.Transport, cursor: Cursor | None
+    ) -> None:
+        super().__init__(address, socket)
+        self.cursor = cursor
+        self.transport = Body(self, socket)
+
+    def reply(self, message: Struct) -> None:
+        id, retry = "", b""
+        if isinstance(message, Joined):
+            # What was missed comes after this event: who is lost in between has
+            # nothing newer yet than the cursor that it came with, or, if only the
+            # numbering changed, than the latest id.
+            cursor, self.cursor = self.cursor, None
+            if not message.recovered:
+                cursor = Cursor(message.epoch, message.seq)
+            id = f"{cursor.epoch}:{cursor.seq}" if cursor else ""
+            retry = return_after(random.uniform(*RETURN_AFTER))
+        event = wire.stream_event(messages.encode(message), id)
+        self.outbox.control(retry + event)
+
+    def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
+        """Finish the response; when to come back has a floor."""
+        after = closing.retry_after(close.reason)
+        if after is not None:  # a drain; added, because a minimum would undo the spread
+            close = closing.draining(RETURN_AFTER[0] + after)
+        super().end(close, within)
+
+    def ended(self) -> None:
+        """Say why, as the last event, and when to come back."""
+        assert self.ending is not None
+        self.transport.write(farewell(self.ending))
+
+
+def farewell(close: Close) -> bytes:
+    """Return the last event of a stream."""
+    after = closing.retry_after(close.reason)
+    if after is None:
+        after = random.uniform(*RETURN_AFTER)
+    last = Closed(close.code, close.reason)
+    return return_after(after) + wire.stream_event(messages.encode(last))
+
+
+def return_after(seconds: float) -> bytes:
+    """Return the line that tells an EventSource when to come back."""
+    return b"retry: %d\n" % round(seconds * 1000)
+
+
+def turned_away(detail: str, after: float) -> Response:
+    """Return a stream that ends at once: a refusal that will pass.
+
+    By its standard an EventSource that gets any status but 200 is closed for good
+    (WHATWG HTML section 9.2.2), so 429 and 503 would end a page that should wait.
+
+    Args:
+        detail: What was in the way.
+        after: Seconds after which it may be gone.
+
+    """
+    after += random.uniform(0.0, RETURN_AFTER[1] - RETURN_AFTER[0])
+    return Response(
+        farewell(closing.OVERLOADED.because(detail).after(after)),
+        headers={"Cache-Control": "no-store"},
+        media_type="text/event-stream",
+    )
+
+
+class StreamResponse(EventSourceResponse):
+    """The response that a stream is.
+
+    Args:
+        stream: The member.
+        keepalive: Seconds between two comments; None for none.
+        leave: Closed when the response is over, however it ends.
+
+    """
+
+    def __init__(
+        self, stream: Stream, keepalive: float | None, leave: ExitStack
+    ) -> None:
+        super().__init__(
+            stream.transport.parts(),
+            ping=keepalive or 0,
+            ping_message_factory=lambda: ServerSentEvent(comment="keepalive", sep="\n"),
+            sep="\n",
+        )
+        self.leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.leave:
+            await super().__call__(scope, receive, send)
+
+    async def _listen_for_exit_signal_with_grace(self) -> None:
+        """Leave the end to the server's drain.
+
+        The library would poll twice a second, in a task that outlives the server, for
+        a uvicorn that handles signals.
+        """
+        await anyio.sleep_forever()

@@ -1,0 +1,96 @@
+"""A client without a WebSocket: one HTTP request, for as long as it lasts.
+
+It stands where a connection stands. Hub, application, admission and outbox see the few
+attributes that they use of one, so that rooms, rights, limits and losses are the same
+for everybody, and no way of sending exists twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import cast
+
+from msgspec import Struct
+
+from labserver.contract.closing import NORMAL, Close
+from labserver.contract.messages import Ack, Error
+from labserver.contract.tokens import ANONYMOUS
+from labserver.contract.wire import PLAIN, Variant
+from labserver.server.connection import GOODBYE_TIMEOUT, SHUT, LabConnection, Outbox
+from labserver.server.sockets import abort
+
+
+class Visitor:
+    """One request.
+
+    Args:
+        address: Where it comes from; admission counts it.
+        socket: What its answer goes out on. Several requests may follow each other
+            on one, so only what hangs is aborted.
+
+    """
+
+    variant: Variant = PLAIN
+
+    def __init__(self, address: str, socket: asyncio.Transport) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.name = secrets.token_hex(6)
+        self.address = address
+        self.socket = socket
+        self.identity = ANONYMOUS
+        self.outbox: Outbox = SHUT
+        self.rooms: set[str] = set()  # kept by the hub
+        self.paused = False
+        self.in_flight = 0  # publishes that wait for the broker
+        self.ending: Close | None = None  # why this side ends it
+        self.expiry: asyncio.TimerHandle | None = None
+        self.admitted: str | None = None  # address that admission counted
+        self.deadline: asyncio.TimerHandle | None = None  # of a goodbye
+
+    def as_connection(self) -> LabConnection:
+        """Return itself as what the seams call it.
+
+        A Protocol would have to name a dozen attributes in every stage, and hide there
+        what a connection is.
+        """
+        return cast(LabConnection, self)
+
+    def reply(self, message: Struct) -> None:
+        """Take an answer."""
+
+    def ended(self) -> None:
+        """Finish the response; :attr:`ending` says why."""
+
+    def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
+        """Finish the response; abort unless the peer takes it ``within`` seconds."""
+        if self.ending is None:
+            self.ending = close
+            self.outbox = SHUT
+            self.ended()
+            self.deadline = self.loop.call_later(within, abort, self.socket)
+
+    def cut(self, close: Close) -> None:
+        """End at once, whatever waits in the buffer."""
+        self.end(close)
+        self.ending = close
+        abort(self.socket)
+
+    def left(self) -> None:
+        """Note that the response is over: its socket may serve the next request."""
+        self.ending = self.ending or NORMAL
+        self.outbox = SHUT
+        if self.deadline is not None:
+            self.deadline.cancel()
+
+
+class Publisher(Visitor):
+    """A POST: it waits for the answer to its one message."""
+
+    def __init__(self, address: str, socket: asyncio.Transport) -> None:
+        super().__init__(address, socket)
+        self.answer: asyncio.Future[Ack | Error] = self.loop.create_future()
+
+    def reply(self, message: Struct) -> None:
+        if isinstance(message, Ack | Error) and not self.answer.done():
+            self.answer.set_result(message)

@@ -1,0 +1,66 @@
+"""The promises as probes: each runs against a server, and says what it saw.
+
+A stage's promise is the sum of its probes. They serve three ends: the tests run them
+at every stage from their own on, the mutation proof runs them against the mistakes,
+and a chapter shows what the same probe sees on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from labserver.judge import auth, backpressure, broker, echo, heartbeat, resume, rooms
+from labserver.judge.world import Broken, World
+
+__all__ = ["PROBES", "PROMISES", "Broken", "Probe", "World"]
+
+Probe = Callable[[World], Awaitable[None]]
+
+PROMISES: dict[str, tuple[Probe, ...]] = {
+    "echo": (
+        echo.every_value_comes_back,
+        echo.what_is_wrong_is_answered,
+        echo.huge_message_is_refused,
+    ),
+    "auth": (
+        auth.strangers_are_refused_with_http,
+        auth.forged_tokens_are_refused,
+        auth.pages_of_other_sites_are_refused,
+        auth.expired_token_ends_its_connection,
+    ),
+    "rooms": (
+        rooms.everyone_hears_it_once,
+        rooms.empty_rooms_are_forgotten,
+        rooms.coming_and_going_costs_nobody_a_message,
+        rooms.frame_is_built_once,
+        rooms.messages_of_a_tick_share_a_write,
+    ),
+    "heartbeat": (
+        heartbeat.dead_peers_are_gone,
+        heartbeat.pings_are_spread,
+    ),
+    "backpressure": (
+        backpressure.the_others_are_not_held_up,
+        backpressure.what_is_held_stays_bounded,
+        backpressure.every_loss_is_told,
+        backpressure.answers_are_never_dropped,
+    ),
+    "broker": (
+        broker.replicas_agree_on_one_order,
+        broker.replica_listens_to_its_own_rooms_only,
+        broker.who_returns_at_once_hears,
+        broker.broken_link_loses_nothing,
+    ),
+    "resume": (
+        resume.nothing_falls_between_replay_and_live,
+        resume.cursor_that_is_too_old_is_refused,
+        resume.cursor_that_means_nothing_is_refused,
+        resume.room_remembers_its_own_messages,
+        resume.history_is_forgotten_with_age,
+        resume.first_attempts_are_spread,
+        resume.late_attempts_are_spread,
+        resume.first_attempt_comes_soon,
+        resume.client_stays_away_when_told,
+    ),
+}
+PROBES = {probe.__name__: probe for each in PROMISES.values() for probe in each}

@@ -1,0 +1,220 @@
+"""A client that comes back misses nothing, or is told; and it comes back well."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from labserver.client import Backoff, Rejected
+from labserver.contract.closing import FORBIDDEN
+from labserver.judge.oracle import Oracle, lost
+from labserver.judge.world import World, connection_of, must, peer, until
+
+LIMIT = 20  # messages that a room remembers
+
+
+async def nothing_falls_between_replay_and_live(world: World) -> None:
+    """What is said while a client joins again arrives, once and in order."""
+    async with (
+        world.running(history_limit=100) as server,
+        peer(server, "ann") as ann,
+    ):
+        oracle = Oracle()
+        async with world.awaiting("messages"), peer(server, "bob") as bob:
+            oracle.saw(await bob.join("lobby"))
+            seqs = await ann.publish("lobby", 5)
+            for _ in range(5):
+                oracle.saw(await bob.until("message"))
+        seqs += await ann.publish("lobby", 5)
+        # Something is said before and after every step of the join: the worst moments
+        # happen, instead of being waited for.
+        broker = server.parts.broker
+
+        def heard() -> bool:
+            room = server.hub.rooms.get("lobby")
+            joining = room.joining.values() if room else ()
+            return all(live and live[-1].last >= seqs[-1] for live in joining)
+
+        def interrupted(step: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+            async def otherwise(*args: Any) -> Any:
+                seqs.extend(await ann.publish("lobby", 1))
+                result = await step(*args)
+                seqs.extend(await ann.publish("lobby", 1))
+                await until(heard)  # it may still be on its way, from Redis
+                return result
+
+            return otherwise
+
+        broker.subscribe = interrupted(broker.subscribe)  # type: ignore[method-assign]
+        broker.read = interrupted(broker.read)  # type: ignore[method-assign]
+        async with world.awaiting("messages"), peer(server, "bob") as bob:
+            await bob.send(type="join", room="lobby", after=oracle.cursor("lobby"))
+            joined = await bob.until("joined")
+            oracle.saw(joined)
+            must(joined["recovered"], "it was not recovered, within the limit")
+            seqs += await ann.publish("lobby", 3)
+            await bob.hear_until(oracle, "lobby", seqs[-1])
+        gone = lost(oracle, "lobby", seqs)
+        must(
+            oracle.verdict.clean and not gone,
+            f"{len(gone)} lost without a word; {oracle.verdict}",
+        )
+
+
+async def replay_races_with_live_messages(world: World) -> None:
+    """Live messages never overtake a replay, nor repeat it."""
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        async with world.awaiting("messages"), peer(server, "bob") as bob:
+            joined = await bob.join("lobby")
+            await ann.publish("lobby", 5)
+            for _ in range(5):
+                last = await bob.until("message")
+        must(joined["recovered"] is False, "recovered without a cursor")
+        cursor = {"epoch": joined["epoch"], "seq": last["seq"]}
+        await ann.publish("lobby", LIMIT)
+        async with world.awaiting("messages"), peer(server, "bob") as bob:
+            speaking = asyncio.create_task(ann.publish("lobby", 10))
+            joined = await bob.join("lobby", after=cursor)
+            # Where the live ones pushed the oldest out, there is no replay.
+            first = 6 if joined["recovered"] else joined["seq"] + 1
+            oracle = Oracle()
+            await bob.hear_until(oracle, "lobby", (await speaking)[-1])
+        got = [seq for _, _, seq in oracle.payloads()]
+        must(got == list(range(first, 36)), f"{got} after seq {first - 1}")
+        must(oracle.verdict.clean, str(oracle.verdict))
+
+
+async def cursor_that_is_too_old_is_refused(world: World) -> None:
+    """A replay is whole or does not happen; then the client is told."""
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        epoch = (await ann.join("lobby"))["epoch"]
+        await ann.publish("lobby", LIMIT + 5)
+        async with world.awaiting("a joined"), peer(server, "bob") as bob:
+            joined = await bob.join("lobby", after={"epoch": epoch, "seq": 4})
+            heard = await bob.heard()
+            must(
+                not joined["recovered"],
+                f"recovered, with {len(heard)} of {LIMIT + 1} missed messages",
+            )
+            must(joined["seq"] == LIMIT + 5, "told another seq than the room's")
+            must(not heard, f"{len(heard)} messages of a replay that did not happen")
+            joined = await bob.join("lobby", after={"epoch": epoch, "seq": 5})
+            must(joined["recovered"], "not recovered, though all is remembered")
+
+
+async def cursor_that_means_nothing_is_refused(world: World) -> None:
+    """A number of another epoch, or of the future, recovers nothing."""
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        epoch = (await ann.join("lobby"))["epoch"]
+        await ann.publish("lobby", 10)
+        cursors = ({"epoch": "nonsense", "seq": 8}, {"epoch": epoch, "seq": 11})
+        for cursor in cursors:
+            async with world.awaiting("a joined"), peer(server, "bob") as bob:
+                joined = await bob.join("lobby", after=cursor)
+                must(not joined["recovered"], f"recovered by a cursor {cursor}")
+                must(joined["seq"] == 10, "told another seq than the room's")
+
+
+async def room_remembers_its_own_messages(world: World) -> None:
+    """What one room remembers does not depend on what is said in another."""
+    async with (
+        world.running(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        epoch = (await ann.join("quiet"))["epoch"]
+        await ann.publish("quiet", 5)
+        await ann.publish("loud", LIMIT + 5)
+        async with world.awaiting("a joined"), peer(server, "bob") as bob:
+            joined = await bob.join("quiet", after={"epoch": epoch, "seq": 2})
+            must(joined["recovered"], "5 messages forgotten, of 20 that a room keeps")
+
+
+async def history_is_forgotten_with_age(world: World) -> None:
+    """What is older than ``history_ttl`` is not replayed."""
+    async with (
+        world.running(history_ttl=0.2) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        cursor = {"epoch": (await ann.join("lobby"))["epoch"], "seq": 1}
+        await ann.publish("lobby", 3)
+
+        async def forgotten() -> bool:
+            return not (await ann.join("lobby", after=cursor))["recovered"]
+
+        await world.eventually("old messages to be forgotten", forgotten)
+
+
+# Clients
+
+
+def _backoffs(world: World, count: int) -> list[Backoff]:
+    """Return the back-off of many clients; nobody is connected to."""
+    return [world.make_client("ws://nowhere").backoff for _ in range(count)]
+
+
+def _must_be_spread(delays: list[float], what: str) -> None:
+    """Raise Broken when a tenth of the time takes more than a third of the clients."""
+    tenth = (max(delays) or 1.0) / 10
+    ((_, most),) = Counter(int(at / tenth) for at in delays).most_common(1)
+    must(
+        most < len(delays) / 3,
+        f"{most} of {len(delays)} clients return {what} in the same tenth of the time",
+    )
+
+
+async def first_attempts_are_spread(world: World) -> None:
+    """Clients that lost the same server do not return in the same moment."""
+    draw = random.Random(1).random
+    _must_be_spread([each.next(draw) for each in _backoffs(world, 1000)], "at first")
+
+
+async def late_attempts_are_spread(world: World) -> None:
+    """After a long outage the longest waits are spread, too."""
+    draw = random.Random(2).random
+    backoffs = _backoffs(world, 1000)
+    for _ in range(12):
+        delays = [each.next(draw) for each in backoffs]
+    _must_be_spread(delays, "at last")
+
+
+async def first_attempt_comes_soon(world: World) -> None:
+    """The first wait is at most ``first``: a short break costs little."""
+    (backoff,) = _backoffs(world, 1)
+    longest = backoff.next(lambda: 1.0)
+    must(
+        longest <= backoff.first,
+        f"waits up to {longest:g} s at first, where {backoff.first:g} s are meant",
+    )
+
+
+async def client_stays_away_when_told(world: World) -> None:
+    """A client that is closed with a terminal code does not come back."""
+    async with world.running() as server, world.client(server, "ann") as client:
+        connection_of(server, "ann").end(FORBIDDEN)
+
+        async def listen() -> None:
+            try:
+                async for _ in client:
+                    pass
+            except Rejected:
+                pass
+
+        listening = asyncio.create_task(listen())
+        await world.eventually(
+            "the client to give up, or to come back",
+            lambda: listening.done() or client.connects > 1,
+        )
+        must(client.connects == 1, "came back after 4403 forbidden")
+        listening.cancel()

@@ -1,0 +1,1 @@
+"""Many processes: serving until a signal, workers, clusters, faults on their links."""

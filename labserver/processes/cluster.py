@@ -1,0 +1,224 @@
+"""Several replicas as processes of this machine, on one embedded Redis.
+
+Also the way in which tests, chapters and load tests run a server: as a subprocess on a
+port of its own, because a server inside the process that measures it is not measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from labserver.contract.tokens import issue
+from labserver.errors import LabError, SettingsError
+from labserver.redis.embedded import end_with_parent, running_redis
+
+START_TIMEOUT = 20.0  # seconds
+STOP_TIMEOUT = 15.0
+
+
+class ReplicaFailed(LabError):
+    """A server process ended before it listened; the message is what it said."""
+
+
+@dataclass
+class Replica:
+    """One ``labserver serve`` process.
+
+    Args:
+        url: ``ws://`` address.
+        secret: What its tokens are signed with.
+        process: The process.
+
+    """
+
+    url: str
+    secret: str = field(repr=False)
+    process: asyncio.subprocess.Process = field(repr=False)
+
+    def token(
+        self, user: str = "ann", rooms: Sequence[str] | None = None, ttl: float = 3600
+    ) -> str:
+        """Return a token that this replica accepts."""
+        return issue(self.secret, user, rooms, ttl)
+
+    def address(self, user: str = "ann") -> str:
+        """Return the URL with a token in it, for clients that only take a URL."""
+        return f"{self.url}/?token={self.token(user)}"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of an HTTP request."""
+        url = self.url.replace("ws://", "http://", 1) + path
+        return await asyncio.to_thread(_get, url)
+
+    async def metric(self, name: str) -> float:
+        """Return one sample of ``/metrics``, such as ``labserver_connections``."""
+        return (await self.metrics())[name]
+
+    async def metrics(self) -> dict[str, float]:
+        """Return every sample of ``/metrics``, by name and labels."""
+        _, page = await self.get("/metrics")
+        lines = [line for line in page.splitlines() if not line.startswith("#")]
+        pairs = (line.rpartition(" ") for line in lines)
+        return {name: float(value) for name, _, value in pairs}
+
+    async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the process; return its exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(how)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                return await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            return await self.process.wait()
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.read().decode()
+
+
+async def start_replica(
+    stage: str = "resume",
+    *arguments: str,
+    secret: str = "",
+    environment: Mapping[str, str] = {},
+) -> Replica:
+    """Start ``labserver serve`` on a free port and wait until it listens.
+
+    Args:
+        stage: Last stage.
+        arguments: Further arguments of ``serve``.
+        secret: Signs tokens; made up when empty.
+        environment: Variables on top of this process's own.
+
+    Raises:
+        ReplicaFailed: It ended instead.
+
+    """
+    secret = secret or secrets.token_urlsafe(32)
+    command = [sys.executable, "-m", "labserver", "serve", "--stage", stage]
+    with tempfile.TemporaryFile() as said:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            *(() if "--port" in arguments else ("--port", "0")),
+            *arguments,
+            env={**os.environ, "LAB_SECRET": secret, **environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,  # Ctrl-C is for whoever started it to pass on
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                line = (await process.stdout.readline()).decode()
+            if not line.startswith("listening on "):
+                await process.wait()
+                said.seek(0)
+                words = said.read().decode(errors="replace").strip()
+                raise ReplicaFailed(words or "the server ended without a word")
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+    return Replica(line.split()[2], secret, process)
+
+
+@asynccontextmanager
+async def running_replica(
+    stage: str = "resume",
+    *arguments: str,
+    secret: str = "",
+    environment: Mapping[str, str] = {},
+) -> AsyncIterator[Replica]:
+    """Run one server process; see :func:`start_replica`."""
+    replica = await start_replica(
+        stage, *arguments, secret=secret, environment=environment
+    )
+    try:
+        yield replica
+    finally:
+        await replica.stop()
+
+
+@dataclass
+class Cluster:
+    """Replicas that share a secret and a Redis."""
+
+    redis: str
+    replicas: list[Replica]
+
+
+@asynccontextmanager
+async def running_cluster(
+    count: int = 3,
+    stage: str = "resume",
+    *arguments: str,
+    secret: str = "",
+    redis: str = "",
+    first_port: int = 0,
+) -> AsyncIterator[Cluster]:
+    """Run replicas on one Redis, an embedded one unless ``redis`` is a URL.
+
+    Args:
+        count: Replicas.
+        stage: Last stage.
+        arguments: Further arguments of ``serve``, for each.
+        secret: Signs tokens; made up when empty.
+        redis: URL of a Redis.
+        first_port: Port of the first replica, the others follow; 0 for free ones.
+
+    Raises:
+        SettingsError: A variable names one place for all of them.
+        ReplicaFailed: One does not start.
+
+    """
+    for name, free in (("LAB_SSE_PORT", "0"), ("LAB_UNIX_SOCKET", "")):
+        if count > 1 and os.environ.get(name, free) != free:
+            raise SettingsError(
+                f"{name} is a place for one server, and replicas need one each: unset "
+                "it, or start each with labserver serve and a --redis that they share"
+            )
+    secret = secret or secrets.token_urlsafe(32)
+    async with AsyncExitStack() as stack:
+        url = redis or await stack.enter_async_context(running_redis())
+        replicas: list[Replica] = []
+        stack.push_async_callback(_stop_all, replicas)
+        for index in range(count):
+            replica = await start_replica(
+                stage,
+                *("--port", str(first_port + index if first_port else 0)),
+                *("--replica", f"replica-{index + 1}"),
+                *arguments,
+                secret=secret,
+                environment={"LAB_REDIS_URL": url},
+            )
+            replicas.append(replica)
+        yield Cluster(url, replicas)
+
+
+async def _stop_all(replicas: Sequence[Replica]) -> None:
+    await asyncio.gather(*(replica.stop() for replica in replicas))

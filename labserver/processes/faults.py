@@ -1,0 +1,268 @@
+"""A TCP proxy that breaks the network on purpose, while it runs.
+
+Each direction can be frozen (half-open: nothing flows and nobody is told), delayed and
+throttled; connections can be cut (FIN) and reset (RST), and new ones refused. What a
+direction holds is bounded: a frozen proxy is a full network, not a large buffer.
+
+    async with faults.proxy("127.0.0.1", port) as net:
+        net.down.freeze()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from labserver.errors import SettingsError
+from labserver.server.sockets import abort
+
+BUFFER = 65536  # bytes that a direction may hold of one connection
+PIECE = 4096
+
+
+@dataclass
+class Way:
+    """One direction of every connection through a proxy.
+
+    Attributes:
+        delay: Seconds that each piece of data is late.
+        rate: Bytes a second of one connection; 0 for as many as the network takes.
+        carried: Bytes that went this way so far.
+
+    """
+
+    delay: float = 0.0
+    rate: float = 0.0
+    carried: int = 0
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    def freeze(self) -> None:
+        """Let nothing through; connections stay open."""
+        self.open.clear()
+
+    def thaw(self) -> None:
+        """Let everything through again, what was held first."""
+        self.open.set()
+
+
+class Proxy:
+    """A listening socket, an address behind it, and two ways between them.
+
+    Attributes:
+        up: From the client to the server.
+        down: From the server to the client.
+        refusing: Whether new connections are reset at once.
+        accepted: Connections that were let through so far.
+
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self.up = Way()
+        self.down = Way()
+        self.refusing = False
+        self.accepted = 0
+        self.port = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def freeze(self) -> None:
+        """Freeze both ways: the network vanished, and neither side is told."""
+        self.up.freeze()
+        self.down.freeze()
+
+    def thaw(self) -> None:
+        self.up.thaw()
+        self.down.thaw()
+
+    def cut(self) -> None:
+        """End every connection in the way of a process that exits."""
+        for writer in list(self.writers):
+            writer.close()
+
+    def reset(self) -> None:
+        """End every connection with an RST, in the way of a machine that restarted."""
+        for writer in list(self.writers):
+            _reset(writer)
+
+    # Connections
+
+    async def accept(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            await self.join(reader, writer)
+        except OSError:
+            _reset(writer)
+        except asyncio.CancelledError:
+            pass  # by stop(); Python 3.11 would report what it means as an error
+        finally:
+            self.tasks.discard(task)
+
+    async def join(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Connect to the server, and carry both ways until one of them ends."""
+        if self.refusing:
+            return _reset(writer)
+        self.accepted += 1
+        behind, ahead = await asyncio.open_connection(*self.target, limit=BUFFER)
+        pair = (writer, ahead)
+        self.writers.update(pair)
+        try:
+            ways = [
+                asyncio.create_task(carry(reader, ahead, self.up)),
+                asyncio.create_task(carry(behind, writer, self.down)),
+            ]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.wait(ways)
+        finally:
+            self.writers.difference_update(pair)
+            for each in pair:
+                each.close()
+
+    async def stop(self) -> None:
+        for task in list(self.tasks):
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks)
+
+
+async def carry(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way
+) -> None:
+    """Move bytes one way, in order, late and slowly as the way says."""
+    loop = asyncio.get_running_loop()
+    held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(BUFFER // PIECE)
+
+    async def read() -> None:
+        while data := await reader.read(PIECE):
+            await held.put((loop.time(), data))
+        await held.put((loop.time(), b""))
+
+    reading = asyncio.create_task(read())
+    try:
+        while True:
+            arrived, data = await held.get()
+            await asyncio.sleep(max(0.0, arrived + way.delay - loop.time()))
+            await way.open.wait()
+            if not data:
+                return
+            if way.rate:
+                await asyncio.sleep(len(data) / way.rate)
+            way.carried += len(data)
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        return
+    finally:
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await reading
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    # A linger of zero seconds makes close() send RST, see socket(7).
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    abort(writer.transport)
+
+
+COMMANDS = """\
+freeze [up|down]        let nothing through; connections stay open
+thaw [up|down]          let everything through again
+delay SECONDS [up|down] make everything late
+throttle N [up|down]    let N bytes a second through on each connection; 0: any
+cut                     end every connection (FIN)
+reset                   end every connection (RST)
+refuse / accept         reset new connections, or take them again
+quit"""
+
+
+def obey(proxy: Proxy, line: str) -> str:
+    """Do what a line of :data:`COMMANDS` says; return what was done.
+
+    Raises:
+        SettingsError: There is no such command.
+
+    """
+    match line.split():
+        case ["cut"]:
+            proxy.cut()
+        case ["reset"]:
+            proxy.reset()
+        case ["refuse" | "accept" as what]:
+            proxy.refusing = what == "refuse"
+        case ["freeze" | "thaw" as what, *ways]:
+            for way in _ways(proxy, ways):
+                way.freeze() if what == "freeze" else way.thaw()
+        case ["delay" | "throttle" as what, number, *ways]:
+            value = _number(number)
+            for way in _ways(proxy, ways):
+                setattr(way, "delay" if what == "delay" else "rate", value)
+        case _:
+            raise SettingsError(f"there is no such command: {line.strip()[:60]!r}")
+    return f"done: {line.strip()}"
+
+
+def _ways(proxy: Proxy, names: list[str]) -> list[Way]:
+    ways = {"up": proxy.up, "down": proxy.down}
+    if not set(names) <= ways.keys():
+        raise SettingsError(f"a way is up or down, not {' '.join(names)[:40]!r}")
+    return [ways[name] for name in names] or list(ways.values())
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e12:
+        raise SettingsError(f"a number from 0 is needed, not {text[:40]!r}")
+    return value
+
+
+@asynccontextmanager
+async def proxy(host: str, port: int, listen: int = 0) -> AsyncIterator[Proxy]:
+    """Run a proxy to an address on 127.0.0.1.
+
+    Args:
+        host: Where to connect to.
+        port: The port there.
+        listen: Port to listen on; 0 for a free one, see :attr:`Proxy.port`.
+
+    """
+    through = Proxy(host, port)
+    try:
+        server = await asyncio.start_server(
+            through.accept, "127.0.0.1", listen, limit=BUFFER
+        )
+    except OSError as exc:
+        raise SettingsError(f"cannot listen on 127.0.0.1:{listen}: {exc}") from None
+    through.port = server.sockets[0].getsockname()[1]
+    try:
+        yield through
+    finally:
+        server.close()
+        await through.stop()
+        await server.wait_closed()

@@ -1,0 +1,134 @@
+"""What ``labserver serve`` does: a server from its settings until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from labserver.contract.tokens import issue
+from labserver.errors import BrokerDown, RedisMissing, SettingsError
+from labserver.mistakes import build, mistaken
+from labserver.processes.workers import running_workers
+from labserver.redis.embedded import running_redis
+from labserver.redis.nodes import check
+from labserver.server.listening import tls, url_of
+from labserver.server.server import LabServer
+from labserver.settings import Settings
+from labserver.stages import included
+
+T = TypeVar("T")
+log = logging.getLogger("labserver")
+SECRET_LEAST = 32  # bytes
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where there is one; Ctrl-C is no error."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+async def serve_until_signal(
+    stage: str,
+    host: str,
+    port: int,
+    without: list[str],
+    settings: Settings,
+    mistake: str | None = None,
+) -> None:
+    """Listen, say so in one line a port, and drain on SIGTERM or Ctrl-C.
+
+    Raises:
+        LabError: It cannot listen; nothing is left behind.
+
+    """
+    made_up = not settings.secret
+    if 0 < len(settings.secret.encode()) < SECRET_LEAST:
+        log.warning(
+            "LAB_SECRET has fewer than %d bytes: whoever has a token can try secrets "
+            "until one fits (RFC 7518 section 3.2)",
+            SECRET_LEAST,
+        )
+    if made_up:
+        settings = replace(settings, secret=secrets.token_urlsafe(32))
+    names = [each.name for each in included(stage, without)]
+    if mistake is not None:
+        mistaken(mistake, stage, without)  # before anything is started
+    if settings.sse_port is not None and "rooms" not in names:
+        raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
+    if settings.sse_port and settings.sse_port == port and not settings.unix_socket:
+        # A shared port would be bound twice without a word, and half of those who
+        # connect would not be understood.
+        raise SettingsError("--sse-port (LAB_SSE_PORT) must be another than --port")
+    if settings.workers > 1 and "broker" not in names:
+        raise SettingsError(
+            "--workers (LAB_WORKERS) needs the stage broker: without it each worker is "
+            "a world of its own, and who hears whom is luck"
+        )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        if "broker" in names and not settings.redis:
+            url = await stack.enter_async_context(running_redis())
+            settings = replace(settings, redis=url)
+        elif "broker" in names:
+            await _check_redis(settings.redis)
+        what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
+        if settings.workers > 1:
+            arguments = ["--stage", stage]
+            for name in without:
+                arguments += ["--without", name]
+            if mistake is not None:
+                arguments += ["--mistake", mistake]
+            tls(settings)  # one line that says what is wrong, not one a worker
+            port, sse_port = await stack.enter_async_context(
+                running_workers(arguments, host, port, settings)
+            )
+            url, what = (
+                url_of(host, port, settings),
+                f"{what}, {settings.workers} workers",
+            )
+            web = None if sse_port is None else url_of(host, sse_port, settings, "http")
+        else:
+            parts = build(stage, settings, without, mistake)
+            server = LabServer(parts, settings, stage, host, port)
+            await stack.enter_async_context(server)
+            url, web = server.url, server.web.url if server.web else None
+        print(f"listening on {url} ({what})", flush=True)
+        if web is not None:
+            print(f"listening on {web}/rooms/ROOM (SSE, polls, POST)", flush=True)
+        if made_up and "auth" in names:
+            token = issue(settings.secret, "ann")
+            print(
+                "LAB_SECRET is not set: made one up for this run. A token, good for an "
+                f"hour:\n{token}\n"
+                f"try: python -m websockets '{url}/?token={token}'",
+                flush=True,
+            )
+        await stop.wait()
+
+
+async def _check_redis(url: str) -> None:
+    """Refuse to start on a Redis that is not there: a typing error, most often."""
+    try:
+        await check(url)
+    except ValueError:
+        raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
+    except BrokerDown as exc:
+        raise RedisMissing(
+            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({exc}): start it, "
+            "or leave the setting out and the server starts one of its own"
+        ) from None

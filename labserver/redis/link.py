@@ -1,0 +1,188 @@
+"""The subscribing link to Redis: what is listened to, and whether anything is heard.
+
+A link that is connected and silent is the failure that nobody notices
+(centrifugo#1189): a probe is published once a second on the way that messages take, and
+a link on which it does not come back is given up and made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from labserver.errors import BrokerDown
+from labserver.redis.commands import CLOSED, TIMEOUT, Commands, ended
+
+log = logging.getLogger("labserver")
+
+PROBE_INTERVAL = 1.0  # seconds
+SILENCE = 3.0  # seconds without a word after which a link counts as dead
+PROBE = "return redis.call(ARGV[2], KEYS[1], '')"
+
+
+def channel_of(room: str) -> str:
+    """Return the channel of a room; in a cluster the braces name its slot."""
+    return f"lab:{{{room}}}"
+
+
+class Link:
+    """A connection that listens to rooms, made anew whenever it breaks.
+
+    Args:
+        connections: Where a connection comes from.
+        commands: The way out, which the probe takes too.
+        heard: Called with a room and what was published in it, in order.
+        again: Called with a room that is listened to again after a break.
+        subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.
+        probe: The room of the probe.
+        broke: Called when the link broke.
+
+    """
+
+    def __init__(
+        self,
+        connections: ConnectionPool,
+        commands: Commands,
+        heard: Callable[[str, bytes], Awaitable[None]],
+        again: Callable[[str], Awaitable[None]],
+        subscribe: str = "SUBSCRIBE",
+        probe: str = "",
+        broke: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.connections = connections
+        self.commands = commands
+        self.heard = heard
+        self.again = again
+        self.entry = subscribe
+        self.exit = subscribe.replace("SUB", "UNSUB")
+        self.broke = broke
+        # Each room with a future: done when Redis confirmed the first time.
+        self.rooms: dict[str, asyncio.Future[None]] = {}
+        # What was asked and is not yet confirmed: command, room, future.
+        self.asked: deque[tuple[str, str, asyncio.Future[None] | None]] = deque()
+        self.connection: AbstractConnection | None = None
+        self.closed = False
+        self.generation = 0  # counts connections
+        self.mourned = -1  # the latest whose end was logged
+        self.probe = probe or "probe:" + secrets.token_hex(6)
+        self.probed = 0.0  # when the probe last came through
+        self.tasks = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._probe()),
+        ]
+
+    @property
+    def deaf(self) -> bool:
+        return self.connection is None or time.monotonic() - self.probed > SILENCE
+
+    async def stop(self) -> None:
+        self.closed = True
+        for task in self.tasks:
+            await ended(task)
+
+    async def subscribe(self, room: str) -> None:
+        """Return when Redis has confirmed that the room is listened to."""
+        if self.closed:
+            raise BrokerDown(CLOSED)
+        confirmed = self.rooms.get(room)
+        if confirmed is None:
+            confirmed = asyncio.get_running_loop().create_future()
+            await self.adopt(room, confirmed)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await asyncio.shield(confirmed)
+        except TimeoutError:
+            raise BrokerDown("Redis does not confirm a subscription") from None
+
+    async def adopt(self, room: str, confirmed: asyncio.Future[None]) -> None:
+        """Listen to a room, too, that may have been listened to elsewhere."""
+        self.rooms[room] = confirmed
+        await self._ask(self.entry, room, confirmed)
+
+    async def unsubscribe(self, room: str) -> None:
+        if self.rooms.pop(room, None) is not None:
+            await self._ask(self.exit, room, None)
+
+    async def _ask(
+        self, command: str, room: str, confirmed: asyncio.Future[None] | None
+    ) -> None:
+        if self.connection is None:
+            return  # the next connection subscribes to everything
+        self.asked.append((command, room, confirmed))
+        try:
+            await self.connection.send_command(command, channel_of(room))
+        except (RedisError, OSError) as exc:
+            raise BrokerDown(f"Redis is away ({type(exc).__name__})") from None
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except (RedisError, OSError, BrokerDown, TimeoutError) as exc:
+                if self.generation != self.mourned:  # once, not at every attempt
+                    log.warning("the link to Redis broke: %s", type(exc).__name__)
+                    self.mourned = self.generation
+            except Exception:
+                log.exception("what Redis published could not be delivered")
+            self.broke()
+            await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)
+
+    async def _follow(self) -> None:
+        """Connect, subscribe to everything, and pass on what comes, until it breaks."""
+        connection: AbstractConnection = self.connections.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            self.asked.clear()
+            self.connection = connection
+            self.generation += 1
+            known = list(self.rooms.items())
+            await self._ask(self.entry, self.probe, None)
+            for room, confirmed in known:
+                await self._ask(self.entry, room, confirmed)
+            while True:
+                said = await connection.read_response(
+                    timeout=SILENCE, disconnect_on_error=False
+                )
+                if said is None:
+                    return  # silence: not even the probe came
+                kind, name, data = said
+                room = name.decode()[5:-1]  # the inverse of channel_of
+                if not kind.endswith(b"message"):
+                    if not await self._confirmed(kind.decode().upper(), room):
+                        return  # the room's slot has moved to another server
+                elif room == self.probe:
+                    self.probed = time.monotonic()
+                else:
+                    await self.heard(room, data)
+        finally:
+            self.connection = None
+            await connection.disconnect(nowait=True)
+
+    async def _confirmed(self, command: str, room: str) -> bool:
+        """Take note of a confirmation; False if nobody asked for it."""
+        # Redis confirms in the order in which it was asked; an answer for a room that
+        # was left and entered again in a hurry belongs to the older question.
+        if not self.asked or self.asked[0][:2] != (command, room):
+            return False
+        *_, confirmed = self.asked.popleft()
+        if confirmed is not None:
+            if not confirmed.done():
+                confirmed.set_result(None)
+            else:
+                await self.again(room)
+        return True
+
+    async def _probe(self) -> None:
+        while True:
+            with contextlib.suppress(BrokerDown):
+                await self.commands.call(PROBE, (channel_of(self.probe),), ())
+            await asyncio.sleep(PROBE_INTERVAL)

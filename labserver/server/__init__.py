@@ -1,0 +1,1 @@
+"""What serves: the six seams, connections, rooms, and what operators see."""

@@ -1,0 +1,288 @@
+"""One client's connection: when it last gave a sign of life, and how it is ended.
+
+A subclass of the ``websockets`` connection. Three of its callbacks are where life and
+pressure can be seen: ``data_received``, ``pause_writing`` and ``resume_writing``.
+
+What the library offers to end a connection (``close()``, its keepalive) waits for the
+peer to read, and so waits forever for a peer that has stopped. Here every goodbye has
+a deadline, and the last word is ``transport.abort()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from msgspec import Struct
+from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CTRL_OPCODES, Frame
+from websockets.http11 import Request
+from websockets.protocol import OPEN, Event
+
+from labserver.contract import messages, wire
+from labserver.contract.closing import RATE_LIMITED, Close
+from labserver.contract.tokens import ANONYMOUS
+from labserver.server.limits import TokenBucket
+from labserver.server.proxies import UNIX, BadHeader, Proxies, normal, read_header
+from labserver.server.sockets import OVER
+
+log = logging.getLogger("labserver")
+
+NO_PROXIES = Proxies()
+GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
+
+
+class Outbox(Protocol):
+    """What stands between a room and a member's socket."""
+
+    def deliver(self, chunk: wire.Chunk) -> None:
+        """Send a room's messages, or account for them."""
+
+    def control(self, frame: bytes) -> None:
+        """Send an answer, which is never dropped."""
+
+    def paused(self) -> None:
+        """Note that the socket takes no more."""
+
+    def resumed(self) -> None:
+        """Note that the socket has taken everything."""
+
+    def waiting(self) -> int:
+        """Return the bytes that wait in the application."""
+
+
+class Shut:
+    """The outbox of a connection that is ending: nothing more goes out."""
+
+    def deliver(self, chunk: wire.Chunk) -> None:
+        pass
+
+    def control(self, frame: bytes) -> None:
+        pass
+
+    def paused(self) -> None:
+        pass
+
+    def resumed(self) -> None:
+        pass
+
+    def waiting(self) -> int:
+        return 0
+
+
+SHUT = Shut()
+
+
+class LabConnection(ServerConnection):
+    """A connection of the lab, from handshake to end.
+
+    Args:
+        sockets: Where it is listed while its socket is open.
+        proxies: Whom it believes where the client is.
+
+    """
+
+    # What the library keeps fills the 30 keys that instances may share; one more would
+    # cost each idle connection 2 KB for a dictionary of its own.
+    __slots__ = (
+        "address",
+        "admitted",
+        "bucket",
+        "ending",
+        "expiry",
+        "identity",
+        "in_flight",
+        "name",
+        "on_lost",
+        "outbox",
+        "pinged",
+        "preamble",
+        "proxies",
+        "rooms",
+        "seen",
+        "sockets",
+        "unsent",
+        "variant",
+    )
+
+    def __init__(
+        self,
+        sockets: set[LabConnection],
+        *args: Any,
+        proxies: Proxies = NO_PROXIES,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.sockets = sockets
+        self.proxies = proxies
+        self.address = UNIX  # of the client, as far as is known
+        self.preamble: bytes | None = None  # what came of a PROXY header
+        self.name = secrets.token_hex(6)
+        self.identity = ANONYMOUS
+        self.variant = wire.PLAIN
+        self.outbox: Outbox = SHUT
+        self.rooms: set[str] = set()  # kept by the hub
+        self.seen = time.monotonic()  # the last sign of life
+        self.pinged = 0.0  # the last ping; 0 when none waits for an answer
+        self.unsent = 0  # bytes in the socket's buffer at that time
+        self.bucket: TokenBucket | None = None
+        self.in_flight = 0  # publishes that wait for the broker
+        self.ending: Close | None = None  # why this side ends it
+        self.expiry: asyncio.TimerHandle | None = None
+        self.admitted: str | None = None  # address that admission counted
+        self.on_lost: Callable[[LabConnection], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.sockets.add(self)
+        super().connection_made(transport)
+        if peer := self.remote_address:  # a Unix socket's has no name
+            self.address = normal(str(peer[0]))
+        if self.proxies.proxy_protocol and self.proxies.trusts(self.address):
+            self.preamble = b""
+
+    def forget_handshake(self) -> None:
+        """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
+        self.request, self.response = NO_REQUEST, None
+        self.logger = self.protocol.logger = self.server.logger
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        self.seen = time.monotonic()
+        if self.preamble is not None:
+            data = self.read_preamble(data)
+            if not data:
+                return
+        super().data_received(data)
+
+    def read_preamble(self, data: bytes) -> bytes:
+        """Take the PROXY header off; return what follows it, once it is complete.
+
+        There is no guessing whether a header is there: a client that can leave it out,
+        or add a second one, chooses its own address. The deadline of the handshake
+        counts from before.
+        """
+        assert self.preamble is not None
+        self.preamble += data
+        try:
+            found = read_header(self.preamble)
+        except BadHeader as exc:
+            about = {"connection": self.name, "address": self.address}
+            log.info("a trusted proxy sent %s", exc, extra=about)
+            self.transport.abort()
+            self.preamble = b""  # nothing that is still read may count as a request
+            return b""
+        if found is None:
+            return b""
+        address, size = found
+        self.address = address or self.address
+        rest, self.preamble = self.preamble[size:], None
+        return rest
+
+    def process_event(self, event: Event) -> None:
+        super().process_event(event)
+        # A ping and a crumb of a message cost work too; whole messages are counted
+        # when they are read, one by one.
+        if isinstance(event, Frame) and (event.opcode in CTRL_OPCODES or not event.fin):
+            self.within_rate()
+
+    async def receive(self) -> str | bytes | None:
+        """Return the next message, or None when the connection is over."""
+        try:
+            return await self.recv()
+        except ConnectionClosed:
+            return None
+
+    def within_rate(self) -> bool:
+        """Count one message; say if it may be served. Who goes on and on is closed."""
+        if self.bucket is None or self.bucket.take(time.monotonic()):
+            return True
+        if self.bucket.exhausted:
+            self.end(RATE_LIMITED)
+            if self.bucket.level <= -2 * self.bucket.burst:  # it does not even read
+                self.transport.abort()
+        return False
+
+    # Writing
+
+    def reply(self, message: Struct) -> None:
+        """Send an answer to this client only."""
+        self.outbox.control(wire.frame(self.variant, messages.encode(message)))
+
+    def send_ping(self) -> None:
+        """Ask for a sign of life, without waiting for anything."""
+        self.pinged = time.monotonic()
+        self.unsent = self.transport.get_write_buffer_size()
+        if not self.paused:
+            self.outbox.control(PING)
+
+    def acknowledge_pings(self, data: bytes) -> None:
+        if self.pinged:
+            self.latency = self.seen - self.pinged
+            self.pinged = 0.0
+
+    def reads(self) -> bool:
+        """Return whether the peer took some of what lay in its buffer at the ping."""
+        return self.paused and self.transport.get_write_buffer_size() < self.unsent
+
+    def send_data(self) -> None:
+        if self.protocol.state is not OPEN:
+            # The peer said goodbye, hung up, or broke the protocol: after a close frame
+            # no data may follow (RFC 6455 section 5.5.1). A transport at its end raises
+            # when it is written to, in the middle of what a room's members are sent.
+            self.outbox = SHUT
+        super().send_data()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.outbox.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.seen = time.monotonic()  # it reads: it lives
+        self.outbox.resumed()
+
+    # Ending
+
+    def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
+        """Say goodbye, and abort unless the peer answers ``within`` seconds."""
+        if self.ending is None and self.protocol.state is OPEN:
+            self.ending = close
+            self.outbox = SHUT
+            self.protocol.send_close(close.code, close.reason)
+            self.send_data()
+            self.loop.call_later(within, self.abort)
+
+    def cut(self, close: Close) -> None:
+        """End at once, whatever waits in the buffer.
+
+        The close frame is tried: it arrives when the peer's window has room.
+        """
+        try:
+            self.end(close)
+        finally:
+            self.ending = close
+            self.transport.abort()
+
+    def abort(self) -> None:
+        """End at once; nothing if the socket is gone already."""
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.sockets.discard(self)
+        self.outbox = SHUT
+        if self.on_lost is not None:
+            self.on_lost(self)
+        super().connection_lost(exc)
+        self.transport = OVER
+
+
+# The library takes a connection without a request for one in handshake.
+NO_REQUEST = Request("", Headers())
+PING = bytes((0x89, 0))  # FIN, opcode 9, no payload

@@ -1,0 +1,54 @@
+"""How late the event loop is: a timer twice a second, and when it really ran.
+
+What everybody waits for before anything is done for them at all. A loop that is blocked
+for a second shows as one late timer: rare stalls are found by their length, not by
+their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from labserver.server.metrics import Histogram
+
+INTERVAL = 0.5  # seconds
+
+
+class LagProbe:
+    """Observe, while it runs, how many seconds late each timer was.
+
+    Args:
+        histogram: What is fed.
+        interval: Seconds between two timers.
+        then: Called each time, for what else is to be looked at now and then.
+
+    """
+
+    def __init__(
+        self,
+        histogram: Histogram,
+        interval: float = INTERVAL,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.histogram = histogram
+        self.then = then
+        self.interval = interval
+        self.timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.due = time.monotonic() + self.interval
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(self.interval, self._ring)
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _ring(self) -> None:
+        # uvloop counts in whole milliseconds, so a timer may be early, too.
+        self.histogram.observe(max(0.0, time.monotonic() - self.due))
+        self.start()
+        self.then()

@@ -1,0 +1,239 @@
+"""What the server counts, and the Prometheus page that shows it.
+
+On the hot path a count is one integer in a slot, and a histogram is fed once a flush,
+never once a delivery; names, help and labels are put on when a page is asked for.
+Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from labserver.contract.closing import CLOSES
+
+OTHER = 0  # stands for every close code that means something to its client only
+STARTED = time.time()
+# 50 microseconds to 5 seconds: a flush of a small room, and a server that has drowned.
+SECONDS = (
+    *(50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Histogram:
+    """How often a value fell into which bucket; ``bounds`` are inclusive."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return upper bound and count up to it, as Prometheus wants them."""
+        total, found = 0, []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            total += count
+            name = "+Inf" if bound == float("inf") else f"{bound:g}"
+            found.append((name, float(total)))
+        return found
+
+
+class Gauge(NamedTuple):
+    """A value of this moment: name, help, value."""
+
+    name: str
+    text: str
+    value: float
+
+
+class Metrics:
+    """The counters of one server."""
+
+    __slots__ = (
+        "accepted",
+        "broker_latency",
+        "closes",
+        "dead",
+        "deliveries",
+        "delivery_latency",
+        "drops",
+        "flush_size",
+        "flushes",
+        "loop_lag",
+        "polls",
+        "published",
+        "received",
+        "recovered",
+        "refused",
+        "stalls",
+        "streams",
+        "stuck",
+        "unrecovered",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0  # handshakes that became a socket
+        self.refused: Counter[int] = Counter()  # handshakes answered with HTTP, status
+        self.closes: Counter[int] = Counter()  # connections that ended, by code
+        self.received = 0  # messages from clients
+        self.published = 0  # messages that the broker numbered
+        self.deliveries = 0  # messages given to a member's outbox
+        self.flushes = 0  # rounds over a room's members
+        self.drops = 0  # messages that an outbox dropped, each told with a gap
+        self.dead = 0  # peers that answered no ping
+        self.stuck = 0  # peers that took no byte before the deadline
+        self.stalls = 0  # times that the event loop itself was late
+        self.recovered = 0  # joins whose cursor was honoured
+        self.streams = 0  # event streams that began
+        self.polls = 0  # long polls that began
+        self.unrecovered = 0  # joins whose cursor was too old or of another epoch
+        self.delivery_latency = Histogram(SECONDS)
+        self.broker_latency = Histogram(SECONDS)
+        self.loop_lag = Histogram(SECONDS)
+        self.flush_size = Histogram(SIZES)
+
+
+COUNTERS = {
+    "accepted": ("labserver_handshakes_accepted", "Handshakes that became a socket."),
+    "received": ("labserver_messages_received", "Messages from clients."),
+    "published": ("labserver_messages_published", "Messages numbered by the broker."),
+    "deliveries": ("labserver_deliveries", "Messages given to a member's outbox."),
+    "flushes": ("labserver_flushes", "Rounds over the members of a room."),
+    "drops": ("labserver_outbox_drops", "Messages dropped for slow readers."),
+    "dead": ("labserver_peers_dead", "Peers ended because no ping was answered."),
+    "stuck": ("labserver_peers_stuck", "Peers ended because they read nothing."),
+    "stalls": ("labserver_loop_stalls", "Times that the event loop was late."),
+    "recovered": ("labserver_recoveries", "Joins whose cursor was honoured."),
+    "unrecovered": ("labserver_recovery_failures", "Joins whose cursor was too old."),
+    "streams": ("labserver_streams", "Event streams that began."),
+    "polls": ("labserver_polls", "Long polls that began."),
+}
+
+# Name, help, label, and those values of it that are on the page from the start: a rate
+# misses the first increase of a series that was not there.
+LABELLED = {
+    "closes": (
+        "labserver_closes",
+        "Connections that ended, by close code.",
+        "code",
+        (*CLOSES, 1006),
+    ),
+    "refused": (
+        "labserver_handshakes_refused",
+        "Handshakes answered with HTTP, by status.",
+        "status",
+        (401, 403, 429, 503),
+    ),
+}
+
+HISTOGRAMS = {
+    "delivery_latency": (
+        "labserver_delivery_latency_seconds",
+        "From the broker's word to the write to a room's last member, a flush.",
+    ),
+    "broker_latency": (
+        "labserver_broker_latency_seconds",
+        "Round trip of a publish to Redis; nothing without Redis.",
+    ),
+    "loop_lag": (
+        "labserver_loop_lag_seconds",
+        "How late a timer of the event loop ran, twice a second.",
+    ),
+    "flush_size": ("labserver_flush_messages", "Messages joined in one flush."),
+}
+
+
+def render(
+    metrics: Metrics, gauges: Iterable[Gauge], about: dict[str, str] | None = None
+) -> bytes:
+    """Return the page in Prometheus' text format.
+
+    Args:
+        metrics: What was counted.
+        gauges: What is true at this moment.
+        about: Labels of ``labserver_info``, such as the replica's name.
+
+    """
+    registry = CollectorRegistry()
+    registry.register(_Page(metrics, [*gauges, *_process()], about or {}))
+    return generate_latest(registry)
+
+
+def _process() -> Iterator[Gauge]:
+    start, memory, files = (
+        "process_start_time_seconds",
+        "process_resident_memory_bytes",
+        "process_max_fds",
+    )
+    yield Gauge(start, "When it started, in Unix time.", STARTED)
+    yield Gauge(memory, "Memory in use.", resident_memory())
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield Gauge(files, "File descriptors that it may open.", most)
+    with contextlib.suppress(OSError):
+        count = len(os.listdir("/proc/self/fd"))
+        yield Gauge("process_open_fds", "Open file descriptors.", count)
+
+
+def resident_memory() -> int:
+    """Return this process's resident memory in bytes (its peak where /proc is not)."""
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class _Page(Collector):
+    def __init__(
+        self, metrics: Metrics, gauges: list[Gauge], about: dict[str, str]
+    ) -> None:
+        self.metrics = metrics
+        self.gauges = gauges
+        self.about = about
+
+    def collect(self) -> Iterator[Metric]:
+        for attribute, (name, text) in COUNTERS.items():
+            yield CounterMetricFamily(name, text, getattr(self.metrics, attribute))
+        for attribute, (name, text, label, expected) in LABELLED.items():
+            family = CounterMetricFamily(name, text, labels=[label])
+            counts = dict.fromkeys(expected, 0) | getattr(self.metrics, attribute)
+            for number, count in sorted(counts.items()):
+                family.add_metric(["other" if number == OTHER else f"{number}"], count)
+            yield family
+        for attribute, (name, text) in HISTOGRAMS.items():
+            histogram = getattr(self.metrics, attribute)
+            yield HistogramMetricFamily(
+                name, text, histogram.buckets(), sum_value=histogram.sum
+            )
+        for name, text, value in self.gauges:
+            yield GaugeMetricFamily(name, text, value)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        spent = usage.ru_utime + usage.ru_stime
+        yield CounterMetricFamily("process_cpu_seconds", "CPU time used.", spent)
+        yield InfoMetricFamily("labserver", "Which server this is.", self.about)

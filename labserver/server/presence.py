@@ -1,0 +1,249 @@
+"""Who is here: each room's people, told in batches, and bounded.
+
+Presence told at once costs the square of a crowd: when a thousand come back, each of
+them is told of each. Here a room is told at most once a second of all who came and
+went meanwhile, with one frame for everybody; beyond ``NAMED_LIMIT`` people it is told
+only how many there are. Who came and went in between is not mentioned.
+
+Whoever is owed the whole picture, or is too slow for the changes, gets a ``present``
+once it reads: nothing ever waits for a slow reader but the fact that it is owed one.
+
+Over several replicas each says how many of its own people are in a room, and who. What
+it says is forgotten unless it is said again: so the people of a replica that was killed
+leave, too. While the broker is away nothing is told; afterwards it heals by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from labserver.contract import messages, wire
+from labserver.contract.messages import Person, Presence, Present
+from labserver.contract.wire import Variant
+from labserver.errors import BrokerDown
+from labserver.server.connection import LabConnection
+
+log = logging.getLogger("labserver")
+
+NAMED_LIMIT = 100  # people in a room up to which they are named
+INTERVAL = 1.0  # seconds between two events of a room
+REFRESH = 2.0  # seconds after which a replica says again who is in a room
+REFRESHES = 1000  # of that a second; with more rooms than they serve, it takes longer
+TTL = 3.0  # refreshes that what a replica said is good for
+# After a time in which replicas may have been forgotten though they live: refreshes
+# that each has to speak up, before anybody is told that people left.
+DOUBT = 1.5
+FAREWELL = 1.0  # seconds that a stopping server has to say that its people left
+ASKING = 64  # rooms that ask the broker at a time, so that publishes need not wait
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who is in a room.
+
+    Args:
+        count: How many connections.
+        users: The user of each, by the connection's id; None when they are too many.
+        version: Names this state of the room, from a broker with several replicas.
+        forgotten: Whether the broker had lost what this replica said before.
+
+    """
+
+    count: int
+    users: Mapping[str, str] | None
+    version: int = 0
+    forgotten: bool = False
+
+
+NOBODY = Roster(0, {})
+
+# Asked with a room's name, who of it is here (nobody: they left), for how many seconds
+# that is good, and what is known of the room, if anything. Returns who is in it,
+# everywhere. Raises BrokerDown.
+Here = Callable[[str, Roster, float, Roster | None], Awaitable[Roster]]
+
+
+@dataclass(eq=False, slots=True)
+class Audience:
+    """The connections of this process that see, and are seen, in one room."""
+
+    members: set[LabConnection] = field(default_factory=set)
+    owed: set[LabConnection] = field(default_factory=set)  # a present: the whole state
+    told: Roster = NOBODY  # what everybody knows who is owed nothing
+    known: Roster | None = None  # what the broker said; None: we said nothing to it
+    trusted: float = 0.0  # when what the broker says can be believed again
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None  # looks after it
+
+    def roster(self) -> Roster:
+        """Return who is here, in this process."""
+        count = len(self.members)
+        if count > NAMED_LIMIT:
+            return Roster(count, None)
+        users = {each.name: each.identity.user for each in self.members}
+        return Roster(count, users)
+
+
+class Attendance:
+    """All rooms of a process in which somebody wants to know who is there.
+
+    Args:
+        here: Tells the broker who is here, and returns who is anywhere.
+
+    """
+
+    def __init__(self, here: Here) -> None:
+        self.here = here
+        self.audiences: dict[str, Audience] = {}
+        self.asking = asyncio.Semaphore(ASKING)
+
+    def enter(self, connection: LabConnection, room: str) -> None:
+        """Show a connection to the others in a room, and them to it."""
+        audience = self.audiences.get(room)
+        if audience is None:
+            audience = self.audiences[room] = Audience()
+            audience.task = asyncio.create_task(self._follow(room, audience))
+        audience.members.add(connection)
+        audience.owed.add(connection)
+        audience.stirred.set()
+
+    def leave(self, connection: LabConnection, room: str) -> None:
+        """Forget a connection; nothing happens if it was not seen in the room."""
+        audience = self.audiences.get(room)
+        if audience is not None and connection in audience.members:
+            audience.members.discard(connection)
+            audience.owed.discard(connection)
+            audience.stirred.set()
+
+    def stir(self, room: str) -> None:
+        """Note that on another replica people came or went."""
+        audience = self.audiences.get(room)
+        if audience is not None:
+            audience.stirred.set()
+
+    @property
+    def refresh(self) -> float:
+        """Seconds until one looks again at a room in which nothing happens."""
+        return max(REFRESH, len(self.audiences) / REFRESHES)
+
+    async def stop(self) -> None:
+        """Say that everybody left, unless the broker is away."""
+        tasks = [each.task for each in self.audiences.values() if each.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        leaving = [
+            self.here(room, NOBODY, 0.0, None)
+            for room, audience in self.audiences.items()
+            if audience.known is not None
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await asyncio.gather(*leaving, return_exceptions=True)
+        self.audiences.clear()
+
+    async def _follow(self, room: str, audience: Audience) -> None:
+        """Look when something changed, and now and then; at most once an interval."""
+        while True:
+            audience.stirred.clear()
+            try:
+                mine = await self._look(room, audience)
+            except BrokerDown:  # others' words may run out before it is back
+                mine = audience.roster()
+                self._doubt(audience)
+            except Exception:
+                log.exception("who is in a room could not be told")
+                mine = audience.roster()
+            if not mine.count and not audience.members:
+                del self.audiences[room]
+                return
+            await asyncio.sleep(INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.refresh - INTERVAL):
+                    await audience.stirred.wait()
+
+    async def _look(self, room: str, audience: Audience) -> Roster:
+        """Say who is here, hear who is elsewhere, and tell the members what is new."""
+        async with self.asking:
+            mine, asked = audience.roster(), audience.owed.copy()
+            ttl = TTL * self.refresh
+            now = await self.here(room, mine, ttl, audience.known)
+        audience.known = now if mine.count else None
+        if now.forgotten:  # and so, perhaps, were the others
+            self._doubt(audience)
+        if asyncio.get_running_loop().time() >= audience.trusted:
+            self._tell(room, audience, now, asked)
+        return mine
+
+    def _doubt(self, audience: Audience) -> None:
+        now = asyncio.get_running_loop().time()
+        audience.trusted = now + DOUBT * self.refresh
+
+    def _tell(
+        self, room: str, audience: Audience, now: Roster, asked: set[LabConnection]
+    ) -> None:
+        """Send each member what it does not know.
+
+        Args:
+            asked: Who is owed a ``present`` and is in ``now``; who came later waits.
+
+        """
+        late = audience.owed - asked
+        behind = audience.owed & asked
+        if audience.told.users is None and now.users is not None:
+            behind = audience.members - late
+        elif (news := change(room, audience.told, now)) is not None:
+            behind |= send(news, audience.members - audience.owed)
+        audience.told = now
+        audience.owed = late
+        if behind:
+            audience.owed |= send(picture(room, now), behind)
+
+
+def picture(room: str, now: Roster) -> Present:
+    """Return all that is to be told of a room."""
+    if now.users is None:
+        return Present(room, now.count)
+    return Present(room, now.count, people(now.users, now.users))
+
+
+def change(room: str, told: Roster, now: Roster) -> Presence | None:
+    """Return what is new, or None. Names are told where all were told before."""
+    if told.users is None or now.users is None:
+        same = told.count == now.count and told.users is now.users
+        return None if same else Presence(room, now.count)
+    joined, left = now.users.keys() - told.users, told.users.keys() - now.users
+    if not joined and not left:
+        return None
+    return Presence(
+        room, now.count, people(joined, now.users), people(left, told.users)
+    )
+
+
+def people(ids: Iterable[str], users: Mapping[str, str]) -> list[Person]:
+    return [Person(each, users[each]) for each in ids]
+
+
+def send(message: Struct, members: Iterable[LabConnection]) -> set[LabConnection]:
+    """Send to each who reads, with one frame for all of a variant; return the others.
+
+    For a slow reader nothing is kept: what it would hear is old when it hears it.
+    """
+    text = messages.encode(message)
+    frames: dict[Variant, bytes] = {}
+    slow = set()
+    for member in members:
+        variant = member.variant
+        if member.paused:
+            slow.add(member)
+            continue
+        if variant not in frames:
+            frames[variant] = wire.frame(variant, text)
+        member.outbox.control(frames[variant])
+    return slow

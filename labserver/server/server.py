@@ -1,0 +1,396 @@
+"""A server made of parts: it listens, answers HTTP, converses, and drains.
+
+It knows the seams and no stage. The life of a connection reads from top to bottom in
+:meth:`LabServer.converse`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
+
+from labserver import __version__
+from labserver.contract import closing, messages, wire
+from labserver.contract.closing import DRAINING, NORMAL
+from labserver.contract.messages import Error, Hello
+from labserver.errors import BadMessage, Refused, SettingsError
+from labserver.http.visitor import Visitor
+from labserver.server import routes
+from labserver.server.connection import LabConnection
+from labserver.server.hub import Hub
+from labserver.server.lag import LagProbe
+from labserver.server.limits import TokenBucket
+from labserver.server.listening import close_unix, open_port, open_unix, tls, url_of
+from labserver.server.metrics import OTHER, Gauge, Metrics, render
+from labserver.server.parts import Lab, Parts
+from labserver.server.presence import Attendance
+from labserver.server.proxies import Proxies
+from labserver.settings import Settings
+
+if TYPE_CHECKING:  # the extra ``sse`` may not be installed
+    from labserver.http.listener import WebServer
+
+log = logging.getLogger("labserver")
+# The library writes requests, and so tokens, at DEBUG; and a line a connection at INFO.
+library_log = logging.getLogger("labserver.websockets")
+library_log.setLevel(logging.WARNING)
+
+RETURN_RATE = 1000.0  # handshakes a second that a neighbour is thought to take
+GOODBYES = 20  # that are said at a time
+
+
+class LabServer:
+    """One process's server, as an async context manager.
+
+    Args:
+        parts: From :func:`labserver.stages.build`.
+        settings: The same that the parts were built with.
+        stage: Name that ``hello`` tells.
+        host: Address to listen on.
+        port: Port to listen on; 0 lets the kernel choose, see :attr:`port`.
+
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Settings,
+        stage: str = "",
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.stage = stage
+        self.host = host.removeprefix("[").removesuffix("]")
+        self.port = port
+        self.replica = (
+            settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
+        )
+        self.proxies = Proxies(settings.trusted_proxies, settings.proxy_protocol)
+        self.metrics = Metrics()
+        self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
+        self.hears = True  # the broker, when it was last looked at
+        self.sockets: set[LabConnection] = set()  # all, also those still in handshake
+        self.connections: set[LabConnection] = set()  # those that were said hello to
+        self.visitors: set[Visitor] = set()  # streams, polls and POSTs
+        self.draining = False
+        self.attendance = Attendance(parts.broker.here)
+        self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
+        self.application = parts.application(
+            Lab(
+                self.hub,
+                parts.broker,
+                parts.history,
+                parts.admission,
+                self.metrics,
+                self.attendance,
+            )
+        )
+        self.listener: Server
+        self.web: WebServer | None = None
+
+    # Life of the server
+
+    async def __aenter__(self) -> Self:
+        listening = self.open_socket()
+        if self.settings.sse_port is not None:
+            try:
+                self.web = self.open_web(self.settings.sse_port)
+            except BaseException:
+                listening.close()
+                raise
+        await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
+        await self.parts.heartbeat.start(self.metrics)
+        self.lag.start()
+        self.listener = await self.listen(listening)
+        if self.web is not None:
+            await self.web.start()
+        where = {"url": self.url, "stage": self.stage, "replica": self.replica}
+        log.info("listening", extra=where)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.drain(self.settings.drain_timeout if exc_type is None else 0.0)
+
+    def open_web(self, port: int) -> WebServer:
+        """Return the server for clients without WebSocket, on a socket of its own."""
+        try:
+            from labserver.http.listener import WebServer
+        except ImportError as exc:
+            raise SettingsError(
+                f"--sse-port (LAB_SSE_PORT) needs {exc.name}, which is not installed: "
+                "pip install 'labserver[sse]'"
+            ) from None
+        return WebServer(self, open_port(self.host, port, self.settings, "--sse-port"))
+
+    def open_socket(self) -> socket.socket:
+        """Bind to the Unix socket that was chosen, else to the port."""
+        self.tls = tls(self.settings)
+        path = self.settings.unix_socket
+        if path:
+            listening = open_unix(path, self.settings)
+            self.inode = os.lstat(path).st_ino
+        else:
+            listening = open_port(self.host, self.port, self.settings)
+            self.port = listening.getsockname()[1]
+        return listening
+
+    async def listen(self, listening: socket.socket) -> Server:
+        """Start to accept. The library's keepalive and flow control stay out of it."""
+        settings = self.settings
+        return await serve(
+            self.converse,
+            sock=listening,
+            unix=bool(settings.unix_socket),
+            ssl=self.tls,
+            backlog=4096,
+            create_connection=partial(  # type: ignore[arg-type]
+                LabConnection, self.sockets, proxies=self.proxies
+            ),
+            process_request=self.process_request,
+            select_subprotocol=self.select_subprotocol,
+            compression=None,
+            extensions=[wire.deflate_offer()],
+            server_header=None,
+            open_timeout=settings.handshake_timeout,
+            ping_interval=None,
+            close_timeout=2,
+            max_size=settings.message_size_limit or None,
+            # Report pressure from the first byte that waits. At 0 the transport of TLS
+            # reports it when none does.
+            write_limit=1 if self.tls else 0,
+            logger=library_log,
+        )
+
+    @property
+    def url(self) -> str:
+        return url_of(self.host, self.port, self.settings)
+
+    async def drain(self, within: float) -> None:
+        """Say goodbye to everybody, and be done after ``within`` seconds."""
+        if self.draining:
+            return await self.listener.wait_closed()
+        self.draining = True
+        log.info("draining", extra={"connections": len(self.connections)})
+        deadline = time.monotonic() + within
+        await self.say_goodbye(within / 2)
+        web = asyncio.create_task(self.web.stop(deadline)) if self.web else None
+        if left := [each.connection_lost_waiter for each in self.connections]:
+            await asyncio.wait(left, timeout=max(0.0, deadline - time.monotonic()))
+        self.listener.close(close_connections=False)
+        if self.settings.unix_socket:
+            close_unix(self.settings.unix_socket, self.inode)
+        for connection in list(self.sockets):
+            connection.transport.abort()
+        await self.listener.wait_closed()
+        if web is not None:
+            await web
+        self.lag.stop()
+        await self.parts.heartbeat.stop()
+        await self.attendance.stop()
+        await self.parts.broker.stop()
+        log.info("drained")
+
+    async def say_goodbye(self, within: float) -> None:
+        """Close every connection, spread over time, and tell each when to return.
+
+        They go, and are asked to come back elsewhere, at the rate at which handshakes
+        are admitted: everybody at once would be a storm for whoever takes them.
+        """
+        leaving: list[LabConnection | Visitor] = [*self.connections, *self.visitors]
+        random.shuffle(leaving)
+        rate = self.settings.admission_rate or RETURN_RATE
+        spread = len(leaving) / rate
+        pause = min(spread, within) / max(1, len(leaving))
+        for number, connection in enumerate(leaving, start=1):
+            connection.end(closing.draining(random.uniform(0.0, max(1.0, spread))))
+            if number % GOODBYES == 0:
+                await asyncio.sleep(pause * GOODBYES)
+
+    # Handshake
+
+    def process_request(
+        self, connection: ServerConnection, request: Request
+    ) -> Response | None:
+        """Answer plain HTTP, and let admission decide on an upgrade."""
+        assert isinstance(connection, LabConnection)
+        if not routes.wants_upgrade(request):
+            return routes.answer(self, request)
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        connection.address = self.proxies.client_of(connection.address, forwarded)
+        try:
+            if self.draining:
+                raise Refused(503, "the server is draining", {"Retry-After": "1"})
+            connection.identity = self.parts.admission.admit(connection, request)
+        except Refused as exc:
+            self.metrics.refused[exc.status] += 1
+            log.info(
+                "handshake refused",
+                extra={
+                    "connection": connection.name,
+                    "address": connection.address,
+                    "status": exc.status,
+                    "detail": exc.detail,
+                },
+            )
+            response = routes.respond(exc.status, f"{exc.detail}\n")
+            response.headers.update(exc.headers)
+            return response
+        connection.on_lost = self.parts.admission.released
+        return None
+
+    def select_subprotocol(self, connection: ServerConnection, offered: Any) -> Any:
+        """Return the first subprotocol that both sides speak, or None."""
+        return next((name for name in offered if name in (wire.JSON, wire.CBOR)), None)
+
+    # Life of a connection
+
+    async def converse(self, connection: ServerConnection) -> None:
+        """Serve one client from its hello to its end."""
+        assert isinstance(connection, LabConnection)
+        self.open(connection)
+        try:
+            while (data := await connection.receive()) is not None:
+                if connection.ending is None:
+                    await self.serve(connection, data)
+        finally:
+            self.close(connection)
+
+    def open(self, connection: LabConnection) -> None:
+        rate = self.settings.message_rate_limit
+        if rate:
+            connection.bucket = TokenBucket(rate, 2 * rate, time.monotonic())
+        protocol = connection.protocol
+        connection.variant = wire.negotiated(protocol.subprotocol, protocol.extensions)
+        if protocol.state is OPEN:  # else it said goodbye at once
+            connection.outbox = self.parts.outbox(connection, self.metrics)
+        self.metrics.accepted += 1
+        self.connections.add(connection)
+        connection.reply(
+            Hello(
+                connection.name,
+                connection.identity.user,
+                self.stage,
+                self.replica,
+                self.parts.heartbeat.interval,
+            )
+        )
+        log.debug("connection opened", extra=about(connection))
+        self.parts.admission.opened(connection)
+        self.parts.heartbeat.watch(connection)
+        connection.forget_handshake()
+        if self.draining:  # it was admitted just before
+            connection.end(closing.draining(random.uniform(0.0, 1.0)))
+
+    async def serve(self, connection: LabConnection, data: str | bytes) -> None:
+        """Serve one message; whatever it is, the connection has an answer."""
+        self.metrics.received += 1
+        try:
+            text = self.text_of(connection, data)
+            if text is None:
+                return
+            if not connection.within_rate():
+                detail = (
+                    f"more than {self.settings.message_rate_limit:g} messages a second"
+                )
+                raise BadMessage("rate_limited", detail, messages.ref_of(text))
+            await self.application.receive(connection, text)
+        except BadMessage as exc:
+            connection.reply(Error(exc.code, exc.detail, exc.ref))
+        except Exception:
+            name = connection.name
+            log.exception("connection %s failed", name, extra={"connection": name})
+            connection.end(closing.INTERNAL)
+
+    def text_of(self, connection: LabConnection, data: str | bytes) -> str | None:
+        """Return a message as JSON, whichever subprotocol it came in."""
+        cbor = connection.variant.subprotocol == wire.CBOR
+        if isinstance(data, str) and not cbor:
+            return data
+        if isinstance(data, bytes) and cbor:
+            return messages.from_cbor(data)
+        kind = "text frame on a CBOR connection" if cbor else closing.NOT_TEXT.reason
+        connection.end(closing.NOT_TEXT.because(kind))
+        return None
+
+    def close(self, connection: LabConnection) -> None:
+        self.connections.discard(connection)
+        self.parts.heartbeat.forget(connection)
+        self.application.closed(connection)
+        ending = connection.ending
+        code = ending.code if ending else connection.close_code
+        # A client chooses its code: only those that mean something get a label.
+        known = code is None or code in closing.CLOSES or 1000 <= code <= 1015
+        self.metrics.closes[(code or 1006) if known else OTHER] += 1
+        decided = ending is not None and code not in (NORMAL.code, DRAINING.code)
+        log.log(
+            logging.INFO if decided else logging.DEBUG,
+            "connection ended",
+            extra={
+                **about(connection),
+                "code": code or 1006,
+                # A client's reason is whatever it likes.
+                "reason": ending.reason if ending else None,
+            },
+        )
+
+    def look_at_broker(self) -> None:
+        """Say when the broker is no longer heard, and when it is again."""
+        hears = not self.parts.broker.deaf
+        if hears != self.hears:
+            self.hears = hears
+            log.warning("the broker is %s", "heard again" if hears else "lost")
+
+    # What the routes show
+
+    def unready(self) -> str | None:
+        if self.draining:
+            return "draining"
+        return "the broker is deaf" if self.parts.broker.deaf else None
+
+    def metrics_page(self) -> bytes:
+        visitors = len(self.visitors)
+        everybody: list[LabConnection | Visitor] = [*self.connections, *self.visitors]
+        waiting = sum(each.outbox.waiting() for each in everybody)
+        worst = max((each.latency for each in self.connections), default=0.0)
+        up = not self.parts.broker.deaf
+        return render(
+            self.metrics,
+            [
+                Gauge("labserver_connections", "Open.", len(self.connections)),
+                Gauge("labserver_visitors", "Streams, polls, POSTs.", visitors),
+                Gauge("labserver_rooms", "With a local member.", len(self.hub.rooms)),
+                Gauge("labserver_outbox_bytes", "That wait for readers.", waiting),
+                Gauge("labserver_broker_up", "1 when it hears the broker.", up),
+                Gauge("labserver_draining", "1 while it drains.", self.draining),
+                Gauge("labserver_ping_max_seconds", "Slowest answer to a ping.", worst),
+            ],
+            {"replica": self.replica, "stage": self.stage, "version": __version__},
+        )
+
+
+def about(connection: LabConnection) -> dict[str, object]:
+    """Return what a line in the log says of a connection."""
+    return {
+        "connection": connection.name,
+        "user": connection.identity.user,
+        "address": connection.address,
+    }

@@ -1,0 +1,111 @@
+"""The seven stages, in order, and a server's parts built from them.
+
+Name and promise of a stage are read off its module, so that nothing can drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from labserver.errors import SettingsError
+from labserver.server.parts import (
+    AdmitAnyone,
+    DirectOutbox,
+    LocalBroker,
+    NoHeartbeat,
+    NoHistory,
+    Parts,
+)
+from labserver.settings import Settings
+from labserver.stages import auth, backpressure, broker, echo, heartbeat, resume, rooms
+
+MODULES = (echo, auth, rooms, heartbeat, backpressure, broker, resume)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage: its place in the order, and its module."""
+
+    number: int
+    module: ModuleType
+
+    @property
+    def name(self) -> str:
+        return self.module.__name__.rpartition(".")[2]
+
+    @property
+    def promise(self) -> str:
+        return (self.module.__doc__ or "").partition("\n")[0]
+
+    @property
+    def file(self) -> Path:
+        return Path(str(self.module.__file__))
+
+    @property
+    def lines(self) -> int:
+        return len(self.file.read_text(encoding="utf-8").splitlines())
+
+    @property
+    def extend(self) -> Callable[[Parts, Settings], Parts]:
+        extend: Callable[[Parts, Settings], Parts] = self.module.extend
+        return extend
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (Stage(number, each) for number, each in enumerate(MODULES, start=1))
+}
+LAST = MODULES[-1].__name__.rpartition(".")[2]
+
+
+def naive() -> Parts:
+    """Return parts that promise nothing; the application is the first stage's."""
+    return Parts(
+        application=echo.EchoApplication,
+        admission=AdmitAnyone(),
+        heartbeat=NoHeartbeat(),
+        outbox=DirectOutbox,
+        broker=LocalBroker(),
+        history=NoHistory(),
+    )
+
+
+def included(last: str, without: Collection[str] = ()) -> list[Stage]:
+    """Return the stages up to ``last`` that are not left out.
+
+    Raises:
+        SettingsError: A name is not a stage's.
+
+    """
+    for name in (last, *without):
+        if name not in STAGES:
+            known = ", ".join(STAGES)
+            raise SettingsError(f"there is no stage {name!r}; the stages are {known}")
+    end = STAGES[last].number
+    return [
+        stage
+        for stage in STAGES.values()
+        if stage.number <= end and stage.name not in without
+    ]
+
+
+def build(
+    last: str,
+    settings: Settings,
+    without: Collection[str] = (),
+) -> Parts:
+    """Return the parts of a server with every stage up to ``last``.
+
+    Args:
+        last: Name of the last stage.
+        settings: What the stages choose from.
+        without: Names of stages to leave out; the naive answer takes their place.
+
+    """
+    parts = naive()
+    for stage in included(last, without):
+        parts = stage.extend(parts, settings)
+    return parts

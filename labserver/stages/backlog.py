@@ -1,0 +1,141 @@
+"""What waits for a slow reader, in order, and what was lost on the way.
+
+Pure: bytes in, bytes out. The outbox of the stage ``backpressure`` decides when to
+hold, when to write and what to lose.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labserver.contract import messages, wire
+from labserver.contract.wire import Chunk, Variant
+
+LOSS_SIZE = 64  # bytes that a gap notice is counted as
+
+
+@dataclass(slots=True)
+class Loss:
+    """Seqs ``first`` to ``last`` of ``room`` that the reader will not get."""
+
+    room: str
+    first: int
+    last: int
+    epoch: str = ""
+
+
+class Backlog:
+    """A queue of answers, chunks and losses; a loss stands where the chunk stood.
+
+    Attributes:
+        size: Bytes held.
+        kept: Bytes of it that are answers and notices, which are never lost.
+        lost: Messages lost so far.
+
+    """
+
+    __slots__ = ("entries", "kept", "losses", "lost", "size")
+
+    def __init__(self) -> None:
+        self.entries: deque[bytes | Chunk | Loss] = deque()
+        # The loss of each room that the next one may join, because nothing that the
+        # reader could tell apart stands between them.
+        self.losses: dict[str, Loss] = {}
+        self.size = 0
+        self.kept = 0
+        self.lost = 0
+
+    def hold(self, entry: bytes | Chunk) -> None:
+        """Append an answer or a chunk."""
+        if isinstance(entry, Chunk):
+            self.losses.pop(entry.room, None)
+            self.size += len(entry.data)
+        else:
+            self.losses.clear()
+            self.size += len(entry)
+            self.kept += len(entry)
+        self.entries.append(entry)
+
+    def lose(self, chunk: Chunk) -> None:
+        """Append the loss of a chunk."""
+        self.lost += len(chunk)
+        self._note(Loss(chunk.room, chunk.first, chunk.last, chunk.epoch))
+
+    def lose_where(self, chosen: Callable[[Chunk], bool]) -> None:
+        """Turn the chosen chunks into losses, where they stand."""
+        entries, self.entries, self.losses = self.entries, deque(), {}
+        self.size = self.kept = 0
+        for entry in entries:
+            if isinstance(entry, Loss):
+                self._note(entry)
+            elif isinstance(entry, Chunk) and chosen(entry):
+                self.lose(entry)
+            else:
+                self.hold(entry)
+
+    def _note(self, loss: Loss) -> None:
+        before = self.losses.get(loss.room)
+        if before is not None and before.last + 1 == loss.first:
+            before.last = loss.last
+        else:
+            self.losses[loss.room] = loss
+            self.entries.append(loss)
+            self.size += LOSS_SIZE
+            self.kept += LOSS_SIZE
+
+    def squeeze(self, policy: str, chunk: Chunk, limit: float) -> None:
+        """Hold what a policy leaves of a full backlog and of one chunk more.
+
+        Args:
+            policy: ``drop-newest``, ``drop-oldest`` or ``conflate``.
+            chunk: What does not fit.
+            limit: Bytes that may be held.
+
+        """
+        if policy == "drop-oldest":
+            self._lose_oldest(self.size + len(chunk.data) - limit * 3 / 4)
+        elif policy == "conflate":
+            newest = {old.room: old for old in self.entries if isinstance(old, Chunk)}
+            newest[chunk.room] = chunk
+            self.lose_where(lambda old: newest[old.room] is not old)
+            *older, chunk = chunk.singles()
+            for single in older:
+                self.lose(single)
+        if self.size + len(chunk.data) <= limit:
+            self.hold(chunk)
+        else:
+            self.lose(chunk)
+
+    def _lose_oldest(self, excess: float) -> None:
+        # A quarter of the limit at a time: going through all entries stays rare.
+        def chosen(old: Chunk) -> bool:
+            nonlocal excess
+            excess -= len(old.data)
+            return excess > -len(old.data)
+
+        self.lose_where(chosen)
+
+    def take(self, variant: Variant, most: int) -> bytes:
+        """Remove and return what comes next, about ``most`` bytes of it."""
+        parts: list[bytes] = []
+        length = 0
+        while self.entries and length < most:
+            entry = self.entries.popleft()
+            if isinstance(entry, Loss):
+                self.losses.pop(entry.room, None)
+                notice = messages.gap(entry.room, entry.first, entry.last, "slow")
+                part = wire.chunk(variant, entry.room, [notice], entry.epoch).data
+                self.size -= LOSS_SIZE
+                self.kept -= LOSS_SIZE
+            else:
+                if isinstance(entry, Chunk):
+                    part = entry.data
+                else:
+                    part = entry
+                    self.kept -= len(part)
+                self.size -= len(part)
+            parts.append(part)
+            length += len(part)
+        return b"".join(parts)

@@ -1,0 +1,163 @@
+"""A message reaches everyone in its room, once.
+
+Without this, a server can only answer. Two indexes (a room's members, a connection's
+rooms) are what makes it cheap to speak to a group, and both must be cleaned when a
+connection ends: otherwise rooms fill with the dead.
+
+How: joining, leaving and publishing are messages. The broker numbers what is published
+and hands it to the hub, which writes it once to each member. Nothing is delivered by a
+short cut, not even to the publisher: the broker's order is the only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+from msgspec import UNSET, UnsetType
+
+from labserver.contract.messages import (
+    Ack,
+    Echo,
+    Error,
+    Join,
+    Joined,
+    Leave,
+    Left,
+    Ping,
+    Pong,
+    Publish,
+    Ref,
+    Refresh,
+    Refreshed,
+    body,
+    decode,
+)
+from labserver.errors import BadMessage, BrokerDown
+from labserver.server.connection import LabConnection
+from labserver.server.parts import Lab, Parts
+from labserver.settings import Settings
+
+
+class RoomsApplication:
+    """Join, leave, publish."""
+
+    # Publishes of one connection that may wait for the broker at a time; reading
+    # stops there, and TCP tells the client.
+    in_flight_limit = 64
+
+    def __init__(self, lab: Lab, rooms_limit: int) -> None:
+        self.lab = lab
+        self.rooms_limit = rooms_limit
+
+    async def receive(self, connection: LabConnection, text: str) -> None:
+        message = decode(text)
+        match message:
+            case Publish():
+                await self.publish(connection, message)
+            case Join():
+                await self.join(connection, message)
+            case Leave():
+                self.leave(connection, message.room)
+                connection.reply(Left(message.room, message.ref))
+            case Ping():
+                connection.reply(Pong(message.ref))
+            case Echo():
+                connection.reply(message)
+            case Refresh():
+                self.refresh(connection, message)
+
+    async def publish(self, connection: LabConnection, message: Publish) -> None:
+        self.check_claim(connection, message.room, message.ref)
+        tail = body(connection.identity.user, message.payload)
+        stored = self.lab.broker.publish(
+            message.room, tail, message.key, connection.identity.user
+        )
+        if stored.done():
+            self.published(connection, message, stored)
+            return
+        # A round trip to the broker: the next message of this client need not wait.
+        connection.in_flight += 1
+        stored.add_done_callback(partial(self.arrived, connection, message))
+        if connection.in_flight >= self.in_flight_limit:
+            await asyncio.wait([stored])
+
+    def arrived(
+        self, connection: LabConnection, message: Publish, stored: asyncio.Future[int]
+    ) -> None:
+        connection.in_flight -= 1
+        self.published(connection, message, stored)
+
+    def published(
+        self, connection: LabConnection, message: Publish, stored: asyncio.Future[int]
+    ) -> None:
+        """Tell a publisher what became of its message."""
+        if (problem := stored.exception()) is not None:
+            connection.reply(Error("broker_down", str(problem), message.ref))
+        elif message.ref is not UNSET:
+            connection.reply(Ack(message.room, stored.result(), message.ref))
+
+    async def join(self, connection: LabConnection, message: Join) -> None:
+        name = message.room
+        self.check_claim(connection, name, message.ref)
+        here = name in connection.rooms
+        if self.rooms_limit and len(connection.rooms) >= self.rooms_limit and not here:
+            detail = f"a connection may be in {self.rooms_limit} rooms"
+            raise BadMessage("room_limit", detail, message.ref)
+        lab = self.lab
+        # Inside the block the room keeps for this client what arrives meanwhile: what
+        # was missed is read from the broker, and between the two nothing may be lost.
+        with lab.hub.joining(connection, name) as room:
+            try:
+                await lab.broker.subscribe(name)
+                after = None if message.after is None else message.after.seq
+                position = await lab.broker.read(name, after)
+            except BrokerDown as exc:
+                raise BadMessage("broker_down", str(exc), message.ref) from None
+            missed = lab.history.missed(message.after, position)
+            joined = Joined(
+                name, position.epoch, position.seq, missed is not None, message.ref
+            )
+            lab.hub.add(connection, room, joined, missed or ())
+        if message.presence:
+            lab.attendance.enter(connection, name)
+        else:
+            lab.attendance.leave(connection, name)
+        if message.after is not None:
+            lab.metrics.recovered += joined.recovered
+            lab.metrics.unrecovered += not joined.recovered
+
+    def refresh(self, connection: LabConnection, message: Refresh) -> None:
+        answer = self.lab.admission.refresh(connection, message.token)
+        if connection.ending is not None:
+            return  # the token was bad, and that was the answer
+        if answer is None:
+            detail = "there are no tokens here to refresh"
+            raise BadMessage("forbidden", detail, message.ref)
+        connection.reply(Refreshed(answer.expires, message.ref))
+        for name in list(connection.rooms):
+            if not connection.identity.may_enter(name):
+                self.leave(connection, name)
+                connection.reply(Left(name))
+
+    def closed(self, connection: LabConnection) -> None:
+        for name in list(connection.rooms):
+            self.leave(connection, name)
+
+    def leave(self, connection: LabConnection, room: str) -> None:
+        self.lab.hub.remove(connection, room)
+        self.lab.attendance.leave(connection, room)
+
+    def check_claim(
+        self, connection: LabConnection, room: str, ref: Ref | UnsetType
+    ) -> None:
+        if not connection.identity.may_enter(room):
+            detail = "the token's rooms do not cover this room"
+            raise BadMessage("forbidden", detail, ref)
+
+
+def extend(parts: Parts, settings: Settings) -> Parts:
+    """Replace the application."""
+    limit = settings.rooms_limit
+    return replace(parts, application=lambda lab: RoomsApplication(lab, limit))
