@@ -4,7 +4,7 @@ The question: what does a handshake cost, does a room work whose members come an
 and is everybody refused who should be? A refusal that was due is no failure.
 """
 
-from _visitor import Stranger, Visitor
+from labserver.load.users.visitor import Stranger, Visitor
 
 
 class ChurnUser(Visitor):

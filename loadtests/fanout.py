@@ -4,8 +4,8 @@ The question: how long after a message was due has everybody got it, and does ev
 get it at all?
 """
 
-from _publisher import Publisher
-from _user import LabUser
+from labserver.load.users.publisher import Publisher
+from labserver.load.users.user import LabUser
 
 
 class FanoutPublisher(Publisher):

@@ -5,8 +5,8 @@ that is dead? The room hears one message a second, so that what is kept still wo
 server with ``--heartbeat-interval 2`` has an answer within seconds.
 """
 
-from _publisher import Publisher
-from _quiet import QuietMember, SilentPeer
+from labserver.load.users.publisher import Publisher
+from labserver.load.users.quiet import QuietMember, SilentPeer
 
 
 class IdlePublisher(Publisher):

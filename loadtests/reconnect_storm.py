@@ -6,8 +6,8 @@ its delay, and everybody's is the same. By default the clients cut their connect
 themselves; in a run of this scenario alone ``--fault kill-replica`` kills their server.
 """
 
-from _publisher import Publisher
-from _storm import StormMember
+from labserver.load.users.publisher import Publisher
+from labserver.load.users.storm import StormMember
 
 
 class StormPublisher(Publisher):

@@ -5,8 +5,8 @@ publisher's own replica? With one server it degrades to a fan-out. With ``--faul
 server is killed or Redis is paused half-way, and the question is who notices.
 """
 
-from _publisher import Publisher
-from _user import Delivery, LabUser
+from labserver.load.users.publisher import Publisher
+from labserver.load.users.user import Delivery, LabUser
 
 
 class ReplicaPublisher(Publisher):

@@ -6,10 +6,11 @@ tries each outbox policy of the server.
 """
 
 import gevent
-from _publisher import Publisher
-from _run import RUN
-from _slow import SlowReader
-from _user import LabUser
+
+from labserver.load.run.life import RUN
+from labserver.load.users.publisher import Publisher
+from labserver.load.users.slow import SlowReader
+from labserver.load.users.user import LabUser
 
 
 class SlowRoomPublisher(Publisher):

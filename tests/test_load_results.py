@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "loadtests"))
-Histogram = importlib.import_module("_hist").Histogram
-Budget = importlib.import_module("_budget").Budget
-_timeline = importlib.import_module("_timeline")
-_results = importlib.import_module("_results")
-_record = importlib.import_module("_record")
-_verdict = importlib.import_module("_verdict")
-_saved = importlib.import_module("_saved")
-_drawing = importlib.import_module("_drawing")
-_plots = importlib.import_module("_plots")
-_gallery = importlib.import_module("_gallery")
-_report = importlib.import_module("_report")
-_compare = importlib.import_module("_compare")
+Histogram = importlib.import_module("labserver.load.figures.histogram").Histogram
+Budget = importlib.import_module("labserver.load.figures.budget").Budget
+_timeline = importlib.import_module("labserver.load.figures.timeline")
+_results = importlib.import_module("labserver.load.figures.results")
+_record = importlib.import_module("labserver.load.figures.record")
+_verdict = importlib.import_module("labserver.load.figures.verdict")
+_saved = importlib.import_module("labserver.load.figures.saved")
+_drawing = importlib.import_module("labserver.load.pictures.drawing")
+_plots = importlib.import_module("labserver.load.pictures.plots")
+_gallery = importlib.import_module("labserver.load.pictures.gallery")
+_report = importlib.import_module("labserver.load.pictures.report")
+_compare = importlib.import_module("labserver.load.figures.compare")
 Slice, Slicer = _timeline.Slice, _timeline.Slicer
 
 durations = st.lists(st.integers(0, 2**30), max_size=20)

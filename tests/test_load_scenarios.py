@@ -26,8 +26,8 @@ from websockets.uri import parse_uri
 from labserver.processes.cluster import running_replica
 
 sys.path.append(str(LOADTESTS))
-_frames = importlib.import_module("_frames")
-_owned = importlib.import_module("_owned")
+_frames = importlib.import_module("labserver.load.frames")
+_owned = importlib.import_module("labserver.load.run.owned")
 
 # The short cut through the protocol
 

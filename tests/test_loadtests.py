@@ -30,14 +30,14 @@ SECRET = "a secret of thirty-two bytes or more"
 
 # These four are pure. The others import gevent, which changes the process it is in.
 sys.path.append(str(LOADTESTS))
-_hist = importlib.import_module("_hist")
-_audit = importlib.import_module("_audit")
-_record = importlib.import_module("_record")
-Figures = importlib.import_module("_figures").Figures
+_hist = importlib.import_module("labserver.load.figures.histogram")
+_audit = importlib.import_module("labserver.load.figures.audit")
+_record = importlib.import_module("labserver.load.figures.record")
+Figures = importlib.import_module("labserver.load.figures.own").Figures
 Histogram, Audit, Tally = _hist.Histogram, _audit.Audit, _audit.Tally
 Record, merged = _record.Record, _record.merged
-_verdict = importlib.import_module("_verdict")
-stalled = importlib.import_module("_timeline").stalled
+_verdict = importlib.import_module("labserver.load.figures.verdict")
+stalled = importlib.import_module("labserver.load.figures.timeline").stalled
 judge = _verdict.judge
 
 durations = st.lists(st.integers(0, 2**40), max_size=60)
@@ -612,7 +612,7 @@ LATE = """
 import sys, types
 sys.path.insert(0, "loadtests")
 import fanout, idle, slow_readers
-from _record import Record
+from labserver.load.figures.record import Record
 for kind in (
     fanout.FanoutSubscriber, idle.DeadPeer, slow_readers.StalledReader,
     slow_readers.ThrottledReader, slow_readers.OscillatingReader,

@@ -146,7 +146,9 @@ for name, run in zip(servers, runs, strict=True):
 # ## Read: how a run is judged
 
 # %%
-excerpt("loadtests/_verdict.py", "judge", "failure_reasons", "invalid_reasons")
+excerpt(
+    "labserver/load/figures/verdict.py", "judge", "failure_reasons", "invalid_reasons"
+)
 
 # %% [markdown]
 # ## Run: six scenarios

@@ -99,7 +99,7 @@ EXERCISE = Exercise(
             "a message too many is a failure, too: delivered twice.",
         ),
     ),
-    look_at="`judge` and `invalid_reasons` in `loadtests/_results.py`.",
+    look_at="`judge` and `invalid_reasons` in `labserver/load/figures/results.py`.",
     praise="The exit status of the load tests is made so: 1 failed, 3 nothing, "
     "4 invalid.",
 )

@@ -1,0 +1,1 @@
+"""The load generator: users, runs, figures, pictures."""

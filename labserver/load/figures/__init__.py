@@ -1,0 +1,1 @@
+"""What a run measured: histograms, completeness, verdicts, files."""

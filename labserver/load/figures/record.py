@@ -1,0 +1,174 @@
+"""What a process measured, and the sum over all processes of a run.
+
+Every process writes its own part and the parts are added up; a figure that cannot be
+added (a percentile) is made from the sum only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from labserver.load.figures.audit import Tally
+from labserver.load.figures.budget import Budget
+from labserver.load.figures.histogram import Histogram
+from labserver.load.figures.own import Figures
+from labserver.load.figures.timeline import Slice
+
+
+@dataclass
+class Record:
+    """The figures of one process, or the sum of several.
+
+    Names of ``latency`` and ``tallies`` are ``scenario/label``. In a group that is
+    listed in ``by_design`` it is the scenario's subject that messages come late or
+    not; only a fault that no design excuses counts against the run there.
+    """
+
+    processes: int = 1
+    wall: float = 0.0  # seconds from when everybody was there to the drain
+    cpu: float = 0.0  # the busiest process's share of one core
+    latency: dict[str, Histogram] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    by_design: set[str] = field(default_factory=set)
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    slip: Histogram = field(default_factory=Histogram)  # from due to sent
+    lag: Histogram = field(default_factory=Histogram)  # from arrival to read
+    loop: Histogram = field(default_factory=Histogram)  # how late a timer ran
+    users: Counter[str] = field(default_factory=Counter)  # by class
+    published: Counter[str] = field(default_factory=Counter)  # by scenario
+    notes: dict[str, str] = field(default_factory=dict)  # scenario -> a sentence
+    unanswered: int = 0  # publishes without ack
+    problems: Counter[str] = field(default_factory=Counter)  # sentences
+    tops: dict[str, int] = field(default_factory=dict)  # newest seq of each numbering
+    # What each group's members had last: numbering -> seq -> members. Only when all
+    # processes have told what was published, the tail of each is known.
+    ends: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)
+    figures: dict[str, Figures] = field(default_factory=dict)  # by scenario
+    began: int = 0  # when the run was asked for, monotonic ns
+    slices: dict[int, Slice] = field(default_factory=dict)  # by number of the period
+    # Of some of the messages, by group: where the time went.
+    budgets: dict[str, Budget] = field(default_factory=dict)
+
+    def histogram(self, name: str) -> Histogram:
+        return self.latency.setdefault(name, Histogram())
+
+    def tally(self, group: str) -> Tally:
+        return self.tallies.setdefault(group, Tally())
+
+    def own(self, scenario: str) -> Figures:
+        """Return the figures that only this scenario has."""
+        return self.figures.setdefault(scenario, Figures())
+
+    def ended(self, group: str, place: str, last: int) -> None:
+        """Note where a member stood when the run was over."""
+        places = self.ends.setdefault(group, {})
+        places.setdefault(place, Counter())[last] += 1
+
+    def reached(self, place: str, seq: int) -> None:
+        """Note that a numbering (a room's, in an epoch) has come to ``seq``."""
+        if seq > self.tops.get(place, 0):
+            self.tops[place] = seq
+
+    def add(self, other: Record) -> None:
+        """Add the figures of other processes."""
+        self.processes += other.processes
+        self.wall = max(self.wall, other.wall)
+        self.cpu = max(self.cpu, other.cpu)
+        for name, histogram in other.latency.items():
+            self.histogram(name).add(histogram)
+        for group, tally in other.tallies.items():
+            self.tally(group).__iadd__(tally)
+        self.by_design |= other.by_design
+        for group, outcomes in other.outcomes.items():
+            self.outcomes.setdefault(group, Counter()).update(outcomes)
+        self.slip.add(other.slip)
+        self.lag.add(other.lag)
+        self.loop.add(other.loop)
+        self.users.update(other.users)
+        self.published.update(other.published)
+        self.notes.update(other.notes)
+        self.unanswered += other.unanswered
+        self.problems.update(other.problems)
+        for room, seq in other.tops.items():
+            self.reached(room, seq)
+        for group, rooms in other.ends.items():
+            for room, ends in rooms.items():
+                self.ends.setdefault(group, {}).setdefault(room, Counter()).update(ends)
+        for scenario, figures in other.figures.items():
+            self.own(scenario).add(figures)
+        self.began = self.began or other.began
+        for number, piece in other.slices.items():
+            self.slices.setdefault(number, Slice()).add(piece)
+        for group, budget in other.budgets.items():
+            self.budgets.setdefault(group, Budget()).add(budget)
+
+    def count_tails(self) -> None:
+        """Count what was published after the last message that a member got."""
+        for group, rooms in self.ends.items():
+            for room, ends in rooms.items():
+                top = self.tops.get(room, 0)
+                for last, members in ends.items():
+                    missed = max(0, top - last) * members
+                    self.tally(group).missed_tail(missed, group in self.by_design)
+        self.ends.clear()
+
+    def scenarios(self) -> list[str]:
+        names = {name.partition("/")[0] for name in [*self.tallies, *self.latency]}
+        return sorted(names | set(self.published))
+
+    def delivered(self) -> int:
+        return sum(tally.delivered for tally in self.tallies.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what :meth:`from_json` reads back."""
+        data = {each.name: getattr(self, each.name) for each in fields(self)}
+        data["latency"] = {k: v.as_json() for k, v in self.latency.items()}
+        data["tallies"] = {k: v.as_json() for k, v in self.tallies.items()}
+        data["by_design"] = sorted(self.by_design)
+        data["outcomes"] = {k: dict(v) for k, v in self.outcomes.items()}
+        for name in ("slip", "lag", "loop"):
+            data[name] = data[name].as_json()
+        for name in ("users", "published", "problems"):
+            data[name] = dict(data[name])
+        data["ends"] = {
+            group: {room: sorted(ends.items()) for room, ends in rooms.items()}
+            for group, rooms in self.ends.items()
+        }
+        data["figures"] = {k: v.as_json() for k, v in self.figures.items()}
+        data["slices"] = [[n, each.as_json()] for n, each in self.slices.items()]
+        data["budgets"] = {k: v.as_json() for k, v in self.budgets.items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        data = dict(data)
+        data["latency"] = {
+            k: Histogram.from_json(v) for k, v in data["latency"].items()
+        }
+        data["tallies"] = {k: Tally(**v) for k, v in data["tallies"].items()}
+        data["by_design"] = set(data["by_design"])
+        data["outcomes"] = {k: Counter(v) for k, v in data["outcomes"].items()}
+        for name in ("slip", "lag", "loop"):
+            data[name] = Histogram.from_json(data[name])
+        for name in ("users", "published", "problems"):
+            data[name] = Counter(data[name])
+        data["ends"] = {
+            group: {room: Counter(dict(ends)) for room, ends in rooms.items()}
+            for group, rooms in data["ends"].items()
+        }
+        data["figures"] = {k: Figures.from_json(v) for k, v in data["figures"].items()}
+        data["slices"] = {n: Slice.from_json(each) for n, each in data["slices"]}
+        data["budgets"] = {k: Budget.from_json(v) for k, v in data["budgets"].items()}
+        return cls(**data)
+
+
+def merged(parts: Iterable[Record]) -> Record:
+    """Return the sum of all parts, with the tails counted."""
+    whole = Record(processes=0)
+    for part in parts:
+        whole.add(part)
+    whole.count_tails()
+    return whole

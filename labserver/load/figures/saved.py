@@ -1,0 +1,137 @@
+"""Runs that were written: read back, checked, or refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labserver.load.figures.record import Record, merged
+from labserver.load.figures.timeline import read_csv
+
+ABOUT = "LAB_LOAD_ABOUT"  # JSON that whoever started the servers adds to run.json
+FILE_LIMIT = 200_000_000  # bytes of a file that is read
+RUNS_LIMIT = 500  # runs that are read from a folder
+
+
+class Unreadable(Exception):
+    """A folder is no run, or not a whole one; the message is a sentence."""
+
+
+@dataclass
+class Saved:
+    """One run, as its folder has it."""
+
+    folder: Path
+    about: Mapping[str, Any]  # run.json
+    summary: Mapping[str, Any]  # summary.json
+    record: Record  # the sum of the part files
+    table: list[dict[str, Any]] = field(default_factory=list)  # timeline.csv
+
+    @property
+    def name(self) -> str:
+        return str(self.about["name"])
+
+    @property
+    def scenario(self) -> str:
+        """What the run is called after its time."""
+        return self.name.partition("Z-")[2] or self.name
+
+    @property
+    def machine(self) -> str:
+        return str(self.about["machine"])
+
+    @property
+    def caption(self) -> str:
+        """The machine and the load, in a line."""
+        server = self.about.get("server")
+        python = self.about["versions"].get("python")
+        parts = [f"{self.machine}{f', Python {python}' if python else ''}."]
+        parts.append(f"{self.about['load']}.")
+        if server:
+            parts.append(f"Server: {server}.")
+        return " ".join(parts)
+
+    @property
+    def faults(self) -> list[tuple[float, str]]:
+        """What was done to the servers: seconds since the start, and what."""
+        return [(each["at"], each["text"]) for each in self.about.get("faults", ())]
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def load(folder: Path) -> Saved:
+    """Read one run.
+
+    Raises:
+        Unreadable: It is none, or something of it is missing or broken.
+
+    """
+    if not folder.is_dir():
+        raise Unreadable(f"{folder} is no folder")
+    if not is_run(folder):
+        raise Unreadable(f"{folder} is no run: it has no run.json")
+    about, summary = (read(folder / name) for name in ("run.json", "summary.json"))
+    parts = sorted(folder.glob("part-*.json"))
+    if not parts:
+        raise Unreadable(f"{folder} is not whole: it has no part-0.json")
+    try:
+        record = merged(Record.from_json(read(each)) for each in parts)
+        timeline = folder / "timeline.csv"
+        table = read_csv(timeline) if timeline.exists() else []
+        saved = Saved(folder, about, summary, record, table)
+        if not {"verdict", "exit_code", "reasons"} <= summary.keys():
+            raise KeyError("verdict")
+        _ = saved.name, saved.caption, saved.faults
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as exc:
+        raise Unreadable(
+            f"{folder} is of another version, or broken ({type(exc).__name__}: {exc}): "
+            "run it again"
+        ) from None
+    return saved
+
+
+def load_all(folder: Path) -> list[Saved]:
+    """Read a run, or every run of a folder, in the order in which they were made.
+
+    Raises:
+        Unreadable: There is none, or one is broken.
+
+    """
+    if is_run(folder):
+        return [load(folder)]
+    if not folder.is_dir():
+        raise Unreadable(f"{folder} is no folder")
+    runs = sorted(each for each in folder.iterdir() if is_run(each))
+    if not runs:
+        raise Unreadable(
+            f"{folder} holds no run: name a folder that `python -m loadtests` made, "
+            "or one of those in it"
+        )
+    if len(runs) > RUNS_LIMIT:
+        raise Unreadable(f"{folder} holds {len(runs)} runs, at most {RUNS_LIMIT}")
+    return [load(each) for each in runs]
+
+
+def read(path: Path) -> Any:
+    """Return what a JSON file holds, an object.
+
+    Raises:
+        Unreadable: It is missing, too large, or not whole.
+
+    """
+    try:
+        if path.stat().st_size > FILE_LIMIT:
+            raise Unreadable(f"{path} is larger than {FILE_LIMIT:,} bytes")
+        data = json.loads(path.read_text())
+    except OSError as exc:
+        raise Unreadable(f"{path}: {exc.strerror}") from None
+    except ValueError:
+        raise Unreadable(f"{path} is not whole: it is no JSON") from None
+    if not isinstance(data, dict):
+        raise Unreadable(f"{path} holds no object")
+    return data

@@ -1,0 +1,132 @@
+"""What to make of a run: has the server failed, and are the figures its own?
+
+A run in which the generator was what limited is INVALID, whatever it shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labserver.load.figures.histogram import Histogram, ms
+from labserver.load.figures.record import Record
+
+CPU_LIMIT = 0.8  # of one core: beyond it the generator is what is measured
+LAG_LIMIT = 100.0  # ms: a generator's delay below it never makes a run invalid
+SAID = {"slip": "slip", "lag": "lag", "loop": "loop lag"}
+OVERDUE, STALLS = "kept too long", "server stalls"  # figures of idle
+EXIT_FAILURES, EXIT_NOTHING, EXIT_INVALID = 1, 3, 4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to make of a run: exit code, one word, and why."""
+
+    code: int
+    word: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.word}: {'; '.join(self.reasons)} (exit {self.code})"
+
+
+def judge(
+    record: Record, failures: int = 0, missing: int = 0, lag_limit: float = LAG_LIMIT
+) -> Verdict:
+    """Return the verdict on a whole run.
+
+    Args:
+        record: The sum of all parts.
+        failures: Failed requests, as Locust counts them.
+        missing: Processes that took part and told nothing.
+        lag_limit: Milliseconds of delay that a generator may have of its own.
+
+    """
+    if not record.delivered():
+        reasons = ["not one message was delivered", *silence_reasons(record, missing)]
+        return Verdict(EXIT_NOTHING, "NOTHING DELIVERED", tuple(reasons))
+    invalid = invalid_reasons(record, missing, lag_limit)
+    if failed := failure_reasons(record, failures):
+        # A generator that was too busy may be why: who reads both can tell.
+        return Verdict(EXIT_FAILURES, "FAILED", (*failed, *invalid))
+    if invalid:
+        return Verdict(EXIT_INVALID, "INVALID", tuple(invalid))
+    reason = "everything arrived, once and in order"
+    if any(tally.unread or tally.told for tally in record.tallies.values()):
+        reason += ", but to those who are slow by design"
+    return Verdict(0, "VALID", (reason,))
+
+
+def silence_reasons(record: Record, missing: int) -> list[str]:
+    """Return why nothing can have been delivered, as far as the generator knows."""
+    if missing:
+        return [f"{missing} worker(s) told nothing"]
+    if record.published.total():
+        return []
+    if any(name.endswith("Publisher") for name in record.users):
+        return ["time was up before all had joined and publishers began: more -t"]
+    return ["no publisher ran: take more users, or name a ...Publisher class too"]
+
+
+def failure_reasons(record: Record, failures: int) -> list[str]:
+    """Return what the server did that it must not do."""
+    reasons = []
+    for group, tally in sorted(record.tallies.items()):
+        for name in ("lost", "duplicated", "reordered"):
+            if count := getattr(tally, name):
+                reasons.append(f"{count} {name} in {group}")
+        if tally.told and group not in record.by_design:
+            reasons.append(f"{tally.told} announced as gaps in {group}")
+    if record.unanswered:
+        reasons.append(f"{record.unanswered} publishes were not acknowledged")
+    reasons += [f"{count}x {what}" for what, count in record.problems.most_common(3)]
+    if failures and not reasons:
+        reasons.append(f"{failures} failed requests, see Locust's error report")
+    return reasons
+
+
+def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]:
+    """Return why the figures say more about the generator than about the server."""
+    reasons = []
+    if missing:
+        reasons.append(f"{missing} worker(s) told nothing")
+    if record.cpu > CPU_LIMIT:
+        reasons.append(
+            f"the generator used {record.cpu:.0%} of its core (limit {CPU_LIMIT:.0%}): "
+            "use --processes, or fewer users"
+        )
+    p99 = prompt(record).percentile(99)
+    for name in ("slip", "lag", "loop"):
+        own = getattr(record, name).percentile(99)
+        if own > max(lag_limit * 1000, p99 / 2):
+            reasons.append(
+                f"the generator's own {SAID[name]} dominates: its p99 is {ms(own)}, "
+                f"the measured one {ms(p99)}"
+            )
+    return reasons
+
+
+def judge_heartbeat(record: Record, stalls: int) -> None:
+    """Hold dead peers that were kept too long against a server that was never late.
+
+    One that was late itself trusts no ping from before, since answers may lie unread
+    in its kernel: from then on a dead peer has its two intervals again.
+    """
+    own = record.own("idle")
+    own.counts[STALLS] += stalls
+    kept = own.counts[OVERDUE]
+    if kept and stalls:
+        record.notes["idle"] = (
+            f"{kept} dead peer(s) were kept beyond two intervals; but servers were "
+            f"late themselves, {stalls} time(s), and begin to count again then."
+        )
+    elif kept:
+        record.problems["idle: a dead peer was kept beyond two intervals"] += kept
+
+
+def prompt(record: Record) -> Histogram:
+    """Return the latencies of all who are not late by design."""
+    return Histogram.merged(
+        histogram
+        for name, histogram in record.latency.items()
+        if name not in record.by_design
+    )

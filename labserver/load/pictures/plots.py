@@ -1,0 +1,427 @@
+"""The pictures of a run: what was found as the title, what was run below it.
+
+Each function returns a :class:`Picture`, or None when the run has nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+from labserver.load.figures.budget import Budget
+from labserver.load.figures.histogram import Histogram, ms
+from labserver.load.figures.saved import Saved
+from labserver.load.figures.timeline import Slice
+from labserver.load.pictures.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PURPLE,
+    RED,
+    WHITE,
+    Picture,
+    curve,
+    finish,
+    legend,
+    marks,
+    percentile_axes,
+    plain,
+    scaled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
+WAITING = "waiting to\nbe read (KB)"
+READ_CURVE = (
+    "Go right to the percentile that you promise, and up to what it costs: the last "
+    "step of a line is its slowest message."
+)
+
+
+def own_share(saved: Saved, axes: Axes) -> None:
+    """Draw what the generator itself added, below what it measured."""
+    record = saved.record
+    curve(axes, record.slip, GREY, "in it: sent late", "--", thin=True)
+    curve(axes, record.lag, GREY, "not in it: read late", ":", thin=True)
+
+
+def group_curve(saved: Saved) -> Picture | None:
+    """Latency over percentile, of everybody who is not slow by design."""
+    scenario = saved.scenario
+    prefix = "" if scenario == "mixed" else f"{scenario}/"
+    latency = prompt(saved, prefix)
+    if not latency.count:
+        return None
+    tallies = saved.record.tallies
+    mine = [
+        each
+        for name, each in tallies.items()
+        if name.startswith(prefix) and name not in saved.record.by_design
+    ]
+    delivered = sum(each.delivered for each in mine)
+    expected = sum(each.expected for each in mine)
+
+    def paint(figure: Figure) -> None:
+        axes = percentile_axes(figure.subplots())
+        curve(axes, latency, BLUE, "from due to arrival")
+        own_share(saved, axes)
+        finish(axes, 3)
+
+    return Picture(
+        f"{scenario}-percentiles",
+        f"p50 {ms(latency.percentile(50))}, p99 {ms(latency.percentile(99))}, "
+        f"{delivered:,} of {expected:,} delivered",
+        READ_CURVE + " The grey lines are the generator's own delays: where they come "
+        "near the blue one, it measured itself.",
+        paint,
+    )
+
+
+def prompt(saved: Saved, prefix: str) -> Histogram:
+    return Histogram.merged(
+        each
+        for name, each in saved.record.latency.items()
+        if name.startswith(prefix) and name not in saved.record.by_design
+    )
+
+
+def steps(saved: Saved) -> list[tuple[int, Slice]]:
+    """Return what was measured at each number of members that held for a while."""
+    record = saved.record
+    found: dict[int, Slice] = {}
+    for before, now in pairwise(sorted(record.slices)):
+        first, piece = record.slices[before], record.slices[now]
+        # A second in which somebody came or went belongs to neither number.
+        if now == before + 1 and first.users == piece.users > 0 and piece.latency:
+            found.setdefault(piece.users, Slice()).add(piece)
+    return sorted(found.items())
+
+
+def by_subscribers(saved: Saved) -> Picture | None:
+    """Percentiles against the number of members, if the run had several."""
+    found = []
+    for users, piece in steps(saved):
+        latency = Histogram.merged(
+            each
+            for name, each in piece.latency.items()
+            if name not in saved.record.by_design
+        )
+        if latency.count >= 100:
+            found.append((users, latency, piece))
+    if len(found) < 3:
+        return None
+    numbers = [users for users, _, _ in found]
+
+    def paint(figure: Figure) -> None:
+        axes = plain(figure.subplots(), "members of the room", "milliseconds")
+        own = [
+            (piece.slip.percentile(99) + piece.lag.percentile(99)) / 1000
+            for _, _, piece in found
+        ]
+        values = list(own)
+        for percent, colour, style, marker in (
+            (99.9, PURPLE, ":", "^"),
+            (99, ORANGE, "--", "s"),
+            (50, BLUE, "-", "o"),
+        ):
+            points = [each.percentile(percent) / 1000 for _, each, _ in found]
+            values += points
+            axes.plot(
+                *(numbers, points),
+                **{"color": colour, "linestyle": style, "linewidth": 2},
+                **{"marker": marker, "markersize": 5, "label": f"p{percent:g}"},
+            )
+        scaled(axes, values)
+        axes.fill_between(
+            *(numbers, axes.get_ylim()[0], own),
+            **{"color": PALE, "alpha": 0.6, "linewidth": 0, "zorder": 0},
+            label="the generator's own p99 (sent late + read late)",
+        )
+        axes.set_xlim(left=0)
+        legend(axes, 4)
+
+    last = found[-1]
+    return Picture(
+        f"{saved.scenario}-subscribers",
+        f"From {numbers[0]:,} to {numbers[-1]:,} members, p99 goes from "
+        f"{ms(found[0][1].percentile(99))} to {ms(last[1].percentile(99))}",
+        "Each mark is one step of the load; when a line comes down to the grey band, "
+        "the generator's own delay is what it shows.",
+        paint,
+        note=f"{min(each.count for _, each, _ in found):,} messages or more a mark.",
+    )
+
+
+def budget(saved: Saved) -> Picture | None:
+    """Where the time went, for the fast and for the slow messages."""
+    shares = Budget.merged(
+        each
+        for name, each in saved.record.budgets.items()
+        if name not in saved.record.by_design
+    ).shares()
+    if not shares:
+        return None
+    kinds = (
+        ("slip", "generator, sent late", ORANGE),
+        ("server", "server and network", BLUE),
+        ("lag", "generator, read late", GREY),
+    )
+
+    def paint(figure: Figure) -> None:
+        axes = plain(
+            figure.subplots(), "share of the time from due to read (%)", "", ""
+        )
+        for row, share in enumerate(reversed(shares)):
+            total = max(0.001, share.slip + share.server + share.lag)
+            start = 0.0
+            for kind, label, colour in kinds:
+                part = 100 * getattr(share, kind) / total
+                axes.barh(
+                    *(row, part),
+                    **{"left": start, "color": colour, "height": 0.62},
+                    label=label if not row else "_",
+                )
+                if part > 9:
+                    axes.text(
+                        *(start + part / 2, row, ms(getattr(share, kind))),
+                        **{"ha": "center", "va": "center"},
+                        **{"fontsize": 9, "color": WHITE},
+                    )
+                start += part
+        names = [
+            f"{each.band}\n{ms(each.slip + each.server + each.lag)}"
+            for each in reversed(shares)
+        ]
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        legend(axes, 3)
+
+    slow = shares[-1]
+    most = max(kinds, key=lambda kind: getattr(slow, kind[0]))
+    part = getattr(slow, most[0]) / max(0.001, slow.slip + slow.server + slow.lag)
+    return Picture(
+        f"{saved.scenario}-budget",
+        f"The slowest 1 % of messages owe {part:.0%} of their time to: {most[1]}",
+        "Each bar is a band of messages, and its parts are means that add up to the "
+        "time beside it: only the blue part is the server's.",
+        paint,
+        height=2.7,
+        note="One delivery in ten is taken apart.",
+    )
+
+
+def timeline(saved: Saved) -> Picture | None:
+    """Everything over time, with what was done to the servers."""
+    if len(saved.table) < 3:
+        return None
+    table = saved.table
+    servers = max(
+        (int(name.rpartition("_")[2]) for name in table[0] if name.startswith("cpu_")),
+        default=0,
+    )
+    panels: list[tuple[str, float, Sequence[tuple[str, str, int]]]] = [
+        ("latency\n(ms)", 1, [("p50_ms", "p50", 0), ("p99_ms", "p99", 1)]),
+        ("connections", 1, per_server(saved, "connections", servers)),
+        (WAITING, 1e-3, per_server(saved, "outbox_bytes", servers)),
+        ("processor\n(% of a core)", 100, per_server(saved, "cpu", servers)),
+        ("memory\n(MB)", 1e-6, per_server(saved, "rss_bytes", servers)),
+    ]
+    panels = [
+        each
+        for each in panels
+        if any(row.get(column) is not None for column, _, _ in each[2] for row in table)
+    ]
+    # What was nothing all the time needs no room.
+    panels = [each for each in panels if each[0] != WAITING or any_of(table, each[2])]
+    if not panels:  # no server answered, and nothing arrived
+        return None
+
+    def paint(figure: Figure) -> None:
+        many = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        seconds = [row["seconds"] for row in table]
+        for place, (axes, (name, factor, lines)) in enumerate(
+            zip(many, panels, strict=True)
+        ):
+            plain(axes, "", name)
+            values = []
+            for column, label, style in lines:
+                line = [
+                    nan if row.get(column) is None else row[column] * factor
+                    for row in table
+                ]
+                values += line
+                colour, dashes = STYLES[style % len(STYLES)]
+                axes.plot(
+                    *(seconds, line),
+                    **{"color": colour, "linestyle": dashes, "linewidth": 1.8},
+                    **{"label": label, "marker": "o", "markersize": 2.2},
+                )
+            if place == 0:
+                scaled(axes, values, low=True)
+                legend(axes, 4)
+            else:
+                axes.set_ylim(bottom=0)
+                if not any(value > 0 for value in values):
+                    axes.set_ylim(0, 1)
+                if place == 1 and servers:
+                    legend(axes, 4)
+            marks(axes, saved.faults, names=place == 1)
+        many[-1].set_xlabel("seconds since the run began", fontsize=9, color=INK)
+        figure.align_ylabels(many)
+
+    return Picture(
+        f"{saved.scenario}-timeline",
+        timeline_title(saved),
+        "The same seconds in every panel: the upper one is what the clients saw, the "
+        "others are what the servers say of themselves; a gap is a server that did "
+        "not answer, a red line what was done to it.",
+        paint,
+        height=1.15 * len(panels) + 0.6,
+    )
+
+
+def any_of(
+    table: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, str, int]]
+) -> bool:
+    """Return whether any of these columns is ever more than zero."""
+    return any(row.get(column) for column, _, _ in lines for row in table)
+
+
+def per_server(saved: Saved, name: str, servers: int) -> list[tuple[str, str, int]]:
+    """Return column, name and style of each server's line."""
+    if not servers:
+        return [(name, "server", 0)]
+    names = saved.about.get("servers") or [f"replica {n + 1}" for n in range(servers)]
+    return [
+        (f"{name}_{number}", str(each), number - 1)
+        for number, each in enumerate(names[: len(STYLES)], 1)
+    ]
+
+
+def timeline_title(saved: Saved) -> str:
+    worst = max((row["p99_ms"] or 0 for row in saved.table), default=0)
+    title = f"The slowest second had a p99 of {ms(worst * 1000)}"
+    if saved.faults:
+        title += f"; {saved.faults[0][1]} at {saved.faults[0][0]:.0f} s"
+    return title
+
+
+def replicas(saved: Saved) -> Picture | None:
+    """Readers on the publisher's replica, and on the others."""
+    sides = compared(
+        saved,
+        [(side, f"replicas/{side}") for side in ("same replica", "other replica")],
+    )
+    if len(sides) < 2:
+        return None
+    return Picture(
+        "replicas",
+        "Across replicas: "
+        + ", ".join(f"{n} p50 {ms(h.percentile(50))}" for n, h in sides),
+        "The distance between the lines is what the way through the broker to another "
+        "process costs.",
+        painted(sides, "from due to arrival (ms)"),
+        note="Publisher on the first replica.",
+    )
+
+
+def slow_readers(saved: Saved) -> Picture | None:
+    """What the healthy got, and what became of the slow."""
+    record = saved.record
+    groups = [
+        (name.partition("/")[2], tally)
+        for name, tally in sorted(record.tallies.items(), reverse=True)
+        if name.startswith("slow_readers/") and tally.expected
+    ]
+    healthy = record.histogram("slow_readers/healthy")
+    if not groups or not healthy.count:
+        return None
+    kinds = (
+        ("delivered", "delivered", BLUE, WHITE),
+        ("told", "announced gap", GREEN, WHITE),
+        ("unread", "never read", PALE, INK),
+        ("lost", "lost", RED, WHITE),
+    )
+
+    def paint(figure: Figure) -> None:
+        axes = plain(figure.subplots(), "share of what was published (%)", "", "")
+        for row, (_, tally) in enumerate(groups):
+            start = 0.0
+            for kind, _, colour, words in kinds:
+                share = 100 * getattr(tally, kind) / tally.expected
+                axes.barh(row, share, left=start, color=colour, height=0.6)
+                if share > 7:
+                    axes.text(
+                        *(start + share / 2, row, f"{share:.0f} %"),
+                        **{"ha": "center", "va": "center"},
+                        **{"fontsize": 9, "color": words},
+                    )
+                start += share
+        for kind, label, colour, _ in kinds:
+            if any(getattr(tally, kind) for _, tally in groups):
+                axes.barh(0, 0, color=colour, label=label)
+        axes.set_yticks(range(len(groups)), [name for name, _ in groups])
+        axes.set_ylim(-0.5, len(groups) - 0.5)
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", length=0)
+        legend(axes, 4)
+
+    outcomes = "; ".join(
+        f"{name.partition('/')[2]}: {count}x {what}"
+        for name, found in sorted(record.outcomes.items())
+        for what, count in found.items()
+        if name.startswith("slow_readers/") and not what.startswith("still connected")
+    )
+    return Picture(
+        "slow_readers",
+        f"Beside slow readers, the healthy ones have p99 {ms(healthy.percentile(99))}",
+        "Each bar is what one kind of reader was sent: only red was lost without a "
+        "word, and the healthy should be blue to the end.",
+        paint,
+        note=f"Ended: {outcomes}; all others were connected at the end."
+        if outcomes
+        else "All were connected at the end.",
+        height=max(0.3, 0.7 - 0.05 * len(groups)) * len(groups) + 1.1,
+    )
+
+
+def compared(
+    saved: Saved, names: Iterable[tuple[str, str]]
+) -> list[tuple[str, Histogram]]:
+    """Return the histograms of these names that counted something."""
+    found = saved.record.latency
+    return [(n, found[key]) for n, key in names if key in found and found[key].count]
+
+
+def compared_own(
+    saved: Saved, names: Iterable[tuple[str, str]]
+) -> list[tuple[str, Histogram]]:
+    """Return the same of the figures that only the run's scenario has."""
+    own = saved.record.figures.get(saved.scenario)
+    found = own.histograms if own is not None else {}
+    return [(n, found[key]) for n, key in names if key in found and found[key].count]
+
+
+def painted(
+    sides: Sequence[tuple[str, Histogram]], unit: str
+) -> Callable[[Figure], None]:
+    """Return what draws one curve for each side."""
+
+    def paint(figure: Figure) -> None:
+        axes = percentile_axes(figure.subplots())
+        axes.set_ylabel(unit)
+        for (name, histogram), (colour, style) in zip(sides, STYLES, strict=False):
+            curve(axes, histogram, colour, f"{name} ({histogram.count:,})", style)
+        finish(axes)
+
+    return paint

@@ -1,0 +1,154 @@
+"""One page for the runs of a folder: verdicts first, then pictures.
+
+It is a single file, without scripts; pictures are in it as SVG, whose colours follow
+the page's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labserver.load.figures.histogram import Histogram, ms
+from labserver.load.figures.saved import Saved
+from labserver.load.pictures.drawing import PALETTE, png, svg
+from labserver.load.pictures.gallery import pictures, together
+
+NAME = "report.html"
+# What a stranger asks of each scenario.
+QUESTIONS = {
+    "fanout": "One publisher, a crowd in one room: how long after a message was due "
+    "has everybody got it?",
+    "slow_readers": "Some members read slowly, or not at all: do the healthy ones "
+    "notice, and what becomes of the others?",
+    "replicas": "Members on several replicas, and a fault half-way: what does the way "
+    "through the broker cost, and does anybody miss anything?",
+    "reconnect_storm": "Everybody is cut off at once: how fast is the crowd back, and "
+    "what peak does the server see, with and without jitter?",
+    "idle": "Connections that do nothing: what does one cost, and how soon is "
+    "a dead one noticed?",
+    "churn": "Members come and go, with good tokens and bad: what do a handshake, a "
+    "join and a refusal cost?",
+    "omission": "The same stall, measured in two ways: why latency is counted from "
+    "when a message was due.",
+}
+HEADINGS = {
+    "fanout": "Fan-out",
+    "slow_readers": "Slow readers",
+    "replicas": "Replicas",
+    "reconnect_storm": "Reconnect storm",
+    "idle": "Idle connections",
+    "churn": "Churn",
+    "omission": "Coordinated omission",
+    "mixed": "Everything at once",
+}
+MOODS = {0: ("good", "\N{HEAVY CHECK MARK}"), 4: ("unsure", "?")}
+BAD = ("bad", "\N{HEAVY BALLOT X}")
+
+
+def write_report(runs: Sequence[Saved], folder: Path) -> Path:
+    """Write ``report.html``, and the pictures of several runs; return its path.
+
+    Raises:
+        OSError: It cannot be written.
+
+    """
+    path = folder / NAME
+    path.write_text(page(runs), encoding="utf-8")
+    for picture in together(runs):
+        png(picture, without_server(runs[0]), folder)
+    return path
+
+
+def page(runs: Sequence[Saved]) -> str:
+    """Return the report as HTML."""
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+    )
+    shown = [section(run, number) for number, run in enumerate(runs, 1)]
+    slow = next((run for run in runs if run.scenario == "slow_readers"), None)
+    for run, each in zip(runs, shown, strict=True):
+        several = together(runs) if run is slow else []
+        each["pictures"] = [
+            {
+                "title": picture.title,
+                "drawn": Markup(svg(picture)),
+                "read": picture.read,
+                "note": picture.note,
+                "caption": without_server(run) if picture in several else run.caption,
+            }
+            for picture in (*several, *pictures(run))
+        ]
+    return environment.get_template("_report.html").render(
+        title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),
+        when=str(runs[0].about.get("started", {}).get("utc", "")).replace("T", " ")[:19]
+        + " UTC",
+        machines=list(dict.fromkeys(run.machine for run in runs)),
+        finding=finding(runs),
+        runs=shown,
+        palette=PALETTE,
+    )
+
+
+def without_server(run: Saved) -> str:
+    """Return the caption of a picture of several runs: each had another server."""
+    return run.caption.partition(" Server:")[0]
+
+
+def finding(runs: Sequence[Saved]) -> str:
+    """Return what came of all runs, in a sentence."""
+    words: dict[str, int] = {}
+    for run in runs:
+        word = str(run.summary["verdict"]).lower()
+        words[word] = words.get(word, 0) + 1
+    if list(words) == ["valid"]:
+        return (
+            "Everything arrived that should, once and in order, and the generator was "
+            "fast enough for the figures to mean something."
+        )
+    return "Of all runs: " + ", ".join(f"{n} {word}" for word, n in words.items()) + "."
+
+
+def section(run: Saved, number: int) -> dict[str, Any]:
+    """Return what the page says of a run."""
+    summary, record = run.summary, run.record
+    mood, sign = MOODS.get(summary["exit_code"], BAD)
+    latency = Histogram.merged(
+        each for name, each in record.latency.items() if name not in record.by_design
+    )
+    tallies = [
+        each for name, each in record.tallies.items() if name not in record.by_design
+    ]
+    expected = sum(each.expected for each in tallies)
+    delivered = sum(each.delivered for each in tallies)
+    heading = HEADINGS.get(run.scenario, run.scenario)
+    if variant := run.about.get("variant"):
+        heading = f"{heading}: {variant}"
+    return {
+        "id": f"run-{number}",
+        "heading": heading,
+        "question": QUESTIONS.get(run.scenario, ""),
+        "word": str(summary["verdict"]).lower(),
+        "mood": mood,
+        "sign": sign,
+        "reasons": "; ".join(map(str, summary["reasons"])),
+        "delivered": share(delivered, expected),
+        "p50": ms(latency.percentile(50)) if latency.count else "",
+        "p99": ms(latency.percentile(99)) if latency.count else "",
+        "folder": run.folder.name,
+    }
+
+
+def share(delivered: int, expected: int) -> str:
+    """Return how much arrived; 100 % means all, to the last message."""
+    if not expected:
+        return ""
+    if delivered == expected:
+        return "100 %"
+    return f"{min(99.999, 100 * delivered / expected):.3f} %"

@@ -1,0 +1,440 @@
+"""The life of a run: start, drain, collect, conclude.
+
+Locust kills its users at the end of a run, and its master waits half a second for what
+workers still have to say. So that the last messages count, a run is drained before:
+publishers stop, everybody else reads until nothing more comes, and only then are the
+figures taken. In a distributed run the master asks its workers for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent
+import locust
+from gevent.event import Event
+from locust import events
+from locust.env import Environment
+from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
+
+from labserver.load.figures.record import Record, merged
+from labserver.load.figures.results import as_figures, machine, summary, versions, write
+from labserver.load.figures.saved import ABOUT, Saved
+from labserver.load.figures.timeline import period, rows, stalled, write_csv
+from labserver.load.figures.verdict import Verdict, judge, judge_heartbeat
+from labserver.load.pictures.drawing import png
+from labserver.load.pictures.gallery import pictures
+from labserver.load.run.beside import PROBE, Probe, compared, look, memory, strike
+from labserver.load.run.interrupt import Interrupt, told_to_work
+from labserver.load.run.options import (
+    TIME_LIMIT,
+    Unusable,
+    check_page,
+    servers,
+    shown,
+    try_servers,
+)
+from labserver.load.run.sampler import Sampler, Scraper, Stalls
+
+QUIET = 0.4  # seconds without a message after which nothing more is expected
+DRAIN_LIMIT = 5.0  # seconds
+SETTLE_LIMIT = 5.0  # seconds that publishers wait for the crowd to be there
+UNTIMED = 30.0  # seconds that a run without an end is taken to last, for its faults
+WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
+log = logging.getLogger("loadtests")
+
+
+class Member(Protocol):
+    """What a run asks a user when it is over."""
+
+    joined: bool
+    stays: bool  # else nobody waits for it to have joined
+
+    def account(self, final: bool) -> None:
+        """Add this user's figures to the record, once."""
+
+    def pending(self) -> bool:
+        """Return whether an answer is still to come."""
+
+
+class Run:
+    """One load test, as this process sees it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.folder = Path()
+        self.record = Record()
+        self.parts: list[Record] = []
+        self.workers = 0
+        self.members: set[Member] = set()
+        self.spawned = Event()
+        self.settled = Event()
+        self.draining = False
+        self.drain_started = Event()
+        self.drained = Event()
+        self.active = 0  # when a message last arrived, monotonic ns
+        self.started = 0.0
+        self.faults: list[dict[str, Any]] = []  # what was done to the servers
+        self.started_cpu = 0.0
+        self.storm_at = 0  # when reconnect_storm begins, monotonic ns
+        self.storm_kills = False  # whether the storm is the death of a server
+        self.striking: gevent.Greenlet | None = None
+        self.probe: Probe | None = None
+        self.before: dict[str, dict[str, float]] = {}  # samples before the first user
+        self.sampler: Sampler | None = None
+        self.stalls: Stalls | None = None
+        self.scraper: Scraper | None = None
+        self.verdict: Verdict | None = None
+        self.text = ""
+
+    def begin(self, name: str, results: str, began: int, step: float) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.name = name
+        self.record.began = began
+        self.sampler = Sampler(self.record, self.members, step)
+        self.folder = Path(results) / name
+        self.start_clocks()
+        gevent.spawn(self.settle)
+
+    def start_clocks(self) -> None:
+        self.started, self.started_cpu = time.monotonic(), time.process_time()
+
+    def settle(self) -> None:
+        """Let publishers begin when everybody is there, or soon anyway.
+
+        Handshakes cost a hundred times what a message does: what is sent during the
+        crowd's arrival measures the arrival.
+        """
+        settled, deadline = self.settled, time.monotonic() + SETTLE_LIMIT
+        self.spawned.wait(SETTLE_LIMIT)
+        while time.monotonic() < deadline:
+            if all(member.joined or not member.stays for member in self.members):
+                break
+            gevent.sleep(0.02)
+        if settled is self.settled and not self.draining:  # still the same run
+            self.start_clocks()
+            if self.members:  # a master has none
+                self.stalls = Stalls(self.record)
+        settled.set()
+
+    def refuse(self) -> None:
+        """Be no run: whoever is spawned all the same does nothing, nothing is said."""
+        self.name = ""
+        self.draining = True
+        self.drained.set()
+        if self.sampler is not None:
+            self.sampler.greenlet.kill()
+
+    def room(self, scenario: str) -> str:
+        """Return the room of a scenario, which no other run uses."""
+        return f"load.{scenario}.{self.name.partition('-')[0]}"
+
+    def fault(self, text: str) -> None:
+        """Note that something is now done to the servers."""
+        self.faults.append(
+            {
+                "at": round((time.monotonic_ns() - self.record.began) / 1e9, 3),
+                "utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "text": text,
+            }
+        )
+
+    def drain(self) -> None:
+        """Let everything in flight arrive, then take the figures; once a run."""
+        if self.draining:
+            self.drained.wait()
+            return
+        self.draining = True
+        record = self.record
+        record.wall = time.monotonic() - self.started
+        # What catching up costs is not what the measured part cost.
+        record.cpu = (time.process_time() - self.started_cpu) / max(record.wall, 0.001)
+        if self.stalls is not None:
+            self.stalls.stop()
+        self.active = time.monotonic_ns()
+        self.drain_started.set()
+        deadline = time.monotonic() + DRAIN_LIMIT
+        while time.monotonic() < deadline:
+            gevent.sleep(0.05)
+            quiet = time.monotonic_ns() - self.active > QUIET * 1e9
+            if quiet and not any(member.pending() for member in self.members):
+                break
+        for member in list(self.members):
+            member.account(final=True)
+        if self.sampler is not None:
+            self.sampler.stop()
+        self.drained.set()
+
+
+RUN = Run()
+
+
+# Every process
+
+
+@events.test_start.add_listener
+def begin(environment: Environment, **_: Any) -> None:
+    options, runner = environment.parsed_options, environment.runner
+    if not isinstance(runner, WorkerRunner):
+        named = {each.scenario for each in environment.user_classes}
+        scenario = named.pop() if len(named) == 1 else "mixed"
+        # Options that Locust does not know travel from the master to its workers.
+        now = datetime.now(UTC)
+        options.run_name = (
+            f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
+        )
+        options.run_began = time.monotonic_ns()
+        length = round((options.run_time or UNTIMED) * 1e9)
+        options.run_half = options.run_began + length // 2
+        options.storm_at = options.run_began + length * 2 // 5
+        killing = options.fault == "kill-replica"
+        options.storm_kills = killing and scenario == "reconnect_storm"
+    else:
+        options.host = environment.host  # its master's, not what it was started with
+    step = period(options.run_time or TIME_LIMIT)
+    RUN.begin(options.run_name, options.results, options.run_began, step)
+    RUN.storm_at, RUN.storm_kills = options.storm_at, options.storm_kills
+    if isinstance(runner, MasterRunner):
+        RUN.workers = runner.worker_count
+    if not isinstance(runner, WorkerRunner) and not options.headless:
+        options.host = environment.host
+        try:
+            check_page(options)
+            try_servers(options)
+        except Unusable as exc:
+            print(f"loadtests: {exc}", file=sys.stderr, flush=True)
+            RUN.refuse()
+            gevent.spawn_later(0.1, runner.stop)
+            return
+        # A page that somebody forgot must not load the machine for ever.
+        gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
+    if not isinstance(runner, WorkerRunner):
+        begin_beside(environment, step)
+
+
+def begin_beside(environment: Environment, step: float) -> None:
+    """Start what one process does for all of them."""
+    options, runner = environment.parsed_options, environment.runner
+    everywhere = servers(options)
+    RUN.before = look(everywhere)
+    RUN.scraper = Scraper(everywhere, options.run_began, step)
+    if options.probe:
+        arrival = (options.num_users or 1) / (options.spawn_rate or 1)
+        RUN.probe = Probe(everywhere[0], RUN.room("fanout"), arrival)
+
+    def announce(text: str) -> None:
+        RUN.fault(text)
+        if isinstance(runner, MasterRunner):
+            runner.send_message("lab_fault", text)
+            gevent.sleep(0.2)  # they must know before they feel it
+
+    if options.fault != "none":
+        when = options.storm_at if options.storm_kills else options.run_half
+        count = len(options.replicas.split(","))
+        RUN.striking = gevent.spawn(
+            *(strike, options.fault, count, when, RUN.settled, announce)
+        )
+
+
+@events.spawning_complete.add_listener
+def spawned(**_: Any) -> None:
+    RUN.spawned.set()
+
+
+def stop_if_still_on(environment: Environment, name: str) -> None:
+    if RUN.name == name and not RUN.draining:
+        environment.runner.stop()
+
+
+@events.test_stopping.add_listener
+def drain(environment: Environment, **_: Any) -> None:
+    runner = environment.runner
+    if not RUN.name:  # a page that is closed before anybody used it stops, too
+        return
+    if isinstance(runner, MasterRunner):
+        if not RUN.draining:
+            RUN.draining = True
+            runner.send_message("lab_finish")
+            deadline = time.monotonic() + WORKERS_LIMIT
+            while len(RUN.parts) < RUN.workers and time.monotonic() < deadline:
+                gevent.sleep(0.05)
+            RUN.drained.set()
+        RUN.drained.wait()
+        return
+    first = not RUN.draining
+    RUN.drain()
+    if first:
+        write_part(runner)
+
+
+def write_part(runner: Any) -> None:
+    """Write this process's own figures."""
+    name = f"part-{max(0, getattr(runner, 'worker_index', 0))}.json"
+    try:
+        write(RUN.folder / name, RUN.record.as_json())
+    except OSError as exc:
+        log.error("results cannot be written: %s", exc)
+
+
+# Workers and their master
+
+
+@events.init.add_listener
+def listen(environment: Environment, runner: Any, **_: Any) -> None:
+    spared = 0
+    if isinstance(runner, WorkerRunner):
+        # Ctrl-C in a terminal reaches the children of a master, too. The first is for
+        # the master, who asks them for their figures and then ends them; the second is
+        # for all, since who is in a hurry must not be left with children.
+        if environment.parsed_options.processes and not told_to_work():
+            spared = 1
+        # Concurrent: while a worker drains, it must go on hearing its master.
+        runner.register_message("lab_finish", finish, concurrent=True)
+        runner.register_message("lab_fault", hear_of_fault, concurrent=True)
+    elif isinstance(runner, MasterRunner):
+        runner.register_message("lab_part", took)
+    Interrupt(spared)
+
+
+def finish(environment: Environment, **_: Any) -> None:
+    """Drain this worker and tell the master what it found."""
+    drain(environment)
+    environment.runner.send_message("lab_part", RUN.record.as_json())
+
+
+def hear_of_fault(msg: Any, **_: Any) -> None:
+    RUN.fault(msg.data)
+
+
+def took(msg: Any, **_: Any) -> None:
+    RUN.parts.append(Record.from_json(msg.data))
+
+
+# The process that concludes
+
+
+@events.test_stop.add_listener
+def conclude(environment: Environment, **_: Any) -> None:
+    runner, options = environment.runner, environment.parsed_options
+    if isinstance(runner, WorkerRunner) or not RUN.name:
+        return
+    local = not isinstance(runner, MasterRunner)
+    record = merged([RUN.record] if local else RUN.parts)
+    failures = sum(error.occurrences for error in runner.errors.values())
+    conclude_beside(record, options)
+    missing = 0 if local else max(0, RUN.workers - len(RUN.parts))
+    for error in runner.exceptions.values():
+        record.problems[f"the load test itself: {error['msg']}"] += error["count"]
+    RUN.verdict = judge(record, failures, missing, options.lag_limit)
+    RUN.text = summary(record, RUN.verdict)
+    load = describe(record, options)
+    try:
+        said, found = about(environment, load), as_figures(record, RUN.verdict)
+        table = timeline(record, options)
+        write(RUN.folder / "run.json", said)
+        write(RUN.folder / "summary.json", found)
+        write_csv(RUN.folder / "timeline.csv", table)
+        saved = Saved(RUN.folder, said, found, record, table)
+        drawn = () if options.no_pictures else pictures(saved)
+        plots = [png(each, saved.caption, RUN.folder) for each in drawn]
+        names = ", ".join(["summary.json", *(path.name for path in plots)])
+        RUN.text += f"\nresults  {RUN.folder}: {names}"
+    except OSError as exc:
+        RUN.text += f"\nresults  not written: {exc}"
+    if not options.headless:
+        print(RUN.text, flush=True)
+        RUN.text = ""  # said
+
+
+def conclude_beside(record: Record, options: Any) -> None:
+    """End what went on beside the users, and add what it found."""
+    if RUN.striking is not None:
+        RUN.striking.kill()
+    if RUN.probe is not None:
+        seen = RUN.probe.stop()
+        record.own("fanout").histogram(PROBE).add(seen)
+        crowd = record.histogram("fanout/subscribers")
+        record.notes["fanout"] = compared(seen, crowd)
+    if "idle" in record.scenarios() and RUN.scraper is not None:
+        judge_heartbeat(record, stalled(RUN.before, look(servers(options))))
+        step = period(options.run_time or TIME_LIMIT)
+        alone = record.scenarios() == ["idle"]
+        own, samples = record.own("idle"), RUN.scraper.samples
+        memory(own, RUN.before, samples, record.began, step, alone)
+
+
+def timeline(record: Record, options: Any) -> list[dict[str, Any]]:
+    """Return the rows of ``timeline.csv``."""
+    samples = {}
+    if RUN.scraper is not None:
+        RUN.scraper.stop()
+        samples = RUN.scraper.samples
+    step = period(options.run_time or TIME_LIMIT)
+    return rows(record.slices, samples, step, record.by_design, RUN.faults)
+
+
+def describe(record: Record, options: Any) -> str:
+    """Return the load in one line."""
+    return (
+        f"{sum(record.users.values())} users, {options.publish_rate:g} messages/s "
+        f"a publisher, {options.payload_bytes} byte payloads, {record.wall:.0f} s"
+    )
+
+
+def began() -> dict[str, Any]:
+    """Return the moment that all times of a run are counted from, on two clocks."""
+    ago = (time.monotonic_ns() - RUN.record.began) / 1e9
+    utc = datetime.now(UTC) - timedelta(seconds=ago)
+    return {
+        "utc": utc.isoformat(timespec="milliseconds"),
+        "monotonic": round(RUN.record.began / 1e9, 3),
+    }
+
+
+def about(environment: Environment, load: str) -> dict[str, Any]:
+    """Return ``run.json``: what was run, where, with what; no secrets."""
+    options = environment.parsed_options
+    return {
+        "name": RUN.name,
+        "started": began(),
+        "faults": RUN.faults,
+        "load": load,
+        "machine": machine(),
+        "versions": {**versions(), "locust": locust.__version__},
+        "users": options.num_users,
+        "spawn_rate": options.spawn_rate,
+        "run_time": options.run_time,
+        "host": shown(environment.host or ""),
+        "replicas": [shown(url.strip()) for url in options.replicas.split(",")],
+        "publish_rate": options.publish_rate,
+        "payload_bytes": options.payload_bytes,
+        "classes": sorted(each.__name__ for each in environment.user_classes),
+        **json.loads(os.environ.get(ABOUT, "{}")),
+    }
+
+
+@events.quitting.add_listener
+def decide(environment: Environment, **_: Any) -> None:
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner):
+        environment.process_exit_code = 0  # its master decides
+        return
+    if runner.state not in (STATE_INIT, STATE_STOPPED) and not RUN.draining:
+        # Ctrl-C: Locust would take the exit code before it ends the run.
+        runner.stop()
+    if RUN.verdict is not None:
+        environment.process_exit_code = RUN.verdict.code
+
+
+# After Locust's own tables, so that the verdict is the last that one reads.
+@events.quit.add_listener
+def say(**_: Any) -> None:
+    if RUN.text:
+        print(RUN.text, flush=True)

@@ -1,0 +1,191 @@
+"""Coordinated omission, shown: one stall, measured by two clients at once.
+
+Both have the same schedule. One keeps to it, whatever the server does. The other waits
+until its message came back before it sends the next, as most load generators do. The
+server is frozen (SIGSTOP) for a while: who waits asks once meanwhile, catches up
+afterwards, and finds one slow message when it counts from sending. When it counts from
+when each message was due, it finds what the other finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from labserver.load.figures.record import Record
+from labserver.load.figures.results import as_figures, machine, versions, write
+from labserver.load.figures.verdict import Verdict
+from labserver.processes.cluster import Replica
+
+RATE = 50  # messages a second of each client
+FREEZE = 1.0  # seconds
+ANSWER_TIMEOUT = 10.0  # seconds
+SCENARIO = "omission"
+NAMES = ("waits, from sent", "waits, from due", "keeps on, from due")
+
+
+class Pair:
+    """Two clients of one server, and what they found."""
+
+    def __init__(self, server: Replica, seconds: float) -> None:
+        self.server = server
+        self.seconds = seconds
+        self.record = Record(began=time.monotonic_ns())
+        self.own = self.record.own(SCENARIO)
+        self.sent = 0
+        self.faults: list[dict[str, object]] = []
+
+    async def run(self) -> None:
+        """Measure; the server is frozen in the middle."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.freeze())
+            group.create_task(self.closed_loop())
+            group.create_task(self.open_loop())
+        self.record.wall = self.seconds
+
+    async def freeze(self) -> None:
+        await asyncio.sleep(self.seconds / 2)
+        now = time.monotonic_ns()
+        self.server.process.send_signal(signal.SIGSTOP)
+        try:
+            self.faults.append(
+                {
+                    "at": round((now - self.record.began) / 1e9, 3),
+                    "utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "text": f"the server is frozen for {FREEZE:g} s",
+                }
+            )
+            await asyncio.sleep(FREEZE)
+        finally:
+            self.server.process.send_signal(signal.SIGCONT)
+
+    def connection(self) -> connect:
+        return connect(
+            self.server.url,
+            additional_headers={"Authorization": f"Bearer {self.server.token()}"},
+            compression=None,
+        )
+
+    async def closed_loop(self) -> None:
+        """Send when a message is due and the one before came back."""
+        async with self.connection() as ws:
+            await join(ws, "closed")
+            start = time.monotonic_ns()
+            for number in range(int(self.seconds * RATE)):
+                due = await until(start, number)
+                sent = time.monotonic_ns()
+                await self.publish(ws, "closed", due, sent)
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    while await message(ws) is None:
+                        pass
+                now = time.monotonic_ns()
+                self.own.histogram(NAMES[0]).record((now - sent) // 1000)
+                self.own.histogram(NAMES[1]).record((now - due) // 1000)
+
+    async def open_loop(self) -> None:
+        """Send when a message is due, and take the times of what comes back."""
+        count = int(self.seconds * RATE)
+        async with self.connection() as ws:
+            await join(ws, "open")
+
+            async def hear() -> None:
+                for _ in range(count):
+                    while (found := await message(ws)) is None:
+                        pass
+                    now = time.monotonic_ns()
+                    self.own.histogram(NAMES[2]).record((now - found["due"]) // 1000)
+
+            hearing = asyncio.create_task(hear())
+            start = time.monotonic_ns()
+            for number in range(count):
+                due = await until(start, number)
+                await self.publish(ws, "open", due, time.monotonic_ns())
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await hearing
+
+    async def publish(
+        self, ws: ClientConnection, room: str, due: int, sent: int
+    ) -> None:
+        self.sent += 1
+        payload = {"due": due, "sent": sent}
+        say = {"type": "publish", "room": room, "ref": self.sent, "payload": payload}
+        self.record.published[SCENARIO] += 1
+        if room == "open":
+            self.record.slip.record((sent - due) // 1000)
+        await ws.send(json.dumps(say))
+
+
+async def until(start: int, number: int) -> int:
+    """Wait until a message is due, if it is not already; return when that was."""
+    due = start + number * 1_000_000_000 // RATE
+    await asyncio.sleep(max(0.0, (due - time.monotonic_ns()) / 1e9))
+    return due
+
+
+async def join(ws: ClientConnection, room: str) -> None:
+    """Join a room, and read up to the answer."""
+    await ws.send(json.dumps({"type": "join", "room": room, "ref": 0}))
+    async with asyncio.timeout(ANSWER_TIMEOUT):
+        while json.loads(await ws.recv())["type"] != "joined":
+            pass
+
+
+async def message(ws: ClientConnection) -> dict[str, int] | None:
+    """Return the payload of the next message, None for anything else."""
+    found = json.loads(await ws.recv())
+    payload: dict[str, int] | None = found.get("payload")
+    return payload if found["type"] == "message" else None
+
+
+async def demonstrate(
+    server: Replica, seconds: float, folder: Path, more: Mapping[str, Any]
+) -> Path:
+    """Run the demonstration; return the folder of the run.
+
+    Args:
+        server: Is frozen for a while.
+        seconds: Of load.
+        folder: Where the run's own is made.
+        more: For ``run.json``.
+
+    Raises:
+        OSError: The server is gone, or results cannot be written.
+        TimeoutError: It did not answer.
+
+    """
+    pair = Pair(server, seconds)
+    now = datetime.now(UTC)
+    name = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{SCENARIO}"
+    try:
+        await pair.run()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    record = pair.record
+    tally = record.tally(f"{SCENARIO}/clients")
+    tally.expected = record.published[SCENARIO]
+    tally.delivered = sum(pair.own.histogram(each).count for each in NAMES[1:])
+    tally.lost = tally.expected - tally.delivered
+    record.users["client"] = 2
+    verdict = Verdict(0, "VALID", ("both clients got everything, over the freeze",))
+    about = {
+        "name": name,
+        "started": {"utc": now.isoformat(timespec="milliseconds")},
+        "faults": pair.faults,
+        "load": f"2 clients, {RATE} messages/s each, {seconds:g} s, the server frozen "
+        f"for {FREEZE:g} s of them",
+        "machine": machine(),
+        "versions": versions(),
+        **more,
+    }
+    write(folder / name / "run.json", about)
+    write(folder / name / "summary.json", as_figures(record, verdict))
+    write(folder / name / "part-0.json", record.as_json())
+    return folder / name

@@ -1,0 +1,356 @@
+"""What a load test may be told, and what it refuses to do.
+
+Refusals are one sentence on stderr and an exit code, before any user is spawned: 2 for
+what was asked wrongly, 3 when there is no server that could deliver anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from locust import events
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from labserver.contract.tokens import issue
+from labserver.load.run.owned import is_owner
+from labserver.load.run.shape import Steps
+from labserver.load.websocket import (
+    Closed,
+    NotThisMachine,
+    Refused,
+    WebSocket,
+    normal,
+    resolve,
+    shown,
+)
+
+USERS_LIMIT = 5000
+TIME_LIMIT = 3600  # seconds
+DEFAULT_TIME = 30  # seconds, for a headless run without -t
+HELLO_TIMEOUT = 5.0  # seconds
+TOKEN_TTL = TIME_LIMIT + 600  # seconds
+
+
+class Unusable(Exception):
+    """A run cannot start; the message is a sentence."""
+
+    def __init__(self, sentence: str, code: int = 2) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def number(kind: type, least: float, most: float) -> Callable[[str], Any]:
+    """Return an argument type: a number between two bounds."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = most + 1
+        if not least <= value <= most:
+            what = "whole number" if kind is int else "number"
+            raise ArgumentTypeError(
+                f"must be a {what} from {least:g} to {most:g}, not {text!r}"
+            )
+        return value
+
+    return parse
+
+
+publish_rate = number(float, 0.1, 900)  # the server lets through 1000 a second
+payload_bytes = number(int, 120, 60_000)  # a message to the server may have 64 KiB
+
+
+FAULTS = ("none", "kill-replica", "pause-redis")
+
+
+def step(text: str) -> tuple[int, float]:
+    """Return users and seconds of a step; an argument type."""
+    users, _, seconds = text.partition(":")
+    return number(int, 1, USERS_LIMIT)(users), number(float, 1, TIME_LIMIT)(seconds)
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: Any, **_: Any) -> None:
+    parser.add_argument(
+        "--publish-rate",
+        type=publish_rate,
+        default=20.0,
+        metavar="N",
+        help="Messages a second that each publisher sends, on a fixed schedule. "
+        "Default 20.",
+    )
+    parser.add_argument(
+        "--payload-bytes",
+        type=payload_bytes,
+        default=150,
+        metavar="N",
+        help="Size of a payload; for slow readers at least 32768. Default 150.",
+    )
+    parser.add_argument(
+        "--replicas",
+        default="",
+        metavar="URL,URL",
+        help="Servers of one cluster, for the scenario replicas. Default: --host.",
+    )
+    parser.add_argument(
+        "--scenario",
+        default="",
+        metavar="NAME,NAME",
+        include_in_web_ui=False,
+        help="Run these only (workers that are started apart need it, too): fanout, "
+        "slow_readers, replicas, reconnect_storm, idle, churn. Default: all, mixed.",
+    )
+    parser.add_argument(
+        "--fault",
+        choices=FAULTS,
+        default="none",
+        include_in_web_ui=False,
+        help="Half-way, kill the last server or pause Redis for 2 seconds. It needs "
+        "servers that belong to the test: python -m loadtests.",
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        default=False,
+        include_in_web_ui=False,
+        help="Have a second process, idle but for 20 connections, measure fanout, too.",
+    )
+    parser.add_argument(
+        "--steps",
+        type=step,
+        default=None,
+        metavar="USERS:SECONDS",
+        include_in_web_ui=False,
+        help="Add so many users every so many seconds, up to -u, in place of -r.",
+    )
+    parser.add_argument(
+        "--lag-limit",
+        type=number(float, 0, 60_000),
+        default=100.0,
+        metavar="MS",
+        include_in_web_ui=False,
+        help="The generator's own delay (p99, milliseconds) above which a run is "
+        "invalid, if it is also more than half of the latency. Default 100.",
+    )
+    parser.add_argument(
+        "--no-pictures",
+        action="store_true",
+        include_in_web_ui=False,
+        help="Write figures only: drawing takes seconds.",
+    )
+    parser.add_argument(
+        "--results",
+        default="results",
+        metavar="FOLDER",
+        include_in_web_ui=False,  # a visitor of the page chooses no folder
+        help="Where a folder for each run is made. Default: results.",
+    )
+
+
+def urls(options: Namespace) -> list[str]:
+    """Return the servers of the scenario replicas."""
+    given = [each.strip() for each in options.replicas.split(",") if each.strip()]
+    return [normal(each) for each in given or [options.host]]
+
+
+def servers(options: Namespace) -> list[str]:
+    """Return every server that a run may talk to, once."""
+    return list(dict.fromkeys([normal(options.host), *urls(options)]))
+
+
+def token(user: str) -> str:
+    """Return ``LAB_TOKEN``, else a token for ``user`` signed with ``LAB_SECRET``.
+
+    They are no command-line options, since everybody may read a process's command line.
+
+    Raises:
+        Unusable: Neither is set.
+
+    """
+    if given := os.environ.get("LAB_TOKEN", ""):
+        return given
+    if secret := os.environ.get("LAB_SECRET", ""):
+        return issue(secret, user, ttl=TOKEN_TTL)
+    raise Unusable(
+        "there is no token: set LAB_TOKEN, or LAB_SECRET to the secret that the "
+        "server was started with"
+    )
+
+
+user_numbers = itertools.count(1)
+
+
+def user_name() -> str:
+    """Return a name for the next user of this process."""
+    return f"load-{os.getpid()}-{next(user_numbers)}"
+
+
+def check(options: Namespace, headless: bool) -> None:
+    """Refuse what must not or cannot run, and fill in what was left out.
+
+    Raises:
+        Unusable: With the reason.
+
+    """
+    token("check")
+    if headless:
+        if not options.run_time:
+            options.run_time = DEFAULT_TIME
+        if not options.host and options.replicas:
+            options.host = options.replicas.split(",")[0].strip()
+        if not options.host:
+            raise Unusable("there is no server: name one, --host ws://127.0.0.1:8080")
+    if options.run_time and options.run_time > TIME_LIMIT:
+        raise Unusable(f"-t is at most {TIME_LIMIT} seconds, not {options.run_time}")
+    if options.num_users is not None and options.num_users < 1 and headless:
+        raise Unusable(f"-u is at least 1 user, not {options.num_users}")
+    if options.num_users and options.num_users > USERS_LIMIT:
+        raise Unusable(f"-u is at most {USERS_LIMIT} users, not {options.num_users}")
+    if options.host:
+        check_servers(options)
+    try:
+        Path(options.results).mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise Unusable(f"--results {options.results}: {exc.strerror}") from None
+
+
+def check_page(options: Namespace) -> None:
+    """Refuse what was typed into Locust's page, which knows no bounds.
+
+    Raises:
+        Unusable: With the reason; what is out of bounds is at its default again.
+
+    """
+    checks = (
+        ("publish_rate", publish_rate, 20.0),
+        ("payload_bytes", payload_bytes, 150),
+    )
+    for name, parse, default in checks:
+        try:
+            parse(str(getattr(options, name)))
+        except ArgumentTypeError as exc:
+            setattr(options, name, default)
+            raise Unusable(f"{name.replace('_', ' ')} {exc}") from None
+    if not options.host:
+        raise Unusable("there is no server: name one, ws://127.0.0.1:8080")
+    check_servers(options)
+
+
+def check_servers(options: Namespace) -> None:
+    """Refuse servers that are no URL, or not on this machine."""
+    try:
+        for url in servers(options):
+            resolve(url)
+    except (ValueError, NotThisMachine) as exc:
+        raise Unusable(str(exc)) from None
+    except OSError as exc:
+        raise Unusable(f"{shown(url)}: {exc.strerror or exc}") from None
+
+
+def first_message(connection: WebSocket) -> bytes:
+    """Return what comes first, empty if nothing does; a read may find nothing yet."""
+    deadline = time.monotonic() + HELLO_TIMEOUT
+    while (left := deadline - time.monotonic()) > 0:
+        if messages := connection.receive(left):
+            return messages[0]
+    return b""
+
+
+def try_servers(options: Namespace) -> None:
+    """Talk to each server once: a wrong port or secret fails here, and only once.
+
+    Raises:
+        Unusable: A server cannot be used.
+
+    """
+    for url in servers(options):
+        where = shown(url).removesuffix("/")
+        try:
+            connection = WebSocket(url, token(user_name()))
+            try:
+                hello = msgspec.json.decode(first_message(connection))
+                stage = hello["stage"]
+            finally:
+                connection.close()
+        except Refused as exc:
+            hint = (
+                " (is LAB_SECRET the server's, LAB_TOKEN still good?)"
+                if exc.status == 401
+                else ""
+            )
+            raise Unusable(f"{where} refused: {exc}{hint}", 3) from None
+        except Closed as exc:
+            raise Unusable(f"{where} hung up: {exc}", 3) from None
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            raise Unusable(
+                f"no server answers at {where} ({why}): start one with "
+                "`labserver serve`, or name another with --host",
+                3,
+            ) from None
+        except (KeyError, TypeError, msgspec.DecodeError):
+            raise Unusable(f"{where} is no labserver: it said no hello", 3) from None
+        if stage in ("echo", "auth"):
+            raise Unusable(
+                f"{where} runs stage {stage}, which has no rooms: load tests need "
+                "`labserver serve --stage rooms` or a later one",
+                3,
+            )
+
+
+def choose(environment: Environment) -> None:
+    """Leave only the users of ``--scenario``, and put in place what else was asked for.
+
+    Raises:
+        Unusable: There is no such scenario, or a fault that cannot be done.
+
+    """
+    options = environment.parsed_options
+    classes = environment.user_classes
+    if wanted := {each.strip() for each in options.scenario.split(",") if each.strip()}:
+        known = {each.scenario for each in classes}
+        if wanted - known:
+            raise Unusable(
+                f"there is no scenario {min(wanted - known)!r}, but "
+                f"{', '.join(sorted(known))}"
+            )
+        classes[:] = [each for each in classes if each.scenario in wanted]
+    if options.fault != "none" and not is_owner():
+        raise Unusable(
+            f"--fault {options.fault} needs servers that belong to the load test: run "
+            "`python -m loadtests` in place of `locust -f loadtests`"
+        )
+    if options.fault == "kill-replica" and "," not in options.replicas:
+        raise Unusable("--fault kill-replica needs two servers at least")
+    if options.steps:
+        environment.shape_class = Steps(
+            *options.steps, options.num_users or 1, options.run_time or DEFAULT_TIME
+        )
+
+
+# The first listener of all: what is refused here starts nothing.
+@events.init.add_listener
+def check_or_leave(environment: Environment, runner: Any, **_: Any) -> None:
+    options = environment.parsed_options
+    headless = bool(options.headless) and not isinstance(runner, WorkerRunner)
+    try:
+        choose(environment)
+        check(options, headless)
+        environment.host = options.host
+        if headless:
+            try_servers(options)
+    except Unusable as exc:
+        print(f"loadtests: {exc}", file=sys.stderr, flush=True)
+        if isinstance(runner, MasterRunner | WorkerRunner):
+            runner.greenlet.kill(block=False)
+        sys.exit(exc.code)

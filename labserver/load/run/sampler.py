@@ -1,0 +1,108 @@
+"""Looks at a run once a period: this process's figures, and what the servers say."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable, Collection
+from typing import Any
+
+import gevent
+
+from labserver.load.figures.record import Record
+from labserver.load.figures.timeline import Slicer, sample
+
+SCRAPE_TIMEOUT = 0.8  # seconds; a server that is frozen has no sample
+PAGE_LIMIT = 1_000_000  # bytes of a /metrics page
+
+
+class Sampler:
+    """Cuts the record of a process into slices, on the clock that all share."""
+
+    def __init__(self, record: Record, members: Collection[Any], period: float) -> None:
+        self.record, self.members, self.period = record, members, period
+        self.slicer = Slicer()
+        self.greenlet = gevent.spawn(
+            every, record.began, period, lambda number: self.cut(number)
+        )
+
+    def cut(self, number: int) -> None:
+        if number < 0:
+            return
+        record = self.record
+        users = sum(
+            1 for each in self.members if each.joined and each.socket is not None
+        )
+        record.slices[number] = self.slicer.cut(
+            users, record.published.total(), record.latency, record.slip, record.lag
+        )
+
+    def stop(self) -> None:
+        """Cut the last slice, which is shorter, and leave it out when it is empty."""
+        self.greenlet.kill()
+        elapsed = (time.monotonic_ns() - self.record.began) / 1e9
+        number = int(elapsed / self.period)
+        self.cut(number)
+        last = self.record.slices[number]
+        if not last.latency and not last.published:
+            del self.record.slices[number]
+
+
+class Stalls:
+    """Notes how late this process's timers run while a run is measured.
+
+    Where the kernel does not say when a message arrived (anywhere but on Linux) it is
+    the only sign that the generator was too busy to read.
+    """
+
+    interval = 0.02  # seconds
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.greenlet = gevent.spawn(self.watch)
+
+    def watch(self) -> None:
+        while True:
+            due = time.monotonic_ns() + round(self.interval * 1e9)
+            gevent.sleep(self.interval)
+            self.record.loop.record(max(0, time.monotonic_ns() - due) // 1000)
+
+    def stop(self) -> None:
+        self.greenlet.kill()
+
+
+class Scraper:
+    """Asks servers for ``/metrics``; nothing of a page is kept but a few figures."""
+
+    def __init__(self, urls: Collection[str], began: int, period: float) -> None:
+        self.samples: dict[str, dict[int, dict[str, float]]] = {u: {} for u in urls}
+        self.greenlets = [
+            gevent.spawn(every, began, period, self.asking(url)) for url in urls
+        ]
+
+    def asking(self, url: str) -> Callable[[int], None]:
+        page = url.replace("ws", "http", 1).rstrip("/") + "/metrics"
+
+        def ask(number: int) -> None:
+            try:
+                # Locust has patched the standard library: this waits, others work.
+                with urllib.request.urlopen(page, timeout=SCRAPE_TIMEOUT) as response:
+                    text = response.read(PAGE_LIMIT).decode()
+                self.samples[url][number] = sample(text)
+            except (OSError, ValueError):
+                pass  # down, frozen, or no labserver: there is no sample
+
+        return ask
+
+    def stop(self) -> None:
+        gevent.killall(self.greenlets)
+
+
+def every(began: int, period: float, look: Callable[[int], None]) -> None:
+    """Call ``look`` at the end of each period, with its number, and now with -1."""
+    look(-1)
+    while True:
+        elapsed = (time.monotonic_ns() - began) / 1e9
+        number = int(elapsed / period)
+        gevent.sleep((number + 1) * period - elapsed)
+        look(number)

@@ -1,0 +1,221 @@
+"""The scenarios one after the other, each against a cluster of its own.
+
+Locust runs as a subprocess with bounded users and time; what it prints goes to a file
+beside its results. A fault is done when it asks for one (:mod:`_owned`): its users must
+know before they feel it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from labserver.load.figures.saved import ABOUT, Unreadable, load
+from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
+from labserver.load.run.omission import demonstrate
+from labserver.load.run.owned import Owned, owned
+from labserver.redis.embedded import end_with_parent
+from labserver.settings import POLICIES
+
+OVERHEAD = 6.0  # seconds that starting, draining and drawing take beside the load
+GRACE = 45.0  # seconds after which a Locust that should be done is ended
+GOODBYE = 10.0  # seconds that it has to conclude on Ctrl-C
+# The worst comes last: figures that mean nothing, losses, nothing at all.
+SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scenario at laptop size.
+
+    Args:
+        scenario: Its name.
+        seconds: Of load.
+        users: How many members.
+        rate: Of them a second at the beginning.
+        replicas: Servers.
+        server: Further arguments of ``labserver serve``.
+        locust: Further arguments of Locust.
+        fault: What ``--fault`` is to be, if anything.
+        variant: What tells it from another case of the same scenario.
+
+    """
+
+    scenario: str
+    seconds: int
+    users: int
+    rate: int = 100
+    replicas: int = 1
+    server: tuple[str, ...] = ()
+    locust: tuple[str, ...] = ()
+    fault: str = ""
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.scenario}, {self.variant}" if self.variant else self.scenario
+
+
+CASES = (
+    Case("fanout", 20, 400, locust=("--steps", "80:4")),
+    *(
+        Case(
+            *("slow_readers", 8, 12),
+            # What waits should wait in the server, where it is counted.
+            server=("--outbox-policy", policy, "--send-buffer", "65536"),
+            variant=policy,
+        )
+        for policy in POLICIES
+    ),
+    Case("replicas", 10, 60, replicas=3, fault="pause-redis", variant="Redis paused"),
+    Case("replicas", 10, 60, replicas=3, fault="kill-replica", variant="one killed"),
+    Case(
+        *("reconnect_storm", 18, 240),
+        rate=40,
+        replicas=3,
+        server=("--admission-rate", "50"),
+        fault="kill-replica",
+    ),
+    Case("idle", 12, 400, rate=60, server=("--heartbeat-interval", "2")),
+    Case("churn", 6, 20),
+    Case("omission", 5, 2),
+)
+
+
+@dataclass
+class Outcome:
+    """What came of a case."""
+
+    case: Case
+    code: int
+    word: str
+    folder: Path | None  # None when Locust wrote none
+    seconds: float
+
+
+def scenarios() -> list[str]:
+    """Return the names that may be asked for, in the order in which they run."""
+    return list(dict.fromkeys(case.scenario for case in CASES))
+
+
+def chosen(names: Sequence[str], seconds: int, users: int) -> list[Case]:
+    """Return the cases of these scenarios, all if none is named."""
+    return [
+        replace(
+            case,
+            seconds=seconds or case.seconds,
+            users=users if users and case.scenario != "omission" else case.users,
+        )
+        for case in CASES
+        if not names or case.scenario in names
+    ]
+
+
+def runs_in(folder: Path) -> set[Path]:
+    return {each for each in folder.iterdir() if each.is_dir()}
+
+
+def estimate(case: Case) -> float:
+    return case.seconds + (3.0 if case.scenario == "omission" else OVERHEAD)
+
+
+def new_folder(results: Path, kind: str) -> Path:
+    """Make a folder for runs that begin now.
+
+    Raises:
+        OSError: It cannot be made.
+
+    """
+    now = datetime.now(UTC)
+    name = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{kind}"
+    folder = results / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def worst(codes: Sequence[int]) -> int:
+    """Return the exit status of several runs; an unknown one is a failure."""
+    known = [code if code in SEVERITY else EXIT_FAILURES for code in codes]
+    return max(known, key=SEVERITY.index, default=0)
+
+
+async def run(case: Case, folder: Path) -> Outcome:
+    """Run a case against servers of its own, and leave nothing running.
+
+    Raises:
+        LabError: The servers did not start.
+
+    """
+    began = time.monotonic()
+    async with owned(case.replicas, *case.server) as servers:
+        before = runs_in(folder)
+        if case.scenario == "omission":
+            await demonstrate(servers.replicas[0], case.seconds, folder, about(case))
+            code = 0
+        else:
+            code = await under_load(case, servers, folder)
+    word, where = "did not run", None
+    if fresh := runs_in(folder) - before:
+        where = fresh.pop()
+        try:
+            word = str(load(where).summary["verdict"])
+        except Unreadable as exc:
+            word, code = str(exc), code or EXIT_FAILURES
+    return Outcome(case, code, word, where, time.monotonic() - began)
+
+
+def about(case: Case) -> dict[str, Any]:
+    """Return what a run does not know of itself, for its ``run.json``."""
+    server = " ".join(("labserver serve --stage resume", *case.server))
+    many = f"{case.replicas} x " if case.replicas > 1 else ""
+    return {"server": many + server, "variant": case.variant}
+
+
+async def under_load(case: Case, servers: Owned, folder: Path) -> int:
+    """Run Locust; return its exit status."""
+    fault = ("--fault", case.fault) if case.fault else ()
+    with (folder / f"{case.scenario}.log").open("ab") as log:
+        locust = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "locust", "-f", str(Path(__file__).parent)),
+            *("--headless", "--only-summary", "--results", str(folder)),
+            *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
+            *("-u", str(case.users), "-r", str(case.rate), "-t", f"{case.seconds}s"),
+            *("--scenario", case.scenario, *case.locust, *fault),
+            env={**os.environ, **servers.environment, ABOUT: json.dumps(about(case))},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is passed on, and only once
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+        )
+    try:
+        async with asyncio.timeout(case.seconds + GRACE):
+            code = await locust.wait()
+    except TimeoutError:
+        code = EXIT_FAILURES
+    finally:
+        await ended(locust)
+    return code
+
+
+async def ended(locust: asyncio.subprocess.Process) -> None:
+    """Ask Locust to conclude if it has not, and see that it ends."""
+    if locust.returncode is not None:
+        return
+    locust.send_signal(signal.SIGINT)
+    try:
+        async with asyncio.timeout(GOODBYE):
+            await locust.wait()
+    except TimeoutError:
+        locust.kill()
+        await locust.wait()

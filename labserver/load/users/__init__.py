@@ -1,0 +1,1 @@
+"""Users for Locust that speak the lab's protocol; scenarios name concrete ones."""

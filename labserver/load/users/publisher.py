@@ -1,0 +1,134 @@
+"""A publisher that keeps to its schedule."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, ClassVar
+
+import gevent
+import msgspec
+from locust.env import Environment
+
+from labserver.contract.messages import Ack, Error
+from labserver.load.run.life import RUN
+from labserver.load.users.user import LabUser
+
+# gevent's loop (libev on epoll) waits whole milliseconds. The last one before a
+# message is due is spent looking, so that a publisher is not late by design; unless it
+# has so many to send that it would do nothing else.
+TIMER_STEP = 1_200_000  # ns
+AGAIN_AFTER = 0.25  # seconds, before what was refused is said again
+
+
+class Publisher(LabUser):
+    """A member that publishes on a schedule of its own, whatever the server does.
+
+    Open-loop: when a message is due does not depend on when the one before was
+    answered. A publisher that waits for answers stops asking while the server is
+    frozen, and so hides the freeze (coordinated omission).
+    """
+
+    abstract = True
+
+    payload_least: ClassVar[int] = 0  # bytes
+    publish_rate: ClassVar[float] = 0.0  # a second; 0: what the options say
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        options = environment.parsed_options
+        self.period = round(1e9 / (self.publish_rate or options.publish_rate))
+        self.look_ahead = TIMER_STEP if self.period > 16 * TIMER_STEP else 0
+        self.due = 0  # of the next message, monotonic ns
+        self.sent_at: dict[int, int] = {}  # ref -> when, for what awaits its ack
+        # Where faults are to be survived, what got no ack is said again, with a key
+        # that keeps it from being delivered twice: ref -> message.
+        self.careful = options.fault != "none"
+        self.unsure: dict[int, bytes] = {}
+        self.again_at = 0.0  # when to say it again, if an answer was an error
+        self.sent = 0
+        self.payload_bytes = max(options.payload_bytes, self.payload_least)
+        if self.payload_bytes > options.payload_bytes:
+            self.record.notes[self.scenario] = (
+                f"Payloads in this room have {self.payload_bytes:,} bytes."
+            )
+
+    def converse(self) -> None:
+        while not RUN.settled.is_set():
+            self.read(0.02)
+        self.publish_again()
+        if not self.due:
+            # Publishers that start together should not speak together.
+            self.due = time.monotonic_ns() + random.randrange(self.period)
+        while not RUN.draining:
+            if self.again_at and time.monotonic() > self.again_at:
+                self.publish_again()
+            left = self.due - time.monotonic_ns()
+            if left <= 0:
+                self.publish()
+            elif left > self.look_ahead:
+                self.read((left - self.look_ahead) / 1e9)
+            else:
+                gevent.sleep(0)
+        while self.unsure:
+            if self.again_at and time.monotonic() > self.again_at:
+                self.publish_again()
+            self.read(0.1)
+        super().converse()
+
+    def publish(self) -> None:
+        """Send the message that is due."""
+        self.sent += 1
+        sent = time.monotonic_ns()
+        head = b'{"due":%d,"sent":%d,"replica":%b,"pad":"' % (
+            self.due,
+            sent,
+            msgspec.json.encode(self.replica),
+        )
+        payload = head.ljust(self.payload_bytes - 2, b".") + b'"}'
+        self.sent_at[self.sent] = sent
+        if self.due >= self.connected_at:
+            # What fell due during an outage is late by the server's doing.
+            self.record.slip.record((sent - self.due) // 1000)
+        self.record.published[self.scenario] += 1
+        self.due += self.period
+        message = b'{"type":"publish","room":"%b","ref":%d,"payload":%b' % (
+            self.room.encode(),
+            self.sent,
+            payload,
+        )
+        if self.careful:
+            message += b',"key":"%b-%d"' % (self.name.encode(), self.sent)
+            self.unsure[self.sent] = message + b"}"
+        self.socket.send(message + b"}")
+        self.fire("publish", size=len(payload))
+
+    def publish_again(self) -> None:
+        """Say again what was not acknowledged, in its order."""
+        self.again_at = 0.0
+        for message in list(self.unsure.values()):
+            self.record.own(self.scenario).counts["published again"] += 1
+            self.socket.send(message)
+
+    def answered(self, message: Any) -> None:
+        if isinstance(message, Ack):
+            self.record.reached(self.place(), message.seq)
+            self.unsure.pop(message.ref, None)
+            sent = self.sent_at.pop(message.ref, None)
+            if sent is not None:
+                self.fire("ack", milliseconds=(self.socket.arrived - sent) / 1e6)
+            return
+        if isinstance(message, Error) and message.ref in self.unsure:
+            self.again_at = self.again_at or time.monotonic() + AGAIN_AFTER
+            return
+        if isinstance(message, Error):
+            self.sent_at.pop(message.ref, None)
+        super().answered(message)
+
+    def pending(self) -> bool:
+        return super().pending() or (bool(self.sent_at) and self.socket is not None)
+
+    def account(self, final: bool) -> None:
+        if not self.accounted and final:
+            self.record.unanswered += len(self.sent_at)
+        super().account(final)

@@ -1,0 +1,79 @@
+"""Members that only answer heartbeats, and peers that do not even that."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+from websockets.frames import Frame, Opcode
+
+from labserver.load.figures.verdict import OVERDUE
+from labserver.load.run.life import RUN
+from labserver.load.users.user import Delivery, LabUser
+from labserver.load.websocket import Closed
+
+LOOK_INTERVAL = 0.02  # seconds between two looks whether the server has hung up
+SLACK = 1.0  # seconds over the promise that a busy machine may take
+
+
+class QuietMember(LabUser):
+    """Notes when the server asked whether it is there."""
+
+    abstract = True
+
+    pinged_at = 0  # monotonic ns
+
+    def control(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.PING:
+            return
+        own, before = self.record.own(self.scenario), self.pinged_at
+        self.pinged_at = self.socket.arrived
+        own.counts["pings answered"] += 1
+        if before > self.connected_at:
+            own.histogram("between pings").record((self.pinged_at - before) // 1000)
+
+
+class SilentPeer(LabUser):
+    """Stops reading once it has joined, and looks from aside when it is cut off.
+
+    Nobody tells a peer that is dead, so it asks the kernel for the state of its socket.
+    A heartbeat must end it within two intervals.
+    """
+
+    abstract = True
+
+    by_design = True
+
+    def converse(self) -> None:
+        own = self.record.own(self.scenario)
+        own.counts["went silent"] += 1
+        alive = there = self.socket.arrived  # of the answer to its join
+        while not self.socket.is_gone():
+            # The last time that it was still kept: this process may be late to look.
+            there = time.monotonic_ns()
+            if RUN.draining:
+                self.judge(there - alive)
+                self.outcome(f"still there at the end (pings every {self.interval()})")
+                super().converse()
+            gevent.sleep(LOOK_INTERVAL)
+        after = (time.monotonic_ns() - alive) // 1000
+        own.counts["noticed"] += 1
+        own.histogram("noticed after").record(after)
+        self.judge(there - alive)
+        raise Closed(1006)
+
+    def judge(self, kept: int) -> None:
+        """Count a peer that was kept for more nanoseconds than it may be."""
+        if self.heartbeat and kept > (2 * self.heartbeat + SLACK) * 1e9:
+            self.record.own(self.scenario).counts[OVERDUE] += 1
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        """What it hears after its silence has no latency."""
+
+    def interval(self) -> str:
+        return f"{self.heartbeat:g} s" if self.heartbeat else "never"
+
+    def lost_connection(self, started: float, exc: OSError) -> None:
+        if not RUN.draining:
+            self.outcome("noticed, and cut off")
+        gevent.sleep(self.backoff.next())

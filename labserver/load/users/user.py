@@ -1,0 +1,392 @@
+"""Users that speak the lab's protocol. They are abstract: scenarios name concrete ones.
+
+A user is one connection in one greenlet. It connects inside its task, never in
+``on_start``, where an error would end it for good. When it loses its connection it
+comes back as :class:`labserver.client.Client` does: full jitter, its cursor in hand,
+and not where it is not welcome. To lose it is a failure of the run, unless a fault was
+done to the servers or the loss is the scenario's subject.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import gevent
+import msgspec
+from locust import User, task
+from locust.env import Environment
+from websockets.frames import Frame
+
+from labserver.client import Backoff
+from labserver.contract.closing import Return, comes_back
+from labserver.contract.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
+from labserver.load.figures.audit import Audit
+from labserver.load.figures.budget import Budget
+from labserver.load.run.life import RUN
+from labserver.load.run.options import USERS_LIMIT, token, urls, user_name
+from labserver.load.websocket import Closed, NotThisMachine, Refused, WebSocket, normal
+
+ANSWER_TIMEOUT = 5.0  # seconds
+REFUSED_FOR_NOW = (429, 500, 502, 503, 504)
+# Locust's bookkeeping of one event costs more than all else that a message costs. It
+# is shown one in so many, and the name of the row says so; our own figures have all.
+EVENT_EVERY = 100
+BUDGET_EVERY = 10
+
+
+class Stamp(msgspec.Struct):
+    """A payload: when it was due and sent (monotonic ns), and through which replica."""
+
+    due: int
+    sent: int
+    replica: str = ""
+
+
+class Delivery(msgspec.Struct, tag_field="type", tag="message"):
+    """A ``message``, with a payload that a publisher of ours made."""
+
+    room: str
+    seq: int
+    payload: Stamp
+
+
+FromServer = Delivery | Joined | Ack | Error | Gap | Hello | Left | Pong
+decode = msgspec.json.Decoder(FromServer).decode
+turns: defaultdict[type, Iterator[int]] = defaultdict(itertools.count)
+
+
+class LabUser(User):
+    """One connection, in one room, that is audited."""
+
+    abstract = True
+
+    scenario: ClassVar[str]
+    label: ClassVar[str] = "subscribers"
+    by_design: ClassVar[bool] = False  # its lateness and losses are the subject
+    across: ClassVar[bool] = False  # whether its kind takes the servers in turn
+    stays: ClassVar[bool] = True  # whether publishers wait until it has joined
+    receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
+    count = itertools.count()  # of all users in this process
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.number = next(LabUser.count)
+        self.name = user_name()
+        self.crowd = f"{self.scenario}/{self.label}"
+        self.room = RUN.room(self.scenario)
+        self.record = RUN.record
+        self.record.users[type(self).__name__] += 1
+        self.record.published[self.scenario] += 0
+        self.latency = self.record.histogram(self.crowd)
+        self.budget = self.record.budgets.setdefault(self.crowd, Budget())
+        if self.by_design:
+            self.record.by_design.add(self.crowd)
+        self.socket: WebSocket | None = None
+        self.audit = Audit(self.room)
+        self.replica = ""
+        self.heartbeat: float | None = None  # seconds between the server's pings
+        self.joined = False
+        self.connected_at = 0
+        self.lost_at = 0  # when the connection ended that it had before, monotonic ns
+        self.backoff = self.new_backoff()
+        # The n-th user of each class goes to the n-th server, in every process.
+        offset = getattr(environment.runner, "worker_index", 0)
+        self.servers = urls(environment.parsed_options) if self.across else []
+        self.turn = next(turns[type(self)]) + max(0, offset)
+        self.received = 0
+        self.accounted = False
+        RUN.members.add(self)
+
+    def url(self) -> str:
+        """Return where to connect."""
+        if self.servers:
+            return self.servers[self.turn % len(self.servers)]
+        return normal(self.host)
+
+    def new_backoff(self) -> Backoff:
+        """Return when to try again: soon at first, since a run is short."""
+        return Backoff(first=0.1, cap=5.0, stable=2.0)
+
+    # Life
+
+    @task
+    def live(self) -> None:
+        """Be there once. Locust calls it again, and would call an override as well."""
+        self.attend()
+
+    def attend(self) -> None:
+        """Be connected, from handshake to end."""
+        if RUN.drained.is_set() or (RUN.draining and not self.connected_at):
+            gevent.sleep(1)
+            return
+        if len(RUN.members) > USERS_LIMIT:
+            gevent.sleep(1)
+            return
+        started = time.perf_counter()
+        try:
+            self.connect()
+        except NotThisMachine as exc:
+            self.fail("connect", started, exc)
+            self.stay_away()
+        except OSError as exc:
+            self.not_connected(started, exc)
+        else:
+            started = time.perf_counter()
+            try:
+                self.converse()
+            except OSError as exc:
+                self.hang_up()
+                self.lost_connection(started, exc)
+        finally:
+            self.hang_up()
+
+    def connect(self) -> None:
+        """Open a socket, hear the hello, join the room."""
+        started = time.perf_counter()
+        self.socket = WebSocket(self.url(), token(self.name), self.receive_buffer)
+        self.socket.frames.control = self.control
+        try:
+            hello = self.await_message(Hello)
+            self.replica, self.heartbeat = hello.replica, hello.heartbeat
+            self.fire("connect", started)
+            started = time.perf_counter()
+            join: dict[str, Any] = {"type": "join", "room": self.room, "ref": "join"}
+            if cursor := self.audit.cursor():
+                join["after"] = cursor
+            self.socket.send(msgspec.json.encode(join))
+            # What was missed comes after the answer; nothing comes before it.
+            self.await_message(Joined)
+            self.fire("join", started)
+            self.joined = True
+            self.connected_at = time.monotonic_ns()
+            if self.lost_at:
+                self.came_back((self.connected_at - self.lost_at) // 1000)
+                self.lost_at = 0
+        except BaseException:
+            self.hang_up()
+            raise
+
+    def await_message(self, kind: type) -> Any:
+        """Handle messages until one of a type came; return that one."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        while (left := deadline - time.monotonic()) > 0:
+            found = None
+            for data in self.socket.receive(left):
+                message = self.handle(data)
+                if isinstance(message, kind):
+                    found = message
+                elif isinstance(message, Error):
+                    raise ConnectionError(f"{message.code}: {message.detail}")
+            if found is not None:
+                return found
+        raise ConnectionError(f"no {kind.__name__.lower()} within {ANSWER_TIMEOUT:g} s")
+
+    def converse(self) -> None:
+        """Read until the connection ends."""
+        self.socket.listen(self.took)
+
+    def hang_up(self) -> None:
+        socket, self.socket = self.socket, None
+        self.joined = False
+        if socket is not None:
+            socket.close()
+
+    def excused(self) -> bool:
+        """Return whether losing a connection, or not getting one, is no failure."""
+        return self.by_design or RUN.draining or bool(RUN.faults)
+
+    def not_connected(self, started: float, exc: OSError) -> None:
+        """Decide what a failed attempt means, and wait before the next."""
+        status = exc.status if isinstance(exc, Refused) else None
+        if not (self.excused() or (status in REFUSED_FOR_NOW and self.lost_at)):
+            self.fail("connect", started, exc)
+        if status is not None and status not in REFUSED_FOR_NOW:
+            self.stay_away()
+            return
+        self.turn += 1  # perhaps another server is there
+        asked = exc.retry_after if isinstance(exc, Refused) else 0.0
+        # Everybody was told the same number: the jitter comes on top.
+        gevent.sleep(asked + self.backoff.next())
+
+    def lost_connection(self, started: float, exc: OSError) -> None:
+        """Decide what the end of a connection means, and whether to come back."""
+        self.lost_at = time.monotonic_ns()
+        self.backoff.lasted((self.lost_at - self.connected_at) / 1e9)
+        code = exc.code if isinstance(exc, Closed) else None
+        if self.by_design:
+            self.outcome("cut off without a goodbye" if code == 1006 else str(exc))
+        elif not self.excused():
+            self.fail("connection", started, exc)
+        match comes_back(None if code == 1006 else code):
+            case Return.NEVER | Return.NEW_TOKEN:
+                self.stay_away()  # the answer would be the same
+            case Return.LATER:
+                gevent.sleep(self.backoff.next() + self.backoff.first)
+            case Return.SOON:
+                gevent.sleep(self.backoff.next())
+
+    def came_back(self, microseconds: int) -> None:
+        """Take note of an outage that is over."""
+
+    def not_back(self) -> None:
+        """Take note that the run is over and this user never got back."""
+        if not self.by_design:
+            self.problem(f"{self.scenario}: a user did not get back until the end")
+
+    def stay_away(self) -> None:
+        """Wait for the end of the run."""
+        while not RUN.draining:
+            gevent.sleep(1)
+
+    def control(self, frame: Frame) -> None:
+        """Take note of a ping, which has been answered."""
+
+    # Messages
+
+    def read(self, timeout: float | None, size: int = 65536) -> None:
+        """Read once and handle what came."""
+        if messages := self.socket.receive(timeout, size):
+            self.took(messages)
+
+    def took(self, messages: list[bytes]) -> None:
+        """Handle the messages of one read. This must not wait: see listen()."""
+        socket = self.socket
+        RUN.active = socket.arrived
+        # Who is late by design says nothing about the generator.
+        if socket.lag is not None and not self.by_design:
+            self.record.lag.record(socket.lag // 1000)
+        for data in messages:
+            self.handle(data)
+
+    def handle(self, data: bytes) -> Any:
+        try:
+            message = decode(data)
+        except msgspec.ValidationError:
+            self.strange(data)
+            return None
+        if type(message) is Delivery:
+            self.audit.message(message.seq)
+            self.delivered(message, len(data))
+        elif isinstance(message, Joined):
+            self.audit.joined(msgspec.to_builtins(message))
+            self.record.reached(self.place(), message.seq)
+        elif isinstance(message, Gap):
+            self.audit.gap(msgspec.to_builtins(message))
+        else:
+            self.answered(message)
+        return message
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        """Take the time of a message. This is the hot path."""
+        late = (self.socket.arrived - message.payload.due) // 1000
+        self.latency.record(late)
+        self.received += 1
+        if self.received % EVENT_EVERY == 0:
+            self.fire(
+                f"message (1 of {EVENT_EVERY})", milliseconds=late / 1000, size=size
+            )
+        if self.received % BUDGET_EVERY == 0:
+            sent = message.payload.sent
+            self.budget.record(
+                (sent - message.payload.due) // 1000,
+                (self.socket.arrived - sent) // 1000,
+                (self.socket.lag or 0) // 1000,
+            )
+
+    def answered(self, message: Any) -> None:
+        if isinstance(message, Error):
+            self.problem(f"{message.code}: {message.detail}")
+
+    def strange(self, data: bytes) -> None:
+        """Handle what no load test sends: somebody else's message still counts."""
+        message = msgspec.json.decode(data)
+        if message.get("type") == "message":
+            self.audit.message(message["seq"])
+
+    # Figures
+
+    def fire(
+        self,
+        what: str,
+        started: float | None = None,
+        *,
+        milliseconds: float | None = None,
+        size: int = 0,
+        exception: Exception | None = None,
+    ) -> None:
+        """Tell Locust. A send has no response time: None, for 0 would be a fast one."""
+        if started is not None:
+            milliseconds = (time.perf_counter() - started) * 1000
+        self.environment.events.request.fire(
+            request_type="WS",
+            name=f"{self.scenario}: {what}",
+            response_time=milliseconds,
+            response_length=size,
+            exception=exception,
+            context={},
+        )
+
+    def fail(self, what: str, started: float, exc: Exception) -> None:
+        self.fire(what, started, exception=exc)
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        self.problem(f"{self.scenario} {what}: {why}")
+
+    def problem(self, sentence: str) -> None:
+        self.record.problems[sentence] += 1
+
+    def outcome(self, what: str) -> None:
+        """Note what became of a user that is slow by design."""
+        self.record.outcomes.setdefault(self.crowd, Counter())[what] += 1
+
+    def side(self, message: Delivery) -> str:
+        """Return whether a message came from the server that this user is on."""
+        same = message.payload.replica == self.replica
+        return "same replica" if same else "other replica"
+
+    def outage(self, microseconds: int) -> None:
+        """Note how long this user was without a connection."""
+        own = self.record.own(self.scenario)
+        own.counts["came back"] += 1
+        own.histogram("outage").record(microseconds)
+
+    def place(self) -> str:
+        """Return the numbering that seqs belong to: a new one starts with its epoch."""
+        return f"{self.room} {self.audit.epoch}"
+
+    def pending(self) -> bool:
+        # Who has lost its connection comes back to hear what it missed. Who has one
+        # waits for what it knows to have been published, also from a slow server.
+        if self.by_design:
+            return False
+        top = self.record.tops.get(self.place(), 0)
+        return bool(self.lost_at) or (self.joined and self.audit.last() < top)
+
+    def account(self, final: bool) -> None:
+        """Add this user's figures to the record, once.
+
+        Args:
+            final: Whether the run is over, so that what this user has not got by now
+                is lost.
+
+        """
+        RUN.members.discard(self)
+        if self.accounted or self.record is not RUN.record:
+            return
+        self.accounted = True
+        tally = self.record.tally(self.crowd)
+        tally += self.audit.tally()
+        if self.audit.epoch is None:
+            return
+        self.record.reached(self.place(), self.audit.last())
+        if final and self.lost_at:
+            self.not_back()
+        elif final:
+            self.record.ended(self.crowd, self.place(), self.audit.last())
+
+    def on_stop(self) -> None:
+        self.account(final=False)
+        self.hang_up()

@@ -1,0 +1,144 @@
+"""Users that do not stay: a visitor with a good token, a stranger with a bad one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+from collections.abc import Iterator
+
+import gevent
+import msgspec
+from locust.env import Environment
+
+from labserver.contract.messages import Left
+from labserver.contract.tokens import issue
+from labserver.load.figures.audit import Audit
+from labserver.load.run.life import RUN
+from labserver.load.run.options import token, user_name
+from labserver.load.users.user import ANSWER_TIMEOUT, Delivery, LabUser
+from labserver.load.websocket import Refused, WebSocket
+
+PERIOD = 0.5  # seconds between two visits
+ROOMMATES = 4  # visitors that share a room: it is empty again and again
+
+
+class Visitor(LabUser):
+    """Connects, joins, publishes, hears that, leaves and goes, again and again."""
+
+    abstract = True
+
+    stays = False
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.room = f"{self.room}.{os.getpid()}.{self.number // ROOMMATES}"
+        self.own = self.record.own(self.scenario)
+        self.due = 0  # of the message that it waits for; 0: has heard it
+
+    def attend(self) -> None:
+        if RUN.draining:
+            gevent.sleep(1)
+            return
+        began = time.monotonic()
+        started = time.perf_counter()
+        self.audit = Audit(self.room)  # who left has no claim to what came then
+        try:
+            self.connect()
+            self.visit()
+        except OSError as exc:
+            if not self.excused():
+                self.fail("visit", started, exc)
+            gevent.sleep(self.backoff.next())
+        finally:
+            self.hang_up()
+            self.record.tally(self.crowd).__iadd__(self.audit.tally())
+        took = time.monotonic() - began
+        gevent.sleep(max(0.0, random.uniform(0.5, 1.5) * PERIOD - took))
+
+    def visit(self) -> None:
+        """Publish, hear it, and leave."""
+        due = self.due = time.monotonic_ns()
+        payload = {"due": due, "sent": due, "replica": self.replica}
+        message = {"type": "publish", "room": self.room, "payload": payload}
+        self.socket.send(msgspec.json.encode(message))
+        self.record.published[self.scenario] += 1
+        self.record.slip.record(0)
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        while self.due:
+            if time.monotonic() > deadline:
+                raise ConnectionError("did not hear its own message")
+            self.read(ANSWER_TIMEOUT)
+        started = time.perf_counter()
+        leave = {"type": "leave", "room": self.room, "ref": "leave"}
+        self.socket.send(msgspec.json.encode(leave))
+        self.await_message(Left)
+        self.timed("leave", started)
+        self.own.counts["cycles"] += 1
+
+    def delivered(self, message: Delivery, size: int) -> None:
+        if message.payload.due == self.due:
+            self.due = 0
+        super().delivered(message, size)
+
+    def fire(self, what: str, started: float | None = None, **more: object) -> None:
+        if started is not None and what in ("connect", "join"):
+            self.timed("handshake" if what == "connect" else what, started)
+        super().fire(what, started, **more)
+
+    def timed(self, what: str, started: float) -> None:
+        took = time.perf_counter() - started
+        self.own.histogram(what).record(round(took * 1e6))
+
+    def account(self, final: bool) -> None:
+        """Its visits have been added one by one."""
+        RUN.members.discard(self)
+
+
+class Stranger(LabUser):
+    """Tries one bad token after the other, and must be refused each time."""
+
+    abstract = True
+
+    stays = False
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.attempts: Iterator[tuple[str, str]] = itertools.cycle(bad_tokens())
+
+    def attend(self) -> None:
+        if RUN.draining:
+            gevent.sleep(1)
+            return
+        what, bad = next(self.attempts)
+        own, started = self.record.own(self.scenario), time.perf_counter()
+        try:
+            WebSocket(self.url(), bad).close()
+            self.problem(f"{self.scenario}: a token that is {what} was let in")
+        except Refused as exc:
+            took = time.perf_counter() - started
+            if exc.status == 401:
+                own.counts[f"refused, {what}"] += 1
+                own.histogram("refusal").record(round(took * 1e6))
+                self.fire("stranger refused", milliseconds=took * 1000)
+            elif not self.excused():
+                self.problem(f"{self.scenario}: {what} token: {exc}, not 401")
+        except OSError as exc:
+            if not self.excused():
+                self.fail("stranger", started, exc)
+        gevent.sleep(random.uniform(0.5, 1.5) * PERIOD)
+
+    def account(self, final: bool) -> None:
+        RUN.members.discard(self)
+
+
+def bad_tokens() -> list[tuple[str, str]]:
+    """Return what is wrong with a token, and the token."""
+    found = [("missing", ""), ("garbage", "no.token.at-all")]
+    good = token(user_name())
+    forged = good.rpartition(".")[0] + "." + "A" * 43
+    found.append(("forged", forged))
+    if secret := os.environ.get("LAB_SECRET", ""):
+        found.append(("expired", issue(secret, user_name(), ttl=-60)))
+    return found

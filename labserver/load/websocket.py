@@ -1,0 +1,394 @@
+"""A WebSocket client for crowds: one file descriptor and one greenlet a connection.
+
+The protocol is ``websockets``', which does no I/O (:mod:`_frames` has the short cut);
+the socket is a plain one, and gevent's loop says when to read it. What the library's
+ready-made clients add (threads, locks, queues) costs more per message than a server
+needs to send it, and then the client is what one measures: ``python -m
+labserver.load.cost`` shows it beside them.
+
+It speaks to this machine only: a load generator that can be pointed at anybody is a
+weapon. Where that is a set of containers, ``LAB_LOAD_HOSTS`` names the others that it
+may speak to, each exactly, and none of them on a public address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit, urlunsplit
+
+import gevent
+from gevent import socket
+from gevent.event import AsyncResult
+from gevent.monkey import get_original
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
+from websockets.protocol import OPEN
+from websockets.uri import parse_uri
+
+from labserver.load.frames import SIZE_LIMIT, Frames
+
+READ_SIZE = 65536  # bytes
+HANDSHAKE_TIMEOUT = 10.0  # seconds
+
+# Linux stamps a segment when it arrives; CPython has no name for the option (its value
+# is that of every architecture but sparc and parisc).
+SO_TIMESTAMPNS = 35
+TIMESPEC = struct.Struct("@ll")
+KERNEL_TIME = sys.platform == "linux"
+ANCILLARY_SIZE = socket.CMSG_SPACE(TIMESPEC.size) if KERNEL_TIME else 0
+
+# Every read of every connection goes through one buffer: nothing switches between the
+# read and the moment at which its bytes have been taken out.
+BUFFER = bytearray(READ_SIZE)
+VIEW = memoryview(BUFFER)
+PlainSocket = get_original("socket", "socket")
+poll = get_original("select", "poll")
+GONE = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR need no asking for
+
+
+class NotThisMachine(Exception):
+    """A URL leads elsewhere than to loopback; the message is a sentence."""
+
+
+class Refused(ConnectionError):
+    """The server answered the handshake with something else than an upgrade."""
+
+    def __init__(self, status: int, detail: str, retry_after: str = "") -> None:
+        super().__init__(f"HTTP {status}: {detail}")
+        self.status = status
+        number = retry_after.isascii() and retry_after.isdigit()
+        self.retry_after = min(float(retry_after), 3600.0) if number else 0.0
+
+
+class Closed(ConnectionError):
+    """The conversation is over; code 1006 means that there was no goodbye."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"closed {code} {reason}".rstrip())
+        self.code = code
+
+
+def normal(url: str) -> str:
+    """Return ``url`` as a WebSocket URL; ``http`` and ``https`` are taken too.
+
+    Raises:
+        ValueError: It is no URL of a server; the message is a sentence.
+
+    """
+    try:
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        if scheme != "ws" or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"{shown(url)!r} is not a server's URL: write ws://127.0.0.1:8080"
+        ) from None
+    return urlunsplit((scheme, parts.netloc, parts.path or "/", parts.query, ""))
+
+
+def shown(url: str) -> str:
+    """Return ``url`` without what might be secret in it."""
+    parts = urlsplit(url)
+    return urlunsplit(
+        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
+    )
+
+
+def resolve(url: str) -> list[tuple[int, tuple[str, int]]]:
+    """Return families and addresses of a URL's host, which must be this machine.
+
+    Or a host that ``LAB_LOAD_HOSTS`` (names, comma-separated) allows, on a private
+    address.
+
+    Raises:
+        NotThisMachine: It is another one.
+        OSError: The name is unknown.
+
+    """
+    parts = urlsplit(url)
+    allowed = os.environ.get("LAB_LOAD_HOSTS", "").lower().split(",")
+    named = parts.hostname in [name.strip() for name in allowed]
+    places = []
+    for family, _, _, _, address in socket.getaddrinfo(
+        parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
+    ):
+        place = address[0].partition("%")[0]
+        ip = ipaddress.ip_address(place)
+        if not (ip.is_loopback or (named and ip.is_private)):
+            known = "" if place == parts.hostname else f" ({place})"
+            raise NotThisMachine(
+                f"load goes to this machine only, and {parts.hostname}{known} is no "
+                "loopback address"
+            )
+        places.append((family, address))
+    return places
+
+
+class WebSocket:
+    """A connection, open as soon as it exists.
+
+    Args:
+        url: ``ws://`` address, with path and query.
+        token: Sent as ``Authorization: Bearer``.
+        receive_buffer: ``SO_RCVBUF`` in bytes, 0 for the kernel's choice. It is set
+            before the connection is made: later the window has been announced.
+
+    Attributes:
+        arrived: When the data of the last read reached this machine, on the clock of
+            ``time.monotonic_ns``. With several segments in one read, the last one's.
+        lag: Nanoseconds between that and the read, None where nobody tells.
+        frames: Its incoming side, where ``control`` may be set.
+
+    """
+
+    def __init__(self, url: str, token: str = "", receive_buffer: int = 0) -> None:
+        self.protocol = ClientProtocol(parse_uri(url), max_size=SIZE_LIMIT)
+        self.arrived = 0
+        self.lag: int | None = None
+        self.frames = Frames(self.protocol)
+        self._early: list[bytes] = []
+        self._unsent = b""
+        self._emptied = False
+        self._hub = gevent.get_hub()
+        with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
+            opened = self._open(url, receive_buffer)
+            # gevent's socket tries, waits and times out by itself, which this class
+            # does at less cost: from here on it is a plain one that never blocks.
+            self.socket = PlainSocket(fileno=opened.detach())
+            self.socket.setblocking(False)
+            loop, number = self._hub.loop, self.socket.fileno()
+            self._readable, self._writable = loop.io(number, 1), loop.io(number, 2)
+            try:
+                self._shake_hands(token)
+            except BaseException:
+                self._release()
+                raise
+
+    def _open(self, url: str, receive_buffer: int) -> socket.socket:
+        """Return a connected socket; localhost may be ::1 or 127.0.0.1."""
+        places = resolve(url)
+        for family, address in places:
+            opened = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                if receive_buffer:
+                    opened.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer
+                    )
+                opened.connect(address)
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if KERNEL_TIME:
+                    opened.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                return opened
+            except BaseException as exc:
+                opened.close()
+                if not isinstance(exc, OSError) or address == places[-1][1]:
+                    raise
+        raise OSError(f"{shown(url)} has no address")
+
+    def _shake_hands(self, token: str) -> None:
+        request = self.protocol.connect()
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        self.protocol.send_request(request)
+        self._flush()
+        # The hello often shares a segment with the response, and is not for the
+        # protocol: what it has begun, it would have to end.
+        head, end = b"", -1
+        while end < 0:
+            data = self._wait_and_read()
+            head += data
+            end = head.find(b"\r\n\r\n")
+            if not data or len(head) > READ_SIZE:
+                raise Refused(0, "it hung up" if not data else "no end of headers")
+        rest = end + 4
+        self.protocol.receive_data(head[:rest])
+        if self.protocol.state is OPEN:
+            self.protocol.events_received()
+            self._early = self.frames.cut(head[rest:])
+            return
+        data = head[rest:]
+        while self.protocol.handshake_exc is None:  # the body of a refusal
+            if data:
+                self.protocol.receive_data(data)
+            if self.protocol.handshake_exc is None:
+                data = self._wait_and_read()
+                if not data:
+                    self.protocol.receive_eof()
+        problem = self.protocol.handshake_exc
+        if isinstance(problem, InvalidStatus):
+            response = problem.response
+            body = bytes(response.body or b"").decode(errors="replace").strip()
+            later = response.headers.get("Retry-After", "")
+            reason = body or response.reason_phrase
+            raise Refused(response.status_code, reason, later)
+        raise Refused(0, str(problem))
+
+    def _wait_and_read(self) -> bytes:
+        self._hub.wait(self._readable)
+        return bytes(VIEW[: self._read(READ_SIZE)])
+
+    def receive(
+        self, timeout: float | None = None, size: int = READ_SIZE
+    ) -> list[bytes]:
+        """Return the messages of one read; none when nothing came in time.
+
+        Args:
+            timeout: Seconds; None waits, 0 only looks.
+            size: Bytes to read at most.
+
+        Raises:
+            Closed: There will be no more.
+
+        """
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        while True:
+            # A read that came back short has emptied the socket: to try again before
+            # waiting would cost a system call and an exception for each message.
+            if self._emptied and timeout != 0 and not self._wait(timeout):
+                return []
+            try:
+                return self._take(size)
+            except BlockingIOError:
+                if timeout == 0:
+                    return []
+                self._emptied = True
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Return whether there is something to read, within so many seconds."""
+        if timeout is None:
+            self._hub.wait(self._readable)
+            return True
+        with gevent.Timeout(timeout, False):
+            self._hub.wait(self._readable)
+            return True
+        return False
+
+    def listen(self, handle: Callable[[list[bytes]], None]) -> None:
+        """Have ``handle`` called with the messages of each read.
+
+        It is called from gevent's hub, since to switch to a greenlet and back costs as
+        much as the read itself; so it must not wait for anything.
+
+        Raises:
+            Closed: There will be no more.
+
+        """
+        over: AsyncResult[None] = AsyncResult()
+
+        def readable() -> None:
+            try:
+                if messages := self._take(READ_SIZE):
+                    handle(messages)
+            except BlockingIOError:
+                pass
+            except Exception as exc:
+                self._readable.stop()
+                over.set_exception(exc)
+
+        if self._early:
+            handle(self.receive(0))
+        self._readable.start(readable)
+        try:
+            over.get()
+        finally:
+            self._readable.stop()
+
+    def _take(self, size: int) -> list[bytes]:
+        """Read once; return the messages that are whole now."""
+        count = self._read(size)
+        self._emptied = count < size
+        if count:
+            messages = self.frames.cut(bytes(VIEW[:count]))
+            if self.protocol.writes:
+                self._flush()
+        else:
+            self.protocol.receive_eof()
+            messages = []
+        if not messages and self.protocol.state is not OPEN:
+            close = self.protocol.close_rcvd
+            raise Closed(close.code, close.reason) if close else Closed(1006)
+        return messages
+
+    def send(self, message: bytes) -> None:
+        """Send a text message, waiting for the socket to take it."""
+        if self.protocol.state is not OPEN:
+            close = self.protocol.close_rcvd
+            raise Closed(close.code, close.reason) if close else Closed(1006)
+        self.protocol.send_text(message)
+        self._flush()
+
+    def close(self) -> None:
+        """Say goodbye without waiting for the answer."""
+        try:
+            if self.protocol.state is OPEN:
+                self.protocol.send_close(1000)
+                self.socket.send(b"".join(self.protocol.data_to_send()))
+        except OSError:  # also when it would have to wait
+            pass
+        self._release()
+
+    def abort(self) -> None:
+        """Vanish: no goodbye, and an RST for the server."""
+        linger = struct.pack("ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._release()
+
+    def is_gone(self) -> bool:
+        """Return whether the other side has ended it, without reading anything."""
+        look = poll()
+        look.register(self.socket, GONE)
+        return bool(look.poll(0))
+
+    def _release(self) -> None:
+        self._readable.close()
+        self._writable.close()
+        self.socket.close()
+
+    def _read(self, size: int) -> int:
+        """Read into the buffer once; return how much, and note when it arrived."""
+        try:
+            if KERNEL_TIME:
+                count, ancillary, _, _ = self.socket.recvmsg_into(
+                    (BUFFER if size == READ_SIZE else VIEW[:size],), ANCILLARY_SIZE
+                )
+                self.arrived, self.lag = time.monotonic_ns(), None
+                if ancillary:  # nothing else was asked for
+                    seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
+                    lag = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
+                    if lag > 0:
+                        self.lag = lag
+                        self.arrived -= lag
+                    else:
+                        self.lag = 0
+            else:
+                count = self.socket.recv_into(BUFFER, size)
+                self.arrived = time.monotonic_ns()
+        except (ConnectionResetError, BrokenPipeError):
+            raise Closed(1006, "connection reset") from None
+        return count
+
+    def _flush(self) -> None:
+        """Write what there is to say, waiting for the socket to take it.
+
+        In the hub nobody may wait: there a pong that does not fit is left for later.
+        """
+        self._unsent += b"".join(self.protocol.data_to_send())
+        try:
+            while self._unsent:
+                try:
+                    self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                except BlockingIOError:
+                    if gevent.getcurrent() is self._hub:
+                        return
+                    self._hub.wait(self._writable)
+        except (ConnectionResetError, BrokenPipeError):
+            raise Closed(1006, "connection reset") from None
