@@ -17,7 +17,7 @@ compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (min
 	@$(BIN)/python -m pytest -q -m docker -rs
 
 chaos: .venv/ready  ## two minutes of random faults over a cluster, and a verdict
-	@$(BIN)/python tests/chaos.py --minutes 2
+	@$(BIN)/python -m chaos --minutes 2
 
 check: .venv/ready  ## lint, formatting, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -26,10 +26,10 @@ load: .venv/ready  ## every load test on a cluster of its own, and a page, in 4 
 	@$(BIN)/python -m loadtests
 
 peers: .venv/peers  ## the server against others on the same load, about 7 minutes
-	@$(BIN)/python -m loadtests.peers
+	@$(BIN)/python -m bench
 
 ledger: .venv/peers  ## what each stage costs, about 5 minutes
-	@$(BIN)/python -m loadtests.peers._ledger
+	@$(BIN)/python -m bench.ledger
 
 notebooks: .venv/ready  ## execute every chapter again
 	@$(BIN)/python notebooks/build.py

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chaos import ROOM, Member, Report, World, audit, run, schedule
+
+from chaos.__main__ import ROOM, Member, Report, World, audit, run, schedule
 
 RUNS = {
     "links and a replica": [

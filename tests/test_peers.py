@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.peers import _cache
-from loadtests.peers.__main__ import main, options
-from loadtests.peers._cache import Missing
-from loadtests.peers._contest import Contest, Point, Run, competing, points
-from loadtests.peers._ledger import ABLATIONS, KINDS, STEPS, Ledger, table
-from loadtests.peers._receiver import Figures, Load, RunFailed, payloads, receive
-from loadtests.peers._report import tables, write
-from loadtests.peers._servers import CONTRACT, RIVALS, Server, lab, running
+from bench import cache as _cache
+from bench.__main__ import main, options
+from bench.cache import Missing
+from bench.contest import Contest, Point, Run, competing, points
+from bench.ledger import ABLATIONS, KINDS, STEPS, Ledger, table
+from bench.receiver import Figures, Load, RunFailed, payloads, receive
+from bench.report import tables, write
+from bench.servers import CONTRACT, RIVALS, Server, lab, running
 
 needs_receiver = [
     pytest.mark.timeout(150),  # the first of all runs installs what Node needs
@@ -263,7 +263,7 @@ def test_table_has_median_spread_and_ratio() -> None:
 
 
 def test_picture_is_drawn(tmp_path) -> None:
-    picture = pytest.importorskip("loadtests.peers._picture")
+    picture = pytest.importorskip("bench.picture")
     done = contest()
     done.points = [*done.points, Point("fanout", Load(10, in_flight=1))]
     names = [path.name for path in picture.draw(done, tmp_path)]
@@ -272,7 +272,7 @@ def test_picture_is_drawn(tmp_path) -> None:
 
 
 def test_ledger_has_a_row_for_each_stage_and_each_part_left_out(tmp_path) -> None:
-    waterfall = pytest.importorskip("loadtests.peers._waterfall")
+    waterfall = pytest.importorskip("bench.waterfall")
     ledger = Ledger(100, 1, 1.0, 1)
     for variant in [*STEPS, *ABLATIONS]:
         for kind in KINDS:

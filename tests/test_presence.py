@@ -15,9 +15,9 @@ import cbor2
 import pytest
 import redis as redis_client
 from conftest import DEADLINE, SECRET, Peer, Running, eventually, peer
-from redis_cluster import redis_cluster
 from websockets.asyncio.client import connect
 
+from chaos.redis_cluster import redis_cluster
 from labserver.client import Backoff, Client
 from labserver.contract import wire
 from labserver.contract.tokens import issue

@@ -12,8 +12,8 @@ import pytest
 from conftest import Peer, Running, eventually, peer
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
-from redis_cluster import RedisCluster, redis_cluster
 
+from chaos.redis_cluster import RedisCluster, redis_cluster
 from labserver.errors import BrokerDown
 from labserver.judge.oracle import Oracle, lost
 from labserver.redis.commands import pool

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 from conftest import DEADLINE, Peer, Running, eventually, peer
 from redis.asyncio import Redis
-from redis_cluster import free_ports
 
+from chaos.redis_cluster import free_ports
 from labserver.errors import BrokerDown
 from labserver.processes import faults
 from labserver.processes.faults import Proxy

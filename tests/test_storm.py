@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from storm import storm
+
+from chaos.storm import storm
 
 
 @pytest.mark.timeout(90)

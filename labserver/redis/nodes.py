@@ -6,7 +6,7 @@ the rooms concerned are listened to at their new owner, and caught up with.
 
 Redis replicates after it has answered: what was acknowledged in the last moment of a
 primary may die with it. Killed with -9 beside 64 busy publishers, five times, it took
-none of 9,344 acknowledged messages along (``tests/failover.py``); behind a stalled
+none of 9,344 acknowledged messages along (``-m chaos.failover``); behind a stalled
 replication link it takes all that the replica had not got, and members are told.
 """
 

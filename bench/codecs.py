@@ -1,6 +1,6 @@
 """JSON beside CBOR: bytes on the wire, and microseconds of CPU in the server.
 
-    python -m loadtests.peers._codecs
+    python -m bench.codecs
 
 A payload crosses a JSON room undecoded; for CBOR it is transcoded, once for each
 direction. What the smaller frames cost is what this prints.

@@ -1,4 +1,4 @@
-"""Run the contest: ``python -m loadtests.peers``."""
+"""Run the contest: ``python -m bench``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ._cache import Missing, compiled
-from ._contest import SECTIONS, Contest, Point, duration, points
-from ._picture import draw
-from ._report import begun, notes, tables, write
-from ._servers import RIVALS
+from bench.cache import Missing, compiled
+from bench.contest import SECTIONS, Contest, Point, duration, points
+from bench.picture import draw
+from bench.report import begun, notes, tables, write
+from bench.servers import RIVALS
 
 FULL_SUBSCRIBERS = (10, 100, 1000, 3000)
 IN_FLIGHT = (1, 4, 16, 64)
@@ -62,7 +62,7 @@ def within(least: float, most: float) -> Callable[[str], float]:
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what was asked for on the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests.peers",
+        prog="python -m bench",
         description="Run the lab's server and its rivals in turns on the same load, "
         "and write tables and a picture. The default takes about eight minutes.",
     )

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ._cache import compiled
-from ._servers import Dialect, Server, settled
+from bench.cache import compiled
+from bench.servers import Dialect, Server, settled
 
 # A share of its core from which on the receiver, not the server, may be the limit.
 BUSY = 0.9

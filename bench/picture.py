@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ._contest import Contest, Point
-from ._receiver import Figures
-from ._report import DISTURBED, machine, placed, waiting
-from ._servers import RIVALS
+from bench.contest import Contest, Point
+from bench.receiver import Figures
+from bench.report import DISTURBED, machine, placed, waiting
+from bench.servers import RIVALS
 
 INK, GREY, PALE = "#222222", "#767676", "#E6E6E6"
 # Okabe and Ito's palette; the lab has the strongest. Markers tell them apart in grey.

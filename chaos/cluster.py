@@ -1,6 +1,6 @@
 """Random faults over replicas on a Redis Cluster, and the oracle's verdict.
 
-    python tests/cluster_chaos.py --minutes 5 --seed 7
+    python -m chaos.cluster --minutes 5 --seed 7
 
 As in chaos.py; but Redis is six processes, and primaries are killed (after their
 replica has everything: what Redis itself loses is measured in failover.py), frozen
@@ -15,10 +15,10 @@ import sys
 from functools import partial
 from typing import ClassVar
 
-from chaos import ROOM, Member, World, main
 from redis.asyncio import Redis
-from redis_cluster import ClusterServer, redis_cluster
 
+from chaos.__main__ import ROOM, Member, World, main
+from chaos.redis_cluster import ClusterServer, redis_cluster
 from labserver.judge.world import until
 
 TAKEOVER = 20.0  # seconds that a cluster may need

@@ -1,4 +1,4 @@
-"""What a Redis Cluster loses when a primary is killed: ``python tests/failover.py``.
+"""What a Redis Cluster loses when a primary is killed: ``python -m chaos.failover``.
 
 Redis answers before it replicates, so what was acknowledged in the last moment of a
 primary can be gone with it. This measures how much: 64 publishers, each waiting for
@@ -13,8 +13,7 @@ import asyncio
 import time
 from functools import partial
 
-from redis_cluster import RedisCluster, redis_cluster
-
+from chaos.redis_cluster import RedisCluster, redis_cluster
 from labserver.judge.world import SECRET, Peer, peer, until
 from labserver.server.server import LabServer
 from labserver.settings import Settings

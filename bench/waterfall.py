@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ._ledger import ABLATIONS, COST, MEMORY, STEPS, Ledger, Measure, Variant, about
-from ._picture import CLEAR, GREY, INK, PALE, WIDTH, finish, panel
+from bench.ledger import ABLATIONS, COST, MEMORY, STEPS, Ledger, Measure, Variant, about
+from bench.picture import CLEAR, GREY, INK, PALE, WIDTH, finish, panel
 
 WHOLE, MORE, LESS, SAME = "#0072B2", "#D55E00", "#009E73", "#B5B5B5"
 

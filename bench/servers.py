@@ -21,9 +21,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from bench.cache import HERE, Missing, compiled, node_modules
 from labserver.contract.tokens import issue
-
-from ._cache import HERE, Missing, compiled, node_modules
 
 START_TIMEOUT = 20.0  # seconds
 ROOM = "bench"

@@ -1,6 +1,6 @@
 """Everybody comes back at once: a replica dies under its clients.
 
-    python tests/storm.py --clients 5000
+    python -m chaos.storm --clients 5000
 
 Clients spread over three replicas; one is killed, and its clients return to the other
 two, which admit so many handshakes a second and send the rest away with Retry-After.

@@ -1,6 +1,6 @@
 """Random faults over a cluster, and the oracle's verdict on every client.
 
-    python tests/chaos.py --minutes 10 --seed 7
+    python -m chaos --minutes 10 --seed 7
 
 A seed decides the schedule, so that a failing run can be played again. Clients publish
 with idempotency keys until they are acknowledged, and every client is audited: what was

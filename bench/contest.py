@@ -13,12 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labserver.errors import RedisMissing
-from labserver.redis.embedded import running_redis
-
-from ._cache import Missing
-from ._receiver import Figures, Load, RunFailed, receive
-from ._servers import (
+from bench.cache import Missing
+from bench.receiver import Figures, Load, RunFailed, receive
+from bench.servers import (
     CONTRACT,
     RIVALS,
     Dialect,
@@ -30,6 +27,8 @@ from ._servers import (
     on_core,
     running,
 )
+from labserver.errors import RedisMissing
+from labserver.redis.embedded import running_redis
 
 SECTIONS = ("fanout", "deflate", "latency", "idle", "replicas")
 OVERHEAD = 1.4  # seconds of a run beside what it measures: start, connect, end

@@ -16,9 +16,9 @@ from typing import Any
 
 import websockets
 
-from ._contest import Contest, Point, cpu_model
-from ._receiver import BUSY, Figures
-from ._servers import RIVALS, cores
+from bench.contest import Contest, Point, cpu_model
+from bench.receiver import BUSY, Figures
+from bench.servers import RIVALS, cores
 
 # Waiting for its core longer than this, a server shared it with other programs.
 DISTURBED = 0.05

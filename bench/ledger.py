@@ -1,4 +1,4 @@
-"""What each stage costs: ``python -m loadtests.peers._ledger``.
+"""What each stage costs: ``python -m bench.ledger``.
 
 The same load at every stage, and at the last stage with each part left out. Stages
 echo and auth have no rooms: there one client's echoes are measured instead, and their
@@ -20,14 +20,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from bench.cache import Missing
+from bench.receiver import Figures, Load, RunFailed, receive
+from bench.report import DISTURBED, begun, machine, markdown
+from bench.servers import CONTRACT, Dialect, as_json, cores, lab, on_core, running
 from labserver.errors import RedisMissing
 from labserver.redis.embedded import running_redis
 from labserver.stages import LAST, STAGES
-
-from ._cache import Missing
-from ._receiver import Figures, Load, RunFailed, receive
-from ._report import DISTURBED, begun, machine, markdown
-from ._servers import CONTRACT, Dialect, as_json, cores, lab, on_core, running
 
 # At the stages without rooms a publish is one more message to send back.
 ECHO = Dialect((1,), (1,), as_json)
@@ -243,7 +242,7 @@ async def measure(ledger: Ledger, console: Console) -> None:
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what was asked for on the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests.peers._ledger",
+        prog="python -m bench.ledger",
         description="Measure what each stage costs: CPU time, memory, latency.",
     )
     add = parser.add_argument
@@ -262,7 +261,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Return 0, 1 when a run failed, 2 when it cannot run here, 130 on Ctrl-C."""
-    from ._waterfall import draw
+    from bench.waterfall import draw
 
     chosen = options()
     console = Console(stderr=True)

@@ -1,0 +1,1 @@
+"""Long runs of random faults, storms and failover, by seed; an oracle judges them."""
