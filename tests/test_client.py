@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, SECRET, Running, eventually, peer
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -21,6 +20,7 @@ from labserver.client import QUEUE, Backoff, Client, Rejected, ServerError
 from labserver.contract import closing
 from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle
+from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 
 AT_ONCE = {"first": 0.0, "cap": 0.0}
 HELLO = {"type": "hello", "id": "x", "user": "ann", "stage": "", "replica": "r"}

@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import SECRET, peer
 
 from labserver.contract.tokens import issue
+from tests.conftest import SECRET, peer
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(180)  # the build fetches its backend

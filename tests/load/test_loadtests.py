@@ -1,0 +1,704 @@
+"""The load tests: real servers, and Locust as the subprocess that it must be."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.asyncio.server import ServerConnection, serve
+
+from labserver.judge.oracle import Oracle
+from labserver.processes.cluster import running_cluster, running_replica
+
+ROOT = Path(__file__).parents[2]
+LOADTESTS = ROOT / "loadtests"
+SECRET = "a secret of thirty-two bytes or more"
+
+# These four are pure. The others import gevent, which changes the process it is in.
+sys.path.append(str(LOADTESTS))
+_hist = importlib.import_module("labserver.load.figures.histogram")
+_audit = importlib.import_module("labserver.load.figures.audit")
+_record = importlib.import_module("labserver.load.figures.record")
+Figures = importlib.import_module("labserver.load.figures.own").Figures
+Histogram, Audit, Tally = _hist.Histogram, _audit.Audit, _audit.Tally
+Record, merged = _record.Record, _record.merged
+_verdict = importlib.import_module("labserver.load.figures.verdict")
+stalled = importlib.import_module("labserver.load.figures.timeline").stalled
+judge = _verdict.judge
+
+durations = st.lists(st.integers(0, 2**40), max_size=60)
+
+
+def recorded(values: list[int]) -> Any:
+    histogram = Histogram()
+    for value in values:
+        histogram.record(value)
+    return histogram
+
+
+# Histograms
+
+
+@given(st.integers(0, 2**62))
+def test_bucket_is_at_most_a_128th_too_wide(value: int) -> None:
+    number = _hist.bucket(value)
+    assert value <= _hist.upper_edge(number) <= value + value // 128
+    assert _hist.bucket(_hist.upper_edge(number)) == number
+
+
+@given(durations, durations, durations)
+def test_merged_histogram_is_the_histogram_of_everything(a, b, c) -> None:
+    parts = [recorded(a), recorded(b), recorded(c)]
+    whole = Histogram.merged(parts)
+    assert whole.as_json() == recorded(a + b + c).as_json()
+    assert Histogram.merged(reversed(parts)).as_json() == whole.as_json()
+
+
+@given(durations)
+def test_histogram_comes_back_from_json(values) -> None:
+    histogram = recorded(values)
+    text = json.dumps(histogram.as_json())
+    assert Histogram.from_json(json.loads(text)).as_json() == histogram.as_json()
+
+
+@given(durations.filter(bool), st.sampled_from([1, 50, 90, 99, 99.9, 100]))
+def test_percentile_is_that_of_the_sorted_values(values, percent) -> None:
+    exact = sorted(values)[max(1, -int(-len(values) * percent // 100)) - 1]
+    assert exact <= recorded(values).percentile(percent) <= exact * (1 + 1 / 128)
+
+
+def test_empty_histogram_has_no_percentile_and_no_curve() -> None:
+    assert Histogram().percentile(99) == 0
+    assert Histogram().curve() == []
+
+
+# Figures of one scenario
+
+happenings = st.lists(
+    st.tuples(st.sampled_from("chsg"), st.sampled_from("ab"), st.integers(0, 2**40)),
+    max_size=20,
+)
+
+
+def noted(happened: list[tuple[str, str, int]]) -> Any:
+    figures = Figures()
+    for kind, name, value in happened:
+        match kind:
+            case "c":
+                figures.counts[f"c{name}"] += value
+            case "h":
+                figures.histogram(f"h{name}").record(value)
+            case "s":
+                figures.happened(f"s{name}", value)
+            case "g":
+                figures.measured(f"g{name}", "bytes", value, value)
+    return figures
+
+
+@given(happenings, happenings)
+def test_figures_of_two_processes_are_those_of_one(a, b) -> None:
+    sent = json.dumps(noted(b).as_json())
+    whole = noted(a)
+    whole.add(Figures.from_json(json.loads(sent)))
+    one = noted(a + b)
+    for _, points in one.gauges.values():
+        points.sort()
+    for _, points in whole.gauges.values():
+        points.sort()
+    assert whole.told(0) == one.told(0)
+    assert whole.lines() == one.lines()
+
+
+# Completeness
+
+room = "r"
+steps = st.one_of(
+    st.builds(lambda seq: {"type": "message", "seq": seq}, st.integers(1, 12)),
+    st.builds(
+        lambda first, more: {"type": "gap", "from": first, "to": first + more},
+        st.integers(1, 12),
+        st.integers(0, 3),
+    ),
+    st.builds(
+        lambda epoch, seq, back: {
+            "type": "joined",
+            "epoch": epoch,
+            "seq": seq,
+            "recovered": back,
+        },
+        st.sampled_from(["one", "two"]),
+        st.integers(0, 12),
+        st.booleans(),
+    ),
+)
+
+
+@given(st.integers(0, 5), st.lists(steps, max_size=30), st.integers(0, 12))
+def test_audit_says_what_the_oracle_says(start, stream, straight) -> None:
+    """The two integers of a well-behaved stream stand for all that an oracle knows."""
+    joined = {"type": "joined", "epoch": "one", "seq": start, "recovered": False}
+    straight_on = [
+        {"type": "message", "seq": start + 1 + each} for each in range(straight)
+    ]
+    audit, oracle = Audit(room), Oracle()
+    for message in [joined, *straight_on, *stream]:
+        message = {**message, "room": room}
+        oracle.saw(message)
+        match message["type"]:
+            case "joined":
+                audit.joined(message)
+            case "gap":
+                audit.gap(message)
+            case "message":
+                audit.message(message["seq"])
+    tally, verdict = audit.tally(), oracle.verdict
+    assert tally.duplicated == len(verdict.duplicated)
+    assert tally.reordered == len(verdict.reordered)
+    assert tally.lost == len(verdict.unsignalled)
+    assert tally.delivered + tally.duplicated == verdict.received
+    assert audit.cursor() == oracle.cursor(room)
+
+
+def heard(*seqs: int, last: int = 0) -> Any:
+    """Return the record of a member that joined an empty room and got ``seqs``."""
+    audit = Audit(room)
+    audit.joined({"room": room, "epoch": "e", "seq": 0, "recovered": False})
+    for seq in seqs:
+        audit.message(seq)
+    record = Record()
+    record.tally("s/members").__iadd__(audit.tally())
+    record.ended("s/members", room, audit.last())
+    record.published["s"] = last
+    record.reached(room, last)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("seqs", "figures"),
+    [
+        ((1, 2, 3, 4), Tally(4, 4)),
+        ((1, 2, 4), Tally(4, 3, lost=1)),
+        ((1, 2, 3), Tally(4, 3, lost=1)),
+        ((), Tally(4, 0, lost=4)),
+        ((1, 2, 2, 3, 4), Tally(4, 4, duplicated=1)),
+        ((1, 3, 2, 4), Tally(4, 4, reordered=1)),
+    ],
+    ids=["all", "hole", "tail", "nothing", "twice", "order"],
+)
+def test_audit_finds(seqs: tuple[int, ...], figures: Any) -> None:
+    assert merged([heard(*seqs, last=4)]).tallies["s/members"] == figures
+
+
+def test_one_loss_in_a_thousand_is_counted_exactly() -> None:
+    seqs = [seq for seq in range(1, 5001) if seq % 1000]
+    whole = merged([heard(*seqs, last=5000), heard(*range(1, 5001), last=5000)])
+    assert whole.tallies["s/members"] == Tally(10_000, 9_995, lost=5)
+    assert judge(whole).code == 1
+    assert "5 lost in s/members" in str(judge(whole))
+
+
+def test_tail_loss_is_seen_across_processes() -> None:
+    """The process of the publisher knows the top, that of the reader its end."""
+    parts = [heard(1, 2, 3, last=0), heard(last=9)]
+    parts[1].ends.clear()
+    texts = [json.dumps(part.as_json()) for part in parts]
+    whole = merged(Record.from_json(json.loads(text)) for text in texts)
+    assert whole.tallies["s/members"].lost == 6
+
+
+def test_announced_gap_is_no_silent_loss() -> None:
+    audit = Audit(room)
+    audit.joined({"room": room, "epoch": "e", "seq": 0, "recovered": False})
+    audit.message(1)
+    audit.gap({"type": "gap", "room": room, "from": 2, "to": 4, "reason": "slow"})
+    audit.message(5)
+    assert audit.tally() == Tally(expected=5, delivered=2, told=3)
+
+
+# Verdicts
+
+
+def test_complete_run_is_valid() -> None:
+    assert judge(merged([heard(1, 2, last=2)])).code == 0
+
+
+def test_nothing_delivered_is_exit_3() -> None:
+    assert judge(Record()).code == 3
+    assert "no publisher ran" in str(judge(Record()))
+    assert "1 worker(s) told nothing" in str(judge(Record(), missing=1))
+    late = Record(users=Counter(FanoutPublisher=1))
+    assert "before all had joined" in str(judge(late))
+    assert judge(merged([heard(last=4)])).code == 3
+
+
+def test_missing_worker_makes_a_run_invalid() -> None:
+    verdict = judge(merged([heard(1, 2, last=2)]), missing=1)
+    assert (verdict.code, verdict.word) == (4, "INVALID")
+
+
+def test_busy_generator_makes_a_run_invalid() -> None:
+    record = merged([heard(1, 2, last=2)])
+    record.cpu = 0.95
+    assert judge(record).code == 4
+
+
+def test_failed_run_says_too_that_its_generator_was_busy() -> None:
+    record = merged([heard(1, 2, last=4)])
+    record.cpu = 0.95
+    verdict = judge(record)
+    assert verdict.code == 1
+    assert "95% of its core" in str(verdict)
+
+
+@pytest.mark.parametrize("name", ["slip", "lag", "loop"])
+def test_generator_that_dominates_makes_a_run_invalid(name: str) -> None:
+    record = merged([heard(1, 2, last=2)])
+    record.histogram("s/members").record(150_000)
+    getattr(record, name).record(140_000)
+    verdict = judge(record)
+    assert verdict.code == 4
+    assert name in str(verdict)
+    assert judge(record, lag_limit=200).code == 0
+
+
+def test_slow_reader_by_design_does_not_fail_a_run() -> None:
+    record = heard(1, 2, last=9)
+    record.by_design.add("s/members")
+    record.reached(room, 9)
+    whole = merged([record, Record()])
+    assert whole.tallies["s/members"] == Tally(9, 2, unread=7)
+    assert judge(whole).code == 0
+
+
+def test_silent_hole_fails_a_run_even_for_a_slow_reader() -> None:
+    record = heard(1, 3, last=9)
+    record.by_design.add("s/members")
+    assert judge(merged([record])).code == 1
+
+
+@pytest.mark.parametrize(("stalls", "code"), [(0, 1), (2, 0)])
+def test_dead_peer_that_is_kept_fails_a_run_of_a_server_never_late(
+    stalls: int, code: int
+) -> None:
+    record = heard(1, 2, last=2)
+    record.own("idle").counts["kept too long"] = 1
+    sample = {"stalls": 3.0}
+    assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 3.0 + stalls}}) == stalls
+    assert stalled({"ws://a": sample}, {"ws://a": {"stalls": 2.0}, "ws://b": {}}) == 2
+    _verdict.judge_heartbeat(record, stalls)
+    verdict = judge(merged([record]))
+    assert verdict.code == code
+    assert ("beyond two intervals" in str(verdict)) == (code == 1)
+
+
+# What Locust collects
+
+
+def collected() -> list[Path]:
+    return [path for path in LOADTESTS.rglob("*.py") if not path.name.startswith("_")]
+
+
+def classes(path: Path) -> list[ast.ClassDef]:
+    tree = ast.parse(path.read_text())
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize("path", collected(), ids=lambda path: path.stem)
+def test_scenario_file_holds_only_concrete_users(path: Path) -> None:
+    """Locust loads each as a module of its own: anything shared would exist twice."""
+    kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.ClassDef)
+    assert all(isinstance(node, kinds) for node in ast.parse(path.read_text()).body)
+    for each in classes(path):
+        names = {
+            target.id: node.value
+            for node in each.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        assert "abstract" not in names
+        assert ast.literal_eval(names["scenario"]) == path.stem
+
+
+def test_user_class_names_are_unique() -> None:
+    names = [each.name for path in collected() for each in classes(path)]
+    assert len(names) == len(set(names))
+
+
+def test_scenario_files_hide_no_other_module() -> None:
+    """Locust loads a file under its bare name: redis.py would replace redis."""
+    for path in collected():
+        assert path.stem not in sys.stdlib_module_names
+        assert path.stem not in {"redis", "websockets", "locust", "labserver"}
+
+
+def test_shared_users_say_literally_that_they_are_abstract() -> None:
+    found = [each for path in LOADTESTS.glob("_*.py") for each in classes(path)]
+    users = {"User", "LabUser"} | {
+        each.name for each in found if "abstract = True" in ast.unparse(each)
+    }
+    for each in found:
+        if {base.id for base in each.bases if isinstance(base, ast.Name)} & users:
+            assert each.name in users
+
+
+# Locust itself
+
+
+Condition = Callable[[], Awaitable[bool]]
+
+
+async def locust(
+    *arguments: str, until: Condition | None = None, **variables: str
+) -> tuple[int, str, str]:
+    """Run Locust without its page; return exit code, stdout and stderr.
+
+    Args:
+        arguments: Of Locust.
+        until: When this holds, Ctrl-C in a terminal: every process of it is told. So
+            a run is as long as a slow machine needs.
+        variables: Of its environment.
+
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "locust", "-f", "loadtests"),
+        *("--headless", "--only-summary", *arguments),
+        cwd=ROOT,
+        env={**environment, **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    said = asyncio.create_task(process.communicate())
+    try:
+        if until is not None:
+            while not (said.done() or await until()):  # noqa: ASYNC110 (a process)
+                await asyncio.sleep(0.05)
+            if not said.done():
+                os.killpg(process.pid, signal.SIGINT)
+        out, err = await said
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def reached(url: str, **least: int) -> Condition:
+    """Return whether figures of ``/metrics`` are at least so much."""
+    page = url.replace("ws", "http", 1) + "/metrics"
+
+    def look() -> bool:
+        with urllib.request.urlopen(page, timeout=10) as response:
+            text = response.read().decode()
+        return all(
+            float(text.partition(f"\nlabserver_{name} ")[2].partition("\n")[0]) >= most
+            for name, most in least.items()
+        )
+
+    return lambda: asyncio.to_thread(look)
+
+
+def written(results: Path) -> Path | None:
+    """Return the folder of the only run, None when there was no run."""
+    folders = list(results.iterdir())
+    assert len(folders) <= 1
+    return folders[0] if folders else None
+
+
+def figures(results: Path) -> dict[str, Any]:
+    folder = written(results)
+    assert folder is not None
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+@pytest.mark.timeout(60)
+async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
+    async with running_replica(secret=SECRET) as replica:
+        code, out, err = await locust(
+            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "40s", "--probe"),
+            *("--results", str(tmp_path), "--lag-limit", "10000"),
+            # 20 of the connections are the probe's.
+            until=reached(replica.url, connections=40, messages_published_total=200),
+            LAB_SECRET=SECRET,
+        )
+    assert code == 0, out + err
+    assert "verdict  VALID" in out
+    found = figures(tmp_path)
+    assert found["figures"]["fanout"]["latency, probe"]["count"] > 0
+    for group in ("fanout/subscribers", "replicas/members", "slow_readers/healthy"):
+        tally = found["completeness"][group]
+        assert tally["delivered"] == tally["expected"] > 0
+    assert found["latency_from_due_us"]["fanout/subscribers"]["p99"] > 0
+    assert found["generator"]["slip_us"]["count"] == sum(found["published"].values())
+    folder = written(tmp_path)
+    assert folder is not None
+    assert folder.name.endswith("Z-mixed")
+    assert set(os.listdir(folder)) == {
+        *("run.json", "summary.json", "part-0.json", "timeline.csv"),
+        *("mixed-percentiles.png", "mixed-budget.png", "mixed-timeline.png"),
+        "slow_readers.png",  # with one server there are no replicas to compare
+    }
+    assert SECRET not in (folder / "run.json").read_text()
+
+
+class LossyServer:
+    """Speaks the contract, and loses one delivery in a thousand.
+
+    Args:
+        delay: Seconds that a message takes.
+
+    """
+
+    def __init__(self, delay: float = 0) -> None:
+        self.delay = delay
+        self.members: list[ServerConnection] = []
+        self.seq = self.deliveries = self.dropped = 0
+
+    async def converse(self, connection: ServerConnection) -> None:
+        await self.send(
+            connection,
+            {
+                "type": "hello",
+                **{"id": "c", "user": "u", "stage": "resume", "replica": "r"},
+                "heartbeat": None,
+            },
+        )
+        async for text in connection:
+            message = json.loads(text)
+            place = {"room": message["room"], "seq": self.seq, "ref": message["ref"]}
+            if message["type"] == "join":
+                self.members.append(connection)
+                joined = {"type": "joined", "epoch": "e", "recovered": False, **place}
+                await self.send(connection, joined)
+                continue
+            self.seq += 1
+            await self.send(connection, {"type": "ack", **place, "seq": self.seq})
+            news = {
+                "type": "message",
+                **{"room": message["room"], "seq": self.seq, "from": "u"},
+                "payload": message["payload"],
+            }
+            await asyncio.sleep(self.delay)
+            for member in self.members:
+                self.deliveries += 1
+                if self.deliveries % 1000 == 0:
+                    self.dropped += 1
+                else:
+                    await self.send(member, news)
+
+    async def send(self, connection: ServerConnection, message: dict[str, Any]) -> None:
+        await connection.send(json.dumps(message))
+
+
+@pytest.mark.timeout(60)
+async def test_injected_loss_is_counted_exactly_and_fails_the_run(
+    tmp_path: Path,
+) -> None:
+    lossy = LossyServer()
+
+    async def lost_three() -> bool:
+        return lossy.dropped >= 3
+
+    async with serve(lossy.converse, "127.0.0.1", 0, compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        code, out, _ = await locust(
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "10", "-r", "10", "-t", "40s"),
+            *("--publish-rate", "100", "--results", str(tmp_path), "--no-pictures"),
+            *("FanoutPublisher", "FanoutSubscriber"),
+            until=lost_three,
+            LAB_TOKEN="any",
+        )
+    assert code == 1, out
+    tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
+    assert tally["lost"] == lossy.dropped > 0
+    assert tally["expected"] == 10 * lossy.seq == lossy.deliveries
+    assert lossy.dropped == lossy.deliveries // 1000
+    assert f"{lossy.dropped} lost in fanout/subscribers" in out
+
+
+@pytest.mark.timeout(60)
+async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> None:
+    slow = LossyServer(delay=1)
+
+    async def published() -> bool:
+        return slow.seq > 0
+
+    async with serve(slow.converse, "127.0.0.1", 0, compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        code, out, _ = await locust(
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "4", "-r", "4", "-t", "40s"),
+            *("--publish-rate", "0.5", "--results", str(tmp_path), "--no-pictures"),
+            *("FanoutPublisher", "FanoutSubscriber"),
+            until=published,
+            LAB_TOKEN="any",
+        )
+    tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
+    assert tally["delivered"] == tally["expected"] == 4 * slow.seq, out
+    assert code in (0, 4), out
+
+
+@pytest.mark.timeout(60)
+async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
+    async with running_cluster(2, secret=SECRET) as cluster:
+        urls = ",".join(replica.url for replica in cluster.replicas)
+        code, out, err = await locust(
+            *("--replicas", urls, "--processes", "2", "-u", "8", "-r", "8"),
+            *("--results", str(tmp_path), "--lag-limit", "10000", "--no-pictures"),
+            *("-t", "40s", "ReplicaPublisher", "ReplicaReader"),
+            until=reached(cluster.replicas[0].url, deliveries_total=80),
+            LAB_TOKEN=cluster.replicas[0].token(),
+        )
+    assert code == 0, out + err
+    found = figures(tmp_path)
+    tally = found["completeness"]["replicas/members"]
+    assert tally["delivered"] == tally["expected"] > 0
+    # Eight members, each of whom got everything: the publisher hears itself too.
+    assert tally["expected"] == 8 * found["published"]["replicas"]
+    latency = found["latency_from_due_us"]
+    sides = [latency[f"replicas/{side} replica"]["count"] for side in ("same", "other")]
+    assert sum(sides) == tally["delivered"]
+    assert all(sides)
+    assert found["generator"]["processes"] == 2
+
+
+@pytest.mark.timeout(60)
+async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets it
+        closed = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        cases = [
+            (3, "no server answers at", ("--host", closed), {"LAB_SECRET": SECRET}),
+            (2, "there is no token", ("--host", closed), {}),
+            (2, "this machine only", ("--host", "ws://192.0.2.1"), {"LAB_TOKEN": "t"}),
+            (2, "at most 3600", ("--host", closed, "-t", "2h"), {"LAB_TOKEN": "t"}),
+            (2, "at least 1 user", ("--host", closed, "-u", "0"), {"LAB_TOKEN": "t"}),
+        ]
+        answers = await asyncio.gather(
+            *(
+                locust(*arguments, "--results", str(tmp_path), **variables)
+                for _, _, arguments, variables in cases
+            )
+        )
+    for (expected, sentence, _, _), (code, out, err) in zip(
+        cases, answers, strict=True
+    ):
+        assert code == expected, err
+        assert sentence in err.splitlines()[-1]
+        assert "Traceback" not in err + out
+        assert len(err.splitlines()) <= 2
+    assert written(tmp_path) is None
+
+
+LATE = """
+import sys, types
+sys.path.insert(0, "loadtests")
+import fanout, idle, slow_readers
+from labserver.load.figures.record import Record
+for kind in (
+    fanout.FanoutSubscriber, idle.DeadPeer, slow_readers.StalledReader,
+    slow_readers.ThrottledReader, slow_readers.OscillatingReader,
+):
+    user = kind.__new__(kind)
+    user.record, user.scenario = Record(), "s"
+    user.socket = types.SimpleNamespace(lag=10**9, arrived=1)
+    user.took([])
+    print(user.record.lag.count)
+"""
+
+
+async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
+    """A dead peer reads at the end what came long before: nobody was too busy."""
+    assert (await printed(LATE)).split() == ["1", "0", "0", "0", "0"]
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.path.insert(0, "loadtests")
+import _run, gevent
+from locust.env import Environment
+environment = Environment()
+_run.listen(environment, environment.create_local_runner())
+def user():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("a user goes on")
+busy = gevent.spawn(user)
+try:
+    gevent.sleep(30)
+except KeyboardInterrupt:
+    print("the main greenlet is told")
+busy.join()
+"""
+
+
+async def test_ctrl_c_ends_no_user_that_happens_to_run() -> None:
+    """It would end in the middle of a message, which is then lost by nobody's fault."""
+    said = (await printed(INTERRUPTED)).splitlines()
+    assert said == ["a user goes on", "the main greenlet is told"]
+
+
+# Host, LAB_LOAD_HOSTS, whether load may go there.
+PLACES = [
+    ("10.1.2.3", "", False),
+    ("10.1.2.3", "router, 10.1.2.3", True),
+    ("10.1.2.3", "10.1.2", False),  # no prefix: the whole name
+    ("10.1.2.3", "*", False),
+    ("1.1.1.1", "1.1.1.1", False),  # a public address, so never
+    ("127.0.0.1", "router", True),
+]
+ASK = f"""
+import os, sys
+sys.path.insert(0, "loadtests")
+import _ws
+for host, named, _ in {PLACES}:
+    os.environ["LAB_LOAD_HOSTS"] = named
+    try:
+        print(bool(_ws.resolve(f"ws://{{host}}:8080")))
+    except _ws.NotThisMachine:
+        print(False)
+"""
+
+
+async def printed(program: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(40):
+        out, _ = await process.communicate()
+    return out.decode()
+
+
+async def test_load_leaves_this_machine_only_for_named_private_hosts() -> None:
+    assert (await printed(ASK)).split() == [str(may) for _, _, may in PLACES]
+
+
+@pytest.mark.timeout(60)
+async def test_wrong_secret_and_echo_stage_are_refused_before_any_user(
+    tmp_path: Path,
+) -> None:
+    async with running_replica("auth", secret=SECRET) as early:
+        (wrong, _, said), (echo, _, told) = await asyncio.gather(
+            locust("--host", early.url, "--results", str(tmp_path), LAB_SECRET="x"),
+            locust("--host", early.url, "--results", str(tmp_path), LAB_SECRET=SECRET),
+        )
+    assert wrong == echo == 3
+    assert "401" in said
+    assert "stage auth, which has no rooms" in told

@@ -1,0 +1,196 @@
+"""Every promise can fail: each probe goes red on its mistakes, for the right reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+
+import pytest
+from redis import Redis
+
+from labserver.errors import SettingsError
+from labserver.judge import PROBES, PROMISES, Broken, World
+from labserver.judge.world import PATIENCE, SECRET, stalled
+from labserver.mistakes import MISTAKES
+from labserver.notebook import compare
+from labserver.processes.cluster import running_replica
+from labserver.stages import STAGES
+from tests.conftest import Command
+
+REASONS = {
+    "unguarded-parse": "closed with 1011 before the error bad_json",
+    "double-numbers": r"0 came back as 0\.0",
+    "no-size-limit": "bytes too many",
+    "accept-then-check": "HTTP 101 instead of 401 for no token",
+    "algorithm-from-token": "HTTP 101 instead of 401 for .token=",
+    "prefix-compare": "HTTP 101 instead of 401 for .token=",
+    "no-origin-check": "HTTP 101 instead of 403 for http://elsewhere",
+    "expiry-once": "in vain for the end of a connection whose token expired",
+    "listener-per-join": "duplicated 51",
+    "rooms-never-forgotten": "in vain for rooms without members to go",
+    "live-set": "in vain for a message while another member leaves",
+    "encoded-per-member": "6 frames were built for 3 messages",
+    "write-per-message": "20 writes for 20 messages",
+    "sweep-returns": r"\d of 6 dead peers still open",
+    "close-instead-of-abort": r"\d of 6 dead peers still open",
+    "pings-in-one-tick": "24 of 24 pings within",
+    "library-keepalive": r"\d of 6 dead peers still open",
+    "unbounded-buffer": "bytes held, where 65536 may be",
+    "await-in-the-loop": "in vain for the healthy reader's messages",
+    "dropped-in-silence": r"[1-9]\d* lost without a word",
+    "control-dropped": "of 100 answers were dropped",
+    "deliver-locally": "two members heard otherwise",
+    "own-message-twice": "duplicated [1-9]",
+    "subscribe-to-everything": "2 replicas were told, 1 have members",
+    "unsubscribe-races-join": "in vain for a message after leaving and joining",
+    "no-resubscribe": "in vain for what was said after the link broke",
+    "no-epoch": "recovered by a cursor .*nonsense",
+    "partial-replay": "recovered, with 20 of 21 missed messages",
+    "replay-then-subscribe": r"[1-9]\d* lost without a word",
+    "live-overtakes-replay": "reordered [1-9]",
+    "ageless": "in vain for old messages to be forgotten",
+    "one-ring": "5 messages forgotten",
+    "no-jitter": "1000 of 1000 clients return at first",
+    "doubled-before-use": "waits up to 1 s at first, where 0.5",
+    "cap-after-jitter": r"9\d\d of 1000 clients return at last",
+    "returns-anyway": "came back after 4403",
+}
+
+CRASHES = {"unguarded-parse"}  # where an exception is the point
+
+
+def world_of(name: str, stage: str, redis_url: str) -> World:
+    # What never comes is waited for a second. The right version is given more time
+    # (test_promises.py), though it needs a few milliseconds.
+    patience = 1.0 if "in vain" in REASONS[name] else PATIENCE
+    return World(stage, redis_url, mistake=name, patience=patience)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+async def test_promise_goes_red_on_its_mistake(
+    name: str, redis: Redis, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mistake = MISTAKES[name]
+    world = world_of(name, mistake.stage, redis_url)
+    with pytest.raises(Broken, match=REASONS[name]):
+        await PROBES[mistake.breaks](world)
+    crashes = [each for each in caplog.records if each.exc_info]
+    assert bool(crashes) is (name in CRASHES)
+
+
+async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
+    interval, count = 0.5, 8
+
+    async def left(*arguments: str) -> float:
+        """Return how many connections are left two intervals after all went silent."""
+        async with running_replica(
+            *("heartbeat", "--heartbeat-interval", str(interval), *arguments),
+            secret=SECRET,
+        ) as server:
+            port = int(server.url.rpartition(":")[2])
+            dead = [await stalled(port) for _ in range(count)]
+            try:
+                assert await server.metric("labserver_connections") == count
+                deadline = time.monotonic() + 2 * interval + 1.0
+                while time.monotonic() < deadline:
+                    if not (open_ := await server.metric("labserver_connections")):
+                        break
+                    await asyncio.sleep(0.05)
+                return open_
+            finally:
+                for writer in dead:
+                    writer.transport.abort()
+
+    right, wrong = await asyncio.gather(left(), left("--mistake", "sweep-returns"))
+    assert right == 0
+    assert wrong >= count - 4  # at most one was found in each interval
+
+
+async def test_mistake_runs_at_later_stages_too(redis: Redis, redis_url: str) -> None:
+    for name in ("unguarded-parse", "expiry-once", "encoded-per-member"):
+        probe = PROBES[MISTAKES[name].breaks]
+        with pytest.raises(Broken, match=REASONS[name]):
+            await probe(world_of(name, "resume", redis_url))
+
+
+async def test_same_probe_on_both_is_shown_side_by_side() -> None:
+    twins = await compare("rooms", "encoded-per-member")
+    assert not twins.right
+    assert twins.wrong.startswith("6 frames were built")
+    assert repr(twins).splitlines() == [
+        "rooms: kept: Members that want the same bytes are given the same bytes.",
+        "encoded-per-member: broken: 6 frames were built for 3 messages to 2 members",
+    ]
+    assert "| `rooms` | `encoded-per-member` |" in twins._repr_markdown_()
+
+
+async def test_comparison_reaches_the_client_and_redis() -> None:
+    twins = await compare("resume", "no-jitter")
+    assert not twins.right
+    assert "1000 of 1000" in twins.wrong
+    with pytest.raises(SettingsError, match="no-jitter is a mistake of stage resume"):
+        await compare("broker", "no-jitter")
+    with pytest.raises(SettingsError, match="there is no mistake 'x'"):
+        await compare("broker", "x")
+
+
+# The command line
+
+
+def test_mistakes_are_listed(command: Command) -> None:
+    status, out, _ = command("mistakes")
+    assert status == 0
+    words = " ".join(out.split())
+    for mistake in MISTAKES.values():
+        assert f"{mistake.name} " in out
+        assert mistake.wrong.split()[0] in words
+
+
+def test_mistakes_are_listed_as_json(command: Command) -> None:
+    status, out, _ = command("mistakes", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == [*MISTAKES]
+    for row in rows:
+        assert row.keys() == {"name", "stage", "wrong", "seen", "side"}
+        assert all(row.values())
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", row["name"])
+        assert row["wrong"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--mistake", "nonsense"], "no mistake 'nonsense'"),
+        (["--mistake", "no-epoch", "--stage", "broker"], "which comes after broker"),
+        (["--mistake", "no-epoch", "--without", "resume"], "which is left out"),
+        (["--mistake", "no-jitter"], "a mistake of the client"),
+    ],
+    ids=["unknown", "later", "left out", "client"],
+)
+def test_mistake_that_cannot_be_made_is_refused(
+    arguments: list[str], word: str, command: Command
+) -> None:
+    status, out, err = command("serve", "--port", "0", *arguments)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert word in err
+
+
+def test_every_mistake_breaks_a_probe_of_its_own_stage() -> None:
+    assert REASONS.keys() == MISTAKES.keys()
+    for mistake in MISTAKES.values():
+        names = [probe.__name__ for probe in PROMISES[mistake.stage]]
+        assert mistake.breaks in names, mistake.name
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_every_probe_has_a_mistake(name: str) -> None:
+    assert any(mistake.breaks == name for mistake in MISTAKES.values())
+
+
+def test_there_are_mistakes_at_every_stage() -> None:
+    assert {mistake.stage for mistake in MISTAKES.values()} == STAGES.keys()
+    assert len(MISTAKES) >= 20

@@ -1,0 +1,425 @@
+"""Chapters run from top to bottom, teach what they say, and store nothing private."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib.util
+import re
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from redis.asyncio import Redis
+
+from labserver.mistakes import MISTAKES
+from labserver.notebook import check, connected, running_cluster
+from labserver.notebook.checks import UnknownExercise, results
+from labserver.notebook.exercises import EXERCISES
+from labserver.notebook.replicas import said
+from labserver.stages import STAGES
+from tests.conftest import eventually
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+CHAPTERS = sorted(path.stem for path in (FOLDER / "source").glob("*.py"))
+CHAPTER_LIMIT = 60.0  # seconds
+CELL_LIMIT = 5.0
+BUSY = 3  # a machine that runs tests is so many times slower, at worst
+STORED_LIMIT = 150 * 1024  # bytes of a stored chapter
+THUMBNAIL_LIMIT = 16 * 1024
+
+
+def _load_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = _load_build()
+
+
+def stage_of(name: str) -> str:
+    """Return the stage that a chapter is about, if it is about one."""
+    stage = name[3:]
+    return stage if stage in STAGES else ""
+
+
+def chapter(name: str) -> NotebookNode:
+    return build.read(FOLDER / "source" / f"{name}.py")
+
+
+def stored(name: str) -> NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def verdicts(notebook: NotebookNode) -> list[str]:
+    """Return what the chapter's checks said."""
+    return [
+        output.data["text/plain"]
+        for cell in code(notebook)
+        if cell.source.startswith("check(")
+        for output in cell.outputs
+    ]
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+async def run(notebook: NotebookNode) -> tuple[NotebookNode, list[float]]:
+    """Execute a chapter; return it, and the seconds that each cell took."""
+    started: dict[int, float] = {}
+    taken: list[float] = []
+
+    def starts(cell: NotebookNode, cell_index: int) -> None:
+        started[cell_index] = time.monotonic()
+
+    def ends(cell: NotebookNode, cell_index: int, execute_reply: Any) -> None:
+        taken.append(time.monotonic() - started[cell_index])
+
+    client = build.client(notebook, on_cell_execute=starts, on_cell_executed=ends)
+    return await client.async_execute(), taken
+
+
+@pytest.mark.timeout(BUSY * CHAPTER_LIMIT)
+@pytest.mark.parametrize("name", CHAPTERS)
+async def test_chapter_runs_unsolved_and_then_solved_within_its_time(name: str) -> None:
+    # In a fresh kernel; an error in any cell raises here. The learner solves the
+    # exercise when all else has run: no other section depends on it, see below.
+    notebook = chapter(name)
+    solution = build.exercise(build.solved(chapter(name)))
+    (check_again,) = [c for c in notebook.cells if c.source.startswith("check(")]
+    for number, cell in enumerate((solution, check_again)):
+        again = nbformat.v4.new_code_cell(cell.source, id=f"again-{number}")
+        notebook.cells.append(again)
+    _, taken = await run(notebook)
+    unsolved, solved = verdicts(notebook)
+    assert unsolved.endswith("not solved yet")
+    assert ": right, " in solved
+    assert sum(taken) < BUSY * CHAPTER_LIMIT
+    assert max(taken) < BUSY * CELL_LIMIT
+
+
+def defined(source: str) -> Any:
+    """Return the function that a cell defines last."""
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return [value for value in names.values() if hasattr(value, "__code__")][-1]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_exercise_fails_unsolved_and_passes_with_its_solution(name: str) -> None:
+    notebook = chapter(name)
+    empty = check(defined(build.exercise(notebook).source))
+    assert not empty.solved and not empty.passed
+    assert "not solved yet" in empty._repr_markdown_()
+    full = check(defined(build.solution(notebook)))
+    assert full.passed
+    assert "Right" in full._repr_markdown_()
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_solution_is_three_to_eight_lines_and_the_cell_leaves_them_out(
+    name: str,
+) -> None:
+    notebook = chapter(name)
+    lines = build.solution(notebook).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("def "))
+    body = [line for line in lines[start + 1 :] if line.strip()]
+    assert 2 <= len(body) <= 8
+    assert body[-1] not in build.exercise(notebook).source
+
+
+@pytest.mark.parametrize(
+    ("exercise", "mistake"),
+    [
+        pytest.param(exercise, mistake, id=f"{exercise.name}-{mistake.answer.__name__}")
+        for exercise in EXERCISES.values()
+        for mistake in exercise.mistakes
+    ],
+)
+def test_known_wrong_answer_is_recognised(exercise, mistake, monkeypatch) -> None:
+    wrong = check(renamed(mistake.answer, exercise.name))
+    assert wrong.solved and not wrong.passed
+    assert wrong.reason == mistake.reason
+    shown = wrong._repr_markdown_()
+    for words in ("yours", "expected", "Look at", mistake.reason):
+        assert words in shown
+
+
+def renamed(answer: Any, name: str) -> Any:
+    def call(*given: Any) -> Any:
+        return answer(*given)
+
+    call.__name__ = name
+    return call
+
+
+def test_unknown_wrong_answer_gets_no_reason_but_its_exception() -> None:
+    def dead(peers: Any, now: float, patience: float) -> list[str]:
+        raise ValueError("no idea")
+
+    wrong = check(dead)
+    assert not wrong.passed and not wrong.reason
+    assert "ValueError: no idea" in wrong._repr_markdown_()
+
+
+def test_half_an_answer_is_not_taken_for_none() -> None:
+    def may_connect(origin: str | None, host: str) -> bool:
+        return True
+
+    assert check(may_connect).solved
+
+
+def test_check_of_something_else_says_so() -> None:
+    with pytest.raises(UnknownExercise, match="no exercise 'print'"):
+        check(print)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_cases_survive_an_answer_that_changes_them(exercise) -> None:
+    before = repr([case.given for case in exercise.cases])
+    for mistake in exercise.mistakes:
+        results(exercise, mistake.answer)
+    assert repr([case.given for case in exercise.cases]) == before
+
+
+def test_every_exercise_belongs_to_a_chapter() -> None:
+    asked = {defined(build.solution(chapter(name))).__name__ for name in CHAPTERS}
+    assert asked == set(EXERCISES)
+
+
+# What is stored
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_holds_the_cells_of_its_source(name: str) -> None:
+    def cells(notebook: NotebookNode) -> list[tuple[str, str, str]]:
+        return [(cell.id, cell.cell_type, cell.source) for cell in notebook.cells]
+
+    assert cells(stored(name)) == cells(chapter(name))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_was_run_from_top_to_bottom_without_error(name: str) -> None:
+    counts = [cell.execution_count for cell in code(stored(name))]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {
+        output.output_type for cell in code(stored(name)) for output in cell.outputs
+    }
+    assert "error" not in kinds
+    streams = [
+        output.name
+        for cell in code(stored(name))
+        for output in cell.outputs
+        if output.output_type == "stream"
+    ]
+    assert "stderr" not in streams
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_names_no_place_on_this_machine_and_no_token(name: str) -> None:
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    text = re.sub(r'"image/png": ".*"', "", text)
+    assert str(FOLDER.parent) not in text
+    assert str(Path.home()) + "/" not in text
+    assert sys.prefix not in text
+    assert not re.search(r"eyJ[\w-]+\.[\w-]+", text)  # how every JWT begins
+    assert "iopub" not in text  # times of execution
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_is_small_and_has_a_picture(name: str) -> None:
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < STORED_LIMIT
+    assert any(
+        "image/png" in output.get("data", {})
+        for cell in code(stored(name))
+        for output in cell.outputs
+    )
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_has_the_form_of_a_chapter(name: str) -> None:
+    notebook = chapter(name)
+    first = notebook.cells[0].source
+    assert re.match(rf"# {int(name[:2])} · ", first)
+    assert "**Promise:**" in first and "minutes" in first
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    headings = ["Break", "Predict", "Read", "Run", "Observe", "Exercise"]
+    places = [prose.index(f"\n## {word}") for word in headings if word != "Predict"]
+    assert places == sorted(places)
+    for part in ("## Predict", "<summary>Hint</summary>", "locust -f loadtests"):
+        assert part in prose
+    assert "## What still breaks" in notebook.cells[-1].source
+    setup = ast.parse(code(notebook)[0].source).body
+    assert [type(statement) for statement in setup] == [ast.ImportFrom] * 2
+
+
+def sections(notebook: NotebookNode) -> dict[str, list[str]]:
+    """Return the code under each heading; what is observed belongs to its run."""
+    found: dict[str, list[str]] = {"": []}
+    title = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            found[title].append(cell.source)
+        for heading in re.findall(r"^## (.+)$", cell.source, re.MULTILINE):
+            if cell.cell_type == "markdown" and not heading.startswith("Observe"):
+                title = heading
+                found.setdefault(title, [])
+    return found
+
+
+def names(code: str) -> tuple[set[str], set[str]]:
+    """Return the names that code binds, and those that it reads."""
+    bound, read = set[str](), set[str]()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name):
+                bound.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                bound.add(name)
+            case ast.alias(name=name, asname=other):
+                bound.add(other or name)
+    return bound, read
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_section_needs_the_setup_and_no_other_section(name: str) -> None:
+    # So a chapter can be run from its middle after a restart of the kernel.
+    (setup,), *_ = sections(chapter(name)).values()
+    given = names(setup)[0] | set(dir(builtins))
+    for title, cells in sections(chapter(name)).items():
+        bound, read = names("\n".join(cells))
+        assert read <= given | bound, title
+
+
+@pytest.mark.timeout(CHAPTER_LIMIT)
+async def test_sections_run_in_any_order_and_again() -> None:
+    (setup,), *rest = sections(chapter("01_echo")).values()
+    cells = [setup, *(cell for part in reversed(rest) for cell in part), *rest[0]]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells]
+    )
+    await run(notebook)  # an error in any cell raises here
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if stage_of(name)])
+def test_chapter_shows_every_mistake_of_its_stage_failing(name: str) -> None:
+    stage = stage_of(name)
+    text = "\n".join(cell.source for cell in code(chapter(name)))
+    assert re.search(rf'^await compare\("{stage}", "[a-z-]+"\)$', text, re.MULTILINE)
+    (shown,) = [
+        output.data["text/markdown"]
+        for cell in code(stored(name))
+        if cell.source == f'await mistakes("{stage}")'
+        for output in cell.outputs
+        if output.output_type == "execute_result"
+    ]
+    for mistake in MISTAKES.values():
+        assert (f"| `{mistake.name}` |" in shown) is (mistake.stage == stage)
+    assert "| nothing |" not in shown
+    found = re.search(r"in (\d+) of (\d+) probes", shown)
+    assert found is not None and found[1] == found[2]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_index_has_a_line_and_a_thumbnail_of_the_chapter(name: str) -> None:
+    title = chapter(name).cells[0].source.partition("\n")[0].removeprefix("# ")
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in readme.splitlines() if f"notebooks/{name}.ipynb" in line]
+    assert len(rows) == 1
+    assert f"[{title}](notebooks/{name}.ipynb)" in rows[0]
+    assert f"notebooks/thumbnails/{name}.png" in rows[0]
+    assert (FOLDER / "thumbnails" / f"{name}.png").stat().st_size < THUMBNAIL_LIMIT
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_brings_no_locust_and_no_pyplot_into_the_kernel(name: str) -> None:
+    text = "\n".join(cell.source for cell in code(chapter(name)))
+    assert not re.search(r"import locust|from locust|pyplot|ipywidgets", text)
+
+
+# What a chapter measures
+
+
+async def test_measurement_goes_on_after_redis_stood_still() -> None:
+    async with (
+        running_cluster(1, "broker") as cluster,
+        connected(cluster.replicas[0], "ann", "red") as ann,
+        Redis.from_url(cluster.redis) as redis,
+    ):
+        assert await said(ann, "red") == 1
+        await redis.client_pause(2500)  # ms: longer than a replica waits for an answer
+        assert await said(ann, "red") >= 2
+        assert ann.of("error")
+
+
+# What a chapter starts is stopped
+
+ENDLESS = """
+import asyncio
+from labserver.notebook import running
+async with running("echo") as server:
+    print(server.pid, flush=True)
+    await asyncio.sleep(60)
+"""
+CLUSTER = """
+import asyncio
+from labserver.notebook import connected, running_cluster
+async with running_cluster(1) as cluster, connected(cluster.replicas[0], "ann", "a"):
+    print(cluster.replicas[0].pid, flush=True)
+    await asyncio.sleep(60)
+"""
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process has ended; a zombie has."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+async def printed(client: NotebookClient) -> str:
+    """Return what the kernel prints next."""
+    while True:
+        message = await client.kc.get_iopub_msg(timeout=20)
+        content = message["content"]
+        # A starting kernel may have a warning of its own on stderr.
+        if message["msg_type"] == "stream" and content["name"] == "stdout":
+            return content["text"].strip()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("how", "cell"),
+    [("interrupt", ENDLESS), ("restart", ENDLESS), ("interrupt", CLUSTER)],
+    ids=["interrupt", "restart", "interrupt-cluster"],
+)
+async def test_server_is_stopped_when_its_cell_ends_early(how: str, cell: str) -> None:
+    client = build.client(nbformat.v4.new_notebook())
+    async with client.async_setup_kernel():
+        # Otherwise the kernel drops what is asked while the error is on its way.
+        client.kc.execute(cell, stop_on_error=False)
+        pid = int(await printed(client))
+        assert not gone(pid)
+        if how == "interrupt":
+            await client.km.interrupt_kernel()
+        else:
+            await client.km.restart_kernel()
+            await client.kc.wait_for_ready(timeout=20)
+        await eventually(lambda: gone(pid), within=10)
+        client.kc.execute("print('still here')")
+        assert await printed(client) == "still here"

@@ -1,0 +1,172 @@
+"""One way to Redis is dead and the other works: who is deaf, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from chaos.redis_cluster import free_ports
+from labserver.errors import BrokerDown
+from labserver.processes import faults
+from labserver.processes.faults import Proxy
+from labserver.redis import link as redis_link
+from labserver.redis.commands import pool
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
+from labserver.stages.broker import READ
+from tests.conftest import DEADLINE, Peer, Running, eventually, peer
+
+
+@asynccontextmanager
+async def net_to_redis() -> AsyncIterator[tuple[str, Proxy]]:
+    """Run a Redis; the value is its URL, and a network between it and who asks."""
+    (port,) = free_ports(1)
+    async with (
+        embedded_redis("--port", str(port)) as redis,
+        faults.proxy("127.0.0.1", port) as net,
+    ):
+        yield redis.url, net
+
+
+async def hears(server: LabServer) -> None:
+    await eventually(lambda: not server.parts.broker.deaf)
+
+
+async def test_silent_link_is_noticed_though_commands_work(running: Running) -> None:
+    async with (
+        net_to_redis() as (url, net),
+        running("resume", redis=url) as one,
+        running("resume", redis=url) as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await hears(one)
+        # The link of one server, and nothing else, goes by way of the network.
+        link = one.parts.broker.redis.node.link
+        generation = link.generation
+        link.connections = pool(f"redis://127.0.0.1:{net.port}")
+        async with Redis.from_url(url) as redis:
+            await redis.client_kill_filter(_type="pubsub")
+        await eventually(lambda: link.generation > generation and not link.deaf)
+        await ann.join("red")
+        assert (await bob.ask(type="publish", room="red", payload=1))["seq"] == 1
+        assert (await ann.until("message"))["seq"] == 1
+        net.freeze()
+        # Nobody is told: the connection stands, and publishing goes on.
+        for number in (2, 3):
+            answer = await ann.ask(type="publish", room="red", payload=number)
+            assert answer["seq"] == number
+        await eventually(lambda: one.unready() is not None)
+        net.thaw()
+        assert [(await ann.until("message"))["seq"] for _ in range(2)] == [2, 3]
+        await eventually(lambda: one.unready() is None)
+
+
+async def test_silent_commands_are_answered_though_the_link_works(
+    running: Running,
+) -> None:
+    async with (
+        net_to_redis() as (url, net),
+        running("resume", redis=url) as one,
+        running("resume", redis=url) as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await hears(one)
+        await ann.join("red")
+        # The commands of one server, and nothing else, go by way of the network.
+        commands = one.parts.broker.redis.node.commands
+        commands.connections = pool(f"redis://127.0.0.1:{net.port}")
+        async with Redis.from_url(url) as redis:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+        await eventually(lambda: net.writers)  # the probe connects again
+        await eventually(lambda: published(ann))
+        net.freeze()
+        await ann.send(type="publish", room="red", payload="nobody knows")
+        # What the others say still comes, until the link misses its probe.
+        said = await bob.ask(type="publish", room="red", payload="said")
+        while (await ann.until("message"))["seq"] < said["seq"]:
+            pass
+        assert (await ann.until("error"))["code"] == "broker_down"
+        net.thaw()
+        await eventually(lambda: published(ann))
+
+
+@pytest.mark.parametrize("stage", ["broker", "resume"])
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
+    breaks: bool, stage: str, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said while the answer to its join is on the way, the link broken or not.
+
+    Where the link broke and nothing is remembered, it is told.
+    """
+    # No probe is under way when the join is sent: it would go behind it.
+    monkeypatch.setattr(redis_link, "PROBE_INTERVAL", 60)
+    monkeypatch.setattr(redis_link, "SILENCE", 60)
+    async with (
+        net_to_redis() as (url, net),
+        running(stage, redis=url) as one,
+        running(stage, redis=url) as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await hears(one)
+        # The commands of one server, and nothing else, go by way of the network.
+        node = one.parts.broker.redis.node
+        node.commands.connections = pool(f"redis://127.0.0.1:{net.port}")
+        async with Redis.from_url(url) as redis:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+            await eventually(lambda: published(ann, "other"))
+            await redis.script_load(READ)  # not to be asked for it
+            await eventually(lambda: published(bob, "other"))
+            assert net.writers
+            # Ann's join is read, but the answer stays on the way.
+            net.down.freeze()
+            await ann.send(type="join", room="red", ref="join")
+            await eventually(lambda: redis.exists("lab:{red}"))
+            generation = node.link.generation
+            if breaks:
+                await redis.client_kill_filter(_type="pubsub")
+            await eventually(lambda: published(bob, "red"))
+            await eventually(lambda: node.link.generation == generation + breaks)
+            await eventually(lambda: not node.link.asked)
+            await eventually(lambda: published(bob, "red"))
+            # The link has heard it when it hears what was said after it.
+            probed = node.link.probed
+            await redis.publish(redis_link.channel_of(node.link.probe), "")
+            await eventually(lambda: node.link.probed > probed)
+            net.down.thaw()
+        assert (await ann.until("joined"))["seq"] == 0
+        if breaks and stage == "broker":
+            told = await ann.until("gap")
+            assert (told["from"], told["to"]) == (1, 2)
+        else:
+            got = [await ann.recv() for _ in range(2)]
+            assert [(each["type"], each["seq"]) for each in got] == [
+                ("message", 1),
+                ("message", 2),
+            ]
+
+
+async def test_what_is_asked_after_the_end_is_answered(running: Running) -> None:
+    async with running("resume") as server:
+        await hears(server)
+        broker = server.parts.broker
+    stored = broker.publish("red", b'"from":"ann","payload":1}')
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(BrokerDown, match="closed"):
+            await stored
+        with pytest.raises(BrokerDown, match="closed"):
+            await broker.read("red", None)
+        with pytest.raises(BrokerDown, match="closed"):
+            await broker.subscribe("red")
+
+
+async def published(client: Peer, room: str = "red") -> bool:
+    answer = await client.ask(type="publish", room=room, payload=0)
+    return answer["type"] == "ack"

@@ -1,0 +1,139 @@
+"""The server's life: listening, draining, and the page of metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from labserver.errors import SettingsError
+from labserver.server.server import LabServer
+from labserver.settings import Settings
+from labserver.stages import STAGES, build
+from tests.conftest import Running, eventually, peer
+
+
+async def get(server: LabServer, path: str) -> tuple[int, dict[str, str], str]:
+    """Return status, headers and body of a plain HTTP request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    async with asyncio.timeout(5):
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    status, *lines = head.split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return int(status.split()[1]), headers, body
+
+
+async def test_answers_are_not_delayed_by_nagle(running: Running) -> None:
+    async with running("rooms") as server, peer(server):
+        (connection,) = server.connections
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_send_buffer_is_inherited_by_connections(running: Running) -> None:
+    async with running("rooms", send_buffer=16384) as server, peer(server):
+        (connection,) = server.connections
+        sock = connection.transport.get_extra_info("socket")
+        # Linux doubles what is asked for, see socket(7).
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * 16384
+
+
+async def test_taken_port_is_named() -> None:
+    settings = Settings(secret="s" * 32)
+    async with LabServer(build("echo", settings), settings) as server:
+        with pytest.raises(SettingsError, match=f"127.0.0.1:{server.port}"):
+            async with LabServer(build("echo", settings), settings, port=server.port):
+                pass
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_hello_names_stage_replica_and_heartbeat(
+    stage: str, running: Running
+) -> None:
+    async with running(stage, replica="r1") as server, peer(server) as client:
+        assert client.hello["stage"] == stage
+        assert client.hello["replica"] == "r1"
+        beats = STAGES[stage].number >= STAGES["heartbeat"].number
+        assert client.hello["heartbeat"] == (25.0 if beats else None)
+        assert client.hello["user"] == ("anonymous" if stage == "echo" else "ann")
+
+
+async def test_drain_says_goodbye_and_when_to_return(running: Running) -> None:
+    async with running("rooms") as server, peer(server) as client:
+        draining = asyncio.create_task(server.drain(5.0))
+        assert await client.closed() == 1001
+        assert "retry_after_ms=" in (client.socket.close_reason or "")
+        await draining
+
+
+async def test_draining_server_refuses_handshakes_and_is_not_ready(
+    running: Running,
+) -> None:
+    async with running("rooms", drain_timeout=5.0) as server:
+        deaf = socket.create_connection(("127.0.0.1", server.port))
+        async with peer(server) as client:
+            # A client that does not answer the goodbye keeps the drain waiting.
+            client.socket.transport.pause_reading()
+            draining = asyncio.create_task(server.drain(5.0))
+            await eventually(lambda: server.draining)
+            status, headers, body = await get(server, "/readyz")
+            assert (status, headers["Retry-After"], body) == (503, "1", "draining\n")
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"{server.url}/")
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.headers["Retry-After"] == "1"
+            client.socket.transport.resume_reading()
+            await draining
+        deaf.close()
+
+
+async def test_drain_ends_at_its_deadline_with_a_peer_that_never_reads(
+    running: Running,
+) -> None:
+    async with running("rooms") as server, peer(server) as client:
+        client.socket.transport.pause_reading()
+        (connection,) = server.connections
+        connection.transport.write(bytes(8_000_000))
+        async with asyncio.timeout(5):
+            await server.drain(0.1)
+        assert not server.connections
+
+
+async def test_metrics_page_counts_what_happened(running: Running) -> None:
+    async with running("resume") as server, peer(server) as client:
+        await client.join("lobby")
+        await client.send(type="publish", room="lobby", payload=1)
+        await client.until("message")
+        status, headers, page = await get(server, "/metrics")
+        assert status == 200
+        assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        samples = dict(
+            line.rsplit(" ", 1) for line in page.splitlines() if line[:1] != "#"
+        )
+        assert samples["labserver_connections"] == "1.0"
+        assert samples["labserver_messages_published_total"] == "1.0"
+        assert samples["labserver_deliveries_total"] == "1.0"
+        assert samples["labserver_rooms"] == "1.0"
+
+
+async def test_failing_application_closes_with_1011_and_the_server_lives(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running("rooms") as server, peer(server) as other:
+        async with peer(server) as client:
+
+            async def broken(connection: object, text: str) -> None:
+                raise RuntimeError("no token here")
+
+            server.application.receive, kept = broken, server.application.receive
+            await client.socket.send(json.dumps({"type": "ping"}))
+            assert await client.closed() == 1011
+            server.application.receive = kept
+        assert "connection" in caplog.text
+        assert (await other.ask(type="ping"))["type"] == "pong"

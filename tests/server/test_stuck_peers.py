@@ -1,0 +1,111 @@
+"""Twenty readers that never read among fifty healthy ones, on a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+
+from labserver.client import Client
+from labserver.judge.oracle import Oracle, lost
+from labserver.processes.cluster import Replica, running_replica
+from tests.conftest import eventually
+
+STUCK, HEALTHY, MESSAGES = 20, 50, 250
+LIMIT, SEND_BUFFER = 262_144, 65_536
+SETTINGS = (
+    "--without", "broker",
+    "--outbox-limit", str(LIMIT),
+    "--send-buffer", str(SEND_BUFFER),
+)  # fmt: skip
+
+
+async def stuck_member(replica: Replica) -> asyncio.StreamWriter:
+    """Connect, join, and never read again."""
+    port = int(replica.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+    writer.write(
+        f"GET /?token={replica.token('sloth')} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    join = json.dumps({"type": "join", "room": "lobby"}).encode()
+    writer.write(bytes((0x81, 0x80 | len(join), 0, 0, 0, 0)) + join)
+    await reader.readuntil(b'"joined"')
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer
+
+
+async def listen(client: Client, oracle: Oracle, last: int) -> None:
+    async for message in client:
+        oracle.saw(message)
+        if message.get("seq") == last and message["type"] == "message":
+            return
+
+
+@pytest.mark.timeout(60)
+async def test_stuck_readers_cost_the_healthy_nothing_and_memory_stays_bounded() -> (
+    None
+):
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(
+            running_replica("resume", *SETTINGS, "--stuck-timeout", "1.5")
+        )
+        sloths = [await stuck_member(server) for _ in range(STUCK)]
+        oracles = [Oracle() for _ in range(HEALTHY)]
+        clients = [
+            await stack.enter_async_context(Client(server.url, server.token(f"u{n}")))
+            for n in range(HEALTHY)
+        ]
+        for client, oracle in zip(clients, oracles, strict=True):
+            oracle.saw(await client.join("lobby"))
+        listening = asyncio.gather(
+            *(
+                listen(client, oracle, MESSAGES)
+                for client, oracle in zip(clients, oracles, strict=True)
+            )
+        )
+        before = await server.metric("process_resident_memory_bytes")
+        seqs, held, grown = [], 0.0, 0.0
+        for number in range(MESSAGES):
+            seqs.append((await clients[0].publish("lobby", "x" * 8000))["seq"])
+            if number % 25 == 24:
+                held = max(held, await server.metric("labserver_outbox_bytes"))
+                memory = await server.metric("process_resident_memory_bytes")
+                grown = max(grown, memory - before)
+        await listening
+        for oracle in oracles:
+            assert oracle.verdict.clean
+            assert not lost(oracle, "lobby", seqs)
+        assert 0 < held <= STUCK * LIMIT
+        # What is held is shared by all who wait for it; the kernel's part is not ours.
+        assert grown <= STUCK * (LIMIT + SEND_BUFFER)
+
+        async def only_the_healthy() -> bool:
+            return await server.metric("labserver_connections") == HEALTHY
+
+        await eventually(only_the_healthy, within=15)
+        assert await server.metric("labserver_peers_dead_total") == 0
+        for sloth in sloths:
+            sloth.transport.abort()
+
+
+@pytest.mark.timeout(60)
+async def test_sigterm_ends_in_time_with_stuck_readers() -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(
+            running_replica("resume", *SETTINGS, "--drain-timeout", "1")
+        )
+        sloths = [await stuck_member(server) for _ in range(STUCK)]
+        ann = await stack.enter_async_context(Client(server.url, server.token()))
+        for _ in range(40):
+            await ann.publish("lobby", "x" * 8000)
+        assert await server.metric("labserver_outbox_bytes") > 0
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        assert await server.stop() == 0
+        assert loop.time() - started < 10  # killed after 15 if it had not ended
+        for sloth in sloths:
+            sloth.transport.abort()

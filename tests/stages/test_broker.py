@@ -1,0 +1,351 @@
+"""The Redis broker when things go well, and when Redis does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import redis as redis_client
+
+from labserver.errors import BrokerDown
+from labserver.judge.oracle import Oracle
+from labserver.redis.commands import BATCH, TIMEOUT
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
+from labserver.stages import broker as broker_module
+from tests.conftest import Peer, Running, eventually, peer
+
+Redis = redis_client.Redis
+
+
+@pytest.fixture
+async def own_redis() -> AsyncIterator[str]:
+    """A Redis of this test's own, which it may stop."""
+    async with embedded_redis() as redis:
+        yield redis.url
+
+
+def pid_of(url: str) -> int:
+    with Redis.from_url(url) as connection:
+        return int(connection.info("server")["process_id"])
+
+
+def channels(redis: Redis) -> set[str]:
+    """Return the rooms that somebody listens to."""
+    names = {name.decode() for name in redis.pubsub_channels("lab:*")}
+    return {name[5:-1] for name in names if not name.startswith("lab:{probe:")}
+
+
+async def hear(server: LabServer) -> None:
+    """Wait until a server's way to Redis and back is known to work."""
+    await eventually(lambda: not server.parts.broker.deaf)
+
+
+async def received(client: Peer, count: int) -> list[int]:
+    return [(await client.until("message"))["seq"] for _ in range(count)]
+
+
+def kill_subscribers(redis: Redis) -> None:
+    redis.client_kill_filter(_type="pubsub")
+
+
+async def test_replica_listens_to_the_rooms_of_its_members_only(
+    running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "LINGER", 0.05)
+    async with running("broker") as server, peer(server) as ann:
+        await hear(server)
+        await ann.join("red")
+        await ann.join("blue")
+        assert channels(redis) == {"red", "blue"}
+        await ann.ask(type="publish", room="green", payload=1)
+        assert channels(redis) == {"red", "blue"}
+        await ann.ask(type="leave", room="red")
+        await eventually(lambda: channels(redis) == {"blue"})
+    await eventually(lambda: channels(redis) == set())
+
+
+async def test_room_that_is_entered_again_at_once_stays_subscribed(
+    running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "LINGER", 0.02)
+    async with running("broker") as server, peer(server) as ann, peer(server) as bob:
+        await hear(server)
+        for _ in range(30):
+            await ann.join("red")
+            await bob.ask(type="publish", room="red", payload=1)
+            await ann.until("message")
+            await ann.ask(type="leave", room="red")
+            await asyncio.sleep(0.01)  # less than the linger, and sometimes more
+
+
+@pytest.mark.parametrize("stage", ["broker", "resume"])
+async def test_broken_link_is_made_anew_and_nothing_is_missed_silently(
+    stage: str, running: Running, redis: Redis
+) -> None:
+    async with running(stage) as one, running(stage) as two:
+        await hear(one)
+        await hear(two)
+        async with peer(one) as ann, peer(two) as bob:
+            await ann.join("red")
+            for _ in range(3):
+                kill_subscribers(redis)
+                await bob.ask(type="publish", room="red", payload="while it is cut")
+            # However quiet the room is from now on, the hole is noticed.
+            seqs: list[int] = []
+            while len(seqs) < 3:
+                message = await ann.recv()
+                if message["type"] == "gap":
+                    assert stage == "broker"  # without a history it cannot be filled
+                    assert message["reason"] == "broker"
+                    seqs += range(message["from"], message["to"] + 1)
+                else:
+                    seqs.append(message["seq"])
+            assert seqs == [1, 2, 3]
+
+
+async def test_deaf_replica_is_not_ready_until_it_hears_again(
+    running: Running, own_redis: str
+) -> None:
+    async with running("broker", redis=own_redis) as server:
+        await hear(server)
+        assert server.unready() is None
+        pid = pid_of(own_redis)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await eventually(lambda: server.unready() is not None, within=10)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: server.unready() is None, within=10)
+
+
+async def test_publish_while_redis_is_away_is_answered_with_broker_down(
+    running: Running, own_redis: str
+) -> None:
+    async with running("resume", redis=own_redis) as server, peer(server) as ann:
+        await hear(server)
+        await ann.join("red")
+        os.kill(pid_of(own_redis), signal.SIGKILL)
+        answer = await ann.ask(type="publish", room="red", payload=1)
+        assert (answer["type"], answer["code"]) == ("error", "broker_down")
+        await ann.send(type="publish", room="red", payload=2)  # also without a ref
+        assert (await ann.until("error"))["code"] == "broker_down"
+        answer = await ann.join("blue")
+        assert (answer["type"], answer["code"]) == ("error", "broker_down")
+        assert "blue" not in server.hub.rooms
+        assert (await ann.ask(type="ping"))["type"] == "pong"
+
+
+@pytest.mark.parametrize("stage", ["broker", "resume"])
+async def test_emptied_redis_begins_a_new_epoch_and_members_are_told(
+    stage: str, running: Running, redis: Redis
+) -> None:
+    async with running(stage) as server, peer(server) as ann, peer(server) as bob:
+        await hear(server)
+        joined = await ann.join("red")
+        for number in range(3):
+            await bob.ask(type="publish", room="red", payload=number)
+        assert await received(ann, 3) == [1, 2, 3]
+        redis.flushall()
+        await bob.ask(type="publish", room="red", payload="new")
+        told = await ann.until("joined")
+        assert told["recovered"] is False
+        assert told["epoch"] != joined["epoch"]
+        assert told["seq"] in (0, 1)
+        if told["seq"] == 0:
+            assert (await ann.recv())["seq"] == 1
+        await bob.ask(type="publish", room="red", payload="next")
+        assert (await ann.until("message"))["seq"] == 2
+
+
+async def test_second_publish_with_the_same_key_is_the_first(
+    running: Running, redis: Redis
+) -> None:
+    async with (
+        running("resume") as one,
+        running("resume") as two,
+        peer(one) as ann,
+        peer(two) as bob,
+    ):
+        await ann.join("red")
+        first = await ann.ask(type="publish", room="red", payload=1, key="k")
+        again = await bob.ask(type="publish", room="red", payload=1, key="k")
+        other = await bob.ask(type="publish", room="red", payload=2, key="l")
+        assert (first["seq"], again["seq"], other["seq"]) == (1, 1, 2)
+        for key in redis.scan_iter("lab:{red}:key:*"):
+            assert 0 < redis.ttl(key) <= 300
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_key_belongs_to_its_user(
+    without: tuple[str, ...], running: Running
+) -> None:
+    # Names and keys may hold whatever a separator could be.
+    said = [("ann", "order-17"), ("ann:order", "17"), ("ann", "order\u000017")]
+    async with running("resume", without=without) as server:
+        async with peer(server, "eve") as eve:
+            for _, key in said:
+                await eve.ask(type="publish", room="red", payload="mine", key=key)
+        for number, (user, key) in enumerate(said, start=len(said) + 1):
+            async with peer(server, user) as client:
+                for _ in range(2):
+                    answer = await client.ask(
+                        type="publish", room="red", payload=1, key=key
+                    )
+                    assert (answer["type"], answer["seq"]) == ("ack", number)
+
+
+async def test_publishes_of_one_tick_share_a_round_trip_and_keep_their_order(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume") as server, peer(server) as ann, peer(server) as bob:
+        await hear(server)
+        await bob.join("red")
+        before = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+        for number in range(500):
+            message = {
+                "type": "publish",
+                "room": "red",
+                "payload": number,
+                "ref": number,
+            }
+            await ann.socket.send(json.dumps(message))
+        acks = [await ann.until("ack") for _ in range(500)]
+        assert [ack["ref"] for ack in acks] == list(range(500))
+        assert [ack["seq"] for ack in acks] == list(range(1, 501))
+        assert await received(bob, 500) == list(range(1, 501))
+        calls = redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+        assert calls < 400
+
+
+async def test_script_that_redis_forgot_is_loaded_again(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume") as server, peer(server) as ann:
+        await ann.ask(type="publish", room="red", payload=1)
+        redis.script_flush()
+        answer = await ann.ask(type="publish", room="red", payload=2)
+        assert (answer["type"], answer["seq"]) == ("ack", 2)
+
+
+async def test_full_redis_stores_nothing_and_says_so(
+    running: Running, own_redis: str
+) -> None:
+    async with running("resume", redis=own_redis) as server, peer(server) as ann:
+        await hear(server)
+        assert (await ann.join("red"))["seq"] == 0
+        with Redis.from_url(own_redis) as redis:
+            redis.config_set("maxmemory", 1)
+            answer = await ann.ask(type="publish", room="red", payload=1)
+            assert (answer["type"], answer["code"]) == ("error", "broker_down")
+            redis.config_set("maxmemory", 0)
+        answer = await ann.ask(type="publish", room="red", payload=2)
+        assert answer["seq"] == 1
+
+
+async def test_redis_that_became_a_read_only_replica_acknowledges_nothing(
+    running: Running, own_redis: str
+) -> None:
+    async with running("resume", redis=own_redis) as server, peer(server) as ann:
+        await hear(server)
+        assert (await ann.ask(type="publish", room="red", payload=1))["seq"] == 1
+        with Redis.from_url(own_redis) as redis:
+            redis.replicaof("127.0.0.1", 1)  # of a primary that is not there
+            answer = await ann.ask(type="publish", room="red", payload=2)
+            assert (answer["type"], answer["code"]) == ("error", "broker_down")
+            redis.replicaof("no", "one")
+        answer = await ann.ask(type="publish", room="red", payload=3)
+        assert (answer["type"], answer["seq"]) == ("ack", 2)
+
+
+async def acknowledged(client: Peer, seq: int) -> bool:
+    answer = await client.ask(type="publish", room="red", payload=seq)
+    return answer["type"] == "ack" and answer["seq"] == seq
+
+
+async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own(
+    running: Running,
+) -> None:
+    # Written before it answers: "everysec" puts off writing while the disk is busy.
+    on_disk = "--appendonly", "yes", "--appendfsync", "no"
+    async with (
+        embedded_redis(*on_disk) as redis,
+        running("resume", redis=redis.url) as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        await hear(server)
+        joined = await ann.join("red")
+        assert await acknowledged(bob, 1)
+        assert await received(ann, 1) == [1]
+        redis.stop()
+        await redis.start()
+        await eventually(lambda: acknowledged(bob, 2))
+        # What it had on its disk is the same in both epochs: nothing was missed.
+        told = await ann.until("joined")
+        assert told["recovered"]
+        assert told["epoch"] != joined["epoch"]
+        assert (await ann.recv())["seq"] == 2
+        after = {"epoch": joined["epoch"], "seq": 0}
+        assert (await ann.join("red", after=after))["recovered"]
+        assert await received(ann, 2) == [1, 2]
+
+
+async def test_who_joins_while_another_server_takes_over_is_told_its_place(
+    running: Running, redis: Redis
+) -> None:
+    async with (
+        running("resume") as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        await hear(server)
+        await ann.join("red")
+        await ann.ask(type="publish", room="red", payload=1)
+        feed = server.parts.broker.feeds["red"]
+        await eventually(lambda: feed.seq == 1)
+        # Three messages were numbered, and bob reads that, but they never arrive.
+        redis.hset("lab:{red}", "seq", 4)
+        joining = asyncio.create_task(bob.join("red"))
+        await eventually(lambda: feed.moved is not None)
+        # Who takes over never had them.
+        redis.hset("lab:{red}", mapping={"seq": 1, "by": "another"})
+        assert (await ann.ask(type="publish", room="red", payload=2))["seq"] == 2
+        oracle = Oracle()
+        oracle.saw(await joining)
+        for seq in (3, 4, 5):
+            assert (await publish_seq(ann)) == seq
+        while oracle.cursor("red") is None or oracle.cursor("red")["seq"] < 5:
+            oracle.saw(await bob.recv())
+        assert oracle.verdict.clean, str(oracle.verdict)
+        assert oracle.cursor("red")["epoch"] == feed.epoch
+
+
+async def publish_seq(client: Peer) -> int:
+    return (await client.ask(type="publish", room="red", payload=0))["seq"]
+
+
+async def test_frozen_redis_keeps_nobody_waiting_for_those_before(
+    running: Running, own_redis: str
+) -> None:
+    async with running("resume", redis=own_redis) as server:
+        await hear(server)
+        pid = pid_of(own_redis)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # More than one round trip takes along.
+            rooms = [f"room-{number}" for number in range(5 * BATCH)]
+            publish = server.parts.broker.publish
+            asked = time.monotonic()
+            stored = [publish(room, b'"from":"ann","payload":1}') for room in rooms]
+            await asyncio.wait(stored)
+            assert all(isinstance(each.exception(), BrokerDown) for each in stored)
+            spent = time.monotonic() - asked
+            assert spent < 2 * TIMEOUT + 1
+        finally:
+            os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,161 @@
+"""All or nothing: what a cursor is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from redis import Redis
+
+from labserver.contract.messages import Cursor, event
+from labserver.server.parts import Position
+from labserver.stages.resume import RecentHistory
+from tests.conftest import Running, peer
+
+KEPT = [event("a", seq, b'"from":"ann","payload":1}') for seq in range(6, 11)]
+POSITION = Position("e", 10, KEPT)
+HISTORY = RecentHistory(limit=5, ttl=60, replay_limit=0)
+
+
+@pytest.mark.parametrize("seq", range(5, 11))
+def test_every_message_after_the_cursor_follows(seq: int) -> None:
+    missed = HISTORY.missed(Cursor("e", seq), POSITION)
+    assert missed is not None
+    assert [each.first for each in missed] == list(range(seq + 1, 11))
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [None, Cursor("e", 4), Cursor("e", 0), Cursor("e", 11), Cursor("other", 8)],
+    ids=["none", "too old", "from the start", "of the future", "another epoch"],
+)
+def test_nothing_is_replayed_where_one_message_is_missing(
+    cursor: Cursor | None,
+) -> None:
+    assert HISTORY.missed(cursor, POSITION) is None
+
+
+def test_replay_that_does_not_fit_the_outbox_is_not_begun() -> None:
+    size = sum(len(each.json) for each in KEPT)
+    for limit, fits in ((size, True), (size - 1, False)):
+        history = RecentHistory(limit=5, ttl=60, replay_limit=limit)
+        assert (history.missed(Cursor("e", 5), POSITION) is not None) is fits
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_replay_comes_between_joined_and_live_messages(
+    without: tuple[str, ...], running: Running
+) -> None:
+    async with (
+        running("resume", without=without) as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        epoch = (await ann.join("red"))["epoch"]
+        for number in range(20):
+            await ann.ask(type="publish", room="red", payload=number)
+        for number in range(20, 220):  # on the way while bob joins
+            message = {"type": "publish", "room": "red", "payload": number}
+            await ann.socket.send(json.dumps(message))
+        await bob.send(type="join", room="red", after={"epoch": epoch, "seq": 7})
+        joined = await bob.recv()
+        assert joined["type"] == "joined"
+        assert joined["recovered"] is True
+        assert joined["seq"] >= 20
+        seqs = [(await bob.recv())["seq"] for _ in range(213)]
+        assert seqs == list(range(8, 221))
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_who_leaves_a_room_that_was_quiet_for_long_may_come_back(
+    without: tuple[str, ...], running: Running
+) -> None:
+    """The messages are too old to be remembered, but none of them was missed."""
+    async with running("resume", without=without, history_ttl=1.0) as server:
+        async with peer(server) as ann:
+            epoch = (await ann.join("red"))["epoch"]
+            await ann.ask(type="publish", room="red", payload=1)
+            await asyncio.sleep(2.5)
+        await asyncio.sleep(0.3)
+        async with peer(server) as ann:
+            joined = await ann.join("red", after={"epoch": epoch, "seq": 1})
+            assert (joined["recovered"], joined["seq"]) == (True, 1)
+
+
+async def test_cursor_means_nothing_without_a_history(running: Running) -> None:
+    async with running("broker") as server, peer(server) as ann:
+        epoch = (await ann.join("red"))["epoch"]
+        await ann.ask(type="publish", room="red", payload=1)
+        joined = await ann.join("red", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"] is False
+        assert joined["seq"] == 1
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_cursor_without_an_epoch_recovers_nothing(
+    without: tuple[str, ...], running: Running
+) -> None:
+    async with running("resume", without=without) as server, peer(server) as ann:
+        await ann.ask(type="publish", room="red", payload=1)
+        joined = await ann.join("red", after={"epoch": "", "seq": 0})
+        assert joined["recovered"] is False
+        assert (await ann.ask(type="ping"))["type"] == "pong"  # and no replay before
+
+
+async def test_recoveries_are_counted(running: Running) -> None:
+    async with running("resume") as server, peer(server) as ann:
+        epoch = (await ann.join("red"))["epoch"]
+        await ann.join("red", after={"epoch": epoch, "seq": 0})
+        await ann.join("red", after={"epoch": "other", "seq": 0})
+        assert (server.metrics.recovered, server.metrics.unrecovered) == (1, 1)
+
+
+async def test_history_is_read_no_further_than_a_replay_may_be_long(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume", outbox_limit=20_000) as server, peer(server) as ann:
+        epoch = (await ann.join("red"))["epoch"]
+        for number in range(60):
+            payload = {"n": number, "pad": "x" * 30_000}
+            await ann.ask(type="publish", room="red", payload=payload)
+        broker = server.parts.broker
+        position = await broker.read("red", 0)
+        size = sum(len(each.json) for each in position.kept)
+        assert position.seq == 60
+        assert 0 < size < 60 * 30_000  # not all of it crossed the wire
+        joined = await ann.join("red", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"] is False
+
+
+async def test_replica_that_fell_far_behind_catches_up_page_by_page(
+    running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labserver.stages.broker.PAGE", 2000)
+    async with (
+        running("resume") as one,
+        running("resume") as two,
+        peer(one) as ann,
+        peer(two) as bob,
+    ):
+        await ann.join("red")
+        redis.client_kill_filter(_type="pubsub")
+        for number in range(100):
+            payload = {"n": number, "pad": "x" * 200}
+            await bob.ask(type="publish", room="red", payload=payload)
+        seqs = [(await ann.until("message"))["seq"] for _ in range(100)]
+        assert seqs == list(range(1, 101))
+
+
+async def test_memory_of_all_histories_together_is_bounded(
+    running: Running,
+) -> None:
+    async with running("resume", without=("broker",)) as server, peer(server) as ann:
+        broker = server.parts.broker
+        broker.kept_limit = 100_000
+        for number in range(100):
+            payload = "x" * 5000
+            await ann.ask(type="publish", room=f"room-{number}", payload=payload)
+            assert broker.kept <= 110_000
+        kept = sum(len(e.json) for log in broker.logs.values() for _, e in log.kept)
+        assert broker.kept == kept
