@@ -1,5 +1,4 @@
 """The lab's server against others, on the same load and the same core.
 
-``python -m bench`` runs the contest, ``python -m bench.ledger``
-takes the lab apart. Names start with ``_`` so that Locust does not collect the files.
+``python -m bench`` runs the contest, ``python -m bench.ledger`` takes the lab apart.
 """

@@ -1,6 +1,6 @@
 """Rivals on bare ``websockets``: its own broadcast, or one ``await send()`` a member.
 
-Run as ``python _websockets_server.py broadcast`` or ``... await-send``. Everything is
+Run as ``python websockets_server.py broadcast`` or ``... await-send``. Everything is
 the library's default: its keepalive, its compressor for each connection.
 """
 

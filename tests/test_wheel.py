@@ -103,7 +103,7 @@ async def test_installed_server_serves_rooms_and_its_page(installed: Path) -> No
             await ann.join("lobby")
             await ann.send(type="publish", room="lobby", payload="hello")
             assert (await ann.until("message"))["payload"] == "hello"
-        for name in os.listdir(ROOT / "labserver" / "console"):
+        for name in os.listdir(ROOT / "labserver" / "server" / "console"):
             path = "" if name == "index.html" else name
             http = url.replace("ws://", "http://", 1) + f"/{path}"
             assert await asyncio.to_thread(status, http) == 200

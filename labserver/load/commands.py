@@ -19,9 +19,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-# Scenario files are loaded by Locust under their bare names, and so is what they share.
-sys.path.append(str(Path(__file__).parent))
-
 from labserver.errors import LabError
 from labserver.load.figures.compare import compare as compared
 from labserver.load.figures.compare import doubts, side
@@ -302,7 +299,3 @@ def start() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-if __name__ == "__main__":
-    start()

@@ -1,1 +1,1 @@
-"""Links to Redis: commands, subscriptions, nodes of a cluster, and a server of one's own."""
+"""Redis: commands, subscriptions, the nodes of a cluster, an embedded server."""

@@ -55,7 +55,7 @@ def pool(url: str) -> ConnectionPool:
 
 def script(*names: str) -> str:
     """Return the source of a Lua script of this package, made of these files."""
-    folder = files("labserver")
+    folder = files("labserver.redis")
     return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 

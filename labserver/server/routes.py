@@ -87,7 +87,7 @@ def _metrics(status: Status) -> Response:
 
 def _console(name: str, kind: str) -> Callable[[Status], Response]:
     def page(status: Status) -> Response:
-        data = files("labserver").joinpath("console", name).read_bytes()
+        data = files("labserver.server").joinpath("console", name).read_bytes()
         return respond(
             *(200, data, kind),
             Content_Security_Policy=PAGE_POLICY,

@@ -10,7 +10,6 @@ import shutil
 import sys
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -309,8 +308,3 @@ def test_command_writes_results_and_skips_what_is_missing(
     (folder,) = tmp_path.iterdir()
     found = {path.name for path in folder.iterdir()}
     assert found == {"results.json", "table.md", "peers.png"}
-
-
-def test_locust_collects_nothing_of_the_peers() -> None:
-    folder = Path(_cache.__file__).parent
-    assert all(path.name.startswith("_") for path in folder.rglob("*.py"))

@@ -538,4 +538,4 @@ def test_metrics_profile_is_well_formed() -> None:
     )
     assert said.returncode == 0, said.stderr
     assert "prom/prometheus" in said.stdout
-    assert (ROOT / "prometheus.yml").is_file()
+    assert (ROOT / "deploy" / "prometheus.yml").is_file()

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "loadtests"))
 Histogram = importlib.import_module("labserver.load.figures.histogram").Histogram
 Budget = importlib.import_module("labserver.load.figures.budget").Budget
 _timeline = importlib.import_module("labserver.load.figures.timeline")

@@ -32,7 +32,6 @@ from tests.load.test_loadtests import (
     written,
 )
 
-sys.path.append(str(LOADTESTS))
 _frames = importlib.import_module("labserver.load.frames")
 _owned = importlib.import_module("labserver.load.run.owned")
 

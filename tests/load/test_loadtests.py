@@ -29,7 +29,6 @@ LOADTESTS = ROOT / "loadtests"
 SECRET = "a secret of thirty-two bytes or more"
 
 # These four are pure. The others import gevent, which changes the process it is in.
-sys.path.append(str(LOADTESTS))
 _hist = importlib.import_module("labserver.load.figures.histogram")
 _audit = importlib.import_module("labserver.load.figures.audit")
 _record = importlib.import_module("labserver.load.figures.record")
@@ -609,9 +608,8 @@ async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
 
 
 LATE = """
-import sys, types
-sys.path.insert(0, "loadtests")
-import fanout, idle, slow_readers
+import types
+from loadtests import fanout, idle, slow_readers
 from labserver.load.figures.record import Record
 for kind in (
     fanout.FanoutSubscriber, idle.DeadPeer, slow_readers.StalledReader,
@@ -632,11 +630,11 @@ async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-sys.path.insert(0, "loadtests")
-import _run, gevent
+import gevent
+from labserver.load.run import life
 from locust.env import Environment
 environment = Environment()
-_run.listen(environment, environment.create_local_runner())
+life.listen(environment, environment.create_local_runner())
 def user():
     os.kill(os.getpid(), signal.SIGINT)
     print("a user goes on")
@@ -666,13 +664,12 @@ PLACES = [
 ]
 ASK = f"""
 import os, sys
-sys.path.insert(0, "loadtests")
-import _ws
+from labserver.load import websocket
 for host, named, _ in {PLACES}:
     os.environ["LAB_LOAD_HOSTS"] = named
     try:
-        print(bool(_ws.resolve(f"ws://{{host}}:8080")))
-    except _ws.NotThisMachine:
+        print(bool(websocket.resolve(f"ws://{{host}}:8080")))
+    except websocket.NotThisMachine:
         print(False)
 """
 

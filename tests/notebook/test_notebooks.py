@@ -260,7 +260,7 @@ def test_chapter_has_the_form_of_a_chapter(name: str) -> None:
         assert part in prose
     assert "## What still breaks" in notebook.cells[-1].source
     setup = ast.parse(code(notebook)[0].source).body
-    assert [type(statement) for statement in setup] == [ast.ImportFrom] * 2
+    assert {type(statement) for statement in setup} == {ast.ImportFrom}
 
 
 def sections(notebook: NotebookNode) -> dict[str, list[str]]:

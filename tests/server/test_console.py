@@ -37,7 +37,7 @@ from tests.support.chromium import http_of, in_browser, launched, playwright
 
 
 def source(name: str) -> str:
-    return files("labserver").joinpath("console", name).read_text()
+    return files("labserver.server").joinpath("console", name).read_text()
 
 
 # Served

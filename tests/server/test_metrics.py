@@ -162,7 +162,7 @@ async def test_every_query_of_the_dashboard_names_a_metric_that_is_there(
         await client.join("a")
         await client.ask(type="publish", room="a", payload=1)
         there = {name.partition("{")[0] for name in samples(server.metrics_page())}
-    asked = list(queries(json.loads((ROOT / "grafana.json").read_text())))
+    asked = list(queries(json.loads((ROOT / "deploy" / "grafana.json").read_text())))
     assert len(asked) > 20
     for query in asked:
         if query != "prometheus":  # the kind of the source
@@ -172,7 +172,7 @@ async def test_every_query_of_the_dashboard_names_a_metric_that_is_there(
 
 
 def test_panels_of_the_dashboard_have_a_place_and_no_two_the_same() -> None:
-    panels = json.loads((ROOT / "grafana.json").read_text())["panels"]
+    panels = json.loads((ROOT / "deploy" / "grafana.json").read_text())["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:
         place = panel["gridPos"]

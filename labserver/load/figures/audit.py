@@ -1,10 +1,11 @@
 """Completeness: what each subscriber should have got, and what it got.
 
 A percentile of what arrived says nothing about what did not: the fastest way to a fine
-p99 is to lose the slow messages. The judge is :class:`labserver.judge.oracle.Oracle`. As long
-as a subscriber gets one seq after the other, the oracle would know nothing that two
-integers do not say, so a crowd keeps two integers each; at the first message out of
-line the oracle is called, told what there was, and sees everything from then on.
+p99 is to lose the slow messages. The judge is
+:class:`labserver.judge.oracle.Oracle`. As long as a subscriber gets one seq after the
+other, the oracle would know nothing that two integers do not say, so a crowd keeps two
+integers each; at the first message out of line the oracle is called, told what there
+was, and sees everything from then on.
 """
 
 from __future__ import annotations

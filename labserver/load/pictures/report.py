@@ -85,7 +85,7 @@ def page(runs: Sequence[Saved]) -> str:
             }
             for picture in (*several, *pictures(run))
         ]
-    return environment.get_template("_report.html").render(
+    return environment.get_template("report.html").render(
         title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),
         when=str(runs[0].about.get("started", {}).get("utc", "")).replace("T", " ")[:19]
         + " UTC",

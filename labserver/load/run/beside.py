@@ -74,7 +74,7 @@ class Probe:
     """
 
     def __init__(self, url: str, room: str, seconds: float) -> None:
-        program = str(Path(__file__).with_name("_probe.py"))
+        program = str(Path(__file__).with_name("probe.py"))
         self.process = subprocess.Popen(
             [sys.executable, program, url, room, str(seconds)],
             env={**os.environ, "LAB_TOKEN": token("load-probe")},

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import labserver
 from labserver.load.figures.saved import ABOUT, Unreadable, load
 from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 from labserver.load.run.omission import demonstrate
@@ -66,6 +67,8 @@ class Case:
         return f"{self.scenario}, {self.variant}" if self.variant else self.scenario
 
 
+# The scenario files are beside the package, in a checkout.
+SCENARIOS = Path(labserver.__file__).parent.parent / "loadtests"
 CASES = (
     Case("fanout", 20, 400, locust=("--steps", "80:4")),
     *(
@@ -186,7 +189,7 @@ async def under_load(case: Case, servers: Owned, folder: Path) -> int:
     fault = ("--fault", case.fault) if case.fault else ()
     with (folder / f"{case.scenario}.log").open("ab") as log:
         locust = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "locust", "-f", str(Path(__file__).parent)),
+            *(sys.executable, "-m", "locust", "-f", str(SCENARIOS)),
             *("--headless", "--only-summary", "--results", str(folder)),
             *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
             *("-u", str(case.users), "-r", str(case.rate), "-t", f"{case.seconds}s"),

@@ -76,6 +76,7 @@ EXERCISE = Exercise(
             "A client that is up to date has missed nothing: an empty replay is one.",
         ),
     ),
-    look_at="`missed` in `labserver/stages/resume.py`, and `cursor_of` in `labserver/http/app.py`",
+    look_at="`missed` in `labserver/stages/resume.py`, and `cursor_of` in "
+    "`labserver/http/app.py`",
     praise="One cursor serves three transports: the promise is the room's, not theirs.",
 )
