@@ -4,8 +4,7 @@ The question: how long after a message was due has everybody got it, and does ev
 get it at all?
 """
 
-from labserver.load.users.publisher import Publisher
-from labserver.load.users.user import LabUser
+from labserver.load import Publisher, WebSocketUser
 
 
 class FanoutPublisher(Publisher):
@@ -15,7 +14,7 @@ class FanoutPublisher(Publisher):
     fixed_count = 1
 
 
-class FanoutSubscriber(LabUser):
+class FanoutSubscriber(WebSocketUser):
     """Joins and listens."""
 
     scenario = "fanout"

@@ -5,7 +5,7 @@ that is dead? The room hears one message a second, so that what is kept still wo
 server with ``--heartbeat-interval 2`` has an answer within seconds.
 """
 
-from labserver.load.users.publisher import Publisher
+from labserver.load import Publisher
 from labserver.load.users.quiet import QuietMember, SilentPeer
 
 

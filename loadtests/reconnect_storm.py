@@ -6,7 +6,7 @@ its delay, and everybody's is the same. By default the clients cut their connect
 themselves; in a run of this scenario alone ``--fault kill-replica`` kills their server.
 """
 
-from labserver.load.users.publisher import Publisher
+from labserver.load import Publisher
 from labserver.load.users.storm import StormMember
 
 

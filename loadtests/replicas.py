@@ -5,8 +5,8 @@ publisher's own replica? With one server it degrades to a fan-out. With ``--faul
 server is killed or Redis is paused half-way, and the question is who notices.
 """
 
-from labserver.load.users.publisher import Publisher
-from labserver.load.users.user import Delivery, LabUser
+from labserver.load import Publisher, WebSocketUser
+from labserver.load.users.user import Delivery
 
 
 class ReplicaPublisher(Publisher):
@@ -25,7 +25,7 @@ class ReplicaPublisher(Publisher):
         self.outage(microseconds)
 
 
-class ReplicaReader(LabUser):
+class ReplicaReader(WebSocketUser):
     """Listens on the server whose turn it is."""
 
     scenario = "replicas"

@@ -7,10 +7,9 @@ tries each outbox policy of the server.
 
 import gevent
 
+from labserver.load import Publisher, WebSocketUser
 from labserver.load.run.life import RUN
-from labserver.load.users.publisher import Publisher
 from labserver.load.users.slow import SlowReader
-from labserver.load.users.user import LabUser
 
 
 class SlowRoomPublisher(Publisher):
@@ -22,7 +21,7 @@ class SlowRoomPublisher(Publisher):
     payload_least = 32_768
 
 
-class HealthyReader(LabUser):
+class HealthyReader(WebSocketUser):
     """Reads what comes, as it comes."""
 
     scenario = "slow_readers"

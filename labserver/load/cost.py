@@ -166,9 +166,9 @@ def users(kind: str, url: str, token: str, connections: int, latency: Any) -> No
     from locust.runners import LocalRunner
 
     from labserver.load.run.life import RUN
-    from labserver.load.users.user import LabUser
+    from labserver.load.users.user import WebSocketUser
 
-    class CostUser(LabUser):
+    class CostUser(WebSocketUser):
         scenario = "cost"
 
     environment = Environment(user_classes=[CostUser], host=url)

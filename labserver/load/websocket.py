@@ -20,6 +20,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import gevent
@@ -101,7 +102,7 @@ def shown(url: str) -> str:
     )
 
 
-def resolve(url: str) -> list[tuple[int, tuple[str, int]]]:
+def resolve(url: str) -> list[tuple[int, Any]]:
     """Return families and addresses of a URL's host, which must be this machine.
 
     Or a host that ``LAB_LOAD_HOSTS`` (names, comma-separated) allows, on a private
@@ -115,11 +116,11 @@ def resolve(url: str) -> list[tuple[int, tuple[str, int]]]:
     parts = urlsplit(url)
     allowed = os.environ.get("LAB_LOAD_HOSTS", "").lower().split(",")
     named = parts.hostname in [name.strip() for name in allowed]
-    places = []
+    places: list[tuple[int, Any]] = []
     for family, _, _, _, address in socket.getaddrinfo(
         parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
     ):
-        place = address[0].partition("%")[0]
+        place = str(address[0]).partition("%")[0]
         ip = ipaddress.ip_address(place)
         if not (ip.is_loopback or (named and ip.is_private)):
             known = "" if place == parts.hostname else f" ({place})"
@@ -267,7 +268,7 @@ class WebSocket:
         if timeout is None:
             self._hub.wait(self._readable)
             return True
-        with gevent.Timeout(timeout, False):
+        with gevent.Timeout(timeout, False):  # type: ignore[arg-type]
             self._hub.wait(self._readable)
             return True
         return False
@@ -374,7 +375,7 @@ class WebSocket:
                 self.arrived = time.monotonic_ns()
         except (ConnectionResetError, BrokenPipeError):
             raise Closed(1006, "connection reset") from None
-        return count
+        return int(count)
 
     def _flush(self) -> None:
         """Write what there is to say, waiting for the socket to take it.

@@ -139,8 +139,8 @@ def test_budget_loses_nothing(messages: list[tuple[int, int, int]]) -> None:
         budget.record(*parts)
     text = json.dumps(budget.as_json())
     shares = Budget.merged([Budget.from_json(json.loads(text))]).shares()
-    assert sum(each.count for each in shares) == pytest.approx(len(messages))
-    total = sum((each.slip + each.server + each.lag) * each.count for each in shares)
+    assert sum(each.messages for each in shares) == pytest.approx(len(messages))
+    total = sum((each.slip + each.server + each.lag) * each.messages for each in shares)
     assert total == pytest.approx(sum(map(sum, messages)))
 
 

@@ -347,7 +347,7 @@ def test_scenario_files_hide_no_other_module() -> None:
 
 def test_shared_users_say_literally_that_they_are_abstract() -> None:
     found = [each for path in LOADTESTS.glob("_*.py") for each in classes(path)]
-    users = {"User", "LabUser"} | {
+    users = {"User", "WebSocketUser"} | {
         each.name for each in found if "abstract = True" in ast.unparse(each)
     }
     for each in found:

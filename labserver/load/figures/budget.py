@@ -24,7 +24,7 @@ class Share(NamedTuple):
     """Means of the messages of a band, in microseconds; they add up."""
 
     band: str
-    count: float
+    messages: float
     slip: float  # the generator, from due to sent
     server: float  # from sent to arrived, the network of this machine included
     lag: float  # the generator again, from arrived to read

@@ -87,7 +87,9 @@ def column(name: str, factor: float, mean: bool) -> Callable[[Saved], float | No
     """Return what finds a column's mean, or its highest value, in a timeline."""
 
     def find(run: Saved) -> float | None:
-        values = [row[name] for row in run.table if row.get(name) is not None]
+        values: list[float] = [
+            row[name] for row in run.table if row.get(name) is not None
+        ]
         if not values:
             return None
         return factor * (sum(values) / len(values) if mean else max(values))
@@ -158,7 +160,8 @@ def compare(a: Sequence[Saved], b: Sequence[Saved]) -> list[Row]:
                 if values:
                     ranges.append(Range(min(values), max(values), len(values)))
             if len(ranges) == 2:
-                rows.append(Row(name, figure, *ranges, digits))
+                one, other = ranges
+                rows.append(Row(name, figure, one, other, digits))
     return rows
 
 

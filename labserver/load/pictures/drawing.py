@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from labserver.load.figures.histogram import Histogram
 
@@ -78,11 +78,18 @@ def png(picture: Picture, caption: str, folder: Path) -> Path:
     figure = blank(picture, height, (0, foot / height, 1, picture.height / height))
     figure.text(
         *(0.02, 1 - 0.13 / height, "\n".join(title)),
-        **{"ha": "left", "va": "top", "fontsize": 12, "weight": "bold", "color": INK},
+        ha="left",
+        va="top",
+        fontsize=12,
+        weight="bold",
+        color=INK,
     )
     figure.text(
         *(0.02, 0.1 / height, "\n".join(lines)),
-        **{"ha": "left", "va": "bottom", "fontsize": 8, "color": GREY},
+        ha="left",
+        va="bottom",
+        fontsize=8,
+        color=GREY,
     )
     path = folder / f"{picture.name}.png"
     figure.savefig(path, dpi=150)
@@ -118,7 +125,9 @@ def blank(
     return figure
 
 
-def plain(axes: Axes, x: str = "", y: str = "", grid: str = "y") -> Axes:
+def plain(
+    axes: Axes, x: str = "", y: str = "", grid: Literal["x", "y", "both", ""] = "y"
+) -> Axes:
     """Make axes look as all others do, and name what they show, with the unit."""
     axes.set_facecolor(GROUND)
     axes.set_axisbelow(True)
@@ -139,9 +148,15 @@ def plain(axes: Axes, x: str = "", y: str = "", grid: str = "y") -> Axes:
 def legend(axes: Axes, columns: int = 2) -> None:
     """Name the lines above the axes, where they hide nothing."""
     axes.legend(
-        **{"fontsize": 9, "frameon": False, "labelcolor": INK, "ncols": columns},
-        **{"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99)},
-        **{"borderaxespad": 0.2, "handlelength": 2.2, "columnspacing": 1.4},
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+        ncols=columns,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 0.99),
+        borderaxespad=0.2,
+        handlelength=2.2,
+        columnspacing=1.4,
     )
 
 
@@ -215,7 +230,8 @@ def curve(
 def finish(axes: Axes, columns: int = 2) -> None:
     """Choose the y axis that the curves need, and name them."""
     axes.set_xlim(left=1)
-    scaled(axes, [float(y) for line in axes.lines for y in line.get_ydata()])
+    curves: list[Any] = [line.get_ydata() for line in axes.lines]
+    scaled(axes, [float(y) for curve in curves for y in curve])
     legend(axes, columns)
 
 

@@ -135,14 +135,22 @@ def by_subscribers(saved: Saved) -> Picture | None:
             points = [each.percentile(percent) / 1000 for _, each, _ in found]
             values += points
             axes.plot(
-                *(numbers, points),
-                **{"color": colour, "linestyle": style, "linewidth": 2},
-                **{"marker": marker, "markersize": 5, "label": f"p{percent:g}"},
+                numbers,
+                points,
+                color=colour,
+                linestyle=style,
+                linewidth=2,
+                marker=marker,
+                markersize=5,
+                label=f"p{percent:g}",
             )
         scaled(axes, values)
         axes.fill_between(
             *(numbers, axes.get_ylim()[0], own),
-            **{"color": PALE, "alpha": 0.6, "linewidth": 0, "zorder": 0},
+            color=PALE,
+            alpha=0.6,
+            linewidth=0,
+            zorder=0,
             label="the generator's own p99 (sent late + read late)",
         )
         axes.set_xlim(left=0)
@@ -186,14 +194,18 @@ def budget(saved: Saved) -> Picture | None:
                 part = 100 * getattr(share, kind) / total
                 axes.barh(
                     *(row, part),
-                    **{"left": start, "color": colour, "height": 0.62},
+                    left=start,
+                    color=colour,
+                    height=0.62,
                     label=label if not row else "_",
                 )
                 if part > 9:
                     axes.text(
                         *(start + part / 2, row, ms(getattr(share, kind))),
-                        **{"ha": "center", "va": "center"},
-                        **{"fontsize": 9, "color": WHITE},
+                        ha="center",
+                        va="center",
+                        fontsize=9,
+                        color=WHITE,
                     )
                 start += part
         names = [
@@ -263,8 +275,12 @@ def timeline(saved: Saved) -> Picture | None:
                 colour, dashes = STYLES[style % len(STYLES)]
                 axes.plot(
                     *(seconds, line),
-                    **{"color": colour, "linestyle": dashes, "linewidth": 1.8},
-                    **{"label": label, "marker": "o", "markersize": 2.2},
+                    color=colour,
+                    linestyle=dashes,
+                    linewidth=1.8,
+                    label=label,
+                    marker="o",
+                    markersize=2.2,
                 )
             if place == 0:
                 scaled(axes, values, low=True)
@@ -363,8 +379,10 @@ def slow_readers(saved: Saved) -> Picture | None:
                 if share > 7:
                     axes.text(
                         *(start + share / 2, row, f"{share:.0f} %"),
-                        **{"ha": "center", "va": "center"},
-                        **{"fontsize": 9, "color": words},
+                        ha="center",
+                        va="center",
+                        fontsize=9,
+                        color=words,
                     )
                 start += share
         for kind, label, colour, _ in kinds:

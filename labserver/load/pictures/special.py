@@ -50,7 +50,10 @@ def storm(saved: Saved) -> Picture | None:
             total = sum(count for _, count in line)
             upper.bar(
                 *([at for at, _ in line], [count for _, count in line]),
-                **{"width": step, "color": colour, "alpha": 0.75, "align": "edge"},
+                width=step,
+                color=colour,
+                alpha=0.75,
+                align="edge",
                 label=label,
             )
             seen, sums = 0.0, [(0.0, 0.0)]
@@ -59,8 +62,11 @@ def storm(saved: Saved) -> Picture | None:
                 sums.append((at + step, 100 * seen / total))
             lower.plot(
                 *([at for at, _ in sums], [share for _, share in sums]),
-                **{"color": colour, "linestyle": style, "linewidth": 2},
-                **{"drawstyle": "steps-post", "label": label},
+                color=colour,
+                linestyle=style,
+                linewidth=2,
+                drawstyle="steps-post",
+                label=label,
             )
         lower.set_ylim(0, 104)
         lower.set_xlim(left=0)
@@ -115,14 +121,20 @@ def memory(saved: Saved) -> Picture | None:
         for (replica, line), (colour, style) in zip(lines, STYLES, strict=False):
             axes.plot(
                 *([count for count, _ in line], [size / 1e6 for _, size in line]),
-                **{"color": colour, "linestyle": style, "linewidth": 1.6},
-                **{"marker": "o", "markersize": 4, "label": f"server {replica}"},
+                color=colour,
+                linestyle=style,
+                linewidth=1.6,
+                marker="o",
+                markersize=4,
+                label=f"server {replica}",
             )
         most = max(count for _, line in lines for count, _ in line)
         base = min(size for _, line in lines for _, size in line)
         axes.plot(
             *([0, most], [base / 1e6, (base + most * cost) / 1e6]),
-            **{"color": GREY, "linestyle": ":", "linewidth": 1.4},
+            color=GREY,
+            linestyle=":",
+            linewidth=1.4,
             label=f"{cost / 1000:.1f} KB a connection",
         )
         axes.set_xlim(left=0)
@@ -211,8 +223,12 @@ def buffers(runs: Sequence[Saved]) -> Picture | None:
         for (policy, line), (colour, style) in zip(lines, STYLES, strict=False):
             axes.plot(
                 *([at for at, _ in line], [size / 1e3 for _, size in line]),
-                **{"color": colour, "linestyle": style, "linewidth": 2},
-                **{"marker": "o", "markersize": 3, "label": policy},
+                color=colour,
+                linestyle=style,
+                linewidth=2,
+                marker="o",
+                markersize=3,
+                label=policy,
             )
         axes.set_ylim(bottom=0)
         legend(axes, 4)

@@ -15,7 +15,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import gevent
 import locust
@@ -32,16 +32,17 @@ from labserver.load.figures.verdict import Verdict, judge, judge_heartbeat
 from labserver.load.pictures.drawing import png
 from labserver.load.pictures.gallery import pictures
 from labserver.load.run.beside import PROBE, Probe, compared, look, memory, strike
+from labserver.load.run.hooks import listens, options_of, runner_of
 from labserver.load.run.interrupt import Interrupt, told_to_work
 from labserver.load.run.options import (
     TIME_LIMIT,
     Unusable,
     check_page,
     servers,
-    shown,
     try_servers,
 )
 from labserver.load.run.sampler import Sampler, Scraper, Stalls
+from labserver.load.websocket import shown
 
 QUIET = 0.4  # seconds without a message after which nothing more is expected
 DRAIN_LIMIT = 5.0  # seconds
@@ -55,7 +56,7 @@ class Member(Protocol):
     """What a run asks a user when it is over."""
 
     joined: bool
-    stays: bool  # else nobody waits for it to have joined
+    stays: ClassVar[bool]  # else nobody waits for it to have joined
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once."""
@@ -85,7 +86,7 @@ class Run:
         self.started_cpu = 0.0
         self.storm_at = 0  # when reconnect_storm begins, monotonic ns
         self.storm_kills = False  # whether the storm is the death of a server
-        self.striking: gevent.Greenlet | None = None
+        self.striking: gevent.Greenlet[..., None] | None = None
         self.probe: Probe | None = None
         self.before: dict[str, dict[str, float]] = {}  # samples before the first user
         self.sampler: Sampler | None = None
@@ -179,11 +180,12 @@ RUN = Run()
 # Every process
 
 
-@events.test_start.add_listener
+@listens(events.test_start)
 def begin(environment: Environment, **_: Any) -> None:
-    options, runner = environment.parsed_options, environment.runner
+    options, runner = options_of(environment), runner_of(environment)
     if not isinstance(runner, WorkerRunner):
-        named = {each.scenario for each in environment.user_classes}
+        classes: list[Any] = environment.user_classes
+        named = {each.scenario for each in classes}
         scenario = named.pop() if len(named) == 1 else "mixed"
         # Options that Locust does not know travel from the master to its workers.
         now = datetime.now(UTC)
@@ -221,7 +223,7 @@ def begin(environment: Environment, **_: Any) -> None:
 
 def begin_beside(environment: Environment, step: float) -> None:
     """Start what one process does for all of them."""
-    options, runner = environment.parsed_options, environment.runner
+    options, runner = options_of(environment), runner_of(environment)
     everywhere = servers(options)
     RUN.before = look(everywhere)
     RUN.scraper = Scraper(everywhere, options.run_began, step)
@@ -232,30 +234,30 @@ def begin_beside(environment: Environment, step: float) -> None:
     def announce(text: str) -> None:
         RUN.fault(text)
         if isinstance(runner, MasterRunner):
-            runner.send_message("lab_fault", text)
+            runner.send_message("lab_fault", {"text": text})
             gevent.sleep(0.2)  # they must know before they feel it
 
     if options.fault != "none":
         when = options.storm_at if options.storm_kills else options.run_half
         count = len(options.replicas.split(","))
         RUN.striking = gevent.spawn(
-            *(strike, options.fault, count, when, RUN.settled, announce)
+            strike, options.fault, count, when, RUN.settled, announce
         )
 
 
-@events.spawning_complete.add_listener
+@listens(events.spawning_complete)
 def spawned(**_: Any) -> None:
     RUN.spawned.set()
 
 
 def stop_if_still_on(environment: Environment, name: str) -> None:
     if RUN.name == name and not RUN.draining:
-        environment.runner.stop()
+        runner_of(environment).stop()
 
 
-@events.test_stopping.add_listener
+@listens(events.test_stopping)
 def drain(environment: Environment, **_: Any) -> None:
-    runner = environment.runner
+    runner = runner_of(environment)
     if not RUN.name:  # a page that is closed before anybody used it stops, too
         return
     if isinstance(runner, MasterRunner):
@@ -286,14 +288,14 @@ def write_part(runner: Any) -> None:
 # Workers and their master
 
 
-@events.init.add_listener
+@listens(events.init)
 def listen(environment: Environment, runner: Any, **_: Any) -> None:
     spared = 0
     if isinstance(runner, WorkerRunner):
         # Ctrl-C in a terminal reaches the children of a master, too. The first is for
         # the master, who asks them for their figures and then ends them; the second is
         # for all, since who is in a hurry must not be left with children.
-        if environment.parsed_options.processes and not told_to_work():
+        if options_of(environment).processes and not told_to_work():
             spared = 1
         # Concurrent: while a worker drains, it must go on hearing its master.
         runner.register_message("lab_finish", finish, concurrent=True)
@@ -306,11 +308,11 @@ def listen(environment: Environment, runner: Any, **_: Any) -> None:
 def finish(environment: Environment, **_: Any) -> None:
     """Drain this worker and tell the master what it found."""
     drain(environment)
-    environment.runner.send_message("lab_part", RUN.record.as_json())
+    runner_of(environment).send_message("lab_part", RUN.record.as_json())
 
 
 def hear_of_fault(msg: Any, **_: Any) -> None:
-    RUN.fault(msg.data)
+    RUN.fault(msg.data["text"])
 
 
 def took(msg: Any, **_: Any) -> None:
@@ -320,9 +322,9 @@ def took(msg: Any, **_: Any) -> None:
 # The process that concludes
 
 
-@events.test_stop.add_listener
+@listens(events.test_stop)
 def conclude(environment: Environment, **_: Any) -> None:
-    runner, options = environment.runner, environment.parsed_options
+    runner, options = runner_of(environment), options_of(environment)
     if isinstance(runner, WorkerRunner) or not RUN.name:
         return
     local = not isinstance(runner, MasterRunner)
@@ -400,7 +402,7 @@ def began() -> dict[str, Any]:
 
 def about(environment: Environment, load: str) -> dict[str, Any]:
     """Return ``run.json``: what was run, where, with what; no secrets."""
-    options = environment.parsed_options
+    options = options_of(environment)
     return {
         "name": RUN.name,
         "started": began(),
@@ -420,9 +422,9 @@ def about(environment: Environment, load: str) -> dict[str, Any]:
     }
 
 
-@events.quitting.add_listener
+@listens(events.quitting)
 def decide(environment: Environment, **_: Any) -> None:
-    runner = environment.runner
+    runner = runner_of(environment)
     if isinstance(runner, WorkerRunner):
         environment.process_exit_code = 0  # its master decides
         return
@@ -434,7 +436,7 @@ def decide(environment: Environment, **_: Any) -> None:
 
 
 # After Locust's own tables, so that the verdict is the last that one reads.
-@events.quit.add_listener
+@listens(events.quit)
 def say(**_: Any) -> None:
     if RUN.text:
         print(RUN.text, flush=True)

@@ -21,6 +21,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from labserver.contract.tokens import issue
+from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps
 from labserver.load.websocket import (
@@ -79,7 +80,7 @@ def step(text: str) -> tuple[int, float]:
     return number(int, 1, USERS_LIMIT)(users), number(float, 1, TIME_LIMIT)(seconds)
 
 
-@events.init_command_line_parser.add_listener
+@listens(events.init_command_line_parser)
 def add_options(parser: Any, **_: Any) -> None:
     parser.add_argument(
         "--publish-rate",
@@ -315,8 +316,8 @@ def choose(environment: Environment) -> None:
         Unusable: There is no such scenario, or a fault that cannot be done.
 
     """
-    options = environment.parsed_options
-    classes = environment.user_classes
+    options = options_of(environment)
+    classes: list[Any] = environment.user_classes
     if wanted := {each.strip() for each in options.scenario.split(",") if each.strip()}:
         known = {each.scenario for each in classes}
         if wanted - known:
@@ -333,15 +334,15 @@ def choose(environment: Environment) -> None:
     if options.fault == "kill-replica" and "," not in options.replicas:
         raise Unusable("--fault kill-replica needs two servers at least")
     if options.steps:
-        environment.shape_class = Steps(
-            *options.steps, options.num_users or 1, options.run_time or DEFAULT_TIME
-        )
+        users, seconds = options.steps
+        most, run_time = options.num_users or 1, options.run_time or DEFAULT_TIME
+        environment.shape_class = Steps(users, seconds, most, run_time)
 
 
 # The first listener of all: what is refused here starts nothing.
-@events.init.add_listener
+@listens(events.init)
 def check_or_leave(environment: Environment, runner: Any, **_: Any) -> None:
-    options = environment.parsed_options
+    options = options_of(environment)
     headless = bool(options.headless) and not isinstance(runner, WorkerRunner)
     try:
         choose(environment)

@@ -23,13 +23,13 @@ class Steps(LoadTestShape):
     abstract = True
 
     def __init__(self, users: int, seconds: float, most: int, run_time: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.users, self.seconds = users, seconds
         self.most, self.run_time = most, run_time
 
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment, None at the end."""
-        elapsed = self.get_run_time()
+        elapsed: float = self.get_run_time()  # type: ignore[no-untyped-call]
         if elapsed >= self.run_time:
             return None
         step = int(elapsed / self.seconds) + 1

@@ -11,8 +11,9 @@ import msgspec
 from locust.env import Environment
 
 from labserver.contract.messages import Ack, Error
+from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
-from labserver.load.users.user import LabUser
+from labserver.load.users.user import WebSocketUser
 
 # gevent's loop (libev on epoll) waits whole milliseconds. The last one before a
 # message is due is spent looking, so that a publisher is not late by design; unless it
@@ -21,7 +22,7 @@ TIMER_STEP = 1_200_000  # ns
 AGAIN_AFTER = 0.25  # seconds, before what was refused is said again
 
 
-class Publisher(LabUser):
+class Publisher(WebSocketUser):
     """A member that publishes on a schedule of its own, whatever the server does.
 
     Open-loop: when a message is due does not depend on when the one before was
@@ -36,15 +37,15 @@ class Publisher(LabUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        options = environment.parsed_options
+        options = options_of(environment)
         self.period = round(1e9 / (self.publish_rate or options.publish_rate))
         self.look_ahead = TIMER_STEP if self.period > 16 * TIMER_STEP else 0
         self.due = 0  # of the next message, monotonic ns
-        self.sent_at: dict[int, int] = {}  # ref -> when, for what awaits its ack
+        self.sent_at: dict[object, int] = {}  # ref -> when, for what awaits its ack
         # Where faults are to be survived, what got no ack is said again, with a key
         # that keeps it from being delivered twice: ref -> message.
         self.careful = options.fault != "none"
-        self.unsure: dict[int, bytes] = {}
+        self.unsure: dict[object, bytes] = {}
         self.again_at = 0.0  # when to say it again, if an answer was an error
         self.sent = 0
         self.payload_bytes = max(options.payload_bytes, self.payload_least)
@@ -126,7 +127,7 @@ class Publisher(LabUser):
         super().answered(message)
 
     def pending(self) -> bool:
-        return super().pending() or (bool(self.sent_at) and self.socket is not None)
+        return super().pending() or (bool(self.sent_at) and self.connected)
 
     def account(self, final: bool) -> None:
         if not self.accounted and final:

@@ -9,14 +9,14 @@ from websockets.frames import Frame, Opcode
 
 from labserver.load.figures.verdict import OVERDUE
 from labserver.load.run.life import RUN
-from labserver.load.users.user import Delivery, LabUser
+from labserver.load.users.user import Delivery, WebSocketUser
 from labserver.load.websocket import Closed
 
 LOOK_INTERVAL = 0.02  # seconds between two looks whether the server has hung up
 SLACK = 1.0  # seconds over the promise that a busy machine may take
 
 
-class QuietMember(LabUser):
+class QuietMember(WebSocketUser):
     """Notes when the server asked whether it is there."""
 
     abstract = True
@@ -33,7 +33,7 @@ class QuietMember(LabUser):
             own.histogram("between pings").record((self.pinged_at - before) // 1000)
 
 
-class SilentPeer(LabUser):
+class SilentPeer(WebSocketUser):
     """Stops reading once it has joined, and looks from aside when it is cut off.
 
     Nobody tells a peer that is dead, so it asks the kernel for the state of its socket.

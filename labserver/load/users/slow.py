@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from labserver.load.run.life import RUN
-from labserver.load.users.user import Delivery, LabUser
+from labserver.load.users.user import Delivery, WebSocketUser
 
 
-class SlowReader(LabUser):
+class SlowReader(WebSocketUser):
     """A reader that takes less than it is sent, on a small window.
 
     What happens to it is decided by the server's policy, and is no failure of the run;

@@ -9,7 +9,7 @@ import gevent
 
 from labserver.client import Backoff
 from labserver.load.run.life import RUN
-from labserver.load.users.user import LabUser
+from labserver.load.users.user import WebSocketUser
 from labserver.load.websocket import Closed, Refused
 
 
@@ -20,7 +20,7 @@ class SameDelay(Backoff):
         return super().next(lambda: 1.0)
 
 
-class StormMember(LabUser):
+class StormMember(WebSocketUser):
     """Cuts its connection when the storm begins, unless its server was killed."""
 
     abstract = True
@@ -43,7 +43,7 @@ class StormMember(LabUser):
     def converse(self) -> None:
         left = RUN.storm_at / 1e9 - time.monotonic()
         if not self.stormed and not RUN.storm_kills:
-            with gevent.Timeout(max(0.0, left), False):
+            with gevent.Timeout(max(0.0, left), False):  # type: ignore[arg-type]
                 super().converse()
             if not RUN.draining:
                 self.socket.abort()
@@ -54,7 +54,7 @@ class StormMember(LabUser):
         if not self.stormed and not RUN.draining:
             self.stormed = True
             self.dropped_at = time.monotonic_ns()
-            self.count("dropped")
+            self.counted("dropped")
         super().lost_connection(started, exc)
 
     def excused(self) -> bool:
@@ -62,7 +62,7 @@ class StormMember(LabUser):
 
     def not_connected(self, started: float, exc: OSError) -> None:
         if self.dropped_at and isinstance(exc, Refused):
-            self.count(f"refused {exc.status}")
+            self.counted(f"refused {exc.status}")
         super().not_connected(started, exc)
 
     def came_back(self, microseconds: int) -> None:
@@ -72,17 +72,17 @@ class StormMember(LabUser):
         after = (now - self.dropped_at) // 1000
         own.histogram(f"back after, {self.label}").record(after)
         own.happened(f"accepts, {self.label}", now)
-        self.count("back")
+        self.counted("back")
         self.dropped_at = 0
 
     def not_back(self) -> None:
-        self.count("not back at the end")
+        self.counted("not back at the end")
 
-    def count(self, what: str, more: int = 1) -> None:
+    def counted(self, what: str, more: int = 1) -> None:
         self.record.own(self.scenario).counts[f"{what}, {self.label}"] += more
 
     def account(self, final: bool) -> None:
         if not self.accounted and self.stormed:
             tally = self.audit.tally()
-            self.count("missed", tally.lost + tally.told)
+            self.counted("missed", tally.lost + tally.told)
         super().account(final)

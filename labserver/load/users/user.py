@@ -26,6 +26,7 @@ from labserver.contract.closing import Return, comes_back
 from labserver.contract.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
 from labserver.load.figures.audit import Audit
 from labserver.load.figures.budget import Budget
+from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.run.options import USERS_LIMIT, token, urls, user_name
 from labserver.load.websocket import Closed, NotThisMachine, Refused, WebSocket, normal
@@ -59,7 +60,7 @@ decode = msgspec.json.Decoder(FromServer).decode
 turns: defaultdict[type, Iterator[int]] = defaultdict(itertools.count)
 
 
-class LabUser(User):
+class WebSocketUser(User):
     """One connection, in one room, that is audited."""
 
     abstract = True
@@ -74,7 +75,7 @@ class LabUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.number = next(LabUser.count)
+        self.number = next(WebSocketUser.count)
         self.name = user_name()
         self.crowd = f"{self.scenario}/{self.label}"
         self.room = RUN.room(self.scenario)
@@ -85,7 +86,8 @@ class LabUser(User):
         self.budget = self.record.budgets.setdefault(self.crowd, Budget())
         if self.by_design:
             self.record.by_design.add(self.crowd)
-        self.socket: WebSocket | None = None
+        self.socket: WebSocket  # the last one
+        self.connected = False
         self.audit = Audit(self.room)
         self.replica = ""
         self.heartbeat: float | None = None  # seconds between the server's pings
@@ -95,7 +97,7 @@ class LabUser(User):
         self.backoff = self.new_backoff()
         # The n-th user of each class goes to the n-th server, in every process.
         offset = getattr(environment.runner, "worker_index", 0)
-        self.servers = urls(environment.parsed_options) if self.across else []
+        self.servers = urls(options_of(environment)) if self.across else []
         self.turn = next(turns[type(self)]) + max(0, offset)
         self.received = 0
         self.accounted = False
@@ -105,7 +107,7 @@ class LabUser(User):
         """Return where to connect."""
         if self.servers:
             return self.servers[self.turn % len(self.servers)]
-        return normal(self.host)
+        return normal(self.host or "")
 
     def new_backoff(self) -> Backoff:
         """Return when to try again: soon at first, since a run is short."""
@@ -148,6 +150,7 @@ class LabUser(User):
         """Open a socket, hear the hello, join the room."""
         started = time.perf_counter()
         self.socket = WebSocket(self.url(), token(self.name), self.receive_buffer)
+        self.connected = True
         self.socket.frames.control = self.control
         try:
             hello = self.await_message(Hello)
@@ -190,10 +193,10 @@ class LabUser(User):
         self.socket.listen(self.took)
 
     def hang_up(self) -> None:
-        socket, self.socket = self.socket, None
         self.joined = False
-        if socket is not None:
-            socket.close()
+        if self.connected:
+            self.connected = False
+            self.socket.close()
 
     def excused(self) -> bool:
         """Return whether losing a connection, or not getting one, is no failure."""

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import msgspec
@@ -17,14 +18,14 @@ from labserver.contract.tokens import issue
 from labserver.load.figures.audit import Audit
 from labserver.load.run.life import RUN
 from labserver.load.run.options import token, user_name
-from labserver.load.users.user import ANSWER_TIMEOUT, Delivery, LabUser
+from labserver.load.users.user import ANSWER_TIMEOUT, Delivery, WebSocketUser
 from labserver.load.websocket import Refused, WebSocket
 
 PERIOD = 0.5  # seconds between two visits
 ROOMMATES = 4  # visitors that share a room: it is empty again and again
 
 
-class Visitor(LabUser):
+class Visitor(WebSocketUser):
     """Connects, joins, publishes, hears that, leaves and goes, again and again."""
 
     abstract = True
@@ -82,7 +83,7 @@ class Visitor(LabUser):
             self.due = 0
         super().delivered(message, size)
 
-    def fire(self, what: str, started: float | None = None, **more: object) -> None:
+    def fire(self, what: str, started: float | None = None, **more: Any) -> None:
         if started is not None and what in ("connect", "join"):
             self.timed("handshake" if what == "connect" else what, started)
         super().fire(what, started, **more)
@@ -96,7 +97,7 @@ class Visitor(LabUser):
         RUN.members.discard(self)
 
 
-class Stranger(LabUser):
+class Stranger(WebSocketUser):
     """Tries one bad token after the other, and must be refused each time."""
 
     abstract = True
