@@ -245,5 +245,5 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
     return None
 
 
-_ORIGIN = re.compile(r"\A(null|[a-zA-Z][a-zA-Z0-9+.-]*://[^/*]+)\Z")
+_ORIGIN = re.compile(r"\A(null|[a-zA-Z][a-zA-Z0-9+.-]*://[^/*?#@\s]+)\Z")
 _REDIS_URL = re.compile(r"(unix|rediss?(\+cluster)?)://.")

@@ -95,6 +95,19 @@ def normal(address: str) -> str:
     return address if found is None else str(found)
 
 
+def neighbourhood(address: str) -> str:
+    """Return what counts as one client: an address, or a /64 network of IPv6.
+
+    A single subscriber has 2**64 addresses of IPv6 to choose from (RFC 6177).
+    """
+    if ":" not in address:
+        return address
+    found = _parsed(address)
+    if not isinstance(found, IPv6Address):
+        return address if found is None else str(found)
+    return str(ip_network((found, 64), strict=False))
+
+
 def read_header(data: bytes) -> tuple[str | None, int] | None:
     """Return the address that a PROXY header names, and the length of the header.
 

@@ -13,6 +13,7 @@ client refreshes it.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from labserver.errors import Refused
 from labserver.server.connection import LabConnection
 from labserver.server.limits import TokenBucket
 from labserver.server.parts import Parts
+from labserver.server.proxies import neighbourhood
 from labserver.settings import Settings
 
 LOOK = 10.0  # seconds; the longest that one timer waits
@@ -45,7 +47,7 @@ class TokenAdmission:
         self.bucket = TokenBucket(rate, max(1.0, rate), time.monotonic())
 
     def admit(self, connection: LabConnection, request: Request) -> Identity:
-        address = connection.address
+        address = neighbourhood(connection.address)
         self._check_caps(address)
         self._check_origin(request)
         identity = self._identify(request)
@@ -120,13 +122,21 @@ class TokenAdmission:
             if "no-cors" in request.headers.get_all("Sec-Fetch-Mode"):
                 raise Refused(403, "a room cannot be embedded")
             return
-        hosts = request.headers.get_all("Host")
         origin = origins[0].lower()
-        scheme = origin.partition(":")[0]
-        here = _place(f"{scheme}://{hosts[0].lower()}") if len(hosts) == 1 else None
-        same = here is not None and _place(origin) == here
+        same = self._is_here(origin, request.headers.get_all("Host"))
         if len(origins) > 1 or not (same or origin in self.origins):
             raise Refused(403, "this origin may not connect")
+
+    def _is_here(self, origin: str, hosts: list[str]) -> bool:
+        """Return whether a page comes from the host that it speaks to."""
+        found = _ORIGIN.fullmatch(origin)
+        if found is None or len(hosts) != 1:
+            return False
+        scheme, authority = found.groups()
+        if scheme == "http" and self.settings.tls_cert:
+            return False  # whoever is on its way can change a page that came in clear
+        here = _place(scheme, hosts[0].lower())
+        return here is not None and _place(scheme, authority) == here
 
     def _identify(self, request: Request) -> Identity:
         token = next(_tokens(request), None)
@@ -141,14 +151,17 @@ class TokenAdmission:
             raise Refused(401, str(exc), challenge) from None
 
 
-def _place(url: str) -> tuple[str, int | None] | None:
+# A scheme, a host, perhaps a port, and no more (RFC 6454 section 7.1).
+_ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
+
+
+def _place(scheme: str, authority: str) -> tuple[str, int] | None:
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"{scheme}://{authority}")
         host, port = parts.hostname, parts.port
     except ValueError:
         return None
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return (host, port or default) if host else None
+    return (host, port or (443 if scheme == "https" else 80)) if host else None
 
 
 def _tokens(request: Request) -> Iterator[str]:

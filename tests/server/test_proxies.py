@@ -183,6 +183,22 @@ async def test_cap_is_on_the_client_behind_a_trusted_proxy(running: Running) -> 
         await two.close()
 
 
+async def test_addresses_of_one_ipv6_network_are_one_client(running: Running) -> None:
+    async with running(
+        "auth", address_limit=1, trusted_proxies=("127.0.0.1",)
+    ) as server:
+        one = await connected(server, X_Forwarded_For="2001:db8:1:2::1")
+        with pytest.raises(InvalidStatus) as refused:
+            await connected(server, X_Forwarded_For="2001:db8:1:2:ffff::7")
+        assert refused.value.response.status_code == 429
+        two = await connected(server, X_Forwarded_For="2001:db8:1:3::1")
+        await one.close()
+        await eventually(lambda: len(server.connections) == 1)
+        again = await connected(server, X_Forwarded_For="2001:db8:1:2::7")
+        await again.close()
+        await two.close()
+
+
 async def test_event_streams_are_capped_by_client_too(running: Running) -> None:
     async with (
         running(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from labserver.contract.tokens import issue
 from labserver.errors import SettingsError
@@ -61,6 +62,23 @@ def made(folder: Path, *options: str) -> Certificate:
         capture_output=True,
     )
     return Certificate(cert, key)
+
+
+async def test_page_that_came_in_clear_may_not_speak_through_tls(
+    certificate: Certificate, running: Running
+) -> None:
+    async with running("auth", **certificate.settings) as server:
+        for scheme, status in (("http", 403), ("https", 101)):
+            headers = {
+                "Authorization": f"Bearer {issue(SECRET, 'ann')}",
+                "Origin": f"{scheme}://127.0.0.1:{server.port}",
+            }
+            try:
+                async with peer(server, ssl=certificate.trust, headers=headers):
+                    got = 101
+            except InvalidStatus as exc:
+                got = exc.response.status_code
+            assert got == status
 
 
 @pytest.fixture(scope="session")
