@@ -31,6 +31,8 @@ DEPTH_LIMIT = 128
 # Values in the arrays and objects of one message; an array or object counts twice.
 ELEMENTS_LIMIT = 8192
 
+ROOM_RULE = "a room's name has 1 to 64 of the characters A-Z a-z 0-9 _ . : and -"
+
 RoomName = Annotated[str, Meta(pattern=ROOM_PATTERN)]
 ShortText = Annotated[str, Meta(max_length=128)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -345,6 +347,8 @@ def _invalid(text: str, detail: str) -> BadMessage:
     if isinstance(kind, str) and kind not in _TYPES:
         known = ", ".join(sorted(_TYPES))
         return BadMessage("unknown_type", f"type must be one of {known}", ref)
+    if repr(ROOM_PATTERN) in detail:
+        detail = ROOM_RULE
     return BadMessage("bad_message", detail[:200], ref)  # it may quote the message
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from msgspec import Raw
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -37,7 +38,7 @@ from labserver.server import routes
 from labserver.server.limits import BucketPerName
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Application, Parts
-from labserver.server.proxies import UNIX, Proxies, normal
+from labserver.server.proxies import UNIX, Proxies, neighbourhood, normal
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
@@ -61,6 +62,7 @@ CODES = {
     401: "unauthorized",
     403: "forbidden",
     404: "not_found",
+    405: "bad_method",
     408: "too_slow",
     413: "too_big",
     431: "too_big",
@@ -94,8 +96,7 @@ class Web:
         self.rates = BucketPerName(host.settings.message_rate_limit)
         self.app = Starlette(
             routes=[
-                Route("/rooms/{room}", self.stream, methods=["GET"]),
-                Route("/rooms/{room}", self.publish, methods=["POST"]),
+                Route("/rooms/{room}", self.room, methods=["GET", "POST"]),
                 Route("/rooms/{room}/poll", self.poll, methods=["GET"]),
                 Route("/healthz", self.status, methods=["GET"]),
                 Route("/readyz", self.status, methods=["GET"]),
@@ -114,8 +115,11 @@ class Web:
                 Refused: self.refuse,
                 BadMessage: self.refuse,
                 ClientDisconnect: self.refuse,
+                HTTPException: self.refuse,  # there is no such page, or method
             },
         )
+        # It would send a token on to whatever Host names, over http.
+        self.app.router.redirect_slashes = False
 
     def address(self, request: Request) -> str:
         """Return where a client is, also behind a trusted proxy."""
@@ -124,6 +128,11 @@ class Web:
         return self.host.proxies.client_of(peer, forwarded)
 
     # Routes
+
+    async def room(self, request: Request) -> Response:
+        """``/rooms/{room}``: one route, so that ``Allow`` names all of its methods."""
+        post = request.method == "POST"
+        return await (self.publish(request) if post else self.stream(request))
 
     async def stream(self, request: Request) -> Response:
         """``GET /rooms/{room}``: what it gets, for as long as the client stays."""
@@ -171,7 +180,8 @@ class Web:
         post = Publisher(self.address(request), socket_of(request))
         with self.admitted(post, request):
             who = post.identity
-            name = post.address if who is ANONYMOUS else f"user {who.user}"
+            address = neighbourhood(post.address)
+            name = address if who is ANONYMOUS else f"user {who.user}"
             if not self.rates.take(name, time.monotonic()):
                 detail = f"more than {self.rates.rate:g} messages a second"
                 raise BadMessage("rate_limited", detail)
@@ -204,6 +214,8 @@ class Web:
     def admitted(self, visitor: Visitor, request: Request) -> Iterator[None]:
         """Let a visitor in, as a handshake would be; see it off in the end."""
         host, connection = self.host, visitor.as_connection()
+        asked = handshake(request)
+        routes.check_host(asked)
         size = sum(len(name) + len(value) for name, value in request.headers.raw)
         address = len(request.scope["raw_path"]) + len(request.scope["query_string"])
         if size + address > HEADERS:
@@ -213,7 +225,7 @@ class Web:
         admission = host.parts.admission
         if host.draining:
             raise Refused(503, "the server is draining", {"Retry-After": "1"})
-        visitor.identity = admission.admit(connection, handshake(request))
+        visitor.identity = admission.admit(connection, asked)
         host.visitors.add(visitor)
         try:
             admission.opened(connection)
@@ -287,6 +299,9 @@ class Web:
             error = Error(CODES.get(status, "bad_message"), exc.detail)
             about = {"address": self.address(request), "status": status}
             log.info("request refused", extra={**about, "detail": exc.detail})
+        elif isinstance(exc, HTTPException):
+            status, headers = exc.status_code, exc.headers or {}
+            error = Error(CODES.get(status, "bad_message"), exc.detail)
         else:
             status, error = 400, Error("bad_message", "the request broke off")
         self.host.metrics.refused[status] += 1
@@ -329,7 +344,8 @@ def handshake(request: Request) -> Handshake:
     scope = request.scope
     target = scope["raw_path"] + b"?" + scope["query_string"]
     headers = Headers(request.headers.items())
-    return Handshake(target.decode("latin-1"), headers, request.method)
+    version = f"HTTP/{scope['http_version']}"
+    return Handshake(target.decode("latin-1"), headers, request.method, version)
 
 
 CURSOR = re.compile(r"\A(.{1,128}):([0-9]{1,18})\Z")

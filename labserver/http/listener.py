@@ -111,6 +111,11 @@ class BoundedProtocol(H11Protocol):
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
             self.expected()
+            names = {name for name, _ in self.headers}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                # A proxy may have read another length than we: what follows may be
+                # somebody else's request (RFC 9112 section 6.3).
+                self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         self.expect()

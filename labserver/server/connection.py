@@ -20,14 +20,15 @@ from typing import Any, Protocol
 from msgspec import Struct
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.frames import CTRL_OPCODES, Frame
 from websockets.http11 import Request
-from websockets.protocol import OPEN, Event
+from websockets.protocol import OPEN, SEND_EOF, Event
 
 from labserver.contract import messages, wire
 from labserver.contract.closing import RATE_LIMITED, Close
 from labserver.contract.tokens import ANONYMOUS
+from labserver.server import routes
 from labserver.server.limits import TokenBucket
 from labserver.server.proxies import UNIX, BadHeader, Proxies, normal, read_header
 from labserver.server.sockets import OVER
@@ -93,6 +94,7 @@ class LabConnection(ServerConnection):
     __slots__ = (
         "address",
         "admitted",
+        "began",
         "bucket",
         "ending",
         "expiry",
@@ -123,6 +125,7 @@ class LabConnection(ServerConnection):
         self.proxies = proxies
         self.address = UNIX  # of the client, as far as is known
         self.preamble: bytes | None = None  # what came of a PROXY header
+        self.began = b""  # how the request began: with its method
         self.name = secrets.token_hex(6)
         self.identity = ANONYMOUS
         self.variant = wire.PLAIN
@@ -148,7 +151,7 @@ class LabConnection(ServerConnection):
 
     def forget_handshake(self) -> None:
         """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
-        self.request, self.response = NO_REQUEST, None
+        self.request, self.response, self.began = NO_REQUEST, None, b"GET "
         self.logger = self.protocol.logger = self.server.logger
 
     # Reading
@@ -159,6 +162,8 @@ class LabConnection(ServerConnection):
             data = self.read_preamble(data)
             if not data:
                 return
+        if not self.began:
+            self.began = data[:8]
         super().data_received(data)
 
     def read_preamble(self, data: bytes) -> bytes:
@@ -233,11 +238,24 @@ class LabConnection(ServerConnection):
 
     def send_data(self) -> None:
         if self.protocol.state is not OPEN:
+            self.answer_unreadable()
             # The peer said goodbye, hung up, or broke the protocol: after a close frame
             # no data may follow (RFC 6455 section 5.5.1). A transport at its end raises
             # when it is written to, in the middle of what a room's members are sent.
             self.outbox = SHUT
         super().send_data()
+
+    def answer_unreadable(self) -> None:
+        """Say what was wrong with a request that could not be read.
+
+        The library hangs up without a word, for a POST with a body, too.
+        """
+        protocol, exc = self.protocol, self.protocol.handshake_exc
+        if not isinstance(exc, InvalidMessage) or protocol.writes != [SEND_EOF]:
+            return
+        if not isinstance(exc.__cause__, EOFError):  # nobody is there to read it
+            response = routes.unreadable(exc.__cause__, self.began)
+            protocol.writes.insert(0, response.serialize())
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
+
+from labserver.errors import Refused
 
 TEXT = "text/plain; charset=utf-8"
 PAGE_POLICY = (
@@ -50,6 +53,54 @@ def wants_upgrade(request: Request) -> bool:
     """Return whether a request asks for a WebSocket."""
     values = request.headers.get_all("Upgrade")
     return any("websocket" in value.lower() for value in values)
+
+
+# RFC 3986 section 3.2: a name or an address, perhaps a port, no user.
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?")
+
+
+def check_host(request: Request) -> None:
+    """Refuse a request that does not say once, and well, to which host it goes.
+
+    Whatever compares something with Host, here or in a proxy, would pick its own
+    (RFC 9112 section 3.2). Before HTTP/1.1 it may be missing.
+    """
+    hosts = request.headers.get_all("Host")
+    if len(hosts) > 1 or not (hosts or request.protocol == "HTTP/1.0"):
+        raise Refused(400, "a request names its host once")
+    if hosts and not _AUTHORITY.fullmatch(hosts[0]):
+        raise Refused(400, "Host is no name of a host")
+
+
+def check_upgrade(request: Request) -> None:
+    """Refuse an upgrade that can come to nothing, before anybody asks for a token."""
+    if request.method != "GET":
+        raise Refused(405, "an upgrade is a GET", {"Allow": "GET"})
+    if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:
+        # RFC 6455 section 4.4: say which version would do.
+        headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"}
+        raise Refused(426, "the version of WebSocket here is 13", headers)
+
+
+def refusal(refused: Refused) -> Response:
+    """Return a refusal as a response."""
+    response = respond(refused.status, f"{refused.detail}\n")
+    response.headers.update(refused.headers)
+    return response
+
+
+def unreadable(exc: BaseException | None, start: bytes) -> Response:
+    """Return the answer to a request that could not be read.
+
+    Args:
+        exc: What was wrong.
+        start: How it began.
+
+    """
+    body = isinstance(exc, NotImplementedError) or "body" in str(exc)
+    if body and not start.startswith((b"GET ", b"HEAD ")):
+        return respond(405, "only GET\n", Allow="GET, HEAD")
+    return respond(400, "no request has a body here\n" if body else "not HTTP/1.1\n")
 
 
 def answer(status: Status, request: Request) -> Response:

@@ -232,8 +232,13 @@ class LabServer:
     ) -> Response | None:
         """Answer plain HTTP, and let admission decide on an upgrade."""
         assert isinstance(connection, LabConnection)
-        if not routes.wants_upgrade(request):
-            return routes.answer(self, request)
+        try:
+            routes.check_host(request)
+            if not routes.wants_upgrade(request):
+                return routes.answer(self, request)
+            routes.check_upgrade(request)
+        except Refused as exc:
+            return routes.refusal(exc)
         forwarded = request.headers.get_all("X-Forwarded-For")
         connection.address = self.proxies.client_of(connection.address, forwarded)
         try:
@@ -251,9 +256,7 @@ class LabServer:
                     "detail": exc.detail,
                 },
             )
-            response = routes.respond(exc.status, f"{exc.detail}\n")
-            response.headers.update(exc.headers)
-            return response
+            return routes.refusal(exc)
         connection.on_lost = self.parts.admission.released
         return None
 

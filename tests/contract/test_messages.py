@@ -403,6 +403,17 @@ def test_room_names_of_the_contract_are_accepted(room: str) -> None:
     assert decode(json.dumps({"type": "join", "room": room})) == Join(room)
 
 
+@pytest.mark.parametrize("room", ["", "a b", "r" * 65, "é", "a/b"])
+@pytest.mark.parametrize("kind", ["join", "leave", "publish"])
+def test_bad_room_name_is_explained_in_words(kind: str, room: str) -> None:
+    message = {"type": kind, "room": room, "payload": 1}
+    with pytest.raises(BadMessage) as caught:
+        decode(json.dumps(message))
+    assert caught.value.code == "bad_message"
+    assert caught.value.detail.startswith("a room's name has 1 to 64")
+    assert "\\" not in caught.value.detail
+
+
 def test_unknown_fields_are_ignored() -> None:
     text = '{"type":"join","room":"a","colour":"red","after":{"epoch":"e","seq":3}}'
     assert decode(text) == Join("a", Cursor("e", 3))

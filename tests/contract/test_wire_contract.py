@@ -283,6 +283,15 @@ async def test_the_first_place_with_a_token_decides(
         ("", 403),
         ("http://[", 403),
         ("http://a:b", 403),
+        ("ftp://lab.example:8080", 403),
+        ("ws://lab.example:8080", 403),
+        ("http://ann@lab.example:8080", 403),
+        ("http://lab.example:8080/", 403),
+        ("http://lab.example:8080/page", 403),
+        ("http://lab.example:8080?a=b", 403),
+        ("http://lab.example:8080#top", 403),
+        ("http://lab.example:8080\\@evil", 403),
+        ("http://lab.example:8080 http://evil", 403),
     ],
 )
 async def test_browser_comes_from_the_same_host_or_the_allow_list(
@@ -294,7 +303,7 @@ async def test_browser_comes_from_the_same_host_or_the_allow_list(
             assert await socket.head() == status
 
 
-@pytest.mark.parametrize("host", ["", "[", ":"])
+@pytest.mark.parametrize("host", ["", ":"])
 @pytest.mark.parametrize("origin", ["null", "http://[", "http://"])
 async def test_origin_and_host_that_mean_nothing_are_not_the_same(
     host: str, origin: str, running: Running
@@ -303,6 +312,77 @@ async def test_origin_and_host_that_mean_nothing_are_not_the_same(
         request = upgrade("/", bearer(), f"Host: {host}", f"Origin: {origin}")
         status, *_ = await answer(server, request)
         assert status == 403
+
+
+# What is no upgrade, or none that could come to anything
+
+
+async def test_upgrade_of_another_version_hears_which_would_do(
+    running: Running,
+) -> None:
+    async with running("auth") as server:
+        for version in ("8", "13, 8", "", "14"):
+            header = f"Sec-WebSocket-Version: {version}"
+            status, socket, _ = await answer(server, upgrade("/", bearer(), header))
+            assert status == 426
+            assert socket.headers["sec-websocket-version"] == "13"
+            assert socket.headers["upgrade"] == "websocket"
+        assert server.metrics.accepted == 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Content-Length: 0\r\n\r\n",
+        "Content-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ],
+    ids=["no body", "body", "chunks"],
+)
+async def test_other_methods_hear_which_there_are(
+    method: str, body: str, running: Running
+) -> None:
+    async with running("auth") as server:
+        request = f"{method} /healthz HTTP/1.1\r\nHost: a\r\n{body}".encode()
+        status, socket, _ = await answer(server, request)
+        assert status == 405
+        assert socket.headers["allow"] == "GET, HEAD"
+
+
+async def test_upgrade_by_post_hears_that_only_get_does(running: Running) -> None:
+    async with running("auth") as server:
+        request = upgrade("/", bearer(), method="POST")
+        status, socket, _ = await answer(server, request)
+        assert (status, socket.headers["allow"]) == (405, "GET")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        b"nonsense\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\n folded: line\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: ann@a\r\n\r\n",
+        upgrade("/", bearer(), "Host: a", "Host: a"),
+        upgrade("/", bearer(), "Host: ["),
+        upgrade("/", bearer()).replace(b"Host: 127.0.0.1\r\n", b""),
+    ],
+    ids=[
+        *("GET with a body", "no HTTP", "HTTP/2", "folded", "no host", "two hosts"),
+        *("user at host", "upgrade to two", "upgrade to [", "upgrade to none"),
+    ],
+)
+async def test_request_that_is_wrong_is_a_400(
+    request_: bytes, running: Running
+) -> None:
+    async with running("auth") as server:
+        status, *_ = await answer(server, request_)
+        assert status == 400
+        assert server.metrics.accepted == 0
 
 
 async def test_two_origins_are_refused(running: Running) -> None:
@@ -423,8 +503,8 @@ async def test_plain_http_gets_a_whole_answer(
 
 async def test_head_has_the_head_of_get_and_no_body(running: Running) -> None:
     async with running("echo") as server:
-        _, get, body = await answer(server, b"GET /healthz HTTP/1.1\r\n\r\n")
-        async with raw(server, b"HEAD /healthz HTTP/1.1\r\n\r\n") as socket:
+        _, get, body = await answer(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with raw(server, b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n") as socket:
             assert await socket.head() == 200
             assert await socket.rest() == b""
         assert socket.headers == get.headers

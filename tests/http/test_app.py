@@ -94,6 +94,55 @@ async def test_body_in_chunks_has_the_same_limit(running: Running) -> None:
         assert data.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_request_with_two_lengths_is_the_last_of_its_connection(
+    running: Running,
+) -> None:
+    head = request("POST", "/rooms/red").replace(b"HTTP/1.0", b"HTTP/1.1")[:-2]
+    two = b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n"
+    next_one = request("GET", "/healthz").replace(b"HTTP/1.0", b"HTTP/1.1")
+    async with running("resume", sse_port=0) as server:
+        data = await raw(server, head + two + next_one)
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert data.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("host", ["", "Host: a\r\nHost: a\r\n", "Host: ann@a\r\n"])
+async def test_missing_double_or_broken_host_is_a_400(
+    host: str, running: Running
+) -> None:
+    head = request("GET", "/rooms/red/poll?wait=0").replace(b"HTTP/1.0", b"HTTP/1.1")
+    head = head.replace(
+        b"Host: 127.0.0.1\r\n", host.encode() + b"Connection: close\r\n"
+    )
+    async with running("resume", sse_port=0) as server:
+        assert (await raw(server, head)).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/rooms/red", {"GET", "HEAD", "POST"}),
+        ("/rooms/red/poll", {"GET", "HEAD"}),
+        ("/healthz", {"GET", "HEAD"}),
+    ],
+)
+async def test_method_that_is_not_there_hears_which_are(
+    path: str, methods: set[str], running: Running
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        answer = await ask(server, "DELETE", path)
+        assert (answer.status, answer.body["code"]) == (405, "bad_method")
+        assert set(answer.headers["allow"].split(", ")) == methods
+
+
+async def test_path_with_a_slash_too_many_is_not_sent_elsewhere(
+    running: Running,
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        answer = await ask(server, "GET", "/rooms/red/")
+        assert (answer.status, answer.body["code"]) == (404, "not_found")
+
+
 async def test_length_that_is_a_lie_is_refused(running: Running) -> None:
     head = request("POST", "/rooms/red", headers={"Content-Length": "9" * 4000})
     async with running("resume", sse_port=0, handshake_timeout=0.5) as server:
