@@ -17,16 +17,27 @@ from bench.contest import Contest, Point
 from bench.receiver import Figures
 from bench.report import DISTURBED, machine, placed, waiting
 from bench.servers import RIVALS
+from labserver.load.pictures.style import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    plain,
+)
 
-INK, GREY, PALE = "#222222", "#767676", "#E6E6E6"
-# Okabe and Ito's palette; the lab has the strongest. Markers tell them apart in grey.
+# The lab has the strongest colour. Markers tell them apart in grey.
 STYLES = {
-    "lab": ("#0072B2", "o"),
-    "node": ("#D55E00", "s"),
-    "broadcast": ("#009E73", "^"),
-    "await-send": ("#56B4E9", "v"),
-    "picows": ("#CC79A7", "D"),
-    "socketio": ("#B8860B", "P"),
+    "lab": (BLUE, "o"),
+    "node": (ORANGE, "s"),
+    "broadcast": (GREEN, "^"),
+    "await-send": (SKY, "v"),
+    "picows": (PURPLE, "D"),
+    "socketio": (AMBER, "P"),
     "floor": ("#555555", "X"),
 }
 WIDTH = 10.0  # inches
@@ -181,7 +192,7 @@ def _lines(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
     if labels:
         _name_ends(axes, ends)
@@ -275,7 +286,7 @@ def _bars(
     if log and positive:
         axes.set_xscale("log")
         axes.set_xlim(min(positive) / 2, max(positive) * 8)
-        axes.grid(axis="y", color=PALE, linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
     elif positive:
         axes.set_xlim(0, max(positive) * 1.25)
     axes.xaxis.set_major_locator(NullLocator())
@@ -285,12 +296,7 @@ def _bars(
 def panel(axes: Axes, title: str) -> None:
     """Give axes their title and the look that all have."""
     axes.set_title(title, fontsize=9, color=INK, loc="left", pad=7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=INK, which="both")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GREY)
+    plain(axes, grid="")
 
 
 def _headline(contest: Contest, points: Sequence[Point]) -> tuple[str, str]:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +18,7 @@ import websockets
 from bench.contest import Contest, Point, cpu_model
 from bench.receiver import BUSY, Figures
 from bench.servers import RIVALS, cores
+from labserver.load.figures.results import run_name
 
 # Waiting for its core longer than this, a server shared it with other programs.
 DISTURBED = 0.05
@@ -312,9 +312,7 @@ def machine() -> str:
 
 def begun(kind: str, root: Path) -> Path:
     """Make and return the folder for a run that begins now."""
-    now = datetime.now(UTC)
-    name = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{kind}"
-    folder = root / name
+    folder = root / run_name(kind)
     folder.mkdir(parents=True)
     return folder
 

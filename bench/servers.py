@@ -5,8 +5,6 @@ Each prints ``listening on ws://...`` when it does, as ``labserver serve`` does.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ctypes
 import importlib.util
 import json
@@ -16,13 +14,13 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from bench.cache import HERE, Missing, compiled, node_modules
 from labserver.contract.tokens import issue
+from labserver.processes.launch import NotListening, kill, launch
 
 START_TIMEOUT = 20.0  # seconds
 ROOM = "bench"
@@ -200,43 +198,22 @@ async def running(
 
     """
     secret = secrets.token_urlsafe(32)
-    with tempfile.TemporaryFile() as said:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env={**surroundings(), "LAB_SECRET": secret},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=said,
-            start_new_session=True,  # Ctrl-C is for the contest, which ends it
-            preexec_fn=lambda: settled(core),
-        )
-        try:
-            line = await _first_line(process)
-            if not line.startswith("listening on "):
-                said.seek(0)
-                words = said.read().decode(errors="replace").strip().splitlines()
-                raise Missing(words[-1] if words else "it ended without a word")
-            url = line.split()[2]
-            port = int(url.rpartition(":")[2])
-            path = f"/?token={issue(secret, 'ann')}" if "labserver" in command else "/"
-            yield Server(port, process.pid, path)
-        finally:
-            # Nothing to save, and a drain would say goodbye to a crowd that left.
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-
-async def _first_line(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
     try:
-        async with asyncio.timeout(START_TIMEOUT):
-            line = (await process.stdout.readline()).decode()
-            if not line:
-                await process.wait()  # so that it has said why
-            return line
-    except TimeoutError:
-        raise Missing(f"it did not listen within {START_TIMEOUT:.0f} s") from None
+        process, url = await launch(
+            command,
+            {**surroundings(), "LAB_SECRET": secret},
+            lambda: settled(core),
+            START_TIMEOUT,
+        )
+    except NotListening as exc:
+        raise Missing(f"{exc}".splitlines()[-1]) from None
+    try:
+        port = int(url.rpartition(":")[2])
+        path = f"/?token={issue(secret, 'ann')}" if "labserver" in command else "/"
+        yield Server(port, process.pid, path)
+    finally:
+        # Nothing to save, and a drain would say goodbye to a crowd that left.
+        await kill(process)
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

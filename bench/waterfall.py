@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.ledger import ABLATIONS, COST, MEMORY, STEPS, Ledger, Measure, Variant, about
-from bench.picture import CLEAR, GREY, INK, PALE, WIDTH, finish, panel
+from bench.picture import CLEAR, WIDTH, finish, panel
+from labserver.load.pictures.style import BLUE, GREEN, GREY, GRID, INK, ORANGE, PALE
 
-WHOLE, MORE, LESS, SAME = "#0072B2", "#D55E00", "#009E73", "#B5B5B5"
+WHOLE, MORE, LESS, SAME = BLUE, ORANGE, GREEN, PALE
 
 
 def draw(ledger: Ledger, path: Path) -> None:
@@ -112,5 +113,5 @@ def _columns(axes: Axes, names: Sequence[str], values: Sequence[float]) -> None:
     axes.set_ylim(0, max(values) * 1.28)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.tick_params(axis="x", length=0)

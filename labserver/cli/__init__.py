@@ -28,7 +28,8 @@ from labserver.contract.tokens import issue
 from labserver.errors import LabError, RedisMissing, SettingsError
 from labserver.mistakes import MISTAKES
 from labserver.processes import faults
-from labserver.processes.cluster import ReplicaFailed, running_cluster
+from labserver.processes.cluster import running_cluster
+from labserver.processes.launch import NotListening
 from labserver.processes.serving import run, serve_until_signal
 from labserver.redis.embedded import find_redis
 from labserver.server import logs
@@ -254,7 +255,7 @@ async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
                 print("a replica ended by itself: stopping", file=sys.stderr)
             for task in (*ends, stopped):
                 task.cancel()
-    except ReplicaFailed as exc:
+    except NotListening as exc:
         raise SettingsError(str(exc).removeprefix("labserver: ")) from None
 
 

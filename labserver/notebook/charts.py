@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-INK, FAINT = "#333333", "#d8d8d8"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+from labserver.load.pictures.style import COLOURS, GRID, INK, plain
+
 WIDTH = 7.2  # inches; 720 pixels in a notebook
 DPI = 100
 SHARP = 1.6  # pixels stored for each shown
@@ -52,10 +52,7 @@ def _axes(title: str, height: float, width: float = WIDTH) -> tuple[Figure, Axes
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.tick_params(colors=INK, labelsize=9)
-    return figure, axes
+    return figure, plain(axes, grid="")
 
 
 def curves(
@@ -87,7 +84,7 @@ def curves(
 
     """
     figure, axes = _axes(title, height)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(x, color=INK, fontsize=9)
     axes.set_ylabel(y, color=INK, fontsize=9)
@@ -291,7 +288,7 @@ def lanes(
                     0.9,
                     0.72,
                     facecolor=colours.get(kind, "white"),
-                    edgecolor=colours.get(kind, FAINT),
+                    edgecolor=colours.get(kind, GRID),
                 )
             )
     longest = max(len(sequence) for sequence in rows.values())

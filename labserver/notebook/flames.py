@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labserver.notebook.charts import COLOURS, INK, WIDTH, Picture
+from labserver.load.pictures.style import COLOURS, INK
+from labserver.notebook.charts import WIDTH, Picture
 
 EVERY = 0.001  # seconds between two samples
 NARROW = 0.05  # a box with less of the width has no name

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from labserver.notebook.charts import COLOURS, INK, WIDTH, Picture
+from labserver.load.pictures.style import COLOURS, INK
+from labserver.notebook.charts import WIDTH, Picture
 
 KINDS = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 SHOWN = 40  # characters of a payload in a table

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 from matplotlib.figure import Figure
 from websockets.asyncio.client import ClientConnection, connect
 
-from labserver.notebook.charts import COLOURS, FAINT, INK, WIDTH, Picture
+from labserver.load.pictures.style import COLOURS, GRID, INK
+from labserver.notebook.charts import WIDTH, Picture
 from labserver.notebook.peers import Peer, connected
 from labserver.notebook.servers import running
 from labserver.notebook.slow import Latencies
@@ -256,7 +257,7 @@ def stall_picture(closed: Trips, opened: Trips) -> Picture:
     right.axvline(99, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     right.set_xlim(70, 100.4)
     for axes in (left, right):
-        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=9)
         axes.set_ylim(bottom=0)

@@ -48,7 +48,7 @@ async def running(
 
     Raises:
         SettingsError: A setting's name is unknown.
-        ReplicaFailed: The server did not start; the message is what it said.
+        NotListening: The server did not start; the message is what it said.
 
     """
     # What is stored with a chapter should not name the machine.

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from labserver.notebook.charts import COLOURS, FAINT, INK, WIDTH, Picture
+from labserver.load.pictures.style import COLOURS, GRID, INK
+from labserver.notebook.charts import WIDTH, Picture
 from labserver.notebook.sizing import STEP, Comeback, Plan
 
 
@@ -85,7 +86,7 @@ def returns(found: Mapping[str, Comeback], capacity: float) -> Picture:
     lower.set_ylabel("clients back, %", color=INK, fontsize=9)
     lower.set_xlabel("seconds since the zone was lost", color=INK, fontsize=9)
     for axes in (upper, lower):
-        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=9)
         axes.set_ylim(bottom=0)

@@ -12,7 +12,8 @@ from dataclasses import fields
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from labserver.notebook.charts import COLOURS, FAINT, INK, WIDTH, Picture
+from labserver.load.pictures.style import COLOURS, GRID, INK
+from labserver.notebook.charts import WIDTH, Picture
 from labserver.server.parts import Parts
 from labserver.settings import Settings
 from labserver.stages import STAGES, naive
@@ -79,7 +80,7 @@ def stage_map() -> Picture:
                     0.84,
                     facecolor=COLOURS[0] if kept else "white",
                     alpha=1 if column == row else 0.22 if kept else 1,
-                    edgecolor="none" if kept else FAINT,
+                    edgecolor="none" if kept else GRID,
                 )
             )
         axes.text(

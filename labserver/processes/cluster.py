@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,15 +20,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from labserver.contract.tokens import issue
-from labserver.errors import LabError, SettingsError
+from labserver.errors import SettingsError
+from labserver.processes.launch import kill, launch
 from labserver.redis.embedded import end_with_parent, running_redis
 
-START_TIMEOUT = 20.0  # seconds
 STOP_TIMEOUT = 15.0
-
-
-class ReplicaFailed(LabError):
-    """A server process ended before it listened; the message is what it said."""
 
 
 @dataclass
@@ -85,7 +80,7 @@ class Replica:
             async with asyncio.timeout(STOP_TIMEOUT):
                 return await self.process.wait()
         except TimeoutError:
-            self.process.kill()
+            await kill(self.process)
             return await self.process.wait()
 
 
@@ -113,38 +108,18 @@ async def start_replica(
         environment: Variables on top of this process's own.
 
     Raises:
-        ReplicaFailed: It ended instead.
+        NotListening: It ended instead; the message is what it said.
 
     """
     secret = secret or secrets.token_urlsafe(32)
+    port = () if "--port" in arguments else ("--port", "0")
     command = [sys.executable, "-m", "labserver", "serve", "--stage", stage]
-    with tempfile.TemporaryFile() as said:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *(() if "--port" in arguments else ("--port", "0")),
-            *arguments,
-            env={**os.environ, "LAB_SECRET": secret, **environment},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=said,
-            start_new_session=True,  # Ctrl-C is for whoever started it to pass on
-            preexec_fn=partial(end_with_parent, signal.SIGTERM),
-        )
-        assert process.stdout is not None
-        try:
-            async with asyncio.timeout(START_TIMEOUT):
-                line = (await process.stdout.readline()).decode()
-            if not line.startswith("listening on "):
-                await process.wait()
-                said.seek(0)
-                words = said.read().decode(errors="replace").strip()
-                raise ReplicaFailed(words or "the server ended without a word")
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
-    return Replica(line.split()[2], secret, process)
+    process, url = await launch(
+        [*command, *port, *arguments],
+        {**os.environ, "LAB_SECRET": secret, **environment},
+        partial(end_with_parent, signal.SIGTERM),
+    )
+    return Replica(url, secret, process)
 
 
 @asynccontextmanager
@@ -193,7 +168,7 @@ async def running_cluster(
 
     Raises:
         SettingsError: A variable names one place for all of them.
-        ReplicaFailed: One does not start.
+        NotListening: One does not start.
 
     """
     for name, free in (("LAB_SSE_PORT", "0"), ("LAB_UNIX_SOCKET", "")):

@@ -558,9 +558,9 @@ async def all_hear(page: Any, port: int, text: str) -> None:
 
 
 async def test_stage_without_rooms_has_no_sse_port() -> None:
-    from labserver.processes.cluster import ReplicaFailed
+    from labserver.processes.launch import NotListening
 
-    with pytest.raises(ReplicaFailed, match="--sse-port .* needs the stage rooms"):
+    with pytest.raises(NotListening, match="--sse-port .* needs the stage rooms"):
         await start_replica("auth", "--sse-port", "0")
 
 

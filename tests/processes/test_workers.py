@@ -15,10 +15,10 @@ from websockets.protocol import State
 from labserver.errors import SettingsError
 from labserver.processes.cluster import (
     Replica,
-    ReplicaFailed,
     running_replica,
     start_replica,
 )
+from labserver.processes.launch import NotListening
 from labserver.processes.workers import Worker, WorkerFailed
 from labserver.settings import Settings
 from tests.conftest import SECRET, Peer, eventually, peer
@@ -143,7 +143,7 @@ async def test_one_redis_is_shared_and_ends_with_them() -> None:
 async def test_what_workers_cannot_do_is_one_line(
     arguments: tuple[str, ...], why: str
 ) -> None:
-    with pytest.raises(ReplicaFailed, match=why) as ended:
+    with pytest.raises(NotListening, match=why) as ended:
         await start_replica(*arguments, "--workers", "2")
     assert "\n" not in str(ended.value)
 
@@ -151,7 +151,7 @@ async def test_what_workers_cannot_do_is_one_line(
 async def test_port_of_others_is_not_shared_by_mistake() -> None:
     async with running_replica("broker", "--workers", "2", secret=SECRET) as server:
         port = server.url.rpartition(":")[2]
-        with pytest.raises(ReplicaFailed, match="in use"):
+        with pytest.raises(NotListening, match="in use"):
             await start_replica("broker", "--workers", "2", "--port", port)
 
 

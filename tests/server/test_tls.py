@@ -19,7 +19,8 @@ from websockets.exceptions import InvalidStatus
 
 from labserver.contract.tokens import issue
 from labserver.errors import SettingsError
-from labserver.processes.cluster import ReplicaFailed, running_replica, start_replica
+from labserver.processes.cluster import running_replica, start_replica
+from labserver.processes.launch import NotListening
 from labserver.server.listening import tls
 from labserver.server.server import LabServer
 from labserver.settings import Settings
@@ -313,7 +314,7 @@ async def test_serve_with_a_bad_certificate_ends_with_one_line(
     certificate: Certificate,
 ) -> None:
     flags = ("--tls-cert", certificate.cert, "--tls-key", "/nowhere/key.pem")
-    with pytest.raises(ReplicaFailed) as ended:
+    with pytest.raises(NotListening) as ended:
         await start_replica("echo", *flags)
     assert str(ended.value) == (
         "labserver: --tls-key (LAB_TLS_KEY): /nowhere/key.pem: "

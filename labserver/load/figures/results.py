@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,12 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
             "seconds": round(record.wall, 3),
         },
     }
+
+
+def run_name(kind: str) -> str:
+    """Return a name for a run that begins now: the time (UTC), and what it is."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{kind}"
 
 
 def machine() -> str:

@@ -15,32 +15,15 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from labserver.load.figures.histogram import Histogram
+from labserver.load.pictures.style import GREY, GROUND, INK, PALETTE, RED, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette for what is measured. On a dark page each colour has another
-# value, see PALETTE, which is why the ground is not quite white: WHITE is for words.
-INK, GREY, GRID, GROUND, WHITE = "#222222", "#6b6b6b", "#e4e4e4", "#fffffe", "#ffffff"
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#00866a", "#a6528a"
-RED, PALE = "#b00020", "#c9c9c9"
-PALETTE = {
-    "ink": (INK, "#e9e9e7"),
-    "grey": (GREY, "#a9a9a5"),
-    "grid": (GRID, "#35383d"),
-    "ground": (GROUND, "#1c1e21"),
-    "blue": (BLUE, "#56b4e9"),
-    "orange": (ORANGE, "#f29456"),
-    "green": (GREEN, "#3fc9a0"),
-    "purple": (PURPLE, "#d996c4"),
-    "red": (RED, "#ff7386"),
-    "pale": (PALE, "#565a60"),
-    "on": (WHITE, "#14171a"),  # words on a coloured ground
-}
 WIDTH = 6.6  # inches
 WORDS = 94  # characters of a caption's line
 PERCENTILES = (0, 50, 90, 99, 99.9, 99.99, 99.999)
@@ -123,26 +106,6 @@ def blank(
     figure.set_layout_engine("constrained", rect=rect, w_pad=0.1, h_pad=0.08)
     picture.paint(figure)
     return figure
-
-
-def plain(
-    axes: Axes, x: str = "", y: str = "", grid: Literal["x", "y", "both", ""] = "y"
-) -> Axes:
-    """Make axes look as all others do, and name what they show, with the unit."""
-    axes.set_facecolor(GROUND)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=INK, which="both")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GREY)
-    if grid:
-        axes.grid(axis=grid, color=GRID, linewidth=0.8)
-    if x:
-        axes.set_xlabel(x, fontsize=9, color=INK)
-    if y:
-        axes.set_ylabel(y, fontsize=9, color=INK)
-    return axes
 
 
 def legend(axes: Axes, columns: int = 2) -> None:

@@ -15,6 +15,15 @@ from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.saved import Saved
 from labserver.load.figures.timeline import Slice
 from labserver.load.pictures.drawing import (
+    Picture,
+    curve,
+    finish,
+    legend,
+    marks,
+    percentile_axes,
+    scaled,
+)
+from labserver.load.pictures.style import (
     BLUE,
     GREEN,
     GREY,
@@ -24,14 +33,7 @@ from labserver.load.pictures.drawing import (
     PURPLE,
     RED,
     WHITE,
-    Picture,
-    curve,
-    finish,
-    legend,
-    marks,
-    percentile_axes,
     plain,
-    scaled,
 )
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import Any
 
 from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.saved import Saved
-from labserver.load.pictures.drawing import PALETTE, png, svg
+from labserver.load.pictures.drawing import png, svg
 from labserver.load.pictures.gallery import pictures, together
+from labserver.load.pictures.style import PALETTE
 
 NAME = "report.html"
 # What a stranger asks of each scenario.

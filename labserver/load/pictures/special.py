@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from labserver.load.figures.histogram import ms
 from labserver.load.figures.saved import Saved
-from labserver.load.pictures.drawing import GREY, Picture, legend, plain
+from labserver.load.pictures.drawing import Picture, legend
 from labserver.load.pictures.plots import STYLES, compared_own, painted
+from labserver.load.pictures.style import GREY, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,7 +25,14 @@ from locust.env import Environment
 from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 
 from labserver.load.figures.record import Record, merged
-from labserver.load.figures.results import as_figures, machine, summary, versions, write
+from labserver.load.figures.results import (
+    as_figures,
+    machine,
+    run_name,
+    summary,
+    versions,
+    write,
+)
 from labserver.load.figures.saved import ABOUT, Saved
 from labserver.load.figures.timeline import period, rows, stalled, write_csv
 from labserver.load.figures.verdict import Verdict, judge, judge_heartbeat
@@ -188,10 +195,7 @@ def begin(environment: Environment, **_: Any) -> None:
         named = {each.scenario for each in classes}
         scenario = named.pop() if len(named) == 1 else "mixed"
         # Options that Locust does not know travel from the master to its workers.
-        now = datetime.now(UTC)
-        options.run_name = (
-            f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{scenario}"
-        )
+        options.run_name = run_name(scenario)
         options.run_began = time.monotonic_ns()
         length = round((options.run_time or UNTIMED) * 1e9)
         options.run_half = options.run_began + length // 2

@@ -21,7 +21,13 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from labserver.load.figures.record import Record
-from labserver.load.figures.results import as_figures, machine, versions, write
+from labserver.load.figures.results import (
+    as_figures,
+    machine,
+    run_name,
+    versions,
+    write,
+)
 from labserver.load.figures.verdict import Verdict
 from labserver.processes.cluster import Replica
 
@@ -162,8 +168,7 @@ async def demonstrate(
 
     """
     pair = Pair(server, seconds)
-    now = datetime.now(UTC)
-    name = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{SCENARIO}"
+    now, name = datetime.now(UTC), run_name(SCENARIO)
     try:
         await pair.run()
     except ExceptionGroup as group:

@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import labserver
+from labserver.load.figures.results import run_name
 from labserver.load.figures.saved import ABOUT, Unreadable, load
 from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 from labserver.load.run.omission import demonstrate
@@ -139,9 +139,7 @@ def new_folder(results: Path, kind: str) -> Path:
         OSError: It cannot be made.
 
     """
-    now = datetime.now(UTC)
-    name = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{kind}"
-    folder = results / name
+    folder = results / run_name(kind)
     folder.mkdir(parents=True)
     return folder
 
