@@ -108,18 +108,12 @@ def refuse_constant(name: str) -> None:
 
 
 def is_refused_json(text: str) -> bool:
-    """Python reads lone surrogates, and the last of two equal names."""
+    """Python reads lone surrogates and control characters of another day."""
     try:
-        json.loads(text, parse_constant=refuse_constant, object_pairs_hook=refuse_twice)
+        json.loads(text, parse_constant=refuse_constant)
     except ValueError:
         return True
     return "\\ud" in text.lower() or any(0xD800 <= ord(c) <= 0xDFFF for c in text)
-
-
-def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError(pairs)
-    return dict(pairs)
 
 
 @fuzz
@@ -386,7 +380,7 @@ def test_elements_are_read_up_to_the_limit_and_no_further(value: Any) -> None:
         ('{"type":"publish","room":"a","payload":1,"key":5}', "bad_message"),
         ('{"type":"ping","ref":true}', "bad_message"),
         ('{"type":"ping","ref":[1]}', "bad_message"),
-        ('{"type":"ping","ref":1e400}', "bad_json"),
+        ('{"type":"ping","ref":1e400}', "bad_message"),
         ('{"type":"ping","ref":9223372036854775808}', "bad_message"),
         ('{"type":"ping","ref":"%s"}' % ("r" * 129), "bad_message"),
         ('{"type":"refresh","token":5}', "bad_message"),
