@@ -19,7 +19,7 @@ from os import write as os_write
 
 from labserver.contract.closing import TOO_SLOW
 from labserver.contract.wire import Chunk
-from labserver.server.connection import LabConnection
+from labserver.server.connection import GOODBYE_TIMEOUT, LabConnection
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Parts
 from labserver.settings import Settings
@@ -95,7 +95,7 @@ class BoundedOutbox:
         self.backlog = self.backlog or Backlog()
         self.backlog.hold(frame)
         if self.backlog.kept > self.limit:  # it asks and asks, and does not listen
-            self.connection.end(TOO_SLOW, self.stuck_timeout)
+            self.too_slow()
 
     def hold(self, chunk: Chunk) -> None:
         """Keep a chunk for later, or what the policy leaves of it."""
@@ -111,7 +111,11 @@ class BoundedOutbox:
             self.metrics.drops += backlog.lost - lost
         else:
             # The client comes back, and asks for what it missed.
-            self.connection.end(TOO_SLOW, self.stuck_timeout)
+            self.too_slow()
+
+    def too_slow(self) -> None:
+        """Say goodbye; its deadline stays where being stuck has none."""
+        self.connection.end(TOO_SLOW, self.stuck_timeout or GOODBYE_TIMEOUT)
 
     def waiting(self) -> int:
         unsent = self.connection.transport.get_write_buffer_size()

@@ -203,6 +203,23 @@ async def test_peer_that_asks_and_never_listens_is_closed(running: Running) -> N
         slow.socket.transport.abort()
 
 
+async def test_reader_hears_why_it_was_ended_where_being_stuck_has_no_deadline(
+    running: Running,
+) -> None:
+    async with (
+        running(
+            "backpressure", outbox_limit=LIMIT, send_buffer=4096, stuck_timeout=0
+        ) as server,
+        peer(server) as ann,
+        sleepy(server) as (slow, connection),
+    ):
+        while connection.ending is None:
+            await flood(ann, "lobby", 1)
+        await ann.ask(type="ping")  # a turn of the loop, and what was due at once
+        slow.socket.transport.resume_reading()
+        assert await slow.closed() == 4409
+
+
 async def test_healthy_reader_gets_a_burst_larger_than_the_limit(
     running: Running,
 ) -> None:
