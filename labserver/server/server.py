@@ -13,6 +13,7 @@ import random
 import secrets
 import socket
 import time
+from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -105,19 +106,27 @@ class LabServer:
     # Life of the server
 
     async def __aenter__(self) -> Self:
-        listening = self.open_socket()
-        if self.settings.sse_port is not None:
-            try:
+        async with (
+            AsyncExitStack() as begun
+        ):  # what must not stay if a later step fails
+            listening = self.open_socket()
+            begun.callback(listening.close)
+            if self.settings.unix_socket:
+                begun.callback(close_unix, self.settings.unix_socket, self.inode)
+            if self.settings.sse_port is not None:
                 self.web = self.open_web(self.settings.sse_port)
-            except BaseException:
-                listening.close()
-                raise
-        await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
-        await self.parts.heartbeat.start(self.metrics)
-        self.lag.start()
-        self.listener = await self.listen(listening)
-        if self.web is not None:
-            await self.web.start()
+                begun.push_async_callback(self.web.stop, 0.0)
+            await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
+            begun.push_async_callback(self.parts.broker.stop)
+            await self.parts.heartbeat.start(self.metrics)
+            begun.push_async_callback(self.parts.heartbeat.stop)
+            self.lag.start()
+            begun.callback(self.lag.stop)
+            self.listener = await self.listen(listening)
+            begun.callback(self.listener.close)
+            if self.web is not None:
+                await self.web.start()
+            begun.pop_all()
         where = {"url": self.url, "stage": self.stage, "replica": self.replica}
         log.info("listening", extra=where)
         return self

@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from labserver.errors import SettingsError
+from labserver.http.listener import WebServer
 from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import STAGES, build
@@ -50,6 +51,34 @@ async def test_taken_port_is_named() -> None:
         with pytest.raises(SettingsError, match=f"127.0.0.1:{server.port}"):
             async with LabServer(build("echo", settings), settings, port=server.port):
                 pass
+
+
+@pytest.mark.parametrize("step", ["heartbeat", "listen", "web"])
+async def test_server_that_cannot_start_leaves_nothing(
+    step: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(secret="s" * 32, redis=redis_url, sse_port=0)
+    server = LabServer(build("resume", settings), settings)
+    before = asyncio.all_tasks()
+
+    async def fail(*_: object) -> None:
+        raise OSError("there is no memory")
+
+    place = {
+        "heartbeat": (server.parts.heartbeat, "start"),
+        "listen": (server, "listen"),
+        "web": (WebServer, "start"),
+    }[step]
+    monkeypatch.setattr(*place, fail)
+    with pytest.raises(OSError, match="no memory"):
+        async with server:
+            pass
+    await eventually(lambda: not asyncio.all_tasks() - before)
+    assert server.lag.timer is None
+    assert server.web is not None
+    assert server.web.listening.fileno() == -1
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", server.port)
 
 
 @pytest.mark.parametrize("stage", STAGES)
