@@ -164,11 +164,13 @@ class Web:
             await self.join(poll, request, cursor)
             news = asyncio.ensure_future(poll.ready.wait())
             gone = asyncio.ensure_future(departure(request))
-            await asyncio.wait(
-                (news, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED
-            )
-            news.cancel()
-            gone.cancel()
+            try:
+                await asyncio.wait(
+                    (news, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                news.cancel()
+                gone.cancel()
         assert poll.ending is not None
         if poll.ending is not closing.NORMAL and not poll.items:
             raise self.refusal(poll.ending)

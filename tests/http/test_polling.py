@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from redis import Redis
@@ -136,6 +137,20 @@ async def test_poll_of_a_client_that_left_is_forgotten(running: Running) -> None
         await waiting(server)
         writer.transport.abort()
         await eventually(lambda: not server.visitors and not server.hub.rooms)
+
+
+async def test_poll_that_is_cancelled_leaves_no_task(running: Running) -> None:
+    async with running("resume", sse_port=0) as server:
+        before = await poll(server, "red")
+        tasks = asyncio.all_tasks()
+        waits = asyncio.create_task(poll(server, "red", cursor(before)))
+        await waiting(server)
+        assert server.web is not None
+        (answering,) = server.web.server.server_state.tasks
+        answering.cancel()
+        with contextlib.suppress(Exception):
+            await waits
+        await eventually(lambda: not asyncio.all_tasks() - tasks)
 
 
 async def test_drain_ends_polls_and_says_when_to_return(running: Running) -> None:
