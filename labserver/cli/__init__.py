@@ -324,23 +324,19 @@ def faults_(
 
 
 async def _faults(host: str, port: int, listen: int) -> None:
-    loop = asyncio.get_running_loop()
     async with faults.proxy(host, port, listen) as network:
         print(f"listening on {network.url} (to {host}:{port})", flush=True)
         print(faults.COMMANDS, flush=True)
-        lines = asyncio.StreamReader()
-        await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
-        )
-        while line := (await lines.readline()).decode(errors="replace"):
-            if line.strip() == "quit":
-                return
-            if not line.strip():
-                continue
-            try:
-                print(faults.obey(network, line), flush=True)
-            except SettingsError as exc:
-                print(exc, flush=True)
+        if sys.stdin is not None:  # else it was closed, and its number may be taken
+            async for line in faults.commands(sys.stdin.fileno()):
+                if line.strip() == "quit":
+                    return
+                if not line.strip():
+                    continue
+                try:
+                    print(faults.obey(network, line), flush=True)
+                except SettingsError as exc:
+                    print(exc, flush=True)
         await asyncio.Event().wait()  # no more commands: what was said stays so
 
 

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -197,6 +200,41 @@ cut                     end every connection (FIN)
 reset                   end every connection (RST)
 refuse / accept         reset new connections, or take them again
 quit"""
+
+
+async def commands(file: int) -> AsyncIterator[str]:
+    """Yield the lines of what is open for reading, until it ends.
+
+    A thread reads: no loop can wait for a file, and uvloop ends the process when it is
+    asked to. The thread may outlive the loop, in a read of a terminal, so it holds
+    nothing that the end of the process waits for.
+
+    Args:
+        file: A terminal, a pipe, a file, as a descriptor.
+
+    """
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str | None] = asyncio.Queue(1)
+
+    def tell(line: str | None) -> None:
+        asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
+
+    def read() -> None:
+        begun = b""
+        # The loop may be closed meanwhile, and what it was to do cancelled.
+        with contextlib.suppress(RuntimeError, CancelledError):
+            with contextlib.suppress(OSError):
+                while data := os.read(file, PIECE):
+                    *whole, begun = (begun + data).split(b"\n")
+                    for line in whole:
+                        tell(line.decode(errors="replace"))
+                    begun = begun[:PIECE]
+            tell(begun.decode(errors="replace"))
+            tell(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := await lines.get()) is not None:
+        yield line
 
 
 def obey(proxy: Proxy, line: str) -> str:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
@@ -399,3 +400,37 @@ def test_value_that_would_break_later_is_refused_now(
     assert (status, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert arguments[0] in err
+
+
+# faults
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+async def test_faults_reads_commands_from(kind: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("delay 0.1 up\n\nmelt\nthrottle 9000\nquit")
+    with script.open() as file:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "labserver", "faults", "--to", "127.0.0.1:1"),
+            stdin=file if kind == "file" else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    said = script.read_bytes() if kind == "pipe" else None
+    async with asyncio.timeout(20):
+        out, err = await process.communicate(said)
+    assert (process.returncode, err) == (0, b"")
+    last = out.decode().splitlines()[-3:]
+    assert last[0] == "done: delay 0.1 up"
+    assert "melt" in last[1]
+    assert last[2] == "done: throttle 9000"
+
+
+async def test_faults_stays_when_there_are_no_commands() -> None:
+    async with started("faults", "--to", "127.0.0.1:1") as run:  # of /dev/null
+        url = (await run.line()).split()[2]
+        port = int(url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        status, _, err = await run.end(signal.SIGINT)
+    assert (status, err) == (130, "")
