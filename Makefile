@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test compose chaos check load notebooks serve demo up env clean
+.PHONY: help lab test debug compose chaos check load notebooks serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -12,6 +12,11 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 
 test: .venv/ready  ## run the tests
 	@$(BIN)/python -m pytest -q -m "not docker" -n 2 --dist loadfile
+
+debug: .venv/ready  ## the promises once more, while asyncio looks for mistakes
+	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 2 tests/judge/test_promises.py \
+	tests/stages/test_resume.py tests/stages/test_backpressure.py \
+	tests/stages/test_heartbeat.py
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
 	@$(BIN)/python -m pytest -q -m docker -rs

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import redis as redis_client
 
 from labserver import cli
 from labserver.judge.world import PATIENCE, SECRET, Peer, peer, until
+from labserver.processes.serving import loop_factory
 from labserver.redis.embedded import running_redis
 from labserver.server.server import LabServer
 from labserver.settings import Settings
@@ -24,6 +26,42 @@ from labserver.stages import build, included
 __all__ = ["DEADLINE", "SECRET", "Command", "Peer", "Running", "eventually", "peer"]
 
 DEADLINE = PATIENCE  # seconds that a test waits for what must happen
+LOOPS = {"uvloop": loop_factory(), "asyncio": asyncio.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run a test on the loop that serves, or on those that its module marks.
+
+    What the two promise is one; the order in which they tell of it is not. Only uvloop
+    reads a request and the reset behind it in one go, only asyncio's own has a timer
+    that is never early.
+    """
+    mark = item.get_closest_marker("loops")
+    names = mark.args if mark else ("uvloop",)
+    return {name: LOOPS[name] for name in names}
+
+
+class Reports(logging.Handler):
+    """Keeps what a loop says of exceptions that nobody awaits."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def unheard() -> Iterator[None]:
+    """Fail a test in which a callback, or a task that nobody awaits, failed."""
+    log, reports = logging.getLogger("asyncio"), Reports()
+    log.addHandler(reports)
+    yield
+    log.removeHandler(reports)
+    assert not reports.kept, "\n".join(reports.kept)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,6 +106,15 @@ def running(request: pytest.FixtureRequest) -> Running:
             yield server
 
     return run
+
+
+@pytest.fixture(params=LOOPS)
+def loop_of_process(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Return variables with which a server process serves on one loop, then another."""
+    if request.param == "uvloop":
+        return {}
+    (tmp_path / "uvloop.py").write_text("raise ImportError('not here')")
+    return {"PYTHONPATH": str(tmp_path)}
 
 
 Command = Callable[..., tuple[int, str, str]]

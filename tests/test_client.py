@@ -22,6 +22,8 @@ from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 AT_ONCE = {"first": 0.0, "cap": 0.0}
 HELLO = {"type": "hello", "id": "x", "user": "ann", "stage": "", "replica": "r"}
 

@@ -27,15 +27,18 @@ log = logging.getLogger("labserver")
 SECRET_LEAST = 32  # bytes
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop where there is one; Ctrl-C is no error."""
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the loop that serves: uvloop's where there is one."""
     try:
         import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop that serves; Ctrl-C is no error."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main)
 
 

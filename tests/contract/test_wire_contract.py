@@ -32,6 +32,8 @@ from labserver.server.server import LabServer
 from labserver.stages import STAGES
 from tests.conftest import DEADLINE, SECRET, Peer, Running, eventually, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 ALL = [*STAGES]
 ECHO = ALL[:2]  # stages whose application is the echo
 GUARDED = ALL[1:]  # stages that ask for a token

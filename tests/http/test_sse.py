@@ -22,6 +22,8 @@ from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 from tests.support.chromium import launched, needs_browser
 from tests.support.plain_http import Listener, ask, listening, port_of, post, request
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 FROM_ROOMS = [*STAGES][2:]
 
 

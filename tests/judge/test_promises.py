@@ -12,6 +12,8 @@ from labserver.judge.resume import replay_races_with_live_messages
 from labserver.judge.world import until
 from labserver.stages import STAGES
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 
 def from_stage(name: str) -> list[str]:
     """Return the names of a stage and of all after it."""

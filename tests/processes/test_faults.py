@@ -117,7 +117,7 @@ async def test_throttled_way_is_slow(net: Proxy) -> None:
     async with dial(net) as streams:
         started = loop.time()
         await say(streams, b"x" * 40_000)
-        assert loop.time() - started >= 0.2
+        assert loop.time() - started >= 0.2 - 0.002  # uvloop's are whole milliseconds
 
 
 async def test_cut_ends_connections_and_new_ones_work(net: Proxy) -> None:

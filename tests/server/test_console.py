@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from contextlib import closing as closed_at_the_end
@@ -855,9 +856,12 @@ async def router(replicas: Iterable[Replica]) -> AsyncIterator[str]:
         f"  server s{number} {replica.url.removeprefix('ws://')}"
         for number, replica in enumerate(replicas)
     )
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        tempfile.NamedTemporaryFile("w") as file,
+    ):
         fd = listening.fileno()
-        config = f"""
+        file.write(f"""
 defaults
   mode http
   timeout connect 1s
@@ -875,18 +879,15 @@ backend replicas
   retry-on conn-failure empty-response 503
   default-server check inter 100ms fall 1 rise 1
 {servers}
-"""
+""")
+        file.flush()
         process = await asyncio.create_subprocess_exec(
-            *(HAPROXY, "-db", "-f", "/dev/stdin"),
-            stdin=asyncio.subprocess.PIPE,
+            *(HAPROXY, "-db", "-f", file.name),
             stderr=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             pass_fds=(fd,),
         )
         try:
-            assert process.stdin is not None
-            process.stdin.write(config.encode())
-            process.stdin.close()
             yield f"ws://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             process.kill()

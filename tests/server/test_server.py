@@ -17,6 +17,8 @@ from labserver.settings import Settings
 from labserver.stages import STAGES, build
 from tests.conftest import Running, eventually, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 
 async def get(server: LabServer, path: str) -> tuple[int, dict[str, str], str]:
     """Return status, headers and body of a plain HTTP request."""

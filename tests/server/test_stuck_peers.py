@@ -46,12 +46,18 @@ async def listen(client: Client, oracle: Oracle, last: int) -> None:
 
 
 @pytest.mark.timeout(60)
-async def test_stuck_readers_cost_the_healthy_nothing_and_memory_stays_bounded() -> (
-    None
-):
+async def test_stuck_readers_cost_the_healthy_nothing_and_memory_stays_bounded(
+    loop_of_process: dict[str, str],
+) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
-            running_replica("resume", *SETTINGS, "--stuck-timeout", "1.5")
+            running_replica(
+                "resume",
+                *SETTINGS,
+                "--stuck-timeout",
+                "1.5",
+                environment=loop_of_process,
+            )
         )
         sloths = [await stuck_member(server) for _ in range(STUCK)]
         oracles = [Oracle() for _ in range(HEALTHY)]
@@ -93,10 +99,18 @@ async def test_stuck_readers_cost_the_healthy_nothing_and_memory_stays_bounded()
 
 
 @pytest.mark.timeout(60)
-async def test_sigterm_ends_in_time_with_stuck_readers() -> None:
+async def test_sigterm_ends_in_time_with_stuck_readers(
+    loop_of_process: dict[str, str],
+) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
-            running_replica("resume", *SETTINGS, "--drain-timeout", "1")
+            running_replica(
+                "resume",
+                *SETTINGS,
+                "--drain-timeout",
+                "1",
+                environment=loop_of_process,
+            )
         )
         sloths = [await stuck_member(server) for _ in range(STUCK)]
         ann = await stack.enter_async_context(Client(server.url, server.token()))

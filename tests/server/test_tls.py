@@ -202,6 +202,7 @@ async def test_event_streams_are_encrypted_too(
         await heard_and_polled(port_of(server), certificate.trust)
 
 
+@pytest.mark.loops("asyncio")  # looks into its TLS
 async def test_stream_that_leaves_takes_nothing_from_the_others(
     certificate: Certificate, running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:

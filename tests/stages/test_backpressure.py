@@ -17,6 +17,8 @@ from labserver.server.connection import LabConnection
 from labserver.server.server import LabServer
 from tests.conftest import SECRET, Peer, Running, eventually, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 LIMIT = 32768
 
 

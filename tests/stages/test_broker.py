@@ -20,6 +20,8 @@ from labserver.server.server import LabServer
 from labserver.stages import broker as broker_module
 from tests.conftest import Peer, Running, eventually, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 Redis = redis_client.Redis
 
 

@@ -16,6 +16,8 @@ from labserver.server.metrics import Metrics
 from labserver.stages.heartbeat import SLOTS, WheelHeartbeat
 from tests.conftest import Running, eventually, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 
 class FakePeer:
     """A connection whose clock is the number of steps of the wheel."""

@@ -13,6 +13,8 @@ from labserver.server.parts import Position
 from labserver.stages.resume import RecentHistory
 from tests.conftest import Running, peer
 
+pytestmark = pytest.mark.loops("uvloop", "asyncio")
+
 KEPT = [event("a", seq, b'"from":"ann","payload":1}') for seq in range(6, 11)]
 POSITION = Position("e", 10, KEPT)
 HISTORY = RecentHistory(limit=5, ttl=60, replay_limit=0)
