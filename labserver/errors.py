@@ -42,6 +42,10 @@ class BrokerDown(LabError):
     """The broker cannot be reached: nothing may be acknowledged now."""
 
 
+class TooManyRooms(LabError):
+    """A user begins more rooms than one may: publishing to others goes on."""
+
+
 class Refused(LabError):
     """A handshake that ends with an HTTP answer instead of a socket.
 

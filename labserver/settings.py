@@ -60,7 +60,11 @@ class Settings:
     message_rate_limit: float = _setting(
         1000.0, "Messages a second from one connection; bursts of twice that."
     )
-    rooms_limit: int = _setting(128, "Rooms that one connection may be in.")
+    rooms_limit: int = _setting(
+        128,
+        "Rooms that one connection may be in, and that one user may begin a minute by "
+        "publishing to rooms in which nobody is.",
+    )
     connection_limit: int = _setting(0, "Connections to this process.")
     address_limit: int = _setting(0, "Connections from one address.")
     admission_rate: float = _setting(0.0, "Handshakes a second.")

@@ -50,6 +50,7 @@ LEAVES = [
         "contract/closing.py",
         "contract/messages.py",
         "judge/oracle.py",
+        "server/ledger.py",
         "server/limits.py",
         "server/proxies.py",
         "stages/backlog.py",

@@ -38,6 +38,10 @@ class Identity:
     rooms: tuple[str, ...] | None = None
     expires: float | None = None
 
+    def at(self, address: str) -> str:
+        """Return whom a limit counts: the user, or if nobody is known the address."""
+        return address if self is ANONYMOUS else f"user {self.user}"
+
     def may_enter(self, room: str) -> bool:
         """Return whether the token's claim covers ``room``."""
         if self.rooms is None:

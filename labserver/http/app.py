@@ -29,7 +29,6 @@ from websockets.http11 import Request as Handshake
 
 from labserver.contract import closing, messages
 from labserver.contract.messages import Ack, Cursor, Error, Join, Publish
-from labserver.contract.tokens import ANONYMOUS
 from labserver.errors import BadMessage, Refused
 from labserver.http.polling import Poll
 from labserver.http.sse import Stream, StreamResponse, turned_away
@@ -181,9 +180,7 @@ class Web:
         host = self.host
         post = Publisher(self.address(request), socket_of(request))
         with self.admitted(post, request):
-            who = post.identity
-            address = neighbourhood(post.address)
-            name = address if who is ANONYMOUS else f"user {who.user}"
+            name = post.identity.at(neighbourhood(post.address))
             if not self.rates.take(name, time.monotonic()):
                 detail = f"more than {self.rates.rate:g} messages a second"
                 raise BadMessage("rate_limited", detail)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -30,12 +31,10 @@ class DeliverLocally(RedisBroker):
         super().__init__(url)
         self.own: Counter[tuple[str, bytes]] = Counter()
 
-    def publish(
-        self, room: str, tail: bytes, key: str | None = None, user: str = ""
-    ) -> asyncio.Future[int]:
+    def publish(self, room: str, tail: bytes, *about: Any) -> asyncio.Future[int]:
         self.own[room, tail] += 1
         self.deliver(room, tail)
-        return super().publish(room, tail, key, user)
+        return super().publish(room, tail, *about)
 
     async def heard(self, room: str, data: bytes) -> None:
         if b" " not in data:
@@ -55,10 +54,8 @@ class DeliverLocally(RedisBroker):
 class OwnMessageTwice(RedisBroker):
     """Deliver to one's own members, publish, and listen to the same channel."""
 
-    def publish(
-        self, room: str, tail: bytes, key: str | None = None, user: str = ""
-    ) -> asyncio.Future[int]:
-        stored = super().publish(room, tail, key, user)
+    def publish(self, room: str, tail: bytes, *about: Any) -> asyncio.Future[int]:
+        stored = super().publish(room, tail, *about)
         stored.add_done_callback(partial(self.deliver, room, tail))
         return stored
 

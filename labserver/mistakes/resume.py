@@ -95,10 +95,8 @@ class OneRing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.broker, name)
 
-    def publish(
-        self, room: str, tail: bytes, key: str | None = None, user: str = ""
-    ) -> asyncio.Future[int]:
-        stored = self.broker.publish(room, tail, key, user)
+    def publish(self, room: str, tail: bytes, *about: Any) -> asyncio.Future[int]:
+        stored = self.broker.publish(room, tail, *about)
         stored.add_done_callback(partial(self.keep, room))
         return stored
 

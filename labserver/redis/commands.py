@@ -164,11 +164,16 @@ class Commands:
                 next(again) if isinstance(answer, NoScriptError) else answer
                 for answer in answers
             ]
+        refused = [each for each in answers if isinstance(each, Exception)]
+        if refused:  # peers decide how often
+            about = {"redis": _address(self.connections)}
+            log.warning(
+                "Redis refused %d scripts: %s", len(refused), refused[0], extra=about
+            )
         for (future, *_), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue
             if isinstance(answer, Exception):
-                log.warning("Redis refused a script: %s", answer)
                 future.set_exception(BrokerDown("Redis refused"))
                 future.exception()  # whoever asked may have stopped waiting
             else:
@@ -216,6 +221,12 @@ class Commands:
         connection, self.connection = self.connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+
+
+def _address(connections: ConnectionPool) -> str:
+    """Return where a server is, without a password."""
+    where = connections.connection_kwargs
+    return str(where.get("path") or f"{where.get('host')}:{where.get('port')}")
 
 
 @cache

@@ -68,7 +68,7 @@ class EmbeddedRedis:
         self.path, self.log = folder / "redis.sock", folder / "redis.log"
         self.command = [find_redis(), "--port", "0", "--unixsocket", str(self.path)]
         self.command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
-        self.command += ["--maxmemory", MEMORY]  # then it refuses: broker_down
+        self.command += ["--maxmemory", MEMORY]  # full, it refuses
         self.command += options
         self.process: subprocess.Popen[bytes] | None = None
 

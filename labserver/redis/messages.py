@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,9 +17,11 @@ from typing import Any
 from labserver.contract.messages import encode_json
 from labserver.redis.commands import script
 from labserver.redis.link import channel_of
+from labserver.server.limits import TokenBucket
 from labserver.server.parts import KEY_TTL, History
 
 PUBLISH = script("numbering.lua", "publish.lua")
+REFUSED, BEGAN, KEEPS = -1, 1, 2  # what became of a room, by the script
 # Seconds that a room's numbering outlives its last use, and what it remembers of it.
 NUMBERING_TTL = 3600.0
 
@@ -31,6 +34,7 @@ class Outgoing:
         tail: What its publisher decides.
         user: The publisher.
         key: Idempotency key of that user, if there is one.
+        begins: Gives a token if the publisher begins the room; None: it may.
         stored: Takes the seq.
 
     """
@@ -38,7 +42,12 @@ class Outgoing:
     tail: bytes
     user: str
     key: str | None
+    begins: TokenBucket | None
     stored: asyncio.Future[int]
+
+    @property
+    def may_begin(self) -> bool:
+        return self.begins is None or self.begins.level >= 1.0
 
 
 def said(
@@ -52,12 +61,26 @@ def said(
         ms(history.ttl),
         ms(NUMBERING_TTL + history.ttl),
         ms(KEY_TTL),
+        int(any(each.may_begin for each in messages)),
     ]
     for each in messages:
         if each.key is not None:
             keys.append(f"{keys[0]}:key:{_digest(each.user, each.key)}")
         args += (each.tail, 0 if each.key is None else len(keys))
     return keys, args
+
+
+def fail(messages: Sequence[Outgoing], problem: BaseException) -> None:
+    """Tell each publisher that its message was not stored."""
+    for each in messages:
+        each.stored.set_exception(problem)
+
+
+def pay(messages: Sequence[Outgoing]) -> None:
+    """Take the token for a room that these messages began from one who had it."""
+    payer = next((each for each in messages if each.may_begin), messages[0])
+    if payer.begins is not None:
+        payer.begins.take(time.monotonic())
 
 
 def tails(rest: bytes) -> Iterator[bytes]:

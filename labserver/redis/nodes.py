@@ -67,6 +67,10 @@ class Nodes(Protocol):
 
     async def stop(self) -> None: ...
 
+    @property
+    def everywhere(self) -> list[Node]:
+        """All of them."""
+
     def of(self, room: str) -> Node:
         """Return where a room lives. Raises BrokerDown if nobody knows."""
 
@@ -89,6 +93,10 @@ class OneNode:
 
     async def stop(self) -> None:
         await self.node.stop()
+
+    @property
+    def everywhere(self) -> list[Node]:
+        return [self.node]
 
     def of(self, room: str) -> Node:
         return self.node
@@ -118,6 +126,10 @@ class ClusterNodes:
         await ended(self.task)
         for node in self.nodes.values():
             await node.stop()
+
+    @property
+    def everywhere(self) -> list[Node]:
+        return list(self.nodes.values())
 
     def of(self, room: str) -> Node:
         if not self.owners or not (owner := self.owners[_slot(room)]):

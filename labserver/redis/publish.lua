@@ -4,27 +4,34 @@
 --       for each idempotency key.
 -- ARGV: run id of this server, command that publishes, epoch to use for a new
 --       numbering, history limit, history ttl in ms, numbering ttl in ms, key ttl in
---       ms; then for each message its body and the index of its idempotency key in
---       KEYS (0: none).
--- Returns how many messages are new, then the seq of each. One PUBLISH carries all
--- that are new:
+--       ms, whether the room may begin here (0: no); then for each message its body and
+--       the index of its idempotency key in KEYS (0: none).
+-- Returns what became of the room (-1: it may not begin, and nothing was done; 1: it
+-- began; 2: it keeps a history; or 0), how many messages are new, then the seq of each.
+-- One PUBLISH carries all that are new:
 --   epoch first-seq length body length body ...
+-- A room in which nobody was ever told a place keeps no history, and is forgotten when
+-- its idempotency keys are: it costs a few hundred bytes.
 local numbering, history = KEYS[1], KEYS[2]
 local limit, ttl = tonumber(ARGV[4]), ARGV[5]
-local epoch, seq = numbered(numbering, history, ARGV[1], ARGV[3])
+if ARGV[8] == '0' and redis.call('EXISTS', numbering) == 0 then
+  return {-1, 0}
+end
+local epoch, seq, told = numbered(numbering, history, ARGV[1], ARGV[3])
+local keeps = told and limit > 0
 
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 local first = seq + 1
-local seqs, out = {0}, {}
-for i = 8, #ARGV, 2 do
+local seqs, out = {keeps and 2 or (seq == 0 and not told) and 1 or 0, 0}, {}
+for i = 9, #ARGV, 2 do
   local body, key = ARGV[i], KEYS[tonumber(ARGV[i + 1])]
   local earlier = key and redis.call('GET', key)
   if earlier then
     seqs[#seqs + 1] = tonumber(earlier)
   else
     seq = seq + 1
-    if limit > 0 then
+    if keeps then
       redis.call('XADD', history, 'MAXLEN', limit, seq .. '-1', 't', now, 'b', body)
     end
     if key then
@@ -36,13 +43,13 @@ for i = 8, #ARGV, 2 do
   end
 end
 redis.call('HSET', numbering, 'seq', seq)
-redis.call('PEXPIRE', numbering, ARGV[6])
-if limit > 0 then
+redis.call('PEXPIRE', numbering, told and ARGV[6] or ARGV[7])
+if keeps then
   redis.call('PEXPIRE', history, ttl)
 end
 if seq >= first then
   local news = epoch .. ' ' .. first .. ' ' .. table.concat(out, ' ')
   redis.call(ARGV[2], numbering, news)
 end
-seqs[1] = #out / 2
+seqs[2] = #out / 2
 return seqs

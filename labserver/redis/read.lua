@@ -6,7 +6,10 @@
 --       are wanted (-1: none), and how many bytes of them at most.
 -- Returns epoch, seq, the epoch before and the seq that it came to (or '' and -1), then
 -- seq and body of each message that is not too old, oldest first, as many as fit.
-local epoch, seq = numbered(KEYS[1], KEYS[2], ARGV[1], ARGV[3])
+local epoch, seq, told = numbered(KEYS[1], KEYS[2], ARGV[1], ARGV[3])
+if not told then
+  redis.call('HSET', KEYS[1], 'told', 1)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 local old = redis.call('HMGET', KEYS[1], 'before', 'base')
 local reply = {epoch, seq, old[1] or '', tonumber(old[2] or -1)}

@@ -50,28 +50,38 @@ class BucketPerName:
     """A bucket for each name, where one connection does not stand for one client.
 
     Args:
-        rate: Events a second of one name, with bursts of twice that; 0 for any.
+        rate: Events a second of one name; 0 for any.
+        burst: Events at once; twice the rate unless given.
         names_limit: Buckets kept. Who has been quiet the longest is forgotten, and
             then starts with a full one.
 
     """
 
-    def __init__(self, rate: float, names_limit: int = 10_000) -> None:
+    def __init__(
+        self, rate: float, burst: float = 0.0, names_limit: int = 10_000
+    ) -> None:
         self.rate = rate
+        self.burst = burst or max(1.0, 2 * rate)
         self.names_limit = names_limit
         self.buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, name: str, now: float) -> bool:
         """Take one token of ``name``; say if there was one. There is no debt here."""
-        if not self.rate:
-            return True
-        bucket = self.buckets.pop(name, None)
-        if bucket is None:
-            bucket = TokenBucket(self.rate, max(1.0, 2 * self.rate), now)
-        self.buckets[name] = bucket
-        while len(self.buckets) > self.names_limit:
-            self.buckets.popitem(last=False)
-        if bucket.take(now):
+        bucket = self.of(name, now)
+        if bucket is None or bucket.take(now):
             return True
         bucket.level += 1.0  # a refusal is free
         return False
+
+    def of(self, name: str, now: float) -> TokenBucket | None:
+        """Return the bucket of ``name``, refilled; None when there is no limit."""
+        if not self.rate:
+            return None
+        bucket = self.buckets.pop(name, None)
+        if bucket is None:
+            bucket = TokenBucket(self.rate, self.burst, now)
+        self.buckets[name] = bucket
+        while len(self.buckets) > self.names_limit:
+            self.buckets.popitem(last=False)
+        bucket.refill(now)
+        return bucket

@@ -3,9 +3,10 @@
 No token ever: nothing that logs is given one, the library's own lines (which quote
 requests) stay off, and what looks like a token all the same is struck out.
 
-Peers decide how often connections end. So that none of them can fill a disk, lines
-about connections are at most ``RATE`` a second after a burst; the next one says how
-many were left out, and the metrics count them all.
+Peers decide how often connections end, and how often a Redis that is full refuses. So
+that none of them can fill a disk, lines about connections and servers are at most
+``RATE`` a second after a burst; the next one says how many were left out, and the
+metrics count them all.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any, TextIO
 
 from labserver.server.limits import TokenBucket
 
-RATE, BURST = 20.0, 100.0  # lines about connections
+RATE, BURST = 20.0, 100.0  # lines about others
+OTHERS = ("connection", "address", "redis")  # fields of lines about them
 # What a line may carry beside its message, given as ``extra``.
 FIELDS = (
     *("connection", "user", "address", "code", "reason", "status", "detail"),
-    *("url", "stage", "replica", "connections", "worker", "left_out"),
+    *("url", "stage", "replica", "connections", "worker", "redis", "left_out"),
 )
 # A JWT; and whatever stands in a place of a token or of a password.
 _SECRETS = re.compile(
@@ -40,7 +42,7 @@ def redacted(text: str) -> str:
 
 
 class Sparing(logging.Filter):
-    """Let a bounded number of lines about connections through."""
+    """Let a bounded number of lines about others through."""
 
     def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
         super().__init__()
@@ -48,8 +50,8 @@ class Sparing(logging.Filter):
         self.left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        about_peer = hasattr(record, "connection") or hasattr(record, "address")
-        if not about_peer or record.levelno <= logging.DEBUG:
+        about_others = any(hasattr(record, field) for field in OTHERS)
+        if not about_others or record.levelno <= logging.DEBUG:
             return True  # who asks for DEBUG wants everything
         if not self.bucket.take(time.monotonic()):
             self.bucket.level += 1.0  # a line that is left out is free

@@ -20,11 +20,16 @@ from websockets.http11 import Request
 from labserver.contract.messages import Cursor, Event, Refreshed, event
 from labserver.contract.tokens import ANONYMOUS, Identity
 from labserver.contract.wire import Chunk
+from labserver.errors import TooManyRooms
 from labserver.server.connection import LabConnection, Outbox
 from labserver.server.hub import Hub
+from labserver.server.ledger import Ledger
+from labserver.server.limits import TokenBucket
 from labserver.server.metrics import Metrics
 from labserver.server.presence import Attendance, Roster
 
+BEGINS = "more rooms that nobody is in than one may publish to: wait, or join"
+KEPT_LIMIT = 2**28  # bytes of messages that one process keeps, all rooms together
 KEY_TTL = 300.0  # seconds in which a second publish with the same key is the first
 
 
@@ -104,9 +109,18 @@ class Broker(Protocol):
     async def stop(self) -> None: ...
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None, user: str = ""
+        self,
+        room: str,
+        tail: bytes,
+        key: str | None = None,
+        user: str = "",
+        begins: TokenBucket | None = None,
     ) -> asyncio.Future[int]:
         """Number a message, keep it, send it. The result is its seq.
+
+        A room remembers what is said from when somebody was first told a place in it:
+        nobody can come back to anything before. So a room costs next to nothing until
+        somebody was in it, and is forgotten five minutes after its last message.
 
         Args:
             room: Name of the room.
@@ -114,8 +128,11 @@ class Broker(Protocol):
             key: Names this message of this user in this room for ``KEY_TTL`` seconds:
                 a second one is not sent, and has the first one's seq.
             user: The publisher.
+            begins: Gives a token for each room that the publisher begins; None for
+                any number.
 
-        The future fails with BrokerDown when that cannot be promised.
+        The future fails with BrokerDown when that cannot be promised, with TooManyRooms
+        when there is no such room, and no token.
         """
 
     async def subscribe(self, room: str) -> None:
@@ -252,7 +269,7 @@ class NoHistory:
 class Log:
     """A room's numbering in this process, and the newest of its messages."""
 
-    __slots__ = ("epoch", "expires", "keys", "kept", "seq")
+    __slots__ = ("epoch", "expires", "keys", "kept", "seq", "told")
 
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(4)
@@ -261,6 +278,7 @@ class Log:
         # When a key of a user expires, and the seq that it has.
         self.keys: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         self.expires = 0.0
+        self.told = False  # whether somebody was told a place in it, and may come back
 
 
 class LocalBroker:
@@ -269,7 +287,7 @@ class LocalBroker:
     deaf = False
     logs_limit = 100_000
     keys_limit = 10_000
-    kept_limit = 2**28  # bytes of all histories together
+    kept_limit = KEPT_LIMIT
 
     def __init__(self) -> None:
         self.logs: OrderedDict[str, Log] = OrderedDict()
@@ -277,16 +295,27 @@ class LocalBroker:
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
+        self.ledger = Ledger(history.limit, history.ttl)
         self.loop = asyncio.get_running_loop()
 
     async def stop(self) -> None:
         self.logs.clear()
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None, user: str = ""
+        self,
+        room: str,
+        tail: bytes,
+        key: str | None = None,
+        user: str = "",
+        begins: TokenBucket | None = None,
     ) -> asyncio.Future[int]:
         now = time.monotonic()
         done: asyncio.Future[int] = self.loop.create_future()
+        if begins is not None and room not in self.logs:
+            if begins.level < 1.0:
+                done.set_exception(TooManyRooms(BEGINS))
+                return done
+            begins.take(now)
         log = self._log(room)
         own = key and (user, key)  # nobody else can know it, or take it
         if own and (first := log.keys.get(own)) and first[0] > now:
@@ -295,7 +324,11 @@ class LocalBroker:
         log.seq += 1
         self.metrics.published += 1
         message = event(room, log.seq, tail)
-        self._keep(log, now, message)
+        if log.told and self.history.limit:
+            self._keep(log, now, message)
+            self.ledger.note(room, user, len(message.json), now)
+            if self.kept > self.kept_limit:
+                self._relieve(now)
         log.expires = max(log.expires, now + self.history.ttl)
         if own:
             log.keys[own] = (now + KEY_TTL, log.seq)
@@ -308,11 +341,21 @@ class LocalBroker:
         return done
 
     def _keep(self, log: Log, now: float, message: Event) -> None:
-        if self.history.limit:
-            if len(log.kept) == self.history.limit:
-                self.kept -= len(log.kept.popleft()[1].json)
-            log.kept.append((now, message))
-            self.kept += len(message.json)
+        if len(log.kept) == self.history.limit:
+            self.kept -= len(log.kept.popleft()[1].json)
+        log.kept.append((now, message))
+        self.kept += len(message.json)
+
+    def _relieve(self, now: float) -> None:
+        """Forget an eighth of all that is kept, the heaviest users' rooms first."""
+        goal = self.ledger.size * self.kept_limit * 7 / 8
+        for room in self.ledger.cut(goal / self.kept, now):
+            if (log := self.logs.get(room)) is not None:
+                self._empty(log)
+
+    def _empty(self, log: Log) -> None:
+        self.kept -= sum(len(each.json) for _, each in log.kept)
+        log.kept.clear()
 
     async def subscribe(self, room: str) -> None:
         self._log(room)
@@ -323,6 +366,7 @@ class LocalBroker:
 
     async def read(self, room: str, after: int | None) -> Position:
         log = self._log(room)
+        log.told = True
         self._may_return(room)
         if after is None or after >= log.seq:
             return Position(log.epoch, log.seq)
@@ -353,16 +397,15 @@ class LocalBroker:
         """
         for name in list(islice(self.logs, 2)):
             log = self.logs[name]
-            full = self.kept > self.kept_limit
-            if full or log.expires <= now:
-                self.kept -= sum(len(each.json) for _, each in log.kept)
-                log.kept.clear()
+            if log.expires <= now:
+                self._empty(log)
             if name in self.hub.rooms or (
-                log.expires > now and not full and len(self.logs) <= self.logs_limit
+                log.expires > now and len(self.logs) <= self.logs_limit
             ):
                 self.logs.move_to_end(name)
             else:
-                self.kept -= sum(len(each.json) for _, each in log.kept)
+                self._empty(log)
+                self.ledger.forget(name)
                 del self.logs[name]
 
 

@@ -9,6 +9,7 @@ somebody else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 UNIX = "unix"  # the address of whoever comes through a Unix socket
@@ -95,6 +96,7 @@ def normal(address: str) -> str:
     return address if found is None else str(found)
 
 
+@lru_cache(4096)  # publishers are counted by it, too
 def neighbourhood(address: str) -> str:
     """Return what counts as one client: an address, or a /64 network of IPv6.
 

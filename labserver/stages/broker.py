@@ -19,22 +19,29 @@ from dataclasses import replace
 from functools import partial
 
 from labserver.contract.messages import Event, event, gap
-from labserver.errors import BrokerDown
+from labserver.errors import BrokerDown, TooManyRooms
 from labserver.redis import presence as redis_presence
 from labserver.redis.commands import TIMEOUT, ended, script
+from labserver.redis.memory import Memory
 from labserver.redis.messages import (
+    BEGAN,
+    KEEPS,
     NUMBERING_TTL,
     PUBLISH,
+    REFUSED,
     Outgoing,
+    fail,
     keys_of,
     ms,
+    pay,
     said,
     tails,
 )
 from labserver.redis.nodes import call, nodes
 from labserver.server.hub import Hub
+from labserver.server.limits import TokenBucket
 from labserver.server.metrics import Metrics
-from labserver.server.parts import History, Parts, Position
+from labserver.server.parts import BEGINS, History, Parts, Position
 from labserver.server.presence import Roster
 from labserver.settings import Settings
 
@@ -84,22 +91,31 @@ class RedisBroker:
         self.hub, self.history, self.metrics = hub, history, metrics
         self.redis = nodes(self.url, self.heard, self.catch_up)
         await self.redis.start()
+        self.memory = Memory(self.redis, history)
         self.task = asyncio.create_task(self._tend())
 
     async def stop(self) -> None:
         await ended(self.task)
+        await self.memory.stop()
         await self.redis.stop()
 
     # Publishing
 
     def publish(
-        self, room: str, tail: bytes, key: str | None = None, user: str = ""
+        self,
+        room: str,
+        tail: bytes,
+        key: str | None = None,
+        user: str = "",
+        begins: TokenBucket | None = None,
     ) -> asyncio.Future[int]:
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[int] = loop.create_future()
         if not self.outbound:
             loop.call_soon(self._send)
-        self.outbound.setdefault(room, []).append(Outgoing(tail, user, key, stored))
+        self.outbound.setdefault(room, []).append(
+            Outgoing(tail, user, key, begins, stored)
+        )
         return stored
 
     def _send(self) -> None:
@@ -109,19 +125,25 @@ class RedisBroker:
             keys, args = said(room, self.history, messages)
             asked = time.monotonic()
             answer = call(self.redis, room, PUBLISH, keys, args)
-            answer.add_done_callback(partial(self._stored, messages, asked))
+            answer.add_done_callback(partial(self._stored, room, messages, asked))
 
     def _stored(
         self,
+        room: str,
         messages: list[Outgoing],
         asked: float,
         answer: asyncio.Future[list[int]],
     ) -> None:
         if (problem := answer.exception()) is not None:
-            for each in messages:
-                each.stored.set_exception(problem)
-            return
-        new, *seqs = answer.result()
+            self.memory.refused()
+            return fail(messages, problem)
+        became, new, *seqs = answer.result()
+        if became == REFUSED:
+            return fail(messages, TooManyRooms(BEGINS))
+        if became == BEGAN:
+            pay(messages)
+        elif became == KEEPS:
+            self.memory.note(room, messages)
         self.metrics.published += new
         self.metrics.broker_latency.observe(time.monotonic() - asked)
         for each, seq in zip(messages, seqs, strict=True):

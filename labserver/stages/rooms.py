@@ -12,6 +12,7 @@ short cut, not even to the publisher: the broker's order is the only one.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -34,9 +35,11 @@ from labserver.contract.messages import (
     body,
     decode,
 )
-from labserver.errors import BadMessage, BrokerDown
+from labserver.errors import BadMessage, BrokerDown, TooManyRooms
 from labserver.server.connection import LabConnection
+from labserver.server.limits import BucketPerName
 from labserver.server.parts import Lab, Parts
+from labserver.server.proxies import neighbourhood
 from labserver.settings import Settings
 
 
@@ -50,6 +53,9 @@ class RoomsApplication:
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
         self.lab = lab
         self.rooms_limit = rooms_limit
+        # Of each user: rooms that exist because it publishes to them, in which nobody
+        # is. As many as a connection may be in, and in a minute as many again.
+        self.begins = BucketPerName(rooms_limit / 60.0, rooms_limit)
 
     async def receive(self, connection: LabConnection, text: str) -> None:
         message = decode(text)
@@ -71,9 +77,11 @@ class RoomsApplication:
     async def publish(self, connection: LabConnection, message: Publish) -> None:
         self.check_claim(connection, message.room, message.ref)
         tail = body(connection.identity.user, message.payload)
-        stored = self.lab.broker.publish(
-            message.room, tail, message.key, connection.identity.user
-        )
+        who = connection.identity
+        payer = who.at(neighbourhood(connection.address))
+        begins = self.begins.of(payer, time.monotonic())
+        publish = self.lab.broker.publish
+        stored = publish(message.room, tail, message.key, who.user, begins)
         if stored.done():
             self.published(connection, message, stored)
             return
@@ -94,7 +102,9 @@ class RoomsApplication:
     ) -> None:
         """Tell a publisher what became of its message."""
         if (problem := stored.exception()) is not None:
-            connection.reply(Error("broker_down", str(problem), message.ref))
+            many = isinstance(problem, TooManyRooms)
+            code = "rate_limited" if many else "broker_down"
+            connection.reply(Error(code, str(problem), message.ref))
         elif message.ref is not UNSET:
             connection.reply(Ack(message.room, stored.result(), message.ref))
 

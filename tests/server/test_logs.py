@@ -45,6 +45,32 @@ def lines_of(
     return stream
 
 
+async def test_redis_that_refuses_everything_does_not_fill_the_log(
+    running: Running,
+) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonFormatter())
+    handler.addFilter(logs.Sparing())
+    logger = logging.getLogger("labserver")
+    async with (
+        embedded_redis("--maxmemory", "1") as redis,
+        running("resume", redis=redis.url) as server,
+        peer(server) as ann,
+    ):
+        logger.addHandler(handler)
+        try:
+            for _ in range(1000):
+                answer = await ann.ask(type="publish", room="red", payload=1)
+                assert answer["code"] == "broker_down"
+        finally:
+            logger.removeHandler(handler)
+    said = [json.loads(line) for line in stream.getvalue().splitlines()]
+    refused = [line for line in said if "refused" in line["message"]]
+    assert 0 < len(refused) < 200
+    assert "used memory" in refused[0]["message"]
+
+
 def test_json_is_one_object_a_line(log: logging.Logger) -> None:
     stream = lines_of(log, logs.JsonFormatter())
     log.warning("a\nb", extra={"connection": "c1", "user": "ann\n", "code": 4409})

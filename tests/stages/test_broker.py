@@ -19,6 +19,7 @@ from labserver.redis.embedded import embedded_redis
 from labserver.server.server import LabServer
 from labserver.stages import broker as broker_module
 from tests.conftest import Peer, Running, eventually, peer
+from tests.support.plain_http import post
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
 
@@ -200,6 +201,60 @@ async def test_key_belongs_to_its_user(
                         type="publish", room="red", payload=1, key=key
                     )
                     assert (answer["type"], answer["seq"]) == ("ack", number)
+
+
+async def test_room_that_nobody_was_in_costs_little_and_not_for_long(
+    running: Running, redis: Redis
+) -> None:
+    rooms = 100
+    async with running("resume") as server, peer(server) as ann:
+        for number in range(rooms):
+            for _ in range(2):
+                answer = await ann.ask(
+                    type="publish", room=f"room-{number}", payload="x" * 10_000
+                )
+            assert answer["seq"] == 2
+        keys = list(redis.scan_iter("lab:*"))
+        assert sum(redis.memory_usage(key) for key in keys) < 500 * rooms
+        assert all(0 < redis.ttl(key) <= 300 for key in keys)
+        # From when somebody was told a place in a room, it remembers what comes after.
+        epoch = (await ann.join("room-0"))["epoch"]
+        await ann.ask(type="publish", room="room-0", payload="y" * 10_000)
+        joined = await ann.join("room-0", after={"epoch": epoch, "seq": 2})
+        assert (joined["recovered"], joined["seq"]) == (True, 3)
+        joined = await ann.join("room-0", after={"epoch": epoch, "seq": 1})
+        assert joined["recovered"] is False
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_rooms_that_one_user_begins_are_bounded_over_all_its_connections(
+    without: tuple[str, ...], running: Running
+) -> None:
+    async with (
+        running("resume", without=without, rooms_limit=5, sse_port=0) as server,
+        peer(server) as one,
+        peer(server) as two,
+        peer(server, "bob") as bob,
+    ):
+        await bob.join("lobby")
+        said = [
+            await client.ask(type="publish", room=f"{name}-{number}", payload=1)
+            for number in range(10)
+            for name, client in (("one", one), ("two", two))
+        ]
+        assert [each["type"] for each in said[:5]] == ["ack"] * 5
+        refused = [each for each in said if each["type"] == "error"]
+        assert len(refused) >= 14  # but for what accrues meanwhile
+        assert {each["code"] for each in refused} == {"rate_limited"}
+        answer = await post(server, "another", 1)
+        assert (answer.status, answer.body["code"]) == (429, "rate_limited")
+        # Rooms that are there cost nothing more, and others pay for themselves.
+        for _ in range(20):
+            for room in ("lobby", "one-0"):
+                answer = await one.ask(type="publish", room=room, payload=1)
+                assert answer["type"] == "ack"
+        answer = await bob.ask(type="publish", room="bobs", payload=1)
+        assert answer["type"] == "ack"
 
 
 async def test_publishes_of_one_tick_share_a_round_trip_and_keep_their_order(

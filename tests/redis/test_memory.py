@@ -1,0 +1,113 @@
+"""A Redis that somebody fills: the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis import Redis
+
+from labserver.redis.embedded import embedded_redis
+from labserver.server.server import LabServer
+from tests.conftest import Peer, Running, eventually, peer
+
+pytestmark = pytest.mark.timeout(60)
+MOST = 32 * 2**20  # bytes of Redis's memory
+LARGE = "x" * 60_000
+
+
+async def hear(*servers: LabServer) -> None:
+    for server in servers:
+        await eventually(lambda server=server: not server.parts.broker.deaf)
+
+
+async def say(client: Peer, room: str, payload: object) -> dict:
+    return await client.ask(type="publish", room=room, payload=payload)
+
+
+async def fill(client: Peer, rooms: list[str], total: int) -> int:
+    """Publish ``total`` bytes; return how many messages were refused."""
+    refused = 0
+    for number in range(total // len(LARGE)):
+        answer = await say(client, rooms[number % len(rooms)], LARGE)
+        refused += answer["type"] == "error"
+    return refused
+
+
+async def test_messages_to_rooms_that_nobody_is_in_fill_no_redis(
+    running: Running,
+) -> None:
+    async with (
+        embedded_redis("--maxmemory", str(MOST)) as redis,
+        running("resume", redis=redis.url) as server,
+        peer(server, "eve") as eve,
+        peer(server) as ann,
+    ):
+        await hear(server)
+        await ann.join("lobby")
+        assert await fill(eve, [f"room-{n}" for n in range(100)], 3 * MOST) == 0
+        assert (await say(ann, "lobby", 1))["type"] == "ack"
+        assert (await ann.join("another"))["type"] == "joined"
+
+
+async def test_rooms_of_who_fills_redis_are_forgotten_and_no_other_s(
+    running: Running,
+) -> None:
+    """Whoever joins first has messages remembered, on several replicas, too."""
+    async with (
+        embedded_redis("--maxmemory", str(MOST)) as redis,
+        running("resume", redis=redis.url) as one,
+        running("resume", redis=redis.url) as two,
+        peer(one, "eve") as eve,
+        peer(two, "eve") as twin,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await hear(one, two)
+        epoch = (await ann.join("quiet"))["epoch"]
+        await say(ann, "quiet", 1)
+        await bob.join("lobby")
+
+        async def flood(client: Peer, name: str) -> int:
+            rooms = [f"{name}-{number}" for number in range(40)]
+            for room in rooms:
+                await client.join(room)
+                await client.ask(type="leave", room=room)
+            return await fill(client, rooms, 2 * MOST)
+
+        floods = [
+            asyncio.create_task(flood(eve, "eve")),
+            asyncio.create_task(flood(twin, "twin")),
+        ]
+        answers = []
+        while not all(task.done() for task in floods):
+            answers.append(await say(bob, "lobby", len(answers)))
+        assert [await task for task in floods] == [0, 0]
+        assert {answer["type"] for answer in answers} == {"ack"}
+        with Redis.from_url(redis.url) as client:
+            assert client.info("memory")["used_memory"] < MOST
+        joined = await bob.join("quiet", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"]
+
+
+async def test_redis_that_is_full_is_emptied_of_what_its_replicas_stored(
+    running: Running,
+) -> None:
+    async with (
+        embedded_redis("--maxmemory", "0") as redis,
+        running("resume", redis=redis.url) as server,
+        peer(server, "eve") as eve,
+        peer(server) as ann,
+    ):
+        await hear(server)
+        for number in range(10):
+            await eve.join(f"room-{number}")
+        await fill(eve, [f"room-{number}" for number in range(10)], MOST)
+        with Redis.from_url(redis.url) as client:
+            client.config_set("maxmemory", MOST // 2)
+
+            async def goes_on() -> bool:
+                return (await say(ann, "lobby", 1))["type"] == "ack"
+
+            await eventually(goes_on)
+            assert client.info("memory")["used_memory"] < MOST // 2
