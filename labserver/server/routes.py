@@ -103,6 +103,15 @@ def unreadable(exc: BaseException | None, start: bytes) -> Response:
     return respond(400, "no request has a body here\n" if body else "not HTTP/1.1\n")
 
 
+def asks_admission(request: Request) -> bool:
+    """Return whether a page asks what a handshake with its token would be answered.
+
+    A browser hides the status of a handshake that failed (whatwg/websockets#39): a page
+    cannot tell a token that is refused for good from a server that is full.
+    """
+    return request.method == "GET" and request.path.partition("?")[0] == "/admission"
+
+
 def answer(status: Status, request: Request) -> Response:
     """Return the answer to a request that is not an upgrade."""
     try:

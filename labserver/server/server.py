@@ -241,11 +241,13 @@ class LabServer:
     ) -> Response | None:
         """Answer plain HTTP, and let admission decide on an upgrade."""
         assert isinstance(connection, LabConnection)
+        upgrade = routes.wants_upgrade(request)
         try:
             routes.check_host(request)
-            if not routes.wants_upgrade(request):
+            if upgrade:
+                routes.check_upgrade(request)
+            elif not routes.asks_admission(request):
                 return routes.answer(self, request)
-            routes.check_upgrade(request)
         except Refused as exc:
             return routes.refusal(exc)
         forwarded = request.headers.get_all("X-Forwarded-For")
@@ -267,7 +269,7 @@ class LabServer:
             )
             return routes.refusal(exc)
         connection.on_lost = self.parts.admission.released
-        return None
+        return None if upgrade else routes.respond(200, "a handshake is welcome\n")
 
     def select_subprotocol(self, connection: ServerConnection, offered: Any) -> Any:
         """Return the first subprotocol that both sides speak, or None."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from typing import Any
 
 import pytest
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from labserver.contract.tokens import issue
 from labserver.server.routes import ROUTES, answer, respond, wants_upgrade
+from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 
 
 class Fake:
@@ -120,3 +124,31 @@ def test_header_names_are_written_with_dashes() -> None:
     response = respond(503, "busy\n", Retry_After="3")
     assert response.headers["Retry-After"] == "3"
     assert response.reason_phrase == "Service Unavailable"
+
+
+@pytest.mark.parametrize(
+    ("limits", "token", "status"),
+    [
+        ({}, issue(SECRET, "ann"), 200),
+        ({}, issue(SECRET, "ann", ttl=-1), 401),
+        ({}, "", 401),
+        ({"connection_limit": 1}, issue(SECRET, "ann"), 503),
+        ({"address_limit": 1}, issue(SECRET, "ann"), 429),
+    ],
+)
+async def test_admission_says_what_a_handshake_would_get_and_takes_no_place(
+    limits: dict[str, Any], token: str, status: int, running: Running
+) -> None:
+    async with running("auth", **limits) as server, peer(server):
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+            head = f"GET /admission HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer}\r\n"
+            writer.write(head.encode())
+            async with asyncio.timeout(DEADLINE):
+                answered = await reader.read()
+            assert int(answered.split()[1]) == status
+            writer.close()
+        assert len(server.connections) == 1
+        admission = server.parts.admission
+        await eventually(lambda: getattr(admission, "count", None) == 1)

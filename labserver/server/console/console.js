@@ -558,8 +558,8 @@ client.addEventListener("joined", ({ detail }) => {
   soon();
 });
 
-client.addEventListener("left", ({ detail: { room: name } }) => {
-  if (!rooms.has(name)) return; // it was this page's wish
+client.addEventListener("left", ({ detail: { room: name, ref } }) => {
+  if (ref !== undefined || !rooms.has(name)) return; // it was this page's wish
   told("bad", `${name}: the server ended the membership.`);
   gone(name);
 });

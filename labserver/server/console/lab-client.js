@@ -101,12 +101,32 @@ export class ConnectionLost extends Error {
   }
 }
 
-// Handshakes that may fail in a row, on a server that is ready, before the token is
-// blamed. A browser hides the status of a refused handshake (whatwg/websockets#39), and
-// one failure may as well be a cap, or a replica that was just leaving.
-const REFUSALS_LIMIT = 3;
+/** A message is larger than the server takes; `limit` is null where it does not say. */
+export class TooBig extends Error {
+  constructor(size, limit) {
+    const most = limit === null ? "fewer" : `at most ${limit}`;
+    super(`the message has ${size} bytes, and the server takes ${most}`);
+    Object.assign(this, { name: "TooBig", code: "too_big", size, limit });
+  }
+}
+
+/** A room was left before it was entered. */
+export class RoomLeft extends Error {
+  constructor() {
+    super("the room was left before it was entered");
+    this.name = "RoomLeft";
+  }
+}
+
+// A browser hides the status of a refused handshake (whatwg/websockets#39). A failure
+// may as well be a cap, a drain or a proxy, which pass: after so many in a row the
+// server is asked, and only its own word against this client is final.
+const ASK_AFTER = 3;
 const OPEN_TIMEOUT = 10_000; // milliseconds
+const TOKEN_TIMEOUT = 30_000; // for a source of tokens, which may ask a person
 const LATE = 1_000; // milliseconds by which a timer shows that this page was held up
+const WINDOW = [4, 16]; // joins that wait for their answers: at first, and at most
+const REST = [500, 8_000]; // milliseconds without a join after a `rate_limited`
 const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
 const TOLD = new Set([
   "message",
@@ -134,6 +154,9 @@ const TOLD = new Set([
  *   came and went. People are connections: group by `user`. Without names they are too
  *   many to be named.
  * - `latency`: `{milliseconds}`, the round trip of a ping.
+ *
+ * An `error` with the code `unreadable` is this client's own: it could not read what the
+ * server said.
  */
 export class LabClient extends EventTarget {
   #pace = Infinity;
@@ -167,16 +190,19 @@ export class LabClient extends EventTarget {
     this.state = "new";
     this.hello = null;
     this.connects = 0; // how often a connection was made
-    this.cursors = new Map(); // room -> {epoch, seq}, or null before the first joined
-    this.present = new Set(); // rooms in which to see, and be seen
+    this.rooms = new Map(); // name -> {cursor, presence, inside, wish}
     this.socket = null;
     this.attempt = 0; // names the present socket; what belongs to an older one is late
     this.turn = 0; // which of the addresses is next
     this.offered = null; // the token of the latest attempt
+    this.refused = undefined; // the token that the server does not want (any more)
     this.refusals = 0; // in a row
-    this.requests = new Map(); // ref -> {promise, resolve, reject}
-    this.opening = []; // who waits for the connection
-    this.unanswered = []; // when each ping was sent that waits for its pong
+    this.sizeLimit = null; // bytes of a message, once a server has said so
+    this.waiting = []; // requests that wait for the connection, in order
+    this.requests = new Map(); // ref -> request that was sent, or waits for its room
+    this.joins = new Map(); // ref -> join that was sent
+    this.pings = new Set(); // requests that wait for their pong
+    this.pacing = { first: WINDOW[0], window: WINDOW[0], streak: 0, rest: REST[0] };
     this.trusted = 0; // since when silence means that the other side is silent
     this.refs = 0;
   }
@@ -185,6 +211,8 @@ export class LabClient extends EventTarget {
   start() {
     if (["connecting", "open"].includes(this.state)) return;
     this.refusals = 0;
+    this.refused = undefined;
+    this.welcomed = false;
     this.#connect();
   }
 
@@ -216,34 +244,59 @@ export class LabClient extends EventTarget {
   }
 
   // Requests. Each returns a promise of the server's answer, and waits for a connection
-  // when there is none. They reject with ServerError or ConnectionLost.
+  // when there is none. They reject with ServerError, ConnectionLost or TooBig. What is
+  // said of a room goes out in the order in which it was said.
 
   /**
    * Enter a room, now and after every reconnect; resolves with the `joined`.
    *
-   * @param {string} room
+   * It is asked again, and paced, when the server has no time for it (`rate_limited`,
+   * `broker_down`); it rejects with RoomLeft when the room is left before.
+   *
+   * @param {string} name
    * @param {?{epoch: string, seq: number}} after The newest message that is known
    *   already: what came after it follows.
    * @param {object} options
    * @param {boolean} options.presence Tell the others who asked for it, and be told.
    */
-  async join(room, after = null, { presence = false } = {}) {
-    if (!ROOM.test(room)) {
+  async join(name, after = null, { presence = false } = {}) {
+    if (!ROOM.test(name)) {
       const detail = "a room's name is 1 to 64 of A-Z a-z 0-9 _ . : -";
       throw new ServerError({ code: "bad_message", detail });
     }
-    if (!this.cursors.has(room)) this.cursors.set(room, after);
-    if (presence) this.present.add(room);
-    else this.present.delete(room);
-    if (this.state === "open") this.#sendJoin(room);
-    else await this.#opened(); // it joins every room
-    return this.#answer(`join ${room}`);
+    let room = this.rooms.get(name);
+    if (!room) {
+      room = { cursor: after, presence, inside: false, wish: null };
+      this.rooms.set(name, room);
+    }
+    room.presence = presence;
+    if (room.wish?.ref && room.wish.presence !== presence) {
+      await room.wish.promise; // two at a time would be given twice what they missed
+      if (this.rooms.get(name) !== room) throw new RoomLeft();
+      return this.join(name, after, { presence });
+    }
+    room.wish ??= newWish();
+    const { promise } = room.wish;
+    if (this.state === "closed") this.#giveUp(room);
+    else this.#enter();
+    return promise;
   }
 
   /** Leave a room; resolves with the `left`, or null without a connection. */
-  async leave(room) {
-    this.#forget(room);
-    return this.state === "open" ? this.#request({ type: "leave", room }) : null;
+  async leave(name) {
+    const room = this.rooms.get(name);
+    this.rooms.delete(name);
+    if (room?.wish && !room.wish.ref) {
+      for (const request of room.wish.held) this.socket?.send(request.text);
+      room.wish.reject(new RoomLeft());
+    }
+    if (this.state !== "open") return null;
+    try {
+      return await this.#ask({ type: "leave", room: name }).promise;
+    } catch (error) {
+      if (error instanceof ConnectionLost) return null;
+      throw error;
+    }
   }
 
   /**
@@ -253,83 +306,139 @@ export class LabClient extends EventTarget {
    * message. The key makes it safe to send it again, and so this does.
    */
   async publish(room, payload, key = randomKey()) {
-    for (;;) {
-      try {
-        return await this.#request({ type: "publish", room, payload, key });
-      } catch (error) {
-        if (!(error instanceof ConnectionLost) || this.state === "closed") throw error;
-      }
-    }
+    return this.#ask({ type: "publish", room, payload, key }, true).promise;
   }
 
   /** Measure the round trip; resolves with milliseconds. */
   async ping() {
-    await this.#opened();
-    const sent = performance.now();
-    this.unanswered.push(sent);
+    const request = this.#ask({ type: "ping" });
+    this.pings.add(request);
     try {
-      await this.#request({ type: "ping" });
+      await request.promise;
     } finally {
-      this.unanswered = this.unanswered.filter((other) => other !== sent);
+      this.pings.delete(request);
     }
-    const milliseconds = performance.now() - sent;
+    const milliseconds = performance.now() - request.sent;
     this.#tell("latency", { milliseconds });
     return milliseconds;
   }
 
   /** Milliseconds that the oldest ping has waited for its answer; 0 when none does. */
   get silence() {
-    const [sent] = this.unanswered;
-    return sent === undefined ? 0 : performance.now() - sent;
+    const [oldest] = this.pings;
+    return oldest?.sent ? performance.now() - oldest.sent : 0;
   }
 
   /** Replace the token of the living connection; resolves with the `refreshed`. */
   async refresh(token) {
-    const refreshed = await this.#request({ type: "refresh", token });
+    const refreshed = await this.#ask({ type: "refresh", token }).promise;
     this.offered = token;
     return refreshed;
   }
 
-  async #request(message) {
-    await this.#opened();
+  /**
+   * Send a message, now or when there is a connection.
+   *
+   * @param {object} message
+   * @param {boolean} again Whether it may be sent a second time.
+   */
+  #ask(message, again = false) {
     const ref = `c${++this.refs}`;
-    const answer = this.#answer(ref);
-    this.#send({ ...message, ref });
-    return answer;
+    const text = JSON.stringify({ ...message, ref });
+    const size = new TextEncoder().encode(text).length; // what goes over the wire
+    const request = { ref, text, size, again, room: message.room, ...promised() };
+    if (this.sizeLimit !== null && size > this.sizeLimit) {
+      request.reject(new TooBig(size, this.sizeLimit));
+    } else if (this.state === "open") this.#send(request);
+    else if (this.state === "closed") request.reject(new ConnectionLost());
+    else this.waiting.push(request);
+    return request;
   }
 
-  #send(message) {
-    this.socket?.send(JSON.stringify(message));
+  #send(request) {
+    this.requests.set(request.ref, request);
+    request.sent = performance.now();
+    const wish = this.rooms.get(request.room)?.wish;
+    if (wish && !wish.ref) wish.held.push(request);
+    else this.socket.send(request.text);
   }
 
-  #sendJoin(room) {
-    const after = this.cursors.get(room);
-    const presence = this.present.has(room) ? { presence: true } : {};
-    const ref = `join ${room}`;
-    this.#send({ type: "join", room, ...(after && { after }), ...presence, ref });
-  }
+  // Rooms. A wish is a join that was not answered yet: it is sent when it is its turn,
+  // and again when the server had no time for it. `held` is what has to go out behind
+  // it. A room that was left and entered again is another object: an answer finds out
+  // whether it is meant.
 
-  #forget(room) {
-    this.cursors.delete(room);
-    this.present.delete(room);
-  }
-
-  #answer(ref) {
-    let request = this.requests.get(ref);
-    if (!request) {
-      request = {};
-      request.promise = new Promise((resolve, reject) => {
-        Object.assign(request, { resolve, reject });
-      });
-      this.requests.set(ref, request);
+  /** Send the joins that may go out; a burst of them would meet the rate limit. */
+  #enter() {
+    if (this.state !== "open" || this.pacing.rests) return;
+    for (const [name, room] of this.rooms) {
+      if (this.joins.size >= this.pacing.window) return;
+      const { cursor, presence, wish } = room;
+      if (!wish || wish.ref || wish.rests) continue;
+      const ref = `c${++this.refs}`;
+      Object.assign(wish, { ref, presence });
+      this.joins.set(ref, { name, room, wish });
+      const what = { ...(cursor && { after: cursor }), ...(presence && { presence }) };
+      this.socket.send(JSON.stringify({ type: "join", room: name, ...what, ref }));
+      for (const { text } of wish.held.splice(0)) this.socket.send(text);
     }
-    return request.promise;
   }
 
-  async #opened() {
-    if (this.state === "open") return;
-    if (this.state === "closed") throw new ConnectionLost();
-    await new Promise((resolve, reject) => this.opening.push({ resolve, reject }));
+  /** Take the answer to a join; return whether it is the last word. */
+  #entered({ name, room, wish }, message) {
+    const meant = this.rooms.get(name) === room;
+    const { type, code } = message;
+    if (code === "rate_limited") this.#slowDown();
+    if (type !== "error") {
+      this.pacing.streak += 1;
+      this.pacing.rest = REST[0];
+      const grown = this.pacing.first + Math.floor(this.pacing.streak / 3);
+      this.pacing.window = Math.min(grown, WINDOW[1]);
+      if (meant) {
+        room.wish = null;
+        room.inside = true;
+        this.#move(room, message);
+      }
+      wish.resolve(message);
+    } else if (meant && code === "rate_limited") {
+      wish.ref = null;
+      return false;
+    } else if (meant && code === "broker_down") {
+      // Of this room: in a cluster others may do well.
+      Object.assign(wish, { ref: null, rests: true });
+      this.#soon(500 + Math.random() * 1000, () => (wish.rests = false));
+      return false;
+    } else {
+      if (meant) this.rooms.delete(name);
+      wish.reject(new ServerError(message));
+    }
+    return true;
+  }
+
+  /** Enter rooms one by one, after a rest: the server takes no more. */
+  #slowDown() {
+    const { pacing } = this;
+    Object.assign(pacing, { first: 1, window: 1, streak: 0 });
+    if (pacing.rests) return;
+    pacing.rests = true;
+    this.#soon(pacing.rest * (0.5 + Math.random() / 2), () => (pacing.rests = false));
+    pacing.rest = Math.min(2 * pacing.rest, REST[1]);
+  }
+
+  /** Go on to enter rooms after a while, unless the connection is another by then. */
+  #soon(delay, first) {
+    const { attempt } = this;
+    setTimeout(() => {
+      if (attempt !== this.attempt) return;
+      first();
+      this.#enter();
+    }, delay);
+  }
+
+  #giveUp(room) {
+    const { wish } = room;
+    room.wish = null;
+    wish?.reject(new ConnectionLost());
   }
 
   // Connecting
@@ -338,33 +447,52 @@ export class LabClient extends EventTarget {
     const attempt = ++this.attempt;
     clearTimeout(this.timer);
     this.#become("connecting");
-    try {
-      this.offered = await this.token();
-    } catch (error) {
-      if (attempt === this.attempt) this.#wait(1006, `no token: ${error.message}`);
-      return;
-    }
+    const { token, problem } = await this.#freshToken();
     if (attempt !== this.attempt) return; // stopped meanwhile
+    if (problem) return this.#wait(1006, problem);
+    if (token === this.refused) return this.#finish(4401, "no new token", "new_token");
+    this.offered = token;
+    try {
+      const { urls } = this;
+      this.url = typeof urls === "function" ? urls() : urls[this.turn % urls.length];
+    } catch (error) {
+      return this.#wait(1006, `no address: ${reasonOf(error)}`);
+    }
     // A browser cannot set Authorization, and a query would end up in logs.
-    const protocols = ["lab.json", ...(this.offered ? [`bearer.${this.offered}`] : [])];
+    const protocols = ["lab.json", ...(token ? [`bearer.${token}`] : [])];
     const heard = (data) => {
-      if (attempt === this.attempt) this.#receive(JSON.parse(data));
+      if (attempt === this.attempt) this.#hear(data);
     };
     const ended = (code, reason) => {
       if (attempt === this.attempt) this.#lost(code, reason);
     };
-    const { urls } = this;
-    this.url = typeof urls === "function" ? urls() : urls[this.turn % urls.length];
     try {
       this.socket = this.canPace
         ? openStream(this.url, protocols, heard, ended, () => this.#turnToRead())
         : openSocket(this.url, protocols, heard, ended);
     } catch {
-      this.#finish(4401, "this cannot be a token", "new_token");
+      const reason = "this cannot be a token";
+      if (this.welcomed) this.#wait(1006, reason);
+      else this.#finish(4401, reason, "new_token");
       return;
     }
-    this.began = performance.now();
-    this.timer = setTimeout(() => this.#lost(1006, "no answer"), OPEN_TIMEOUT);
+    patiently(OPEN_TIMEOUT, () => {
+      const waits = attempt === this.attempt && this.state === "connecting";
+      if (waits) this.#lost(1006, "no answer");
+    });
+  }
+
+  /** Ask the source; resolves with a `token`, or with the `problem` that it has. */
+  async #freshToken() {
+    let token;
+    try {
+      token = (await within(TOKEN_TIMEOUT, this.token())) || null;
+    } catch (error) {
+      return { problem: `no token: ${reasonOf(error)}` };
+    }
+    // Who had one will have one again; without any the refusal would be certain.
+    if (token === null && this.refused) return { problem: "no token" };
+    return { token };
   }
 
   /** Wait until one more message may be read; null when that is now. */
@@ -379,31 +507,52 @@ export class LabClient extends EventTarget {
   /** The connection is gone, or given up: decide what comes next. */
   async #lost(code, reason) {
     const opened = this.state === "open";
+    const blamed = code === 1009 && this.#blame(reason);
+    if (code === 4429) this.pacing.first = 1;
     this.#discard();
-    const attempt = this.attempt;
-    if (opened) {
-      this.backoff.lasted(performance.now() - this.began);
-    } else if (code === 1006 && (await this.#refused())) {
-      code = 4401;
-      reason = "the server is there, and refuses this token or this page";
+    const { attempt } = this;
+    if (opened) this.backoff.lasted(performance.now() - this.began);
+    else if (code === 1006) {
+      const refusal = await this.#refusal();
+      if (attempt !== this.attempt) return; // stopped, or started anew meanwhile
+      if (refusal) [code, reason] = refusal;
     }
-    let comes = comesBack(code);
+    let comes = blamed ? "soon" : comesBack(code);
     if (comes === "new_token") {
-      const token = await Promise.resolve(this.token()).catch(() => null);
-      if (token && token !== this.offered) comes = "soon";
+      this.refused = this.offered;
+      const { token } = await this.#freshToken();
+      if (attempt !== this.attempt) return;
+      if (token !== this.refused) comes = "soon";
     }
-    if (attempt !== this.attempt) return; // stopped, or started anew meanwhile
     if (comes === "never" || comes === "new_token") this.#finish(code, reason, comes);
     else this.#wait(code, reason, opened);
   }
 
-  /** After a failed handshake: say whether it was this client that was refused. */
-  async #refused() {
-    const ready = await isReady(this.url);
-    if (ready !== null) this.refusals = ready ? this.refusals + 1 : 0;
+  /** After a failed handshake: return code and reason if this client is not wanted. */
+  async #refusal() {
+    this.refusals += 1;
     const expires = expiry(this.offered);
     const over = expires !== null && expires <= Date.now();
-    return this.refusals >= (over ? 1 : REFUSALS_LIMIT);
+    if (this.refusals % ASK_AFTER && !over) return null;
+    const status = await admission(this.url, this.offered);
+    if (status === 401) return [4401, "the server is there, and refuses this token"];
+    if (status === 403) return [4403, "the server is there, and refuses this page"];
+    return null; // whatever it is, it passes
+  }
+
+  /** After a 1009: fail what was too big; return whether that is known. */
+  #blame(reason) {
+    const limit = Number(/limit of (\d{1,12}) bytes/.exec(reason)?.[1] ?? NaN) || null;
+    if (limit !== null) this.sizeLimit = limit;
+    const requests = [...this.requests.values(), ...this.waiting];
+    const largest = Math.max(...requests.map(({ size }) => size));
+    const guilty = requests.filter(({ size }) => size > (limit ?? largest - 1));
+    for (const request of guilty) {
+      this.requests.delete(request.ref);
+      request.reject(new TooBig(request.size, limit));
+    }
+    this.waiting = this.waiting.filter((request) => !guilty.includes(request));
+    return guilty.length > 0;
   }
 
   #wait(code, reason, opened = false) {
@@ -420,7 +569,8 @@ export class LabClient extends EventTarget {
   #finish(code, reason, comesBack) {
     this.#discard();
     this.#become("closed", { code, reason, comesBack });
-    for (const { reject } of this.opening.splice(0)) reject(new ConnectionLost());
+    for (const { reject } of this.waiting.splice(0)) reject(new ConnectionLost());
+    for (const room of this.rooms.values()) this.#giveUp(room);
   }
 
   /** Let go of the socket without waiting: a dead one would take minutes to close. */
@@ -432,54 +582,66 @@ export class LabClient extends EventTarget {
     this.socket?.close();
     this.socket = null;
     this.#wake();
-    this.unanswered = [];
+    this.joins.clear();
+    for (const room of this.rooms.values()) {
+      room.inside = false;
+      if (room.wish) Object.assign(room.wish, { ref: null, rests: false, held: [] });
+    }
     const requests = [...this.requests.values()];
     this.requests.clear();
-    for (const { reject } of requests) reject(new ConnectionLost());
+    this.waiting.unshift(...requests.filter(({ again }) => again));
+    for (const { again, reject } of requests) if (!again) reject(new ConnectionLost());
   }
 
   // Listening
 
-  #receive(message) {
+  /** Take what the server said; what cannot be understood ends nothing. */
+  #hear(data) {
     this.seen = performance.now();
-    if (message.type === "hello") this.#welcome(message);
-    this.#note(message);
+    try {
+      this.#receive(JSON.parse(data));
+    } catch (error) {
+      const detail = reasonOf(error);
+      this.#tell("error", { type: "error", code: "unreadable", detail });
+    }
+  }
+
+  #receive(message) {
     const { type, ref } = message;
-    if (type === "error" && ref?.startsWith?.("join ") && !this.#stays(message)) return;
+    if (type === "hello" && this.state === "connecting") this.#welcome(message);
+    const join = this.joins.get(ref);
+    if (join) {
+      this.joins.delete(ref);
+      const over = this.#entered(join, message);
+      this.#enter();
+      if (!over) return;
+    } else this.#note(message);
     const request = this.requests.get(ref);
     if (request) {
       this.requests.delete(ref);
       if (type === "error") request.reject(new ServerError(message));
       else request.resolve(message);
     }
-    if (type === "left") this.#forget(message.room); // perhaps the server's decision
     if (TOLD.has(type)) this.#tell(type, message);
   }
 
   #welcome(hello) {
-    clearTimeout(this.timer);
+    this.state = "open";
+    this.began = performance.now();
+    this.welcomed = true;
     this.refusals = 0;
+    this.refused = undefined;
     this.connects += 1;
     this.hello = hello;
+    const { first } = this.pacing;
+    Object.assign(this.pacing, { window: first, streak: 0, rests: false });
+    for (const room of this.rooms.values()) room.wish ??= newWish();
+    this.#enter();
+    for (const request of this.waiting.splice(0)) this.#send(request);
     this.#become("open", { hello });
-    for (const room of this.cursors.keys()) this.#sendJoin(room);
-    for (const { resolve } of this.opening.splice(0)) resolve();
+    if (this.state !== "open") return; // whoever was told has stopped it
     this.pinging = setInterval(() => this.#watch(), this.pingInterval);
     this.#watch();
-  }
-
-  /** A room that cannot be joined now is tried again; one that never can is dropped. */
-  #stays({ code, ref }) {
-    const room = ref.slice("join ".length);
-    if (code !== "broker_down") {
-      this.#forget(room);
-      return true;
-    }
-    const { attempt } = this;
-    setTimeout(() => {
-      if (attempt === this.attempt && this.cursors.has(room)) this.#sendJoin(room);
-    }, 500 + Math.random() * 1000);
-    return false;
   }
 
   /** Ping; give the connection up when nothing at all comes in time. */
@@ -487,29 +649,33 @@ export class LabClient extends EventTarget {
     const { attempt } = this;
     const sent = performance.now();
     this.ping().catch(() => {}); // whoever ends the connection says so
-    setTimeout(() => {
-      // Who reads slowly, or was asleep, may have the answer lying unread.
-      const awake = performance.now() < sent + this.pingTimeout + LATE;
-      if (this.#pace < Infinity || sent < this.trusted || !awake) return;
+    patiently(this.pingTimeout, () => {
+      // Who reads slowly may have the answer lying unread.
+      if (this.#pace < Infinity || sent < this.trusted) return;
       if (attempt === this.attempt && this.seen < sent) this.#lost(1006, "silence");
-    }, this.pingTimeout);
+    });
   }
 
-  /** Keep the cursor of each room at the newest that is known. */
+  /** Note what no request has asked for. */
   #note(message) {
-    const { type, room } = message;
-    if (!this.cursors.has(room)) return;
-    const cursor = this.cursors.get(room) ?? { epoch: "", seq: 0 };
-    if (type === "joined" && !message.recovered) {
-      this.cursors.set(room, { epoch: message.epoch, seq: message.seq });
-    } else if (type === "joined") {
-      // What was missed follows, maybe in a new epoch.
-      this.cursors.set(room, { ...cursor, epoch: message.epoch });
-    } else if (type === "message") {
-      this.cursors.set(room, { ...cursor, seq: message.seq });
-    } else if (type === "gap") {
-      this.cursors.set(room, { ...cursor, seq: message.to });
-    }
+    const room = this.rooms.get(message.room);
+    if (!room?.inside || message.ref !== undefined) return; // of a room that was left
+    if (message.type !== "left") this.#move(room, message);
+    else if (room.wish) room.inside = false; // the join behind it has the last word
+    else this.rooms.delete(message.room);
+  }
+
+  /** Keep the cursor of a room at the newest that is known. */
+  #move(room, { type, epoch, seq, to, recovered }) {
+    const cursor = room.cursor ?? { epoch: "", seq: 0 };
+    if (type === "joined" && !recovered) room.cursor = { epoch, seq };
+    else if (type === "joined") {
+      room.cursor = { ...cursor, epoch }; // what was missed follows, maybe renumbered
+    } else if (type === "message") room.cursor = { ...cursor, seq };
+    else if (type === "gap") room.cursor = { ...cursor, seq: to };
+    // A cursor that is none would be refused, and the room lost with it.
+    const { epoch: name, seq: newest } = room.cursor ?? cursor;
+    if (typeof name !== "string" || !Number.isSafeInteger(newest)) room.cursor = null;
   }
 
   #become(state, facts = {}) {
@@ -582,13 +748,54 @@ export function expiry(token) {
   }
 }
 
-/** Return whether the server takes newcomers; null when that cannot be seen. */
-async function isReady(url) {
-  const place = new URL("/readyz", url.replace(/^ws/, "http"));
-  if (place.origin !== globalThis.location?.origin) return null; // another site's
+/** Return the status that a handshake would get; null when that cannot be seen. */
+async function admission(url, token) {
   try {
-    return (await fetch(place, { cache: "no-store" })).ok;
+    const place = new URL("/admission", String(url).replace(/^ws/, "http"));
+    if (place.origin !== globalThis.location?.origin) return null; // another site's
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const signal = AbortSignal.timeout(OPEN_TIMEOUT);
+    return (await fetch(place, { headers, cache: "no-store", signal })).status;
   } catch {
-    return false;
+    return null;
   }
 }
+
+/** Return a promise, and what settles it. */
+function promised() {
+  const parts = {};
+  parts.promise = new Promise((resolve, reject) => {
+    Object.assign(parts, { resolve, reject });
+  });
+  return parts;
+}
+
+function newWish() {
+  const wish = { ref: null, presence: false, rests: false, held: [], ...promised() };
+  wish.promise.catch(() => {}); // after a reconnect nobody waits for it
+  return wish;
+}
+
+/** Wait for a promise, or a value, but no longer than some milliseconds. */
+function within(limit, promise) {
+  const { promise: over, reject } = promised();
+  const timer = setTimeout(() => reject(new Error("it takes too long")), limit);
+  return Promise.race([promise, over]).finally(() => clearTimeout(timer));
+}
+
+/**
+ * Call `verdict` after some milliseconds; when this page was held up, look once more.
+ *
+ * What has arrived may still lie unread then. Not more than once: in a hidden tab every
+ * timer is late, up to a minute.
+ */
+function patiently(delay, verdict) {
+  const due = performance.now() + delay;
+  setTimeout(() => {
+    if (performance.now() < due + LATE) verdict();
+    else setTimeout(verdict, delay);
+  }, delay);
+}
+
+/** Return what somebody threw, in words: it may be anything. */
+const reasonOf = (error) => String(error?.message ?? error);
