@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from labserver.contract.tokens import issue
 from labserver.errors import BrokerDown, RedisMissing, SettingsError
 from labserver.mistakes import build, mistaken
-from labserver.processes.workers import running_workers
+from labserver.processes.workers import beat, running_workers
 from labserver.redis.embedded import running_redis
 from labserver.redis.nodes import check
 from labserver.server.listening import tls, url_of
@@ -121,7 +121,9 @@ async def serve_until_signal(
                 f"try: python -m websockets '{url}/?token={token}'",
                 flush=True,
             )
+        beating = asyncio.create_task(beat())
         await stop.wait()
+        beating.cancel()
 
 
 async def _check_redis(url: str) -> None:

@@ -3,7 +3,9 @@
 The kernel spreads connections over the sockets that share a port (SO_REUSEPORT; Linux
 does so evenly). Each worker is a ``labserver serve`` like any other; the rooms are one
 world because all talk through one Redis. A worker that ends by itself is started again,
-after a pause that doubles for as long as it does not last.
+after a pause that doubles for as long as it does not last. One that stands still would
+go on to get its share of the connections, and answer none: it is killed first. Each
+worker's loop writes a byte a second to a pipe, and its silence is what tells.
 
 What is counted is counted by the worker: a cap on connections is each worker's own, and
 ``/metrics`` shows the worker that happens to answer (``labserver_info`` names it).
@@ -35,6 +37,11 @@ START_TIMEOUT = 20.0  # seconds
 STOP_TIMEOUT = 5.0  # seconds beyond the drain
 SHORTEST, LONGEST = 0.1, 5.0  # seconds between an end and the next start
 STEADY = 10.0  # seconds after which a worker has lasted
+BEAT_INTERVAL = 1.0  # seconds
+LOOK_INTERVAL = (
+    3.0  # seconds; who is silent from one look to the next but one is killed
+)
+BEAT = "LABSERVER_BEAT"  # variable that tells a worker which descriptor to write to
 
 
 class WorkerFailed(LabError):
@@ -60,6 +67,7 @@ class Worker:
         others = {n: text for n, text in os.environ.items() if n[:4] != "LAB_"}
         self.environment = {**others, **to_environment(settings)}
         self.process: asyncio.subprocess.Process | None = None
+        self.beats = -1  # the descriptor on which its loop is heard
 
     async def start(self) -> None:
         """Return when it listens.
@@ -68,14 +76,21 @@ class Worker:
             WorkerFailed: It does not.
 
         """
-        process = self.process = await asyncio.create_subprocess_exec(
-            *self.command,
-            env=self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches it through whoever started it
-            preexec_fn=partial(end_with_parent, signal.SIGTERM),
-        )
+        self.forget_beats()
+        self.beats, beat = os.pipe()
+        os.set_blocking(self.beats, False)
+        try:
+            process = self.process = await asyncio.create_subprocess_exec(
+                *self.command,
+                env={**self.environment, BEAT: str(beat)},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=(beat,),
+                start_new_session=True,  # Ctrl-C reaches it through whoever started it
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),
+            )
+        finally:
+            os.close(beat)
         assert process.stdout is not None
         line = b""
         with contextlib.suppress(TimeoutError):
@@ -85,12 +100,38 @@ class Worker:
             self.send(signal.SIGKILL)
             raise WorkerFailed(f"worker {self.number} does not listen")
 
+    def forget_beats(self) -> None:
+        if self.beats >= 0:
+            os.close(self.beats)
+            self.beats = -1
+
+    async def watch(self) -> None:
+        """Kill it when its loop is not heard any more."""
+        silent = 0
+        # Once is not enough: perhaps the whole machine stood still.
+        while silent < 2:
+            await asyncio.sleep(LOOK_INTERVAL)
+            try:
+                if not os.read(self.beats, 65536):
+                    return  # it is ending
+                silent = 0
+            except BlockingIOError:
+                silent += 1
+            except OSError:
+                return  # there is none yet
+        log.warning("a worker stands still: killed", extra={"worker": self.number})
+        self.send(signal.SIGKILL)
+
     async def keep(self) -> None:
-        """Start it again whenever it ends."""
+        """Start it again whenever it ends, or stands still."""
         pause, began = SHORTEST, time.monotonic()
         while True:
             assert self.process is not None
-            status = await self.process.wait()
+            watching = asyncio.create_task(self.watch())
+            try:
+                status = await self.process.wait()
+            finally:
+                watching.cancel()
             if time.monotonic() - began > STEADY:
                 pause = SHORTEST
             about = {"worker": self.number, "status": status}
@@ -107,6 +148,7 @@ class Worker:
 
     async def stop(self, within: float) -> None:
         """Let it drain, and kill it if it is not done after ``within`` seconds."""
+        self.forget_beats()
         if self.process is None:
             return
         self.send(signal.SIGTERM)
@@ -116,6 +158,19 @@ class Worker:
         except TimeoutError:
             self.send(signal.SIGKILL)
             await self.process.wait()
+
+
+async def beat() -> None:
+    """Let whoever watches over this worker hear its loop; return if nobody does."""
+    file = int(os.environ.pop(BEAT, "-1"))
+    if file < 0:
+        return
+    os.set_blocking(file, False)
+    while True:
+        # Full: nobody has looked for hours. Closed: the parent is gone, and SIGTERM near.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(file, b".")
+        await asyncio.sleep(BEAT_INTERVAL)
 
 
 def reserved(host: str, port: int, settings: Settings, chosen_by: str) -> socket.socket:

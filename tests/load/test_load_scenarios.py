@@ -182,7 +182,9 @@ async def test_dead_peer_is_kept_longer_by_a_server_that_stood_still(
             if not stopped and await there():
                 stopped = True
                 replica.process.send_signal(signal.SIGSTOP)
-                await asyncio.sleep(6)  # the stall: three intervals, of two and a second
+                await asyncio.sleep(
+                    6
+                )  # the stall: three intervals, of two and a second
                 replica.process.send_signal(signal.SIGCONT)
             return stopped and await gone()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -19,9 +20,9 @@ from labserver.processes.cluster import (
     start_replica,
 )
 from labserver.processes.launch import NotListening
-from labserver.processes.workers import Worker, WorkerFailed
+from labserver.processes.workers import LOOK_INTERVAL, Worker, WorkerFailed
 from labserver.settings import Settings
-from tests.conftest import SECRET, Peer, eventually, peer
+from tests.conftest import DEADLINE, SECRET, Peer, eventually, peer
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere a shared port is not shared evenly"
@@ -114,6 +115,37 @@ async def test_worker_that_dies_is_started_again_and_the_others_stay() -> None:
             await stayed.join("b")
             await new[0].send(type="publish", room="b", payload="again")
             assert (await stayed.until("message"))["payload"] == "again"
+
+
+@pytest.mark.timeout(90)
+async def test_worker_that_stands_still_is_replaced_and_gets_no_handshake() -> None:
+    async with running_replica("resume", "--workers", "2", secret=SECRET) as server:
+        stopped = workers(server).pop()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            await eventually(
+                lambda: len(workers(server) - {stopped}) == 2, within=DEADLINE + 30
+            )
+            assert not alive(stopped)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stopped, signal.SIGCONT)
+        async with AsyncExitStack() as stack:
+            await one_of_each(stack, server)
+            for _ in range(10):
+                await stack.enter_async_context(peer(server.url))
+
+
+async def test_worker_that_is_only_busy_stays() -> None:
+    async with running_replica("resume", "--workers", "2", secret=SECRET) as server:
+        before = workers(server)
+        busy = min(before)
+        os.kill(busy, signal.SIGSTOP)
+        # Less than a look and the next: what it did not say it says afterwards.
+        await asyncio.sleep(LOOK_INTERVAL - 1)
+        os.kill(busy, signal.SIGCONT)
+        await asyncio.sleep(LOOK_INTERVAL)
+        assert workers(server) == before
 
 
 async def test_one_redis_is_shared_and_ends_with_them() -> None:
