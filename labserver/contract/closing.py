@@ -92,6 +92,31 @@ def retry_after(reason: str) -> float | None:
     """Return the seconds that ``retry_after_ms=N`` in a close reason asks for."""
     for word in reason.split():
         name, _, value = word.partition("=")
-        if name == "retry_after_ms" and value.isascii() and value.isdigit():
+        if name == "retry_after_ms" and is_number(value):
             return min(int(value[:9]) / 1000, 3600.0)
     return None
+
+
+# Before there is a WebSocket, a server or a proxy on the way refuses with HTTP.
+
+
+def after_status(status: int) -> Return:
+    """Return what a client may do whose handshake was answered with ``status``.
+
+    What a server, or a proxy before it, says of itself passes (5xx, also those that no
+    RFC knows: 520 to 530), and so does what is a matter of time (408, 425, 429).
+    """
+    if status == 401:
+        return Return.NEW_TOKEN
+    passes = status in (408, 425, 429) or 500 <= status <= 599
+    return Return.SOON if passes else Return.NEVER
+
+
+def retry_after_header(value: str) -> float:
+    """Return the seconds that ``Retry-After`` asks for; 0 for none, and for a date."""
+    return min(float(value[:9]), 3600.0) if is_number(value) else 0.0
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is ASCII digits and nothing else."""
+    return text.isascii() and text.isdigit()

@@ -32,6 +32,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
+from labserver.contract.closing import retry_after_header
 from labserver.load.frames import SIZE_LIMIT, Frames
 
 READ_SIZE = 65536  # bytes
@@ -63,8 +64,7 @@ class Refused(ConnectionError):
     def __init__(self, status: int, detail: str, retry_after: str = "") -> None:
         super().__init__(f"HTTP {status}: {detail}")
         self.status = status
-        number = retry_after.isascii() and retry_after.isdigit()
-        self.retry_after = min(float(retry_after), 3600.0) if number else 0.0
+        self.retry_after = retry_after_header(retry_after)
 
 
 class Closed(ConnectionError):

@@ -12,6 +12,7 @@ from labserver.contract.closing import (
     DRAINING,
     RATE_LIMITED,
     Return,
+    after_status,
     comes_back,
     draining,
     retry_after,
@@ -51,6 +52,13 @@ def test_client_comes_back_when_nobody_decided_against_it(code: int | None) -> N
 @pytest.mark.parametrize("code", [4000, 4400, 4499, 4999])
 def test_client_stays_away_from_a_refusal_it_cannot_read(code: int) -> None:
     assert comes_back(code) is Return.NEVER
+
+
+def test_status_tells_whether_a_refusal_passes() -> None:
+    passing = {s for s in range(100, 1000) if after_status(s) is Return.SOON}
+    assert passing == {408, 425, 429, *range(500, 600)}
+    assert after_status(401) is Return.NEW_TOKEN
+    assert after_status(403) is Return.NEVER
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 1.5, 27.0])

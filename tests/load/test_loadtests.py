@@ -20,6 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
 
 from labserver.judge.oracle import Oracle
 from labserver.processes.cluster import running_cluster, running_replica
@@ -553,6 +555,43 @@ async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> 
     tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
     assert tally["delivered"] == tally["expected"] == 4 * slow.seq, out
     assert code in (0, 4), out
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("answer", [408, 425, 520, 530, None])
+async def test_user_comes_back_after_a_passing_refusal(
+    answer: int | None, tmp_path: Path
+) -> None:
+    """None: the server hangs up in the middle of the handshake."""
+    server, refused = LossyServer(), 0
+
+    def refuse(connection: ServerConnection, request: Request) -> Response | None:
+        nonlocal refused
+        if not server.members or refused:
+            return None
+        refused += 1
+        if answer is None:
+            connection.transport.abort()
+        return Response(answer or 503, "later", Headers({"Content-Length": "0"}), b"")
+
+    async def back() -> bool:
+        if len(server.members) == 1:
+            server.members[0].transport.abort()
+        return len(server.members) == 2
+
+    async with serve(
+        server.converse, "127.0.0.1", 0, compression=None, process_request=refuse
+    ) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        _, out, _ = await locust(
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "1", "-r", "1", "-t", "30s"),
+            *("--results", str(tmp_path), "--no-pictures", "FanoutSubscriber"),
+            until=back,
+            LAB_TOKEN="any",
+        )
+    assert (len(server.members), refused) == (2, 1), out
+    # During the drain at the end of a run even those come back that stayed away.
+    assert figures(tmp_path)["generator"]["seconds"] < 25, out
 
 
 @pytest.mark.timeout(60)

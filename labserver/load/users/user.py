@@ -22,7 +22,7 @@ from locust.env import Environment
 from websockets.frames import Frame
 
 from labserver.client import Backoff
-from labserver.contract.closing import Return, comes_back
+from labserver.contract.closing import Return, after_status, comes_back
 from labserver.contract.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
 from labserver.load.figures.audit import Audit
 from labserver.load.figures.budget import Budget
@@ -32,7 +32,6 @@ from labserver.load.run.options import USERS_LIMIT, token, urls, user_name
 from labserver.load.websocket import Closed, NotThisMachine, Refused, WebSocket, normal
 
 ANSWER_TIMEOUT = 5.0  # seconds
-REFUSED_FOR_NOW = (429, 500, 502, 503, 504)
 # Locust's bookkeeping of one event costs more than all else that a message costs. It
 # is shown one in so many, and the name of the row says so; our own figures have all.
 EVENT_EVERY = 100
@@ -204,10 +203,12 @@ class WebSocketUser(User):
 
     def not_connected(self, started: float, exc: OSError) -> None:
         """Decide what a failed attempt means, and wait before the next."""
-        status = exc.status if isinstance(exc, Refused) else None
-        if not (self.excused() or (status in REFUSED_FOR_NOW and self.lost_at)):
+        # Without a status the server hung up, or is none: perhaps it is one later.
+        status = exc.status if isinstance(exc, Refused) else 0
+        passes = not status or after_status(status) is Return.SOON
+        if not (self.excused() or (status and passes and self.lost_at)):
             self.fail("connect", started, exc)
-        if status is not None and status not in REFUSED_FOR_NOW:
+        if not passes:
             self.stay_away()
             return
         self.turn += 1  # perhaps another server is there

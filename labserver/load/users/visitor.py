@@ -48,6 +48,7 @@ class Visitor(WebSocketUser):
         try:
             self.connect()
             self.visit()
+            self.backoff.attempt = 0  # a whole visit went well
         except OSError as exc:
             if not self.excused():
                 self.fail("visit", started, exc)
