@@ -59,6 +59,9 @@ class Visitor:
     def reply(self, message: Struct) -> None:
         """Take an answer."""
 
+    def returned(self) -> None:
+        """Take no notice: requests that listen are not counted."""
+
     def ended(self) -> None:
         """Finish the response; :attr:`ending` says why."""
 

@@ -214,6 +214,15 @@ class LabConnection(ServerConnection):
                 self.transport.abort()
         return False
 
+    def returned(self) -> None:
+        """Take back the count of a join that goes on where the client was.
+
+        After a break a client enters all its rooms at once, and is no flooder. It
+        cannot enter more than it may be in; to do it again it has to leave.
+        """
+        if self.bucket is not None:
+            self.bucket.give_back()
+
     # Writing
 
     def reply(self, message: Struct) -> None:

@@ -31,6 +31,10 @@ class TokenBucket:
         self.level -= 1.0
         return self.level >= 0.0
 
+    def give_back(self) -> None:
+        """Return a token that was taken: what it was taken for is free."""
+        self.level = min(self.burst, self.level + 1.0)
+
     def refill(self, now: float) -> None:
         """Add what has accrued since the last call."""
         self.level = min(self.burst, self.level + (now - self.updated) * self.rate)
@@ -70,7 +74,7 @@ class BucketPerName:
         bucket = self.of(name, now)
         if bucket is None or bucket.take(now):
             return True
-        bucket.level += 1.0  # a refusal is free
+        bucket.give_back()  # a refusal is free
         return False
 
     def of(self, name: str, now: float) -> TokenBucket | None:

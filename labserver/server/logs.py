@@ -54,7 +54,7 @@ class Sparing(logging.Filter):
         if not about_others or record.levelno <= logging.DEBUG:
             return True  # who asks for DEBUG wants everything
         if not self.bucket.take(time.monotonic()):
-            self.bucket.level += 1.0  # a line that is left out is free
+            self.bucket.give_back()  # a line that is left out is free
             self.left_out += 1
             return False
         if self.left_out:

@@ -130,6 +130,8 @@ class RoomsApplication:
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
             lab.hub.add(connection, room, joined, missed or ())
+        if message.after is not None and self.rooms_limit and not here:
+            connection.returned()
         if message.presence:
             lab.attendance.enter(connection, name)
         else:

@@ -161,3 +161,32 @@ async def test_memory_of_all_histories_together_is_bounded(
             assert broker.kept <= 110_000
         kept = sum(len(e.json) for log in broker.logs.values() for _, e in log.kept)
         assert broker.kept == kept
+
+
+async def test_return_to_many_rooms_is_no_flood(running: Running) -> None:
+    """What a client was in is bounded: nobody gains more by leaving, which counts."""
+    cursor = {"epoch": "e", "seq": 1}
+    async with (
+        running("resume", message_rate_limit=1, rooms_limit=40) as server,
+        peer(server) as ann,
+    ):
+        for number in range(40):
+            message = {"type": "join", "room": f"r{number}", "ref": number}
+            await ann.send(**message, after=cursor)
+        answers = [await ann.recv() for _ in range(40)]
+        assert [answer["type"] for answer in answers] == ["joined"] * 40
+
+
+@pytest.mark.parametrize("joins", ["the same room", "no cursor"])
+async def test_other_joins_count_as_messages(joins: str, running: Running) -> None:
+    cursor = {"epoch": "e", "seq": 1}
+    more = {"after": cursor} if joins == "the same room" else {}
+    async with (
+        running("resume", message_rate_limit=10) as server,
+        peer(server) as ann,
+    ):
+        for number in range(30):
+            room = "a" if more else f"r{number}"
+            await ann.send(type="join", room=room, ref=number, **more)
+        codes = [(await ann.recv()).get("code") for _ in range(30)]
+        assert "rate_limited" in codes
