@@ -6,7 +6,9 @@
             ...
 
 It joins its rooms again with a cursor, so that the server can replay what was missed,
-and it obeys close codes: it does not return where it is not welcome.
+and it obeys close codes: it does not return where it is not welcome. Whatever else goes
+wrong on the way back (a token source that fails, a server that says nonsense) is a
+reason to wait and to try again; only the first connection may fail.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ import asyncio
 import contextlib
 import inspect
 import itertools
-import json
+import logging
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import Close
 
 from labserver.contract import closing
-from labserver.contract.closing import Return
+from labserver.contract.closing import Return, is_number
+from labserver.contract.messages import SIZE_LIMIT_HEADER, from_json, to_json
 from labserver.errors import LabError
 
 Message = dict[str, Any]
@@ -33,7 +40,17 @@ Token = str | Callable[[], str | Awaitable[str]] | None
 
 AGAIN = "again:"  # starts the ref of a join that follows a reconnect
 TOLD = {"message", "gap", "joined", "present", "presence"}  # what the iterator yields
+PASSES = {"broker_down", "rate_limited"}  # errors after which a join is tried again
 QUEUE = 1024  # messages that wait for the iterator; then reading stops
+WINDOW = 16  # joins that await their answer at a time, after a reconnect
+ATTEMPT_TIMEOUT = 10.0  # seconds from an attempt's beginning to the hello
+STUCK_TIMEOUT = 20.0  # seconds that the server may take nothing
+GOODBYE_TIMEOUT = 2.0  # seconds that the server has to answer a close frame
+PASSING = (OSError, EOFError, InvalidHandshake)  # what a server that is away looks like
+
+log = logging.getLogger("labserver.client")
+library_log = logging.getLogger("labserver.websockets")
+library_log.setLevel(logging.WARNING)  # at DEBUG it writes headers: the token is one
 
 
 class Rejected(LabError):
@@ -49,6 +66,15 @@ class ServerError(LabError):
         self.detail = detail
 
 
+class TooBig(LabError):
+    """A message is larger than the server takes. It was not sent."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a message of {size:,} bytes; the server takes {limit:,}")
+        self.size = size
+        self.limit = limit
+
+
 class Backoff:
     """How long to wait before the next attempt, in seconds.
 
@@ -59,7 +85,7 @@ class Backoff:
     Args:
         first: Ceiling of the first delay.
         cap: Ceiling of any delay.
-        stable: A connection that lasts so long resets the ceiling.
+        stable: A connection that lasts so long, from its hello, resets the ceiling.
 
     """
 
@@ -83,8 +109,35 @@ class Backoff:
             self.attempt = 0
 
 
+@dataclass
+class Stay:
+    """What a client has of a room, from the first join to the leave.
+
+    Attributes:
+        entered: Whether the server has let it in, on this connection.
+        pending: Joins that await their answer, on this connection.
+
+    """
+
+    entered: bool = False
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What awaits an answer, and which stay in which room the answer may change."""
+
+    answer: asyncio.Future[Message]
+    room: str = ""
+    stay: Stay | None = None
+
+
 class Client:
     """A connection that survives its sockets.
+
+    Requests go out in the order in which they were made, one after the other, and what
+    they change here changes in that order, too. An answer changes only the stay in a
+    room that it was asked for: after ``leave`` and ``join`` the client is in the room.
 
     Args:
         url: Address of the server, without a token, or a function that returns one;
@@ -92,6 +145,7 @@ class Client:
         token: The token, or a function or coroutine function that returns one; it is
             called for every attempt, so that an expired one is replaced.
         backoff: When to try again.
+        open_timeout: Seconds for the first connection, over all attempts; None for any.
         options: Further arguments of :func:`websockets.asyncio.client.connect`.
 
     """
@@ -102,41 +156,67 @@ class Client:
         token: Token = None,
         *,
         backoff: Backoff | None = None,
+        open_timeout: float | None = 30.0,
         **options: Any,
     ) -> None:
         self.url = url
         self.token = token
         self.backoff = backoff or Backoff()
-        self.options = options
+        self.open_timeout = open_timeout
+        self.options = {"logger": library_log, **options}
         self.hello: Message = {}
         self.cursors: dict[str, Message | None] = {}
         self.present: set[str] = set()  # rooms in which to see, and be seen
-        self.connects = 0  # how often a connection was made
+        self.connects = 0  # how often a connection was made, and said hello
         self.latest_close: int | None = None
+        self.size_limit = 0  # bytes that the server takes; 0 when it does not say
         self._connection: ClientConnection | None = None
         self._queue: asyncio.Queue[Message | None] = asyncio.Queue()
         self._wanted = asyncio.Event()  # somebody waits for what is not in the queue
-        self._waiting: dict[str, asyncio.Future[Message]] = {}
+        self._turn = asyncio.Lock()  # to send the next request
+        self._waiting: dict[str, Request] = {}
+        self._returning: dict[str, Request] = {}  # joins that follow a reconnect
+        self._stays: dict[str, Stay] = {}
         self._refs = itertools.count(1)
+        self._window = WINDOW
         self._open = asyncio.Event()
+        self._over = False
         self._failure: Exception | None = None
-        self._retries: set[asyncio.Task[None]] = set()
+        self._where = "the server"
+        self._latest_failure = "no answer yet"
+        self._unreadable = False  # whether this connection's server said nonsense
         self._refused_token: str | None = None
         self._latest_token: str | None = None
 
     async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            Rejected: The server will not have this client.
+            TimeoutError: No attempt succeeded within ``open_timeout``.
+            Exception: What the token source or the function for the URL raised.
+
+        """
         self._task = asyncio.create_task(self._run())
         opened = asyncio.create_task(self._open.wait())
         try:
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait((opened, self._task), return_when=first)
+            done, _ = await asyncio.wait(
+                (opened, self._task),
+                timeout=self.open_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not done:
+                raise TimeoutError(
+                    f"no connection within {self.open_timeout:g} s; "
+                    f"the latest attempt: {self._latest_failure}"
+                )
+            if self._failure is not None:
+                raise self._failure
         except BaseException:
             self._task.cancel()  # or it would go on for ever
             raise
         finally:
             opened.cancel()
-        if self._failure is not None:
-            await self._task
         return self
 
     async def __aexit__(
@@ -145,12 +225,13 @@ class Client:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for task in (self._task, *self._retries):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Rejected):
-            await self._task
-        if self._connection is not None:
-            await self._connection.close()
+        """Say goodbye; who is cancelled meanwhile does not wait for the answer."""
+        self._task.cancel()
+        try:
+            # To await the task itself would mix up its cancellation with the caller's.
+            await asyncio.wait((self._task,), timeout=2 * GOODBYE_TIMEOUT)
+        finally:
+            self._task.cancel()  # enough of that goodbye
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield ``message``, ``gap`` and ``joined``, over all reconnects.
@@ -163,6 +244,7 @@ class Client:
         while (message := await self._queue.get()) is not None:
             self._wanted.set()
             yield message
+        self._queue.put_nowait(None)  # the end is there for the next to ask, too
         if self._failure is not None:
             raise self._failure
 
@@ -180,31 +262,23 @@ class Client:
 
         With ``presence`` the others who asked for it are told, and so is this client.
         """
-        await self._open.wait()  # else the reconnect would enter it, too
-        self.cursors.setdefault(room, after)
-        (self.present.add if presence else self.present.discard)(room)
-        try:
-            return await self._request({"type": "join", **self._wish(room, after)})
-        except ServerError:
-            self.cursors.pop(room, None)
-            self.present.discard(room)
-            raise
-
-    def _wish(self, room: str, after: Message | None) -> Message:
-        """Return what a join asks for."""
-        wish: Message = {"room": room, **({"after": after} if after else {})}
-        return {**wish, "presence": True} if room in self.present else wish
+        return await self._request(_join(room, after, presence))
 
     async def leave(self, room: str) -> Message:
         """Leave a room; return the ``left``."""
-        self.cursors.pop(room, None)
-        self.present.discard(room)
+        if not self._turn.locked():  # else something waits that was asked before
+            self._forget(room)  # also without a connection: the next stays out
         return await self._request({"type": "leave", "room": room})
 
     async def publish(self, room: str, payload: Any, key: str | None = None) -> Message:
         """Publish, and return the ``ack``.
 
         With a ``key`` it is safe to try again after a ConnectionError.
+
+        Raises:
+            TooBig: It is larger than the server takes.
+            ValueError, TypeError: It cannot be said in JSON.
+
         """
         message = {"type": "publish", "room": room, "payload": payload}
         return await self._request({**message, **({"key": key} if key else {})})
@@ -214,21 +288,43 @@ class Client:
         return await self._request({"type": "ping"})
 
     async def _request(self, message: Message) -> Message:
-        await self._open.wait()
-        connection = self._connection
-        if connection is None:
-            raise self._failure or ConnectionError("there is no connection")
-        ref = f"r{next(self._refs)}"
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[ref] = answer
-        self._wanted.set()
-        try:
-            await connection.send(json.dumps({**message, "ref": ref}))
-            return await answer
-        except ConnectionClosed:
-            raise ConnectionError("the connection ended before the answer") from None
-        finally:
-            self._waiting.pop(ref, None)
+        async with self._turn:
+            connection = await self._opened()
+            ref = f"r{next(self._refs)}"
+            data = to_json({**message, "ref": ref}).encode()
+            if 0 < self.size_limit < len(data):
+                raise TooBig(len(data), self.size_limit)
+            request = self._asking(message)
+            self._waiting[ref] = request
+            self._wanted.set()
+            await _send(connection, data)
+        return await request.answer
+
+    async def _opened(self) -> ClientConnection:
+        """Return the connection, once there is one that has entered its rooms."""
+        while (connection := self._connection) is None or not self._open.is_set():
+            if self._over:
+                raise self._failure or ConnectionError("there is no connection")
+            await self._open.wait()
+        return connection
+
+    def _asking(self, message: Message) -> Request:
+        """Change what a request is to change here; return what awaits its answer."""
+        stay, room = None, message.get("room", "")
+        if message["type"] == "leave":
+            self._forget(room)
+        elif message["type"] == "join":
+            self.cursors.setdefault(room, message.get("after"))
+            seen = message.get("presence", False)
+            (self.present.add if seen else self.present.discard)(room)
+            stay = self._stays.setdefault(room, Stay())
+            stay.pending += 1
+        return Request(asyncio.get_running_loop().create_future(), room, stay)
+
+    def _forget(self, room: str) -> None:
+        self.cursors.pop(room, None)
+        self.present.discard(room)
+        self._stays.pop(room, None)
 
     # Connecting
 
@@ -237,56 +333,68 @@ class Client:
             while True:
                 delay = await self._attempt()
                 await asyncio.sleep(delay)
-        except asyncio.CancelledError:
-            self._open.set()  # whoever waits for a connection waits in vain
-            self._queue.put_nowait(None)
-            raise
         except Exception as exc:
             self._failure = exc
-            self._open.set()
+        finally:
+            self._over = True
+            self._open.set()  # whoever waits for a connection waits in vain
             self._queue.put_nowait(None)  # behind what was heard before
-            raise
 
     async def _attempt(self) -> float:
         """Connect and listen until the end; return the seconds to wait then."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
         try:
-            async with await self._connect() as connection:
-                self._connection = connection
-                self.connects += 1
-                try:
-                    await self._listen(connection)
-                except ConnectionClosed:
-                    pass
-                except asyncio.CancelledError:
-                    await connection.close()  # the library would say 1011
-                    raise
-                finally:
-                    # Before anything is awaited: a request made from now on waits for
-                    # the next connection.
-                    self._connection = None
-                    self._open.clear()
-                    self._fail_requests()
-                    for retry in self._retries:
-                        retry.cancel()  # the next connection enters every room
-                self.backoff.lasted(loop.time() - started)
-                return self._after_close(connection.close_code, connection.close_reason)
+            async with asyncio.timeout(self._attempt_timeout):
+                connection = await self._connect()
         except InvalidStatus as exc:
             return self._after_status(exc)
-        except (OSError, TimeoutError, InvalidHandshake, EOFError):
-            return self.backoff.next()
+        except Rejected:
+            raise
+        except Exception as exc:
+            if not self.connects and not isinstance(exc, PASSING):
+                raise
+            return self._again(self.backoff.next(), self._reason(exc))
+        try:
+            await self._converse(connection)
+        except ConnectionClosed:
+            pass
+        except OSError as exc:  # there was no hello
+            return self._again(self.backoff.next(), self._reason(exc))
+        finally:
+            await _hang_up(connection)
+        # What this side says is not the server's decision.
+        decided = connection.protocol.close_rcvd_then_sent
+        code = connection.close_code if decided else 1006
+        return self._after_close(code, connection.close_reason)
 
-    async def _connect(self) -> connect:
-        token = self.token() if callable(self.token) else self.token
-        if inspect.isawaitable(token):
-            token = await token
+    @property
+    def _attempt_timeout(self) -> float:
+        return min(ATTEMPT_TIMEOUT, self.open_timeout or ATTEMPT_TIMEOUT)
+
+    async def _connect(self) -> ClientConnection:
+        token = await self._current_token()
         if token is not None and token == self._refused_token:
             raise Rejected("the server refused this token, and there is no other")
         self._latest_token = token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = self.url() if callable(self.url) else self.url
-        return connect(url, additional_headers=headers, **self.options)
+        self._where = _shown(url)
+        connection = await connect(url, additional_headers=headers, **self.options)
+        assert connection.response is not None
+        limit = connection.response.headers.get(SIZE_LIMIT_HEADER, "")
+        self.size_limit = int(limit[:18]) if is_number(limit) else 0
+        return connection
+
+    async def _current_token(self) -> str | None:
+        token = self.token() if callable(self.token) else self.token
+        if not inspect.isawaitable(token):
+            return token
+        try:
+            return await token
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ConnectionError("the token source was cancelled") from None
 
     def _after_close(self, code: int | None, reason: str | None) -> float:
         self.latest_close = code
@@ -296,46 +404,102 @@ class Client:
         if comes_back is Return.NEW_TOKEN and not callable(self.token):
             raise Rejected(f"closed with {code} {reason}, and there is no new token")
         if comes_back is Return.NEW_TOKEN:
-            self._refused_token = self._latest_token
+            self._refused_token = self._latest_token or self._refused_token
         asked = closing.retry_after(reason or "")
         delay = self.backoff.next()
         if comes_back is Return.LATER:
             delay += self.backoff.first
-        return asked if asked is not None else delay
+        if code == closing.RATE_LIMITED.code:
+            self._window = 1  # perhaps it was the joins that followed a reconnect
+        delay = asked if asked is not None else delay
+        return self._again(delay, f"closed with {code} {reason or ''}".rstrip())
 
     def _after_status(self, exc: InvalidStatus) -> float:
         status = exc.response.status_code
-        new_token = status == 401 and callable(self.token)
-        if status not in (429, 500, 502, 503, 504) and not new_token:
+        comes_back = closing.after_status(status)
+        if comes_back is Return.NEW_TOKEN and callable(self.token):
+            self._refused_token = self._latest_token or self._refused_token
+        elif comes_back is not Return.SOON:
             raise Rejected(f"refused with HTTP {status}") from None
-        if new_token:
-            self._refused_token = self._latest_token
-        asked = exc.response.headers.get("Retry-After", "")
-        number = asked.isascii() and asked.isdigit()  # a date is not worth the code
-        seconds = min(float(asked), 3600.0) if number else 0.0
+        seconds = closing.retry_after_header(
+            exc.response.headers.get("Retry-After", "")
+        )
         # Everybody was told the same number: the jitter comes on top.
-        return seconds + self.backoff.next()
+        return self._again(seconds + self.backoff.next(), f"HTTP {status}")
 
-    async def _listen(self, connection: ClientConnection) -> None:
-        self.hello = json.loads(await connection.recv())
-        for room in list(self.cursors):
-            await self._enter_again(room)
-        self._open.set()
-        async for data in connection:
-            message = json.loads(data)
-            self._note(message)
-            waiting = self._waiting.get(message.get("ref", ""))
-            if waiting is not None and not waiting.done():
-                if message["type"] == "error":
-                    error = ServerError(message["code"], message["detail"])
-                    waiting.set_exception(error)
-                else:
-                    waiting.set_result(message)
-            if message["type"] in TOLD:
-                self._queue.put_nowait(message)
+    def _again(self, delay: float, reason: str) -> float:
+        """Say why there is no connection; return the delay."""
+        if self._latest_token:
+            reason = reason.replace(self._latest_token, "...")
+        self._latest_failure = reason
+        log.info("no connection to %s: %s; again in %.1f s", self._where, reason, delay)
+        return delay
+
+    def _reason(self, exc: Exception) -> str:
+        """Return what to say of a failure. What others raise may hold a secret."""
+        name = type(exc).__name__
+        return f"{name}: {exc}".rstrip(": ") if isinstance(exc, PASSING) else name
+
+    # Listening
+
+    async def _converse(self, connection: ClientConnection) -> None:
+        """Hear the hello, enter the rooms again, and listen until the end."""
+        async with asyncio.timeout(self._attempt_timeout):
+            self.hello = _hello(await connection.recv())
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self.connects += 1
+        self._unreadable = False
+        self._connection = connection
+        returning = asyncio.create_task(self._return(connection))
+        try:
+            async for data in connection:
+                self._hear(data)
                 await self._not_too_far_ahead()
-            elif message["type"] == "error" and waiting is None:
-                await self._not_entered(message)
+        finally:
+            # Before anything is awaited: a request made from now on waits for the next
+            # connection.
+            self._connection = None
+            self._open.clear()
+            self._fail_requests(connection.protocol.close_rcvd)
+            returning.cancel()  # the next connection enters every room
+            self.backoff.lasted(loop.time() - began)
+
+    async def _return(self, connection: ClientConnection) -> None:
+        """Enter every room again, as fast as the server takes it.
+
+        So many joins at a time: a server that limits rates answers the first that is
+        too many with ``rate_limited``, and closes the connection after some more.
+        """
+        rooms, pause = deque(self.cursors), Backoff(first=0.25, cap=2.0)
+        stays = {room: self._stays.setdefault(room, Stay()) for room in rooms}
+        with contextlib.suppress(ConnectionError):
+            while rooms:
+                asked: dict[str, Request] = {}
+                while rooms and len(asked) < self._window:
+                    room = rooms.popleft()
+                    stay = stays[room]
+                    left = self._stays.get(room) is not stay
+                    if left or stay.pending or stay.entered:
+                        continue  # somebody left it meanwhile, or asked for it
+                    wish = _join(room, self.cursors[room], room in self.present)
+                    asked[room] = self._returning[AGAIN + room] = self._asking(wish)
+                    wish["ref"] = AGAIN + room
+                    await _send(connection, to_json(wish).encode())
+                self._open.set()
+                refused = [
+                    room
+                    for room, request in asked.items()
+                    if (await request.answer).get("code") in PASSES
+                ]
+                rooms.extend(refused)
+                if refused:
+                    self._window = 1
+                    await asyncio.sleep(pause.next(lambda: random.uniform(0.5, 1.0)))
+                else:
+                    self._window = min(WINDOW, self._window + 1)
+                    pause.attempt = 0
+        self._open.set()
 
     async def _not_too_far_ahead(self) -> None:
         """Stop reading while nobody iterates, unless an answer is waited for."""
@@ -343,51 +507,147 @@ class Client:
             self._wanted.clear()
             await self._wanted.wait()
 
-    async def _enter_again(self, room: str, delay: float = 0.0) -> None:
-        await asyncio.sleep(delay)
-        if self._connection is None or room not in self.cursors:
-            return
-        wish = self._wish(room, self.cursors[room])
-        message = {"type": "join", **wish, "ref": AGAIN + room}
-        with contextlib.suppress(ConnectionClosed):
-            await self._connection.send(json.dumps(message))
+    def _hear(self, data: str | bytes) -> None:
+        """Take a message of the server, whatever it is: none may end the client."""
+        try:
+            self._take(_message(data))
+        except Exception as exc:
+            if not self._unreadable:
+                name = type(exc).__name__
+                log.warning("%s said what cannot be read: %s", self._where, name)
+            self._unreadable = True
 
-    async def _not_entered(self, error: Message) -> None:
-        """Try again where the broker was down; else say so, and give the room up."""
-        ref = error.get("ref")
-        if not isinstance(ref, str) or not ref.startswith(AGAIN):
-            return
-        room = ref.removeprefix(AGAIN)
-        if error["code"] == "broker_down":
-            retry = asyncio.create_task(self._enter_again(room, self.backoff.next()))
-            self._retries.add(retry)
-            retry.add_done_callback(self._retries.discard)
+    def _take(self, message: Message) -> None:
+        ref, request = message.get("ref"), None
+        if isinstance(ref, str):
+            request = self._waiting.pop(ref, None) or self._returning.pop(ref, None)
+        if request is None:
+            self._note(message)
         else:
-            self.cursors.pop(room, None)
-            self.present.discard(room)
-            self._queue.put_nowait(error)
+            self._answer(request, message)
+            if request.stay is self._stays.get(request.room):
+                self._note(message)
+        if message["type"] in TOLD:
+            self._queue.put_nowait(message)
+
+    def _answer(self, request: Request, message: Message) -> None:
+        """Hand an answer over; who is not let in has nothing of the room any more."""
+        again = message["ref"].startswith(AGAIN)
+        failed = message["type"] == "error"
+        code, detail = str(message.get("code")), str(message.get("detail"))
+        if request.stay is not None:
+            request.stay.pending -= 1
+            outside = not request.stay.entered and not request.stay.pending
+            wanted = request.stay is self._stays.get(request.room)
+            if failed and outside and wanted and not (again and code in PASSES):
+                self._forget(request.room)
+                if again:
+                    self._queue.put_nowait(message)
+        if request.answer.done():  # nobody waits for it any more
+            return
+        if failed and not again:
+            request.answer.set_exception(ServerError(code, detail))
+        else:
+            request.answer.set_result(message)
 
     def _note(self, message: Message) -> None:
         """Keep the cursor of each room at the newest that is known."""
         room = message.get("room", "")
         if room not in self.cursors:
             return
+        stay = self._stays.setdefault(room, Stay())
         cursor = self.cursors[room] or {"epoch": "", "seq": 0}
         match message["type"]:
             case "joined" if not message["recovered"]:
                 cursor = {"epoch": message["epoch"], "seq": message["seq"]}
             case "joined":  # what was missed follows, maybe in a new epoch
                 cursor = {**cursor, "epoch": message["epoch"]}
-            case "message":
+            case "message" if stay.entered:
                 cursor = {**cursor, "seq": message["seq"]}
-            case "gap":
+            case "gap" if stay.entered:
                 cursor = {**cursor, "seq": message["to"]}
             case _:
                 return
+        stay.entered = True
         self.cursors[room] = cursor
 
-    def _fail_requests(self) -> None:
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(ConnectionError("the connection was lost"))
-                answer.exception()
+    def _fail_requests(self, close: Close | None) -> None:
+        for request in (*self._waiting.values(), *self._returning.values()):
+            if not request.answer.done():
+                request.answer.set_exception(ConnectionError(_why(close)))
+                request.answer.exception()
+        self._waiting.clear()
+        self._returning.clear()
+        for stay in self._stays.values():
+            stay.entered, stay.pending = False, 0
+
+
+async def _send(connection: ClientConnection, data: bytes) -> None:
+    """Send a text message.
+
+    Raises ConnectionError, also when the server takes nothing for a long time: the
+    library would wait for ever, and so would its keepalive.
+    """
+    try:
+        async with asyncio.timeout(STUCK_TIMEOUT):
+            await connection.send(data, text=True)
+    except ConnectionClosed as exc:
+        await asyncio.sleep(0)  # who tries again at once must not keep out the reader
+        raise ConnectionError(_why(exc.rcvd)) from None
+    except TimeoutError:
+        connection.transport.abort()
+        raise ConnectionError(
+            f"the server took nothing for {STUCK_TIMEOUT:g} s"
+        ) from None
+
+
+async def _hang_up(connection: ClientConnection) -> None:
+    """Say goodbye. A peer that does not answer, or does not even read, is cut off."""
+    try:
+        async with asyncio.timeout(GOODBYE_TIMEOUT):
+            await connection.close()
+    except TimeoutError:
+        pass
+    finally:
+        connection.transport.abort()
+
+
+def _message(data: str | bytes) -> Message:
+    """Return what a server said.
+
+    Raises ValueError: It is no JSON object with a type.
+    """
+    message = from_json(data)
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise ValueError("no object with a type")
+    return message
+
+
+def _hello(data: str | bytes) -> Message:
+    """Return the first message of a server, or raise ConnectionError."""
+    with contextlib.suppress(ValueError, RecursionError):
+        message = _message(data)
+        if message["type"] == "hello":
+            return message
+    raise ConnectionError("its first message is no hello")
+
+
+def _join(room: str, after: Message | None, presence: bool) -> Message:
+    """Return what a join asks for."""
+    message: Message = {"type": "join", "room": room}
+    if after:
+        message["after"] = after
+    return {**message, "presence": True} if presence else message
+
+
+def _why(close: Close | None) -> str:
+    """Return how a connection ended."""
+    if close is None:
+        return "the connection was lost"
+    return f"closed with {close.code} {close.reason}".rstrip()
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what might be secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

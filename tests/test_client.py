@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from labserver.client import QUEUE, Backoff, Client, Rejected, ServerError
+from labserver.client import (
+    GOODBYE_TIMEOUT,
+    QUEUE,
+    Backoff,
+    Client,
+    Rejected,
+    ServerError,
+    TooBig,
+)
 from labserver.contract import closing
 from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle
@@ -41,6 +52,7 @@ class Scripted:
         self.script = script
         self.requests: list[Request] = []
         self.statuses: dict[int, tuple[int, dict[str, str]]] = {}
+        self.connections: list[ServerConnection] = []
         self.url = ""
 
     def refuse(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -50,9 +62,10 @@ class Scripted:
             return None
         status, headers = refusal
         fields = Headers({"Content-Length": "0", "Connection": "close", **headers})
-        return Response(status, HTTPStatus(status).phrase, fields, b"")
+        return Response(status, "so it is", fields, b"")
 
     async def converse(self, connection: ServerConnection) -> None:
+        self.connections.append(connection)
         await connection.send(json.dumps(HELLO))
         await self.script[len(self.requests) - 1](connection)
 
@@ -238,7 +251,19 @@ async def test_token_that_was_refused_is_not_tried_again() -> None:
                 pass
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 426])
+PASSING = [408, 425, 429, 500, 501, 502, 503, 504, 505, 507, 511, 520, 524, 530, 599]
+
+
+@pytest.mark.parametrize("status", PASSING)
+async def test_client_comes_back_after_a_passing_refusal(status: int) -> None:
+    async with (
+        scripted(stays, stays, statuses={1: (status, {})}) as server,
+        Client(server.url, backoff=Backoff(**AT_ONCE)) as client,
+    ):
+        assert (await client.ping())["type"] == "pong"
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 410, 426, 431, 451])
 async def test_other_refusals_are_final(status: int) -> None:
     async with scripted(statuses={1: (status, {})}) as server:
         with pytest.raises(Rejected, match=str(status)):
@@ -535,17 +560,6 @@ async def test_reading_stops_while_nobody_iterates_and_goes_on_after(
         assert got == list(range(1, total + 1))
 
 
-class Delays(Backoff):
-    """These delays, one after the other."""
-
-    def __init__(self, *delays: float) -> None:
-        super().__init__()
-        self.delays = [*delays]
-
-    def next(self, draw: Callable[[], float] = random.random) -> float:
-        return self.delays.pop(0)
-
-
 async def test_room_is_entered_once_on_a_new_connection() -> None:
     """Another try that was due on the connection before would be given all twice."""
     joins = 0
@@ -569,11 +583,368 @@ async def test_room_is_entered_once_on_a_new_connection() -> None:
 
     script = (welcomes, broker_is_down, counts)
     async with scripted(*script) as server:
-        # Back at once, to try again in a while, back at once.
-        client = Client(server.url, backoff=Delays(0.0, 0.3, 0.0))
+        client = Client(server.url, backoff=Backoff(**AT_ONCE))
         async with client:
             with pytest.raises(ConnectionError):
                 await client.join("red")
-            await eventually(lambda: client.connects == 3 and not client._retries)
+            await eventually(lambda: client.connects == 3)
             await client.ping()
     assert joins == 1
+
+
+async def entered(client: Client, rooms: list[str]) -> None:
+    """Join many rooms, for the first time, as fast as the server takes it."""
+    for room in rooms:
+        while True:
+            try:
+                await client.join(room)
+                break
+            except ServerError as exc:
+                assert exc.code == "rate_limited"
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("counted", [False, True])
+async def test_every_room_is_entered_again_below_any_rate(
+    counted: bool, running: Running
+) -> None:
+    """Also where the server counts it: without a limit on rooms there is no bound."""
+    rooms = [f"room-{number}" for number in range(45)]
+    limits = {"message_rate_limit": 15, "rooms_limit": 0 if counted else 128}
+    async with (
+        running("resume", **limits) as server,
+        Client(
+            server.url, issue(SECRET, "ann"), backoff=Backoff(first=0.1, cap=0.1)
+        ) as client,
+    ):
+        await entered(client, rooms)
+        (connection,) = server.connections
+        connection.transport.abort()
+        await eventually(lambda: client.connects > 1)
+        await eventually(lambda: {*server.hub.rooms} == {*rooms}, within=30)
+        assert {*client.cursors} == {*rooms}
+
+
+# What was asked first comes first
+
+
+@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("order", ["leave join", "join leave", "leave join leave join"])
+async def test_client_is_where_the_last_of_several_requests_put_it(
+    order: str, connected: bool, running: Running
+) -> None:
+    inside = order.endswith("join")
+    async with (
+        running("resume") as server,
+        Client(
+            server.url, issue(SECRET, "ann"), backoff=Backoff(first=0.2, cap=0.2)
+        ) as client,
+    ):
+        await client.join("a")
+        await client.join("b")
+        if not connected:
+            (connection,) = server.connections
+            connection.transport.abort()
+            await eventually(lambda: not client.connected)
+        asked = [getattr(client, what)("a") for what in order.split()]
+        await asyncio.gather(*asked)
+        assert ("a" in client.cursors) is inside
+        await eventually(lambda: "b" in server.hub.rooms)
+        assert ("a" in server.hub.rooms) is inside
+        if inside:
+            ack = await client.publish("a", 1)
+            async for message in client:
+                if message["type"] == "message":
+                    assert message["seq"] == ack["seq"]
+                    break
+
+
+async def test_late_refusal_of_a_join_does_not_undo_a_newer_one() -> None:
+    async def answers_late(connection: ServerConnection) -> None:
+        refs = [json.loads(await connection.recv())["ref"] for _ in range(3)]
+        where = {"room": "a", "epoch": "e", "seq": 1, "recovered": False}
+        refusal = {"type": "error", "code": "rate_limited", "detail": "later"}
+        for answer, ref in zip(
+            (refusal, {"type": "left", "room": "a"}, {"type": "joined", **where}),
+            refs,
+            strict=True,
+        ):
+            await connection.send(json.dumps({**answer, "ref": ref}))
+        await stays(connection)
+
+    async with scripted(answers_late) as server, Client(server.url) as client:
+        asked = [client.join("a"), client.leave("a"), client.join("a")]
+        first, _, last = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(first, ServerError)
+        assert last["type"] == "joined"
+        assert client.cursors == {"a": {"epoch": "e", "seq": 1}}
+
+
+# A way back that fails
+
+
+async def cancelled() -> str:
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+    return "never"
+
+
+async def fails(exc: Exception) -> str:
+    raise exc
+
+
+FAILURES: dict[str, Callable[[], Any]] = {
+    "ConnectError": lambda: fails(httpx.ConnectError("the token source is away")),
+    "LookupError": lambda: fails(LookupError("no token today")),
+    "cancelled": cancelled,
+    "None": lambda: None,
+    "a line break": lambda: "a\nb",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("lost", [1001, 4401])
+async def test_token_source_that_fails_on_the_way_back_is_asked_again(
+    failure: str, lost: int
+) -> None:
+    asked = 0
+
+    def token() -> Any:
+        nonlocal asked
+        asked += 1
+        return FAILURES[failure]() if 1 < asked < 5 else f"token-{asked}"
+
+    async def only_with_a_token(connection: ServerConnection) -> None:
+        if "Authorization" in server.requests[-1].headers:
+            await stays(connection)
+        await connection.close(4401)
+
+    script = (closes_later(lost), *[only_with_a_token] * 4)
+    backoff = Backoff(**AT_ONCE)
+    async with (
+        scripted(*script) as server,
+        Client(server.url, token, backoff=backoff) as client,
+    ):
+        with pytest.raises(ConnectionError):
+            await client.ping()
+        while asked < 5:
+            with contextlib.suppress(ConnectionError):
+                await client.ping()
+        assert (await client.ping())["type"] == "pong"
+
+
+async def test_what_takes_long_before_the_hello_is_no_stable_connection() -> None:
+    async def slow_token() -> str:
+        await asyncio.sleep(0.3)
+        return "abc"
+
+    backoff = Backoff(first=0.0, cap=0.0, stable=0.2)
+    async with (
+        scripted(closes(1001), closes(1001), stays) as server,
+        Client(server.url, slow_token, backoff=backoff) as client,
+    ):
+        await eventually(lambda: client.connects == 3)
+        assert backoff.attempt == 2
+
+
+# What is said
+
+
+@pytest.mark.parametrize("letter", ["\u4e2d", "\u0439", "\N{GRINNING FACE}", '"'])
+async def test_message_of_any_script_may_fill_the_limit(
+    letter: str, running: Running
+) -> None:
+    bytes_each = len(json.dumps(letter, ensure_ascii=False).encode()) - 2
+    text = letter * (65_000 // bytes_each)
+    async with (
+        running("rooms") as server,
+        Client(server.url, issue(SECRET, "ann")) as client,
+    ):
+        await client.join("a")
+        await client.publish("a", text)
+        async for message in client:
+            if message["type"] == "message":
+                assert message["payload"] == text
+                break
+
+
+async def test_too_large_a_publish_fails_with_size_and_limit_and_the_client_lives(
+    running: Running,
+) -> None:
+    async with (
+        running("rooms", message_size_limit=2000) as server,
+        Client(server.url, issue(SECRET, "ann")) as client,
+    ):
+        with pytest.raises(TooBig, match=r"2,\d\d\d bytes.* 2,000"):
+            await client.publish("a", "x" * 2000)
+        assert (await client.publish("a", "x" * 1900))["seq"] == 1
+        assert client.connects == 1
+
+
+async def test_request_says_with_which_code_its_connection_ended() -> None:
+    async with (
+        scripted(closes_later(1009, "too big")) as server,
+        Client(server.url) as client,
+    ):
+        with pytest.raises(ConnectionError, match="1009 too big"):
+            await client.publish("a", 1)
+
+
+UNSAYABLE = [float("nan"), float("inf"), "\ud800", object(), {1, 2}]
+
+
+@pytest.mark.parametrize("payload", UNSAYABLE, ids=repr)
+async def test_what_json_cannot_say_fails_where_it_was_said(payload: Any) -> None:
+    async with scripted(stays) as server, Client(server.url) as client:
+        with pytest.raises((ValueError, TypeError)):
+            await client.publish("a", payload)
+        with pytest.raises((ValueError, TypeError)):
+            await client.join("a", after={"epoch": payload, "seq": 0})
+        assert client.cursors == {}
+        assert (await client.ping())["type"] == "pong"
+
+
+# What is heard
+
+NONSENSE: dict[str, str | bytes] = {
+    "5,000 digits": '{"type":"message","room":"a","seq":1,"payload":%s}' % ("9" * 5000),
+    "1e400": '{"type":"message","room":"a","seq":1,"payload":1e400}',
+    "half a pair": '{"type":"message","room":"a","seq":1,"payload":"\\ud800"}',
+    "deep": '{"type":"message","room":"a","seq":1,"payload":%s' % ("[" * 100_000),
+    "no JSON": "{",
+    "empty": "",
+    "a list": "[1]",
+    "a number": "1",
+    "no type": "{}",
+    "type is a list": '{"type":[]}',
+    "ref is a list": '{"type":"pong","ref":[]}',
+    "bare error": '{"type":"error","ref":"r1"}',
+    "bare joined": '{"type":"joined","room":"a","ref":"r1"}',
+    "room is a list": '{"type":"message","room":[],"seq":1}',
+    "bare message": '{"type":"message","room":"a"}',
+    "bare gap": '{"type":"gap","room":"a"}',
+    "seq is a text": '{"type":"message","room":"a","seq":"x"}',
+    "binary": b"\xff\xfe",
+    "not UTF-8": b"\xff",
+    "too large": '{"type":"message","room":"a","seq":1,"payload":"%s"}' % ("x" * 2**20),
+}
+
+
+@pytest.mark.parametrize("said", NONSENSE)
+async def test_nothing_that_a_server_says_ends_the_client(said: str) -> None:
+    async def says(connection: ServerConnection) -> None:
+        async for text in connection:
+            ref = json.loads(text)["ref"]
+            message = {"type": "joined", "room": "a", "epoch": "e", "seq": 0}
+            answer = {**message, "recovered": False, "ref": ref}
+            await connection.send(json.dumps(answer))
+            if len(server.requests) == 1:
+                await connection.send(NONSENSE[said], text=said != "binary")
+        # It may be the client that ended this one.
+
+    async with (
+        scripted(says, says, says) as server,
+        Client(server.url, backoff=Backoff(**AT_ONCE)) as client,
+    ):
+        await client.join("a")
+        for _ in range(3):
+            with contextlib.suppress(ConnectionError):
+                await client.ping()
+        assert (await client.ping())["ref"]
+        assert not client._task.done()
+
+
+async def test_server_whose_first_message_is_no_hello_is_tried_again() -> None:
+    async def mute(connection: ServerConnection) -> None:
+        await connection.send("[]")
+        await connection.wait_closed()
+
+    async with serve(mute, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = Client(url, backoff=Backoff(**AT_ONCE), open_timeout=0.3)
+        with pytest.raises(TimeoutError, match="no hello"):
+            async with client:
+                pass
+
+
+# The end
+
+
+async def frozen(connection: ServerConnection) -> None:
+    """Read nothing any more, not even a goodbye."""
+    connection.transport.pause_reading()
+    await connection.wait_closed()
+
+
+async def test_deadline_around_a_client_holds_on_a_frozen_network() -> None:
+    loop = asyncio.get_running_loop()
+    async with scripted(frozen) as server:
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5), Client(server.url):
+                await asyncio.sleep(0.1)  # and then it says goodbye
+        assert loop.time() - began < GOODBYE_TIMEOUT
+        for connection in server.connections:
+            connection.transport.abort()
+
+
+async def test_goodbye_waits_for_a_frozen_server_no_longer_than_it_may() -> None:
+    async with scripted(frozen) as server:
+        async with asyncio.timeout(DEADLINE):
+            async with Client(server.url) as client:
+                pass
+        assert client._task.done()
+        for connection in server.connections:
+            connection.transport.abort()
+
+
+async def test_end_is_told_to_everybody_who_iterates() -> None:
+    async with scripted(closes_later(4403)) as server, Client(server.url) as client:
+        with pytest.raises(ConnectionError):
+            await client.ping()
+        for _ in range(3):
+            with pytest.raises(Rejected):
+                async for _ in client:
+                    pass
+    async with scripted(stays) as server:
+        async with Client(server.url) as client:
+            pass
+        for _ in range(2):
+            assert [message async for message in client] == []
+
+
+async def test_first_connection_has_a_deadline_and_each_attempt_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    token = issue(SECRET, "ann")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets it
+        port = listener.getsockname()[1]
+        url = f"ws://user:secret@127.0.0.1:{port}/path?token={token}"
+        backoff = Backoff(first=0.05, cap=0.05)
+        with pytest.raises(TimeoutError, match="refused|failed"):
+            async with Client(url, token, backoff=backoff, open_timeout=0.5):
+                pass
+    lines = [each for each in caplog.records if each.name == "labserver.client"]
+    assert len(lines) > 2
+    assert all(each.levelno == logging.INFO for each in lines)
+    assert all(f"127.0.0.1:{port}/path" in each.getMessage() for each in lines)
+    assert token not in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_refusal_is_logged_with_its_status_and_without_the_token(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with (
+        scripted(stays, stays, statuses={1: (503, {})}) as server,
+        Client(server.url, "a-token-of-mine", backoff=Backoff(**AT_ONCE)),
+    ):
+        pass
+    assert "HTTP 503" in caplog.text
+    ours = [each for each in caplog.records if each.name.startswith("labserver")]
+    assert not any("a-token-of-mine" in each.getMessage() for each in ours)

@@ -26,6 +26,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from labserver.errors import BadMessage
 
+# In the answer to a handshake: bytes of a message that the server takes.
+SIZE_LIMIT_HEADER = "Message-Size-Limit"
 ROOM_PATTERN = r"\A[A-Za-z0-9_.:-]{1,64}\Z"
 DEPTH_LIMIT = 128
 # Values in the arrays and objects of one message; an array or object counts twice.
@@ -421,7 +423,26 @@ def _check_items(data: bytes) -> None:
 
 def to_cbor(text: bytes) -> bytes:
     """Return JSON as CBOR. Numbers that no CBOR float holds become infinite."""
-    return cbor2.dumps(json.loads(text, parse_int=_integer))
+    return cbor2.dumps(from_json(text))
+
+
+def to_json(value: Any) -> str:
+    """Return what a client says as JSON: as it is, not in escapes.
+
+    Escaped, a text in most of the world's scripts is twice as long, and too big for a
+    server that would have taken it.
+
+    Raises ValueError or TypeError: JSON cannot say it.
+    """
+    return _as_json(value)
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return JSON as Python has it; a number that is too large becomes infinite.
+
+    Raises ValueError or RecursionError: It is no JSON, or nests too deeply.
+    """
+    return json.loads(text, parse_int=_integer)
 
 
 def _integer(digits: str) -> int | float:

@@ -25,7 +25,7 @@ from websockets.protocol import OPEN
 from labserver import __version__
 from labserver.contract import closing, messages, wire
 from labserver.contract.closing import DRAINING, NORMAL
-from labserver.contract.messages import Error, Hello
+from labserver.contract.messages import SIZE_LIMIT_HEADER, Error, Hello
 from labserver.errors import BadMessage, Refused, SettingsError
 from labserver.http.visitor import Visitor
 from labserver.server import routes
@@ -175,6 +175,7 @@ class LabServer:
                 LabConnection, self.sockets, proxies=self.proxies
             ),
             process_request=self.process_request,
+            process_response=self.process_response,
             select_subprotocol=self.select_subprotocol,
             compression=None,
             extensions=[wire.deflate_offer()],
@@ -270,6 +271,13 @@ class LabServer:
             return routes.refusal(exc)
         connection.on_lost = self.parts.admission.released
         return None if upgrade else routes.respond(200, "a handshake is welcome\n")
+
+    def process_response(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> None:
+        """Say how large a message may be: a larger one ends the connection."""
+        if (limit := self.settings.message_size_limit) and response.status_code == 101:
+            response.headers[SIZE_LIMIT_HEADER] = str(limit)
 
     def select_subprotocol(self, connection: ServerConnection, offered: Any) -> Any:
         """Return the first subprotocol that both sides speak, or None."""
