@@ -110,7 +110,7 @@ class TokenAdmission:
             detail = "too many connections from this address"
             raise Refused(429, detail, {"Retry-After": "5"})
         if limits.admission_rate and not self.bucket.take(time.monotonic()):
-            self.bucket.level += 1.0  # a refusal is free: nobody goes into debt here
+            self.bucket.give_back()  # a refusal is free: nobody goes into debt here
             wait = max(1, math.ceil(self.bucket.wait()))
             raise Refused(503, "too many handshakes", {"Retry-After": f"{wait}"})
 
