@@ -37,7 +37,7 @@ from labserver.server import routes
 from labserver.server.limits import BucketPerName
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Application, Parts
-from labserver.server.proxies import UNIX, Proxies, neighbourhood, normal
+from labserver.server.proxies import UNKNOWN, Proxies, neighbourhood, normal
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
@@ -122,7 +122,7 @@ class Web:
 
     def address(self, request: Request) -> str:
         """Return where a client is, also behind a trusted proxy."""
-        peer = normal(request.client.host) if request.client else UNIX
+        peer = normal(request.client.host) if request.client else UNKNOWN
         forwarded = request.headers.getlist("x-forwarded-for")
         return self.host.proxies.client_of(peer, forwarded)
 
@@ -224,6 +224,7 @@ class Web:
         admission = host.parts.admission
         if host.draining:
             raise Refused(503, "the server is draining", {"Retry-After": "1"})
+        visitor.place = request.state.place
         visitor.identity = admission.admit(connection, asked)
         host.visitors.add(visitor)
         try:
@@ -236,6 +237,8 @@ class Web:
             host.visitors.discard(visitor)
             host.application.closed(connection)
             admission.released(connection)
+            if visitor.place.through:
+                admission.places.disclaim(visitor.place)
 
     async def join(
         self,
@@ -294,6 +297,7 @@ class Web:
             if status in (429, 503):
                 headers = {"Retry-After": "1"}
         elif isinstance(exc, Refused):
+            self.host.parts.admission.places.stand(request.state.place)
             status, headers = exc.status, exc.headers
             error = Error(CODES.get(status, "bad_message"), exc.detail)
             about = {"address": self.address(request), "status": status}

@@ -20,7 +20,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from labserver.http.app import HEADERS, Host, Web
-from labserver.server.proxies import UNIX, BadHeader, Proxies, normal, read_header
+from labserver.server.places import Place, Places
+from labserver.server.proxies import UNKNOWN, BadHeader, Proxies, normal, read_header
 from labserver.server.sockets import abort
 
 log = logging.getLogger("labserver")
@@ -43,6 +44,8 @@ class BoundedProtocol(H11Protocol):
 
     timeout: float
     proxies: Proxies
+    places: Places
+    place: Place
     preamble: bytes | None = None  # what came of a PROXY header
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,10 +54,13 @@ class BoundedProtocol(H11Protocol):
         # the transport of TLS reports it when none does, and never takes it back.
         encrypted = transport.get_extra_info("sslcontext")
         transport.set_write_buffer_limits(1 if encrypted else 0)
-        self.app_state = {**self.app_state, "transport": transport}
-        if self.proxies.proxy_protocol and self.client is not None:
-            trusted = self.proxies.trusts(normal(self.client[0]))
-            self.preamble = b"" if trusted else None
+        peer = normal(self.client[0]) if self.client else UNKNOWN
+        known = None if self.proxies.trusts(peer) else peer
+        self.place = self.places.arrive(known, partial(abort, transport))
+        own = {"transport": transport, "place": self.place}
+        self.app_state = {**self.app_state, **own}
+        if self.proxies.proxy_protocol and self.place.through:
+            self.preamble = b""
         self.due: asyncio.TimerHandle | None = None
         self.expect()
 
@@ -70,7 +76,7 @@ class BoundedProtocol(H11Protocol):
         try:
             found = read_header(data)
         except BadHeader as exc:
-            about = {"address": self.client[0] if self.client else UNIX}
+            about = {"address": self.client[0] if self.client else UNKNOWN}
             log.info("a trusted proxy sent %s", exc, extra=about)
             abort(self.transport)
             return b""
@@ -85,6 +91,7 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.expected()
+        self.places.leave(self.place)
         super().connection_lost(exc)
 
     def expect(self) -> None:
@@ -182,7 +189,11 @@ class WebServer:
         protocol = type(
             "Protocol",
             (BoundedProtocol,),
-            {"timeout": timeout, "proxies": host.proxies},
+            {
+                "timeout": timeout,
+                "proxies": host.proxies,
+                "places": host.parts.admission.places,
+            },
         )
         config = uvicorn.Config(
             Web(host).app,

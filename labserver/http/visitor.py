@@ -18,6 +18,7 @@ from labserver.contract.messages import Ack, Error
 from labserver.contract.tokens import ANONYMOUS
 from labserver.contract.wire import PLAIN, Variant
 from labserver.server.connection import GOODBYE_TIMEOUT, SHUT, LabConnection, Outbox
+from labserver.server.places import Place
 from labserver.server.sockets import abort
 
 
@@ -25,7 +26,7 @@ class Visitor:
     """One request.
 
     Args:
-        address: Where it comes from; admission counts it.
+        address: Where it comes from.
         socket: What its answer goes out on. Several requests may follow each other
             on one, so only what hangs is aborted.
 
@@ -45,8 +46,13 @@ class Visitor:
         self.in_flight = 0  # publishes that wait for the broker
         self.ending: Close | None = None  # why this side ends it
         self.expiry: asyncio.TimerHandle | None = None
-        self.admitted: str | None = None  # address that admission counted
+        self.place: Place  # of the socket
         self.deadline: asyncio.TimerHandle | None = None  # of a goodbye
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing goes out any more."""
+        return self.ending is not None
 
     def as_connection(self) -> LabConnection:
         """Return itself as what the seams call it.

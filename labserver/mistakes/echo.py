@@ -44,6 +44,7 @@ class NoSizeLimit:
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
+        self.places = admission.places
 
     def admit(self, connection: LabConnection, request: Request) -> Identity:
         connection.protocol.max_message_size = None

@@ -1,4 +1,4 @@
-"""One client's connection: when it last gave a sign of life, and how it is ended.
+"""One client's connection: its place, its signs of life, and how it is ended.
 
 A subclass of the ``websockets`` connection. Three of its callbacks are where life and
 pressure can be seen: ``data_received``, ``pause_writing`` and ``resume_writing``.
@@ -6,6 +6,9 @@ pressure can be seen: ``data_received``, ``pause_writing`` and ``resume_writing`
 What the library offers to end a connection (``close()``, its keepalive) waits for the
 peer to read, and so waits forever for a peer that has stopped. Here every goodbye has
 a deadline, and the last word is ``transport.abort()``.
+
+The server hears of three moments: the socket is there (:meth:`Host.arrived`), nothing
+goes out any more (:meth:`Host.left`), the socket is closed (:meth:`Host.lost`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -23,19 +25,19 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.frames import CTRL_OPCODES, Frame
 from websockets.http11 import Request
-from websockets.protocol import OPEN, SEND_EOF, Event
+from websockets.protocol import CONNECTING, OPEN, SEND_EOF, Event
 
 from labserver.contract import messages, wire
 from labserver.contract.closing import RATE_LIMITED, Close
 from labserver.contract.tokens import ANONYMOUS
 from labserver.server import routes
 from labserver.server.limits import TokenBucket
-from labserver.server.proxies import UNIX, BadHeader, Proxies, normal, read_header
+from labserver.server.places import Place
+from labserver.server.proxies import UNKNOWN, BadHeader, Proxies, normal, read_header
 from labserver.server.sockets import OVER
 
 log = logging.getLogger("labserver")
 
-NO_PROXIES = Proxies()
 GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
 
 
@@ -56,6 +58,22 @@ class Outbox(Protocol):
 
     def waiting(self) -> int:
         """Return the bytes that wait in the application."""
+
+
+class Host(Protocol):
+    """What a connection tells its server, and asks of it."""
+
+    proxies: Proxies  # whom it believes where a client is
+    nameless: str  # address of a client whose socket names none
+
+    def arrived(self, connection: LabConnection) -> Place:
+        """Note that a socket is open; return its place."""
+
+    def left(self, connection: LabConnection) -> None:
+        """Take a connection out of every room: nothing goes out to it any more."""
+
+    def lost(self, connection: LabConnection) -> None:
+        """Note that a socket is closed."""
 
 
 class Shut:
@@ -84,8 +102,7 @@ class LabConnection(ServerConnection):
     """A connection of the lab, from handshake to end.
 
     Args:
-        sockets: Where it is listed while its socket is open.
-        proxies: Whom it believes where the client is.
+        host: The server that it is a connection of.
 
     """
 
@@ -93,37 +110,30 @@ class LabConnection(ServerConnection):
     # cost each idle connection 2 KB for a dictionary of its own.
     __slots__ = (
         "address",
-        "admitted",
         "began",
         "bucket",
+        "deadline",
         "ending",
         "expiry",
+        "gone",
+        "host",
         "identity",
         "in_flight",
         "name",
-        "on_lost",
         "outbox",
         "pinged",
+        "place",
         "preamble",
-        "proxies",
         "rooms",
         "seen",
-        "sockets",
         "unsent",
         "variant",
     )
 
-    def __init__(
-        self,
-        sockets: set[LabConnection],
-        *args: Any,
-        proxies: Proxies = NO_PROXIES,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, host: Host, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.sockets = sockets
-        self.proxies = proxies
-        self.address = UNIX  # of the client, as far as is known
+        self.host = host
+        self.address = UNKNOWN  # of the client, as far as is known
         self.preamble: bytes | None = None  # what came of a PROXY header
         self.began = b""  # how the request began: with its method
         self.name = secrets.token_hex(6)
@@ -137,16 +147,18 @@ class LabConnection(ServerConnection):
         self.bucket: TokenBucket | None = None
         self.in_flight = 0  # publishes that wait for the broker
         self.ending: Close | None = None  # why this side ends it
+        self.gone = False  # whether nothing goes out any more
+        self.deadline: asyncio.TimerHandle | None = None  # of its end
         self.expiry: asyncio.TimerHandle | None = None
-        self.admitted: str | None = None  # address that admission counted
-        self.on_lost: Callable[[LabConnection], None] | None = None
+        self.place: Place
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.sockets.add(self)
         super().connection_made(transport)
-        if peer := self.remote_address:  # a Unix socket's has no name
-            self.address = normal(str(peer[0]))
-        if self.proxies.proxy_protocol and self.proxies.trusts(self.address):
+        # A Unix socket's peer has no name, and neither has one that is gone already.
+        peer = self.remote_address
+        self.address = normal(str(peer[0])) if peer else self.host.nameless
+        self.place = self.host.arrived(self)
+        if self.host.proxies.proxy_protocol and self.place.through:
             self.preamble = b""
 
     def forget_handshake(self) -> None:
@@ -246,12 +258,12 @@ class LabConnection(ServerConnection):
         return self.paused and self.transport.get_write_buffer_size() < self.unsent
 
     def send_data(self) -> None:
-        if self.protocol.state is not OPEN:
+        state = self.protocol.state
+        if state is not OPEN and (state is not CONNECTING or self.protocol.eof_sent):
             self.answer_unreadable()
-            # The peer said goodbye, hung up, or broke the protocol: after a close frame
-            # no data may follow (RFC 6455 section 5.5.1). A transport at its end raises
-            # when it is written to, in the middle of what a room's members are sent.
-            self.outbox = SHUT
+            # A goodbye was said, or the peer hung up, broke the protocol, or was
+            # refused: from here on it has no more time than this, whatever it does.
+            self.leave()
         super().send_data()
 
     def answer_unreadable(self) -> None:
@@ -281,10 +293,24 @@ class LabConnection(ServerConnection):
         """Say goodbye, and abort unless the peer answers ``within`` seconds."""
         if self.ending is None and self.protocol.state is OPEN:
             self.ending = close
-            self.outbox = SHUT
+            self.leave(within)
             self.protocol.send_close(close.code, close.reason)
             self.send_data()
-            self.loop.call_later(within, self.abort)
+
+    def leave(self, within: float = GOODBYE_TIMEOUT) -> None:
+        """Send nothing more, be in no room, and be aborted ``within`` seconds.
+
+        After a close frame no data may follow (RFC 6455 section 5.5.1). A transport at
+        its end raises when it is written to, in the middle of what a room's members are
+        sent. The first call counts.
+        """
+        if self.gone:
+            return
+        self.gone = True
+        self.outbox = SHUT
+        self.deadline = self.loop.call_later(within, self.abort)
+        # Not now: a room may be in the middle of its members.
+        self.loop.call_soon(self.host.left, self)
 
     def cut(self, close: Close) -> None:
         """End at once, whatever waits in the buffer.
@@ -302,10 +328,10 @@ class LabConnection(ServerConnection):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.sockets.discard(self)
-        self.outbox = SHUT
-        if self.on_lost is not None:
-            self.on_lost(self)
+        self.leave()
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.host.lost(self)
         super().connection_lost(exc)
         self.transport = OVER
 

@@ -94,7 +94,8 @@ class Hub:
         finally:
             live = room.joining.pop(connection, None)
             renumbered = room.renumbered.pop(connection, None)
-            if again and live is not None:  # in vain: it stays the member that it was
+            # In vain: it stays the member that it was, unless it has left altogether.
+            if again and live is not None and name in connection.rooms:
                 if renumbered is not None:
                     connection.reply(renumbered)
                 self._put_in(connection, room, live)

@@ -26,6 +26,7 @@ from labserver.server.hub import Hub
 from labserver.server.ledger import Ledger
 from labserver.server.limits import TokenBucket
 from labserver.server.metrics import Metrics
+from labserver.server.places import Places
 from labserver.server.presence import Attendance, Roster
 
 BEGINS = "more rooms that nobody is in than one may publish to: wait, or join"
@@ -46,6 +47,10 @@ class Application(Protocol):
 class Admission(Protocol):
     """Who gets a socket."""
 
+    @property
+    def places(self) -> Places:
+        """How many there may be; the server counts them here."""
+
     def admit(self, connection: LabConnection, request: Request) -> Identity:
         """Return who asks. Raises Refused, which becomes an HTTP answer."""
 
@@ -53,7 +58,7 @@ class Admission(Protocol):
         """Watch over a connection that got its socket."""
 
     def released(self, connection: LabConnection) -> None:
-        """Forget a connection that was admitted."""
+        """Forget a connection that is over, or was never admitted."""
 
     def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
         """Extend a connection; None when there are no tokens here.
@@ -198,6 +203,9 @@ class Parts:
 
 class AdmitAnyone:
     """Every handshake becomes a socket."""
+
+    def __init__(self) -> None:
+        self.places = Places()
 
     def admit(self, connection: LabConnection, request: Request) -> Identity:
         return ANONYMOUS

@@ -13,6 +13,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 UNIX = "unix"  # the address of whoever comes through a Unix socket
+UNKNOWN = "unknown"  # of a peer that was gone before it was asked: nobody trusts it
 HOPS_LIMIT = 32  # addresses of X-Forwarded-For that are looked at, from the right
 V1_LIMIT = 107  # bytes with the line break; the specification's, section 2.1
 V2_LIMIT = 4096  # bytes: addresses, and what a proxy may tell beside them

@@ -36,8 +36,9 @@ from labserver.server.limits import TokenBucket
 from labserver.server.listening import close_unix, open_port, open_unix, tls, url_of
 from labserver.server.metrics import OTHER, Gauge, Metrics, render
 from labserver.server.parts import Lab, Parts
+from labserver.server.places import Place
 from labserver.server.presence import Attendance
-from labserver.server.proxies import Proxies
+from labserver.server.proxies import UNIX, UNKNOWN, Proxies
 from labserver.settings import Settings
 
 if TYPE_CHECKING:  # the extra ``sse`` may not be installed
@@ -81,6 +82,7 @@ class LabServer:
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
         self.proxies = Proxies(settings.trusted_proxies, settings.proxy_protocol)
+        self.nameless = UNIX if settings.unix_socket else UNKNOWN
         self.metrics = Metrics()
         self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
         self.hears = True  # the broker, when it was last looked at
@@ -171,9 +173,7 @@ class LabServer:
             unix=bool(settings.unix_socket),
             ssl=self.tls,
             backlog=4096,
-            create_connection=partial(  # type: ignore[arg-type]
-                LabConnection, self.sockets, proxies=self.proxies
-            ),
+            create_connection=partial(LabConnection, self),  # type: ignore[arg-type]
             process_request=self.process_request,
             process_response=self.process_response,
             select_subprotocol=self.select_subprotocol,
@@ -242,14 +242,17 @@ class LabServer:
     ) -> Response | None:
         """Answer plain HTTP, and let admission decide on an upgrade."""
         assert isinstance(connection, LabConnection)
+        places = self.parts.admission.places
         upgrade = routes.wants_upgrade(request)
         try:
             routes.check_host(request)
             if upgrade:
                 routes.check_upgrade(request)
             elif not routes.asks_admission(request):
+                places.stand(connection.place)
                 return routes.answer(self, request)
         except Refused as exc:
+            places.stand(connection.place)
             return routes.refusal(exc)
         forwarded = request.headers.get_all("X-Forwarded-For")
         connection.address = self.proxies.client_of(connection.address, forwarded)
@@ -258,6 +261,7 @@ class LabServer:
                 raise Refused(503, "the server is draining", {"Retry-After": "1"})
             connection.identity = self.parts.admission.admit(connection, request)
         except Refused as exc:
+            places.stand(connection.place)
             self.metrics.refused[exc.status] += 1
             log.info(
                 "handshake refused",
@@ -269,8 +273,10 @@ class LabServer:
                 },
             )
             return routes.refusal(exc)
-        connection.on_lost = self.parts.admission.released
-        return None if upgrade else routes.respond(200, "a handshake is welcome\n")
+        if upgrade:
+            return None
+        places.stand(connection.place)
+        return routes.respond(200, "a handshake is welcome\n")
 
     def process_response(
         self, connection: ServerConnection, request: Request, response: Response
@@ -284,6 +290,12 @@ class LabServer:
         return next((name for name in offered if name in (wire.JSON, wire.CBOR)), None)
 
     # Life of a connection
+
+    def arrived(self, connection: LabConnection) -> Place:
+        self.sockets.add(connection)
+        address = connection.address
+        known = None if self.proxies.trusts(address) else address
+        return self.parts.admission.places.arrive(known, connection.abort)
 
     async def converse(self, connection: ServerConnection) -> None:
         """Serve one client from its hello to its end."""
@@ -302,7 +314,7 @@ class LabServer:
             connection.bucket = TokenBucket(rate, 2 * rate, time.monotonic())
         protocol = connection.protocol
         connection.variant = wire.negotiated(protocol.subprotocol, protocol.extensions)
-        if protocol.state is OPEN:  # else it said goodbye at once
+        if protocol.state is OPEN and not connection.gone:  # else it said goodbye
             connection.outbox = self.parts.outbox(connection, self.metrics)
         self.metrics.accepted += 1
         self.connections.add(connection)
@@ -353,10 +365,21 @@ class LabServer:
         connection.end(closing.NOT_TEXT.because(kind))
         return None
 
-    def close(self, connection: LabConnection) -> None:
-        self.connections.discard(connection)
+    def left(self, connection: LabConnection) -> None:
+        """Let go of a connection that hears nothing more. What it said is served."""
         self.parts.heartbeat.forget(connection)
+        self.parts.admission.released(connection)
         self.application.closed(connection)
+
+    def lost(self, connection: LabConnection) -> None:
+        self.sockets.discard(connection)
+        self.connections.discard(connection)
+        self.parts.admission.places.leave(connection.place)
+
+    def close(self, connection: LabConnection) -> None:
+        """Let go of what came after it had left, and write down why it did."""
+        self.left(connection)
+        self.connections.discard(connection)
         ending = connection.ending
         code = ending.code if ending else connection.close_code
         # A client chooses its code: only those that mean something get a label.

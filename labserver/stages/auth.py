@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
@@ -29,7 +28,7 @@ from labserver.errors import Refused
 from labserver.server.connection import LabConnection
 from labserver.server.limits import TokenBucket
 from labserver.server.parts import Parts
-from labserver.server.proxies import neighbourhood
+from labserver.server.places import Places
 from labserver.settings import Settings
 
 LOOK = 10.0  # seconds; the longest that one timer waits
@@ -41,25 +40,20 @@ class TokenAdmission:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.origins = {origin.lower() for origin in settings.origins}
-        self.addresses: Counter[str] = Counter()
-        self.count = 0  # of connections, from every address
+        self.places = Places(settings.connection_limit, settings.address_limit)
         rate = settings.admission_rate
         self.bucket = TokenBucket(rate, max(1.0, rate), time.monotonic())
 
     def admit(self, connection: LabConnection, request: Request) -> Identity:
-        address = neighbourhood(connection.address)
-        self._check_caps(address)
+        self.places.claim(connection.place, connection.address)
+        self._check_rate()
         self._check_origin(request)
-        identity = self._identify(request)
-        connection.admitted = address
-        self.addresses[address] += 1
-        self.count += 1
-        return identity
+        return self._identify(request)
 
     def opened(self, connection: LabConnection) -> None:
         """Begin to watch a token: it ends its connection when it runs out."""
         expires = connection.identity.expires
-        if expires is None or connection.admitted is None:
+        if expires is None or connection.gone:
             return  # for ever, or over: what a lost client sent is still read
         self._watch(connection, expires, time.monotonic() + expires - time.time())
 
@@ -81,12 +75,6 @@ class TokenAdmission:
     def released(self, connection: LabConnection) -> None:
         if connection.expiry is not None:
             connection.expiry.cancel()
-        address, connection.admitted = connection.admitted, None
-        if address is not None:
-            self.count -= 1
-            self.addresses[address] -= 1
-            if not self.addresses[address]:
-                del self.addresses[address]
 
     def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
         """Extend a connection: the same user, perhaps other rooms, a later expiry."""
@@ -102,14 +90,9 @@ class TokenAdmission:
         self.opened(connection)
         return Refreshed(identity.expires)
 
-    def _check_caps(self, address: str) -> None:
-        limits = self.settings
-        if limits.connection_limit and self.count >= limits.connection_limit:
-            raise Refused(503, "the server is full", {"Retry-After": "5"})
-        if limits.address_limit and self.addresses[address] >= limits.address_limit:
-            detail = "too many connections from this address"
-            raise Refused(429, detail, {"Retry-After": "5"})
-        if limits.admission_rate and not self.bucket.take(time.monotonic()):
+    def _check_rate(self) -> None:
+        rate = self.settings.admission_rate
+        if rate and not self.bucket.take(time.monotonic()):
             self.bucket.give_back()  # a refusal is free: nobody goes into debt here
             wait = max(1, math.ceil(self.bucket.wait()))
             raise Refused(503, "too many handshakes", {"Retry-After": f"{wait}"})

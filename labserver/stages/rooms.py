@@ -110,6 +110,8 @@ class RoomsApplication:
 
     async def join(self, connection: LabConnection, message: Join) -> None:
         name = message.room
+        if connection.gone:
+            return  # asked before it said goodbye; a queue of these is long to serve
         self.check_claim(connection, name, message.ref)
         here = name in connection.rooms
         if self.rooms_limit and len(connection.rooms) >= self.rooms_limit and not here:
@@ -125,6 +127,8 @@ class RoomsApplication:
                 position = await lab.broker.read(name, after)
             except BrokerDown as exc:
                 raise BadMessage("broker_down", str(exc), message.ref) from None
+            if connection.gone:  # meanwhile; it would be a member that nobody takes out
+                return
             missed = lab.history.missed(message.after, position)
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
