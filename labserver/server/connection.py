@@ -331,9 +331,9 @@ class LabConnection(ServerConnection):
         self.leave()
         if self.deadline is not None:
             self.deadline.cancel()
-        self.host.lost(self)
         super().connection_lost(exc)
         self.transport = OVER
+        self.host.lost(self)
 
 
 # The library takes a connection without a request for one in handshake.

@@ -306,7 +306,7 @@ class LabServer:
                 if connection.ending is None:
                     await self.serve(connection, data)
         finally:
-            self.close(connection)
+            self.left(connection)  # once more: it may have joined meanwhile
 
     def open(self, connection: LabConnection) -> None:
         rate = self.settings.message_rate_limit
@@ -372,14 +372,14 @@ class LabServer:
         self.application.closed(connection)
 
     def lost(self, connection: LabConnection) -> None:
+        """Give its place back, and write down why it ended if it had been let in."""
         self.sockets.discard(connection)
-        self.connections.discard(connection)
         self.parts.admission.places.leave(connection.place)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.write_down(connection)
 
-    def close(self, connection: LabConnection) -> None:
-        """Let go of what came after it had left, and write down why it did."""
-        self.left(connection)
-        self.connections.discard(connection)
+    def write_down(self, connection: LabConnection) -> None:
         ending = connection.ending
         code = ending.code if ending else connection.close_code
         # A client chooses its code: only those that mean something get a label.
