@@ -64,7 +64,7 @@ async def killed_once(cluster: RedisCluster) -> tuple[int, int, float]:
         kept: dict[int, str] = {}
         after = joined["seq"]
         while True:
-            page = (await broker.read("red", after)).kept
+            page = (await broker.histories.page("red", after)).kept
             if not page:
                 break
             kept |= {each.first: each.json.decode() for each in page}

@@ -1,19 +1,28 @@
 """Commands to Redis, many in one round trip.
 
 What is asked while a round trip is under way waits and goes out together with the
-next one (group commit): the busier, the larger the batches, and nobody waits longer
-than one round trip.
+next one (group commit): the busier, the larger the batches. A batch is bounded by its
+bytes, so that its deadline says something about Redis and not about what was asked;
+pages of a history take only the room in it that nothing else needs, and one goes in
+any case.
+
+Every answer names its question. One answer too many, and each would be taken for the
+next one's: then the connection is given up, and nothing of the batch is believed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -21,6 +30,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    InvalidResponse,
     MovedError,
     NoScriptError,
     ReadOnlyError,
@@ -30,10 +40,12 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as SocketTimeout
 
 from labserver.errors import BrokerDown
+from labserver.redis.deadlines import Patience
 
 log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
-BATCH = 512  # commands in one round trip
+BATCH = 512  # commands in one round trip, and as many pages
+BATCH_SIZE = 2**20  # bytes of a batch, there and back
 CLOSED = "the way to Redis is closed"
 
 
@@ -59,6 +71,17 @@ def script(*names: str) -> str:
     return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
+@cache
+def answering(source: str) -> str:
+    """Return a script whose answer names the question: its last argument."""
+    return f"""local question = table.remove(ARGV)
+local function answer()
+{source}
+end
+return {{question, answer()}}
+"""
+
+
 async def ended(task: asyncio.Task[None]) -> None:
     """Cancel a task until it is over.
 
@@ -72,7 +95,16 @@ async def ended(task: asyncio.Task[None]) -> None:
         task.exception()  # it was told of where it happened
 
 
-Call = tuple[asyncio.Future[Any], str, Sequence[str], Sequence[Any]]
+@dataclass(eq=False, slots=True)
+class Call:
+    """A script that somebody waits for, and the bytes that it takes there and back."""
+
+    source: str
+    keys: Sequence[str]
+    args: Sequence[Any]
+    size: int
+    answer: asyncio.Future[Any]
+    name: bytes = b""
 
 
 class Commands:
@@ -99,49 +131,72 @@ class Commands:
         self.refused = refused
         self.connection: AbstractConnection | None = None
         self.server = b""  # run id of the process at the other end of the connection
-        self.calls: list[Call] = []
+        self.calls: deque[Call] = deque()
+        self.pages: deque[Call] = deque()
+        self.names = count(1)
         self.asked = asyncio.Event()
         self.closed = False
         self.task = asyncio.create_task(self._run())
 
     def call(
-        self, source: str, keys: Sequence[str], args: Sequence[Any]
+        self, source: str, keys: Sequence[str], args: Sequence[Any], page: int = 0
     ) -> asyncio.Future[Any]:
-        """Run a script; the future fails with BrokerDown when Redis does."""
+        """Run a script; the future fails with BrokerDown when Redis does.
+
+        Args:
+            source: Its text.
+            keys: The keys that it uses, of one slot.
+            args: Its arguments, from the third on.
+            page: Bytes that the answer may have, if it is a page of a history: it lets
+                others go first.
+
+        """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.calls.append((answer, source, keys, args))
+        size = sum(len(each) for each in args if isinstance(each, bytes))
+        call = Call(source, keys, args, size + page, answer)
+        (self.pages if page else self.calls).append(call)
         if self.closed:
-            self._close()
+            self._give_up(CLOSED)
         self.asked.set()
         return answer
 
     async def stop(self) -> None:
         self.closed = True
         await ended(self.task)
-        self._close()
+        self._give_up(CLOSED)
         await self._hang_up()
 
-    def _close(self) -> None:
-        calls, self.calls = self.calls, []
-        _fail(calls, CLOSED)
+    def _give_up(self, why: str) -> None:
+        """Fail all that was not sent."""
+        for calls in (self.calls, self.pages):
+            _fail(calls, why)
+            calls.clear()
+
+    def _batch(self) -> list[Call]:
+        """Take what goes out together."""
+        room = BATCH_SIZE - (self.pages[0].size if self.pages else 0)
+        batch = _take(self.calls, room)
+        room = BATCH_SIZE - sum(call.size for call in batch)
+        return batch + _take(self.pages, room)
 
     async def _run(self) -> None:
         while True:
             await self.asked.wait()
-            batch, self.calls = self.calls[:BATCH], self.calls[BATCH:]
-            if not self.calls:
+            batch = self._batch()
+            if not self.calls and not self.pages:
                 self.asked.clear()
             try:
-                async with asyncio.timeout(TIMEOUT):
+                async with Patience(TIMEOUT):
                     await self._send(batch)
             except (RedisError, OSError, TimeoutError) as exc:
-                if isinstance(exc, TimeoutError | SocketTimeout):
-                    # Who came meanwhile would wait as long again, behind them.
-                    batch, self.calls = batch + self.calls, []
-                    self.asked.clear()
                 # Some may have been stored: what is not known to be is not
                 # acknowledged.
-                _fail(batch, f"Redis does not answer ({type(exc).__name__})")
+                why = f"Redis does not answer ({type(exc).__name__})"
+                _fail(batch, why)
+                if isinstance(exc, TimeoutError | SocketTimeout):
+                    # Who came meanwhile would wait as long again, behind them.
+                    self._give_up(why)
+                    self.asked.clear()
                 await self._hang_up()
                 self.refused()
             except asyncio.CancelledError:
@@ -157,8 +212,10 @@ class Commands:
         ]
         if unknown:
             # A Redis that has just started knows no scripts; it ran none of these.
-            for source in {source for _, source, *_ in unknown}:
-                await self._ask([("SCRIPT", "LOAD", source)])
+            for source in {call.source for call in unknown}:
+                (loaded,) = await self._ask([("SCRIPT", "LOAD", answering(source))])
+                if loaded != _sha(source).encode():
+                    raise InvalidResponse("no answer to SCRIPT LOAD")
             again = iter(await self._execute(unknown))
             answers = [
                 next(again) if isinstance(answer, NoScriptError) else answer
@@ -170,14 +227,13 @@ class Commands:
             log.warning(
                 "Redis refused %d scripts: %s", len(refused), refused[0], extra=about
             )
-        for (future, *_), answer in zip(batch, answers, strict=True):
-            if future.done():
+        for call, answer in zip(batch, answers, strict=True):
+            if call.answer.done():
                 continue
             if isinstance(answer, Exception):
-                future.set_exception(BrokerDown("Redis refused"))
-                future.exception()  # whoever asked may have stopped waiting
+                _fail([call], "Redis refused")
             else:
-                future.set_result(answer)
+                call.answer.set_result(answer)
         if any(isinstance(answer, MovedError | ReadOnlyError) for answer in answers):
             # Another server is the one to write to: a new connection may reach it.
             await self._hang_up()
@@ -186,13 +242,16 @@ class Commands:
     async def _execute(self, batch: Sequence[Call]) -> list[Any]:
         if self.connection is None:
             await self._connect()
-        return await self._ask(
+        for call in batch:
+            call.name = b"%d" % next(self.names)
+        answers = await self._ask(
             [
-                ("EVALSHA", _sha(source), len(keys), *keys, self.server, self.publish)
-                + tuple(args)
-                for _, source, keys, args in batch
+                ("EVALSHA", _sha(each.source), len(each.keys), *each.keys)
+                + (self.server, self.publish, *each.args, each.name)
+                for each in batch
             ]
         )
+        return [_of(*each) for each in zip(batch, answers, strict=True)]
 
     async def _connect(self) -> None:
         # Known before it stands, so that it is closed if that takes too long.
@@ -201,8 +260,10 @@ class Commands:
         (info,) = await self._ask([("INFO", "server")])
         if isinstance(info, Exception):
             raise info
-        found = re.search(rb"run_id:(\w+)", info)
-        self.server = found[1] if found else b""
+        found = isinstance(info, bytes) and re.search(rb"run_id:(\w+)", info)
+        if not found:
+            raise InvalidResponse("no answer to INFO")
+        self.server = found[1]
 
     async def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send all, then read all; what Redis refused is an exception in the list."""
@@ -212,7 +273,8 @@ class Commands:
         answers: list[Any] = []
         for _ in commands:
             try:
-                answers.append(await self.connection.read_response())
+                # The batch has a deadline.
+                answers.append(await self.connection.read_response(timeout=math.inf))
             except ResponseError as exc:
                 answers.append(exc)
         return answers
@@ -231,11 +293,35 @@ def _address(connections: ConnectionPool) -> str:
 
 @cache
 def _sha(source: str) -> str:
-    return sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return sha1(answering(source).encode(), usedforsecurity=False).hexdigest()
 
 
-def _fail(calls: Sequence[Call], why: str) -> None:
-    for future, *_ in calls:
-        if not future.done():
-            future.set_exception(BrokerDown(why))
-            future.exception()  # whoever asked may have stopped waiting
+def _take(calls: deque[Call], room: int) -> list[Call]:
+    """Remove and return the first calls: as many as fit, and one in any case."""
+    taken: list[Call] = []
+    while calls and len(taken) < BATCH and (not taken or calls[0].size <= room):
+        room -= calls[0].size
+        taken.append(calls.popleft())
+    return taken
+
+
+def _of(call: Call, said: Any) -> Any:
+    """Return what was answered to a call, or the exception that Redis refused it with.
+
+    Raises:
+        InvalidResponse: This is the answer to something else.
+
+    """
+    match said:
+        case ResponseError():
+            return said
+        case [call.name, answer]:
+            return answer
+    raise InvalidResponse("an answer to another question")
+
+
+def _fail(calls: Iterable[Call], why: str) -> None:
+    for call in calls:
+        if not call.answer.done():
+            call.answer.set_exception(BrokerDown(why))
+            call.answer.exception()  # whoever asked may have stopped waiting

@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
 from labserver.errors import BrokerDown
 from labserver.redis.commands import CLOSED, TIMEOUT, Commands, ended
+from labserver.redis.deadlines import Patience
 
 log = logging.getLogger("labserver")
 
@@ -98,7 +101,7 @@ class Link:
             confirmed = asyncio.get_running_loop().create_future()
             await self.adopt(room, confirmed)
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with Patience(TIMEOUT):
                 await asyncio.shield(confirmed)
         except TimeoutError:
             raise BrokerDown("Redis does not confirm a subscription") from None
@@ -149,15 +152,13 @@ class Link:
             for room, confirmed in known:
                 await self._ask(self.entry, room, confirmed)
             while True:
-                said = await connection.read_response(
-                    timeout=SILENCE, disconnect_on_error=False
-                )
-                if said is None:
-                    return  # silence: not even the probe came
-                kind, name, data = said
-                room = name.decode()[5:-1]  # the inverse of channel_of
-                if not kind.endswith(b"message"):
-                    if not await self._confirmed(kind.decode().upper(), room):
+                async with Patience(SILENCE):  # else not even the probe came
+                    said = await connection.read_response(
+                        timeout=math.inf, disconnect_on_error=False
+                    )
+                kind, room, data = _understood(said)
+                if not kind.endswith("message"):
+                    if not await self._confirmed(kind.upper(), room):
                         return  # the room's slot has moved to another server
                 elif room == self.probe:
                     self.probed = time.monotonic()
@@ -186,3 +187,17 @@ class Link:
             with contextlib.suppress(BrokerDown):
                 await self.commands.call(PROBE, (channel_of(self.probe),), ())
             await asyncio.sleep(PROBE_INTERVAL)
+
+
+def _understood(said: Any) -> tuple[str, str, Any]:
+    """Return what happened, in which room, and what was said there.
+
+    Raises:
+        InvalidResponse: This is nothing that a subscriber is told.
+
+    """
+    match said:
+        case [bytes(kind), bytes(name), data]:
+            room = name.decode(errors="replace")[5:-1]  # the inverse of channel_of
+            return kind.decode(errors="replace"), room, data
+    raise InvalidResponse("no answer to a subscription")

@@ -194,11 +194,19 @@ def _probe(address: str, owners: Sequence[str]) -> str:
 
 
 def call(
-    nodes: Nodes, room: str, source: str, keys: Sequence[str], args: Sequence[Any]
+    nodes: Nodes,
+    room: str,
+    source: str,
+    keys: Sequence[str],
+    args: Sequence[Any],
+    page: int = 0,
 ) -> asyncio.Future[Any]:
-    """Run a script where a room lives; the future fails with BrokerDown."""
+    """Run a script where a room lives; the future fails with BrokerDown.
+
+    The arguments are those of :meth:`Commands.call`.
+    """
     try:
-        return nodes.of(room).commands.call(source, keys, args)
+        return nodes.of(room).commands.call(source, keys, args, page)
     except BrokerDown as exc:
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(exc)

@@ -162,7 +162,8 @@ class Broker(Protocol):
 class History(Protocol):
     """What a room remembers for those who come back.
 
-    A broker keeps the newest ``limit`` messages of a room for ``ttl`` seconds.
+    A broker keeps the newest ``limit`` messages of a room for ``ttl`` seconds, and
+    need not read more than ``replay_limit`` bytes of them (0: any) for one replay.
     """
 
     @property
@@ -170,6 +171,9 @@ class History(Protocol):
 
     @property
     def ttl(self) -> float: ...
+
+    @property
+    def replay_limit(self) -> int: ...
 
     def missed(
         self, cursor: Cursor | None, position: Position
@@ -267,6 +271,7 @@ class NoHistory:
 
     limit = 0
     ttl = 0.0
+    replay_limit = 0
 
     def missed(
         self, cursor: Cursor | None, position: Position

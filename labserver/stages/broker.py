@@ -21,7 +21,9 @@ from functools import partial
 from labserver.contract.messages import Event, event, gap
 from labserver.errors import BrokerDown, TooManyRooms
 from labserver.redis import presence as redis_presence
-from labserver.redis.commands import TIMEOUT, ended, script
+from labserver.redis.commands import TIMEOUT, ended
+from labserver.redis.deadlines import Patience
+from labserver.redis.history import Histories
 from labserver.redis.memory import Memory
 from labserver.redis.messages import (
     BEGAN,
@@ -46,8 +48,6 @@ from labserver.server.presence import Roster
 from labserver.settings import Settings
 
 LINGER = 1.0  # seconds that an empty room is listened to, since people come back
-PAGE = 2**20  # bytes of history that one call may bring: others wait meanwhile
-READ = script("numbering.lua", "read.lua")
 
 
 class Feed:
@@ -90,6 +90,7 @@ class RedisBroker:
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
         self.redis = nodes(self.url, self.heard, self.catch_up)
+        self.histories = Histories(self.redis, history, self._settle)
         await self.redis.start()
         self.memory = Memory(self.redis, history)
         self.task = asyncio.create_task(self._tend())
@@ -97,6 +98,7 @@ class RedisBroker:
     async def stop(self) -> None:
         await ended(self.task)
         await self.memory.stop()
+        await self.histories.stop()
         await self.redis.stop()
 
     # Publishing
@@ -159,39 +161,27 @@ class RedisBroker:
         """Nothing yet: people come back, and :meth:`_tend` looks again later."""
 
     async def read(self, room: str, after: int | None) -> Position:
-        position = await self._read(room, after)
+        return await self.histories.read(room, after)
+
+    async def _settle(self, room: str, position: Position) -> bool:
+        """Wait until the feed is where a room was found; False if it came elsewhere.
+
+        Who joins now must not get again what the others are still waiting for.
+        """
         feed = self.feeds.get(room)
         if feed is None:
-            return position
+            return True
         if not feed.epoch:
             feed.move(position.epoch, position.seq)
         if feed.behind or feed.epoch != position.epoch:
             await self.catch_up(room)
             feed.behind = False
         try:
-            # The feed may be behind what was read: who joins now must not get again
-            # what the others are still waiting for.
-            async with asyncio.timeout(TIMEOUT):
+            async with Patience(TIMEOUT):
                 await feed.reach(position.epoch, position.seq)
         except TimeoutError:
             raise BrokerDown("Redis delivers nothing") from None
-        if feed.epoch != position.epoch:  # what was read may be lost in the new one
-            return await self.read(room, after)
-        return position
-
-    async def _read(self, room: str, after: int | None) -> Position:
-        args = (
-            secrets.token_hex(4),
-            ms(NUMBERING_TTL + self.history.ttl),
-            ms(self.history.ttl),
-            -1 if after is None else after,
-            PAGE,
-        )
-        answer = await self.redis.of(room).commands.call(READ, keys_of(room), args)
-        epoch, seq, before, base, *rest = answer
-        pairs = zip(rest[::2], rest[1::2], strict=True)
-        kept = [event(room, number, tail) for number, tail in pairs]
-        return Position(epoch.decode(), seq, kept, (before.decode(), base))
+        return feed.epoch == position.epoch
 
     async def here(
         self, room: str, mine: Roster, ttl: float, known: Roster | None
@@ -239,7 +229,7 @@ class RedisBroker:
             feed.behind = True
             return
         while True:
-            position = await self._read(room, feed.seq)
+            position = await self.histories.page(room, feed.seq)
             if position.epoch != feed.epoch:
                 goes_on = position.continues(feed.epoch, feed.seq)
                 self.hub.renumber(room, position.epoch, position.seq, goes_on)
@@ -250,10 +240,10 @@ class RedisBroker:
                 if news.first > feed.seq:
                     self._deliver(room, feed, news)
             last = position.seq if until is None else min(until, position.seq)
+            if (gone := min(last, position.reached)) > feed.seq:
+                self._lost(room, feed, gone)
             if feed.seq >= last:
                 return
-            if not position.kept:
-                return self._lost(room, feed, last)
 
     def _deliver(self, room: str, feed: Feed, news: Event) -> None:
         self.hub.deliver(room, news)
@@ -279,7 +269,7 @@ class RedisBroker:
             if turns * LINGER % (NUMBERING_TTL / 4) == 0:
                 for room in list(self.feeds):
                     with contextlib.suppress(BrokerDown):
-                        await self._read(room, None)
+                        await self.histories.page(room, None)
             idle = empty
 
 

@@ -14,10 +14,10 @@ from labserver.errors import BrokerDown
 from labserver.processes import faults
 from labserver.processes.faults import Proxy
 from labserver.redis import link as redis_link
-from labserver.redis.commands import pool
+from labserver.redis.commands import answering, pool
 from labserver.redis.embedded import embedded_redis
+from labserver.redis.history import READ
 from labserver.server.server import LabServer
-from labserver.stages.broker import READ
 from tests.conftest import DEADLINE, Peer, Running, eventually, peer
 
 
@@ -122,7 +122,7 @@ async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
         async with Redis.from_url(url) as redis:
             await redis.client_kill_filter(_type="normal", skipme=True)
             await eventually(lambda: published(ann, "other"))
-            await redis.script_load(READ)  # not to be asked for it
+            await redis.script_load(answering(READ))  # not to be asked for it
             await eventually(lambda: published(bob, "other"))
             assert net.writers
             # Ann's join is read, but the answer stays on the way.

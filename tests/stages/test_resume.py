@@ -85,6 +85,26 @@ async def test_who_leaves_a_room_that_was_quiet_for_long_may_come_back(
             assert (joined["recovered"], joined["seq"]) == (True, 1)
 
 
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+@pytest.mark.parametrize(("limit", "fits"), [(2**24, True), (2**20, False)])
+async def test_replay_is_as_long_as_an_outbox_whatever_the_broker(
+    limit: int, fits: bool, without: tuple[str, ...], running: Running
+) -> None:
+    async with (
+        running("resume", without=without, outbox_limit=limit) as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        epoch = (await bob.join("red"))["epoch"]
+        await bob.ask(type="leave", room="red")
+        await ann.publish("red", 600, 4000)
+        joined = await bob.join("red", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"] is fits
+        if fits:
+            seqs = [(await bob.recv())["seq"] for _ in range(600)]
+            assert seqs == list(range(1, 601))
+
+
 async def test_cursor_means_nothing_without_a_history(running: Running) -> None:
     async with running("broker") as server, peer(server) as ann:
         epoch = (await ann.join("red"))["epoch"]
@@ -133,7 +153,7 @@ async def test_history_is_read_no_further_than_a_replay_may_be_long(
 async def test_replica_that_fell_far_behind_catches_up_page_by_page(
     running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labserver.stages.broker.PAGE", 2000)
+    monkeypatch.setattr("labserver.redis.history.PAGE", 2000)
     async with (
         running("resume") as one,
         running("resume") as two,

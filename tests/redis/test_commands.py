@@ -1,0 +1,59 @@
+"""What Redis answers is believed only as the answer to what it was asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from labserver.processes.faults import Proxy
+from tests.conftest import Peer, Running, eventually, peer
+from tests.redis.test_link import hears, net_to_redis
+
+# A simple answer, the answers of two other scripts, and what is no answer at all.
+STRAYS = [
+    b"+OK\r\n",
+    b":1\r\n",
+    b"*2\r\n:1\r\n:75\r\n",
+    b"$-1\r\n",
+    b"*-1\r\n",
+    b"?!\r\n",
+]
+
+
+def say(net: Proxy, data: bytes) -> None:
+    """Say something to each client of a network, in the name of the server."""
+    for writer in net.writers:
+        if writer.get_extra_info("sockname")[1] == net.port:
+            writer.write(data)
+
+
+async def joined(client: Peer, room: str) -> bool:
+    return (await client.join(room))["type"] == "joined"
+
+
+@pytest.mark.parametrize("stray", STRAYS, ids=lambda stray: repr(stray)[2:-1])
+async def test_stray_answer_is_taken_for_nothing_and_ends_the_connection(
+    stray: bytes, running: Running
+) -> None:
+    async with (
+        net_to_redis() as (_, net),
+        running("resume", redis=f"redis://127.0.0.1:{net.port}") as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        await hears(server)
+        place = await ann.join("red")
+        said: dict[int, int] = {}
+        for number in range(20):
+            if number % 5 == 4:
+                say(net, stray)
+            answer = await ann.ask(type="publish", room="red", payload=number)
+            if answer["type"] == "ack":
+                said[answer["seq"]] = number
+        await eventually(lambda: joined(bob, "green"))  # from now on all is well
+        after = {"epoch": place["epoch"], "seq": 0}
+        now = await bob.join("red", after=after)
+        assert now["recovered"]
+        kept = [await bob.recv() for _ in range(now["seq"])]
+        true = {each["seq"]: each["payload"] for each in kept}
+        assert said.items() <= true.items()
+        assert (await ann.ask(type="publish", room="red", payload=0))["type"] == "ack"
