@@ -12,7 +12,8 @@ import socket
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from websockets.http11 import Request, Response
 
 from labserver.judge.oracle import Oracle
 from labserver.processes.cluster import running_cluster, running_replica
+from tests.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
 LOADTESTS = ROOT / "loadtests"
@@ -363,6 +365,29 @@ def test_shared_users_say_literally_that_they_are_abstract() -> None:
 Condition = Callable[[], Awaitable[bool]]
 
 
+@asynccontextmanager
+async def started(
+    *arguments: str, **variables: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start Locust without its page; end it with the block."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "locust", "-f", "loadtests", "--headless", *arguments),
+        cwd=ROOT,
+        env={**environment, **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def locust(
     *arguments: str, until: Condition | None = None, **variables: str
 ) -> tuple[int, str, str]:
@@ -375,29 +400,14 @@ async def locust(
         variables: Of its environment.
 
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "locust", "-f", "loadtests"),
-        *("--headless", "--only-summary", *arguments),
-        cwd=ROOT,
-        env={**environment, **variables},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    said = asyncio.create_task(process.communicate())
-    try:
+    async with started("--only-summary", *arguments, **variables) as process:
+        said = asyncio.create_task(process.communicate())
         if until is not None:
             while not (said.done() or await until()):  # noqa: ASYNC110 (a process)
                 await asyncio.sleep(0.05)
             if not said.done():
                 os.killpg(process.pid, signal.SIGINT)
         out, err = await said
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
@@ -616,6 +626,49 @@ async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
     assert sum(sides) == tally["delivered"]
     assert all(sides)
     assert found["generator"]["processes"] == 2
+
+
+@pytest.mark.timeout(90)
+async def test_worker_that_died_is_missed_though_another_took_its_place(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running_replica(secret=SECRET))
+        variables = {"LAB_TOKEN": server.token()}
+        master = await stack.enter_async_context(
+            started(
+                *("--master", "--master-bind-host", "127.0.0.1"),
+                *("--master-bind-port", port, "--expect-workers", "2"),
+                *("--host", server.url, "-u", "4", "-r", "4", "-t", "60s"),
+                *("--results", str(tmp_path), "--lag-limit", "10000"),
+                *("--no-pictures", "FanoutPublisher", "FanoutSubscriber"),
+                **variables,
+            )
+        )
+
+        async def worker() -> asyncio.subprocess.Process:
+            process = await stack.enter_async_context(
+                started("--worker", "--master-port", port, **variables)
+            )
+            assert master.stderr is not None
+            while b"reported as ready" not in (line := await master.stderr.readline()):
+                assert line, "the master is gone"
+            return process
+
+        dies, _ = await worker(), await worker()
+        await eventually(reached(server.url, deliveries_total=20), within=30)
+        dies.kill()
+        await dies.wait()
+        await worker()
+        master.send_signal(signal.SIGINT)
+        out, _ = await master.communicate()
+    assert "INVALID" in out.decode()
+    assert "1 worker(s) told nothing" in out.decode()
+    assert master.returncode == 4
 
 
 @pytest.mark.timeout(60)

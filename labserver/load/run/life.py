@@ -22,7 +22,13 @@ import locust
 from gevent.event import Event
 from locust import events
 from locust.env import Environment
-from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.runners import (
+    STATE_INIT,
+    STATE_MISSING,
+    STATE_STOPPED,
+    MasterRunner,
+    WorkerRunner,
+)
 
 from labserver.load.figures.record import Record, merged
 from labserver.load.figures.results import (
@@ -79,8 +85,10 @@ class Run:
         self.name = ""
         self.folder = Path()
         self.record = Record()
-        self.parts: list[Record] = []
-        self.workers = 0
+        # By worker, which has a name of its own: who takes the place of one that died
+        # does not have its figures.
+        self.parts: dict[str, Record] = {}
+        self.workers: set[str] = set()
         self.members: set[Member] = set()
         self.spawned = Event()
         self.settled = Event()
@@ -208,7 +216,7 @@ def begin(environment: Environment, **_: Any) -> None:
     RUN.begin(options.run_name, options.results, options.run_began, step)
     RUN.storm_at, RUN.storm_kills = options.storm_at, options.storm_kills
     if isinstance(runner, MasterRunner):
-        RUN.workers = runner.worker_count
+        RUN.workers = alive(runner)
     if not isinstance(runner, WorkerRunner) and not options.headless:
         options.host = environment.host
         try:
@@ -269,7 +277,7 @@ def drain(environment: Environment, **_: Any) -> None:
             RUN.draining = True
             runner.send_message("lab_finish")
             deadline = time.monotonic() + WORKERS_LIMIT
-            while len(RUN.parts) < RUN.workers and time.monotonic() < deadline:
+            while awaited(runner) and time.monotonic() < deadline:
                 gevent.sleep(0.05)
             RUN.drained.set()
         RUN.drained.wait()
@@ -278,6 +286,16 @@ def drain(environment: Environment, **_: Any) -> None:
     RUN.drain()
     if first:
         write_part(runner)
+
+
+def awaited(runner: MasterRunner) -> set[str]:
+    """Return the workers that are alive and have not told what they found."""
+    return (RUN.workers & alive(runner)) - RUN.parts.keys()
+
+
+def alive(runner: MasterRunner) -> set[str]:
+    """Return the workers that Locust hears."""
+    return {each.id for each in runner.clients.all if each.state != STATE_MISSING}
 
 
 def write_part(runner: Any) -> None:
@@ -320,7 +338,16 @@ def hear_of_fault(msg: Any, **_: Any) -> None:
 
 
 def took(msg: Any, **_: Any) -> None:
-    RUN.parts.append(Record.from_json(msg.data))
+    part = Record.from_json(msg.data)
+    if part.began in (0, RUN.record.began):  # of this run; 0: it came too late for it
+        RUN.parts[msg.node_id] = part
+
+
+@listens(events.worker_connect)
+def joins(client_id: str, **_: Any) -> None:
+    """Expect the figures of a worker that joins a run that is on."""
+    if RUN.name and not RUN.draining:
+        RUN.workers.add(client_id)
 
 
 # The process that concludes
@@ -332,10 +359,10 @@ def conclude(environment: Environment, **_: Any) -> None:
     if isinstance(runner, WorkerRunner) or not RUN.name:
         return
     local = not isinstance(runner, MasterRunner)
-    record = merged([RUN.record] if local else RUN.parts)
+    record = merged([RUN.record] if local else RUN.parts.values())
     failures = sum(error.occurrences for error in runner.errors.values())
     conclude_beside(record, options)
-    missing = 0 if local else max(0, RUN.workers - len(RUN.parts))
+    missing = len(RUN.workers - RUN.parts.keys())
     for error in runner.exceptions.values():
         record.problems[f"the load test itself: {error['msg']}"] += error["count"]
     RUN.verdict = judge(record, failures, missing, options.lag_limit)
