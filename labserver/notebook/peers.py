@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from labserver.contract.messages import from_json, to_json
 from labserver.processes.cluster import Replica
 
 Message = dict[str, Any]
@@ -62,7 +62,7 @@ class Peer:
 
     async def send(self, **message: Any) -> None:
         """Send a message, and do not wait for an answer."""
-        await self.connection.send(json.dumps(message))
+        await self.connection.send(to_json(message))
 
     async def ask(self, **message: Any) -> Message:
         """Send a message with a ``ref``; return the answer that carries it.
@@ -89,7 +89,7 @@ class Peer:
         protocol = self.connection.protocol
         for payload in payloads:
             message = {"type": "publish", "room": room, "payload": payload}
-            protocol.send_text(json.dumps(message).encode())
+            protocol.send_text(to_json(message).encode())
         self.connection.transport.write(b"".join(protocol.data_to_send()))
         await asyncio.sleep(0)
 
@@ -120,8 +120,13 @@ class Peer:
         """Keep what comes, until the end."""
         with contextlib.suppress(ConnectionClosed):
             async for text in self.connection:
-                self.arrived.append(time.monotonic())
-                self.received.append(json.loads(text))
+                arrived = time.monotonic()
+                try:
+                    message = from_json(text)
+                except (ValueError, RecursionError):
+                    continue  # no message of anybody may end the listening
+                self.arrived.append(arrived)
+                self.received.append(message)
                 self._news.set()
         self._news.set()
 
@@ -154,7 +159,7 @@ async def connected(
         close_timeout=1,
         max_size=None,
     ) as connection:
-        peer = Peer(connection, json.loads(await connection.recv()))
+        peer = Peer(connection, from_json(await connection.recv()))
         task = asyncio.create_task(peer.listen())
         try:
             if room:
@@ -327,7 +332,7 @@ async def _greet(sock: socket.socket, server: Replica, user: str, room: str) -> 
             return
         if protocol.state is State.OPEN and not asked:
             asked = True
-            protocol.send_text(json.dumps({"type": "join", "room": room}).encode())
+            protocol.send_text(to_json({"type": "join", "room": room}).encode())
 
 
 def _place(server: Replica) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 from websockets.asyncio.client import connect
 
+from labserver.contract.messages import to_json
 from labserver.judge.world import until
 from labserver.notebook.peers import DEADLINE
 from labserver.notebook.transports import (
@@ -91,7 +91,7 @@ async def _in_frames(net: Proxy, token: str) -> AsyncIterator[Say]:
 
         async def say(payload: dict[str, Any]) -> None:
             message = {"type": "publish", "room": ROOM, "payload": payload, "ref": 1}
-            await socket.send(json.dumps(message))
+            await socket.send(to_json(message))
             await socket.recv()
 
         yield say
@@ -183,7 +183,7 @@ async def _idle_cost(way: Way, count: int) -> float:
         head = f"{start}Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
         request = head.encode()
         if way is by_websocket:
-            join = json.dumps({"type": "join", "room": ROOM}).encode()
+            join = to_json({"type": "join", "room": ROOM}).encode()
             request += bytes((0x81, 0x80 | len(join), 0, 0, 0, 0)) + join
         await _open(stack, server, port, request, FIRST)
         before = await server.metric(MEMORY)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +20,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from labserver.contract.messages import from_json, to_json
 from labserver.notebook.peers import DEADLINE, connected
 from labserver.notebook.servers import running
 from labserver.processes import faults
@@ -116,9 +116,9 @@ async def by_websocket(net: Proxy, token: str, me: Listener) -> None:
                 join: dict[str, Any] = {"type": "join", "room": ROOM}
                 if me.cursor is not None:
                     join["after"] = dict(zip(("epoch", "seq"), me.cursor, strict=True))
-                await socket.send(json.dumps(join))
+                await socket.send(to_json(join))
                 async for text in socket:
-                    me.take(json.loads(text))
+                    me.take(from_json(text))
         await asyncio.sleep(AGAIN)
 
 
@@ -134,7 +134,7 @@ async def by_stream(net: Proxy, token: str, me: Listener) -> None:
                 async with client.stream("GET", PATH, headers=headers) as response:
                     async for line in response.aiter_lines():
                         if line.startswith("data:"):
-                            me.take(json.loads(line[5:]))
+                            me.take(from_json(line[5:]))
             await asyncio.sleep(AGAIN)
 
 

@@ -720,6 +720,27 @@ async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
     assert (await printed(LATE)).split() == ["1", "0", "0", "0", "0"]
 
 
+STRANGE = """
+from loadtests import fanout
+from labserver.load.figures.audit import Audit
+from labserver.load.figures.record import Record
+user = fanout.FanoutSubscriber.__new__(fanout.FanoutSubscriber)
+user.record, user.audit = Record(), Audit("a")
+user.audit.joined({"epoch": "e", "seq": 0, "recovered": False})
+head = b'{"type":"message","room":"a","from":"b","seq":%d,"payload":'
+for seq, payload in enumerate([b"9" * 5000, b'"x"', b"1e400"], 1):
+    user.handle(head % seq + payload + b"}")
+for text in [b"{", b"[1]", b"1", b"", b"{}", b"\\xff", head % 9 + b"[" * 100_000]:
+    user.handle(text)
+print(user.audit.last(), sum(user.record.problems.values()))
+"""
+
+
+async def test_nothing_that_a_server_says_ends_a_user() -> None:
+    """Somebody else's message counts; what cannot be read is a problem of the run."""
+    assert (await printed(STRANGE)).split() == ["3", "7"]
+
+
 INTERRUPTED = """
 import os, signal, sys
 import gevent

@@ -10,7 +10,6 @@ when each message was due, it finds what the other finds.
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from labserver.contract.messages import from_json, to_json
 from labserver.load.figures.record import Record
 from labserver.load.figures.results import (
     as_figures,
@@ -126,7 +126,7 @@ class Pair:
         self.record.published[SCENARIO] += 1
         if room == "open":
             self.record.slip.record((sent - due) // 1000)
-        await ws.send(json.dumps(say))
+        await ws.send(to_json(say))
 
 
 async def until(start: int, number: int) -> int:
@@ -138,15 +138,15 @@ async def until(start: int, number: int) -> int:
 
 async def join(ws: ClientConnection, room: str) -> None:
     """Join a room, and read up to the answer."""
-    await ws.send(json.dumps({"type": "join", "room": room, "ref": 0}))
+    await ws.send(to_json({"type": "join", "room": room, "ref": 0}))
     async with asyncio.timeout(ANSWER_TIMEOUT):
-        while json.loads(await ws.recv())["type"] != "joined":
+        while from_json(await ws.recv())["type"] != "joined":
             pass
 
 
 async def message(ws: ClientConnection) -> dict[str, int] | None:
     """Return the payload of the next message, None for anything else."""
-    found = json.loads(await ws.recv())
+    found = from_json(await ws.recv())
     payload: dict[str, int] | None = found.get("payload")
     return payload if found["type"] == "message" else None
 

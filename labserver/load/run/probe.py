@@ -21,6 +21,7 @@ import time
 
 from websockets.asyncio.client import connect
 
+from labserver.contract.messages import from_json, to_json
 from labserver.load.figures.histogram import Histogram
 
 CONNECTIONS = 20
@@ -33,10 +34,10 @@ async def listen(url: str, room: str, after: float, latency: Histogram) -> None:
     async with connect(
         url, additional_headers=headers, compression=None, max_queue=None
     ) as connection:
-        await connection.send(json.dumps({"type": "join", "room": room}))
+        await connection.send(to_json({"type": "join", "room": room}))
         async for text in connection:
             now = time.monotonic_ns()
-            message = json.loads(text)
+            message = from_json(text)
             if message["type"] == "message":
                 latency.record((now - message["payload"]["due"]) // 1000)
 

@@ -54,8 +54,18 @@ class Delivery(msgspec.Struct, tag_field="type", tag="message"):
     payload: Stamp
 
 
+class Numbered(msgspec.Struct):
+    """A message, whatever its payload is."""
+
+    type: str
+    seq: int = 0
+
+
 FromServer = Delivery | Joined | Ack | Error | Gap | Hello | Left | Pong
 decode = msgspec.json.Decoder(FromServer).decode
+decode_number = msgspec.json.Decoder(Numbered).decode
+# What decoding raises: the library's own, and Python's for UTF-8 and for depth.
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 turns: defaultdict[type, Iterator[int]] = defaultdict(itertools.count)
 
 
@@ -269,7 +279,7 @@ class WebSocketUser(User):
     def handle(self, data: bytes) -> Any:
         try:
             message = decode(data)
-        except msgspec.ValidationError:
+        except UNREADABLE:
             self.strange(data)
             return None
         if type(message) is Delivery:
@@ -307,9 +317,13 @@ class WebSocketUser(User):
 
     def strange(self, data: bytes) -> None:
         """Handle what no load test sends: somebody else's message still counts."""
-        message = msgspec.json.decode(data)
-        if message.get("type") == "message":
-            self.audit.message(message["seq"])
+        try:
+            message = decode_number(data)
+        except UNREADABLE:
+            self.problem(f"{self.scenario}: a message that cannot be read")
+            return
+        if message.type == "message":
+            self.audit.message(message.seq)
 
     # Figures
 
