@@ -48,6 +48,10 @@ class BoundedProtocol(H11Protocol):
     place: Place
     preamble: bytes | None = None  # what came of a PROXY header
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made = time.monotonic()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # Report pressure from the first byte that waits: the policies are ours. At 0
@@ -61,8 +65,11 @@ class BoundedProtocol(H11Protocol):
         self.app_state = {**self.app_state, **own}
         if self.proxies.proxy_protocol and self.place.through:
             self.preamble = b""
-        self.due: asyncio.TimerHandle | None = None
-        self.expect()
+        # It was made when the socket was accepted: TLS has had of this time. What is
+        # still to be sent is of TLS, and that it is taken is no progress.
+        left = max(0.0, self.made + self.timeout - time.monotonic())
+        self.due: asyncio.TimerHandle | None
+        self.due = self.loop.call_later(left, self.look, 0)
 
     def data_received(self, data: bytes) -> None:
         if self.preamble is not None:

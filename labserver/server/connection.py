@@ -28,7 +28,7 @@ from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, SEND_EOF, Event
 
 from labserver.contract import messages, wire
-from labserver.contract.closing import RATE_LIMITED, Close
+from labserver.contract.closing import RATE_LIMITED, TOO_SLOW, Close
 from labserver.contract.tokens import ANONYMOUS
 from labserver.server import routes
 from labserver.server.limits import TokenBucket
@@ -39,6 +39,9 @@ from labserver.server.sockets import OVER
 log = logging.getLogger("labserver")
 
 GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
+HEAD_LIMIT = 16384  # bytes of a handshake; as on the port of event streams
+SLOWEST = 8192  # bytes a second at which a long message may come, whatever its deadline
+UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
 
 
 class Outbox(Protocol):
@@ -65,6 +68,7 @@ class Host(Protocol):
 
     proxies: Proxies  # whom it believes where a client is
     nameless: str  # address of a client whose socket names none
+    patience: float  # seconds for a handshake, and for a message that began
 
     def arrived(self, connection: LabConnection) -> Place:
         """Note that a socket is open; return its place."""
@@ -115,15 +119,18 @@ class LabConnection(ServerConnection):
         "deadline",
         "ending",
         "expiry",
+        "finished",
         "gone",
         "host",
         "identity",
         "in_flight",
         "name",
         "outbox",
+        "part",
         "pinged",
         "place",
         "preamble",
+        "room_for_head",
         "rooms",
         "seen",
         "unsent",
@@ -136,6 +143,9 @@ class LabConnection(ServerConnection):
         self.address = UNKNOWN  # of the client, as far as is known
         self.preamble: bytes | None = None  # what came of a PROXY header
         self.began = b""  # how the request began: with its method
+        self.room_for_head = HEAD_LIMIT  # bytes that may still come before its end
+        self.part: Frame | None = None  # what came of a message in fragments
+        self.finished = 0  # messages that came to their end
         self.name = secrets.token_hex(6)
         self.identity = ANONYMOUS
         self.variant = wire.PLAIN
@@ -148,7 +158,8 @@ class LabConnection(ServerConnection):
         self.in_flight = 0  # publishes that wait for the broker
         self.ending: Close | None = None  # why this side ends it
         self.gone = False  # whether nothing goes out any more
-        self.deadline: asyncio.TimerHandle | None = None  # of its end
+        # Of its handshake, then of a message that began, then of its end.
+        self.deadline: asyncio.TimerHandle | None = None
         self.expiry: asyncio.TimerHandle | None = None
         self.place: Place
 
@@ -158,12 +169,20 @@ class LabConnection(ServerConnection):
         peer = self.remote_address
         self.address = normal(str(peer[0])) if peer else self.host.nameless
         self.place = self.host.arrived(self)
+        # It was made when the socket was accepted: TLS has had of this time.
+        left = self.seen + self.host.patience - time.monotonic()
+        self.deadline = self.loop.call_later(max(0.0, left), self.abort)
         if self.host.proxies.proxy_protocol and self.place.through:
             self.preamble = b""
 
     def forget_handshake(self) -> None:
         """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
         self.request, self.response, self.began = NO_REQUEST, None, b"GET "
+        if self.deadline is not None and not self.gone:
+            self.deadline.cancel()
+            self.deadline = None
+            if self.unfinished():
+                self.expect(self.host.patience, self.finished, self.seen)
         self.logger = self.protocol.logger = self.server.logger
 
     # Reading
@@ -176,7 +195,63 @@ class LabConnection(ServerConnection):
                 return
         if not self.began:
             self.began = data[:8]
+        if self.request is None:
+            data = self.read_head(data)
         super().data_received(data)
+        if self.deadline is None and self.unfinished():
+            self.expect(self.host.patience, self.finished, self.seen)
+
+    def read_head(self, data: bytes) -> bytes:
+        """Read a handshake that is no longer than it may be; return what follows it.
+
+        What comes for longer is answered without being kept: its author has shown no
+        token yet.
+        """
+        head, rest = data[: self.room_for_head], data[self.room_for_head :]
+        self.room_for_head -= len(head)
+        if not rest or self.gone:
+            return head
+        super().data_received(head)
+        if self.request is None and not self.gone:
+            answer = routes.respond(431, "the handshake is too long\n")
+            self.protocol.send_response(answer)
+            self.send_data()
+        return b"" if self.gone else rest
+
+    def unfinished(self) -> bool:
+        """Whether a message has begun and not come to its end."""
+        return self.part is not None or bool(self.protocol.reader.buffer)
+
+    def expect(self, within: float, finished: int, since: float) -> None:
+        """Look ``within`` seconds whether the message that began has come."""
+        self.deadline = self.loop.call_later(
+            within, self.look_at_message, finished, since
+        )
+
+    def look_at_message(self, finished: int, since: float) -> None:
+        """End a peer whose message began and does not come.
+
+        Args:
+            finished: Messages that had come when this one was first waited for.
+            since: When that was.
+
+        """
+        self.deadline = None
+        patience, now = self.host.patience, time.monotonic()
+        if self.gone or not self.unfinished():
+            return
+        if finished != self.finished or not self.transport.is_reading():
+            self.expect(patience, self.finished, now)  # another; or it is not its fault
+            return
+        size = len(self.protocol.reader.buffer)
+        size += 0 if self.part is None else len(self.part.data)
+        left = since + max(patience, size / SLOWEST) * 9 / 8 - now
+        if left <= 0:
+            self.end(UNFINISHED)
+        else:
+            # Nobody is judged at the first look: it may have been late, with what came
+            # meanwhile still unread.
+            self.expect(max(left, patience / 8), finished, since)
 
     def read_preamble(self, data: bytes) -> bytes:
         """Take the PROXY header off; return what follows it, once it is complete.
@@ -203,11 +278,33 @@ class LabConnection(ServerConnection):
         return rest
 
     def process_event(self, event: Event) -> None:
-        super().process_event(event)
         # A ping and a crumb of a message cost work too; whole messages are counted
         # when they are read, one by one.
-        if isinstance(event, Frame) and (event.opcode in CTRL_OPCODES or not event.fin):
+        if isinstance(event, Frame):
+            if event.opcode in CTRL_OPCODES:
+                self.within_rate()
+            elif not event.fin or self.part is not None:
+                self.join(event)
+                return
+            else:
+                self.finished += 1
+        super().process_event(event)
+
+    def join(self, fragment: Frame) -> None:
+        """Put a fragment to those before it: as bytes it costs what it holds.
+
+        As a frame that waits for the last one it costs 150 bytes, empty or not.
+        """
+        if self.part is None:
+            self.part = Frame(fragment.opcode, bytearray(fragment.data))
+        else:
+            self.part.data += fragment.data  # type: ignore[operator]
+        if not fragment.fin:
             self.within_rate()
+            return
+        whole, self.part = self.part, None
+        self.finished += 1
+        super().process_event(whole)
 
     async def receive(self) -> str | bytes | None:
         """Return the next message, or None when the connection is over."""
@@ -308,6 +405,8 @@ class LabConnection(ServerConnection):
             return
         self.gone = True
         self.outbox = SHUT
+        if self.deadline is not None:
+            self.deadline.cancel()
         self.deadline = self.loop.call_later(within, self.abort)
         # Not now: a room may be in the middle of its members.
         self.loop.call_soon(self.host.left, self)

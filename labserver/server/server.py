@@ -83,11 +83,13 @@ class LabServer:
         )
         self.proxies = Proxies(settings.trusted_proxies, settings.proxy_protocol)
         self.nameless = UNIX if settings.unix_socket else UNKNOWN
+        self.patience = settings.handshake_timeout
         self.metrics = Metrics()
         self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
         self.hears = True  # the broker, when it was last looked at
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
         self.connections: set[LabConnection] = set()  # those that were said hello to
+        self.conversations: set[asyncio.Task[Any]] = set()
         self.visitors: set[Visitor] = set()  # streams, polls and POSTs
         self.draining = False
         self.attendance = Attendance(parts.broker.here)
@@ -203,13 +205,16 @@ class LabServer:
         deadline = time.monotonic() + within
         await self.say_goodbye(within / 2)
         web = asyncio.create_task(self.web.stop(deadline)) if self.web else None
-        if left := [each.connection_lost_waiter for each in self.connections]:
-            await asyncio.wait(left, timeout=max(0.0, deadline - time.monotonic()))
+        if self.conversations:
+            left = max(0.0, deadline - time.monotonic())
+            await asyncio.wait(self.conversations, timeout=left)
         self.listener.close(close_connections=False)
         if self.settings.unix_socket:
             close_unix(self.settings.unix_socket, self.inode)
         for connection in list(self.sockets):
-            connection.transport.abort()
+            connection.abort()
+        for conversation in list(self.conversations):
+            conversation.cancel()  # what is left in its queue takes as long as it likes
         await self.listener.wait_closed()
         if web is not None:
             await web
@@ -300,6 +305,10 @@ class LabServer:
     async def converse(self, connection: ServerConnection) -> None:
         """Serve one client from its hello to its end."""
         assert isinstance(connection, LabConnection)
+        task = asyncio.current_task()
+        assert task is not None
+        self.conversations.add(task)
+        task.add_done_callback(self.conversations.discard)
         self.open(connection)
         try:
             while (data := await connection.receive()) is not None:

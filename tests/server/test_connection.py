@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
+from contextlib import AsyncExitStack
+
+import pytest
 
 from labserver.contract.closing import FORBIDDEN
 from labserver.contract.tokens import issue
 from labserver.judge.world import connection_of
+from labserver.processes.cluster import running_replica
 from labserver.server.connection import GOODBYE_TIMEOUT
 from labserver.server.server import LabServer
 from tests.conftest import SECRET, Running, eventually, peer
@@ -16,6 +21,8 @@ from tests.support.raw_sockets import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    PING,
+    PONG,
     TEXT,
     Raw,
     bearer,
@@ -153,3 +160,112 @@ async def test_who_left_while_it_joined_is_no_member(running: Running) -> None:
                 await eventually(lambda: not server.hub.rooms)
                 assert not connection.rooms
             await eventually(lambda: not server.connections)
+
+
+# Before the end: what began and does not come
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [masked(TEXT, b'"', fin=False), masked(TEXT, b"1" * 200)[:-1], b"\x81"],
+    ids=["fragment", "frame", "head of a frame"],
+)
+async def test_message_that_began_must_come_to_its_end(
+    begun: bytes, running: Running
+) -> None:
+    async with running("echo", handshake_timeout=0.4) as server:
+        async with raw_peer(server) as client:
+            client.send(begun)
+            if begun[0] == TEXT:  # a ping may stand between fragments only
+                pings = asyncio.create_task(ping_on(client))
+            assert await client.close_code() == 4409
+            if begun[0] == TEXT:
+                pings.cancel()
+        # A message that comes slowly, and a stream that never stops at an end.
+        async with raw_peer(server) as client:
+            for _ in range(10):
+                client.send(masked(TEXT, b"1" * 200)[100:] if _ else b"")
+                client.send(masked(TEXT, b"1" * 200)[:100])
+                await asyncio.sleep(0.1)
+            client.send(masked(TEXT, b"1" * 200)[100:])
+            for _ in range(10):
+                assert json.loads((await client.frame())[1])["type"] == "echo"
+
+
+async def ping_on(client: Raw) -> None:
+    """Give signs of life until the socket is closed."""
+    while not client.writer.is_closing():
+        client.send(masked(PING))
+        await asyncio.sleep(0.05)
+
+
+async def test_message_is_not_late_because_the_server_is(running: Running) -> None:
+    async with (
+        running("echo", handshake_timeout=0.3) as server,
+        raw_peer(server) as client,
+    ):
+        text = masked(TEXT, b"1" * 200)
+        client.send(text[:100])
+        await eventually(lambda: any(each.unfinished() for each in server.connections))
+        client.send(text[100:])
+        time.sleep(0.5)  # noqa: ASYNC251 - the server stands still
+        assert json.loads((await client.frame())[1])["type"] == "echo"
+
+
+async def test_fragments_of_a_message_cost_what_they_hold() -> None:
+    count, fragments = 30, 3000
+    async with running_replica(
+        *("auth", "--message-rate-limit", "0"), environment={"LAB_SECRET": SECRET}
+    ) as server:
+        port = int(server.url.rpartition(":")[2])
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(raw_peer(port)) for _ in range(count)
+            ]
+            before = await server.metric("process_resident_memory_bytes")
+            empty = masked(TEXT, b"", fin=False)
+            empty += fragments * masked(CONTINUATION, b"", fin=False)
+            for client in clients:
+                client.send(empty + masked(PING))
+                assert await client.frame() == (0x80 | PONG, b"")
+            grown = await server.metric("process_resident_memory_bytes") - before
+            assert grown < count * fragments * 30  # as frames they hold 150 each
+            clients[0].send(masked(CONTINUATION, b"1"))
+            echo = json.loads((await clients[0].frame())[1])
+            assert echo == {"type": "echo", "payload": 1}
+
+
+LINE = b"X-A: " + b"a" * 4000 + b"\r\n"
+
+
+@pytest.mark.parametrize("pause", [True, False], ids=["in pieces", "at once"])
+async def test_handshake_has_16_kilobytes(pause: bool, running: Running) -> None:
+    start = upgrade("/", bearer())[:-2]
+    async with running("auth") as server:
+        async with raw(server, start) as client:
+            for _ in range(3):  # below the limit, and then a large message at once
+                client.send(LINE)
+            client.send(b"\r\n" + masked(TEXT, b"1" * 60_000))
+            assert await client.head() == 101
+            await client.frame()
+            assert len((await client.frame())[1]) > 60_000
+        async with raw(server, start) as client:
+            for _ in range(30):
+                client.send(LINE)
+                await asyncio.sleep(0.001 * pause)
+            assert await client.head() == 431
+            await client.rest()
+        await eventually(lambda: not server.sockets)
+
+
+async def test_sockets_in_handshake_hold_little() -> None:
+    count, sent = 50, 500_000
+    async with running_replica("auth") as server:
+        port = int(server.url.rpartition(":")[2])
+        before = await server.metric("process_resident_memory_bytes")
+        async with AsyncExitStack() as stack:
+            for _ in range(count):
+                client = await stack.enter_async_context(raw(port))
+                client.send(b"GET / HTTP/1.1\r\n" + LINE * (sent // len(LINE)))
+            grown = await server.metric("process_resident_memory_bytes") - before
+            assert grown < count * sent / 4

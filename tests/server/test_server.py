@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 from websockets.asyncio.client import connect
@@ -12,10 +16,12 @@ from websockets.exceptions import InvalidStatus
 
 from labserver.errors import SettingsError
 from labserver.http.listener import WebServer
+from labserver.processes.cluster import running_replica
 from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import STAGES, build
-from tests.conftest import Running, eventually, peer
+from tests.conftest import SECRET, Running, eventually, peer
+from tests.support.raw_sockets import raw_peer, said
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
 
@@ -168,3 +174,25 @@ async def test_failing_application_closes_with_1011_and_the_server_lives(
             server.application.receive = kept
         assert "connection" in caplog.text
         assert (await other.ask(type="ping"))["type"] == "pong"
+
+
+@pytest.mark.timeout(60)
+async def test_drain_keeps_its_deadline_though_the_lost_left_long_queues() -> None:
+    within, clients, joins = 2, 100, 128
+    async with (
+        running_replica(
+            *("resume", "--drain-timeout", str(within)),
+            environment={"LAB_SECRET": SECRET},
+        ) as server,
+        AsyncExitStack() as stack,
+    ):
+        port = int(server.url.rpartition(":")[2])
+        for number in range(clients):
+            client = await stack.enter_async_context(raw_peer(port))
+            rooms = (f"r{number}.{each}" for each in range(joins))
+            client.send(b"".join(said(type="join", room=room) for room in rooms))
+        os.kill(server.pid, signal.SIGTERM)
+        await stack.aclose()  # they vanish
+        started = time.monotonic()
+        assert await server.process.wait() == 0
+        assert time.monotonic() - started < within + 2

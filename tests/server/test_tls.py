@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,6 +257,26 @@ async def test_half_a_tls_handshake_meets_the_deadline_on_either_port(
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
             writer.transport.abort()
+
+
+@pytest.mark.parametrize("door", ["websocket", "sse"])
+async def test_silence_in_tls_and_after_it_have_one_deadline(
+    door: str, certificate: Certificate, running: Running
+) -> None:
+    within = 1.0
+    async with running(
+        "rooms", sse_port=0, handshake_timeout=within, **certificate.settings
+    ) as server:
+        port = server.port if door == "websocket" else port_of(server)
+        started = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.7 * within)
+        await writer.start_tls(certificate.trust, server_hostname="127.0.0.1")
+        async with asyncio.timeout(DEADLINE):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        assert time.monotonic() - started < 1.4 * within
+        writer.transport.abort()
 
 
 def test_certificate_needs_its_key(certificate: Certificate) -> None:
