@@ -23,7 +23,9 @@ from labserver.redis.nodes import Nodes, call
 from labserver.server.parts import History, Position
 
 PAGE = 2**18  # bytes of history that one call may bring: others wait meanwhile
+FIRST = 16  # times as small is the first page: most who come back missed little
 REPLAYS = 2**21  # bytes of replays that are handed out in one tick
+NEWEST = "+"  # the end of a stream
 READ = script("numbering.lua", "read.lua")
 
 
@@ -80,16 +82,17 @@ class Histories:
             BrokerDown: Redis does not answer.
 
         """
+        size = PAGE // FIRST if end == NEWEST else PAGE
         args = (
             secrets.token_hex(4),
             ms(NUMBERING_TTL + self.history.ttl),
             ms(self.history.ttl),
             -1 if after is None else after,
             end,
-            PAGE,
+            size,
         )
-        size = 0 if after is None else PAGE
-        answer = await call(self.nodes, room, READ, keys_of(room), args, size)
+        page = 0 if after is None else size
+        answer = await call(self.nodes, room, READ, keys_of(room), args, page)
         epoch, seq, before, base, reached, *rest = answer
         pairs = zip(rest[::2], rest[1::2], strict=True)
         kept = [event(room, number, tail) for number, tail in pairs]
@@ -125,7 +128,7 @@ class Histories:
         limit = self.history.replay_limit
         newest: Page | None = None
         kept: list[Event] = []
-        end = "+"
+        end = NEWEST
         while asking:
             page = await self.page(room, oldest, end)
             if newest is None:
@@ -133,7 +136,7 @@ class Histories:
                     continue
                 newest, kept = page, []
             elif page.epoch != newest.epoch:
-                newest, end = None, "+"  # what was read may be lost in the new one
+                newest, end = None, NEWEST  # what was read may be lost in the new one
                 continue
             end = f"{page.reached}-1"
             kept = [*page.kept, *kept]

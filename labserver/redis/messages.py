@@ -22,6 +22,7 @@ from labserver.server.parts import KEY_TTL, History
 
 PUBLISH = script("numbering.lua", "publish.lua")
 REFUSED, BEGAN, KEEPS = -1, 1, 2  # what became of a room, by the script
+CALL_SIZE = 2**18  # bytes of messages that one call carries
 # Seconds that a room's numbering outlives its last use, and what it remembers of it.
 NUMBERING_TTL = 3600.0
 
@@ -48,6 +49,20 @@ class Outgoing:
     @property
     def may_begin(self) -> bool:
         return self.begins is None or self.begins.level >= 1.0
+
+
+def portions(messages: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Yield messages in their order, as many at a time as one call may carry."""
+    portion: list[Outgoing] = []
+    size = 0
+    for each in messages:
+        size += len(each.tail)
+        if portion and size > CALL_SIZE:
+            yield portion
+            portion, size = [], len(each.tail)
+        portion.append(each)
+    if portion:
+        yield portion
 
 
 def said(

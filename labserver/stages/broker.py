@@ -36,6 +36,7 @@ from labserver.redis.messages import (
     keys_of,
     ms,
     pay,
+    portions,
     said,
     tails,
 )
@@ -121,13 +122,14 @@ class RedisBroker:
         return stored
 
     def _send(self) -> None:
-        """Hand over what was published during one tick, one call a room."""
+        """Hand over what was published during one tick, one call a room if it fits."""
         outbound, self.outbound = self.outbound, {}
-        for room, messages in outbound.items():
-            keys, args = said(room, self.history, messages)
-            asked = time.monotonic()
-            answer = call(self.redis, room, PUBLISH, keys, args)
-            answer.add_done_callback(partial(self._stored, room, messages, asked))
+        asked = time.monotonic()
+        for room, published in outbound.items():
+            for messages in portions(published):
+                keys, args = said(room, self.history, messages)
+                answer = call(self.redis, room, PUBLISH, keys, args)
+                answer.add_done_callback(partial(self._stored, room, messages, asked))
 
     def _stored(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from labserver.processes.faults import Proxy
@@ -57,3 +59,19 @@ async def test_stray_answer_is_taken_for_nothing_and_ends_the_connection(
         true = {each["seq"]: each["payload"] for each in kept}
         assert said.items() <= true.items()
         assert (await ann.ask(type="publish", room="red", payload=0))["type"] == "ack"
+
+
+async def test_much_that_is_published_at_once_does_not_have_to_be_stored_at_once(
+    running: Running,
+) -> None:
+    """It takes the network longer than Redis has to answer, and Redis answers."""
+    async with (
+        net_to_redis() as (_, net),
+        running("resume", redis=f"redis://127.0.0.1:{net.port}") as server,
+    ):
+        await hears(server)
+        net.up.rate = 2_000_000
+        tail = b'"from":"ann","payload":"%b"}' % (b"x" * 60_000)
+        broker = server.parts.broker
+        stored = [broker.publish("red", tail) for _ in range(120)]
+        assert await asyncio.gather(*stored) == list(range(1, 121))
