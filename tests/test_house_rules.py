@@ -51,6 +51,7 @@ LEAVES = [
         "contract/messages.py",
         "judge/oracle.py",
         "server/ledger.py",
+        "server/intake.py",
         "server/limits.py",
         "server/proxies.py",
         "stages/backlog.py",

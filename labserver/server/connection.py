@@ -17,6 +17,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -31,10 +32,12 @@ from labserver.contract import messages, wire
 from labserver.contract.closing import RATE_LIMITED, TOO_SLOW, Close
 from labserver.contract.tokens import ANONYMOUS
 from labserver.server import routes
+from labserver.server.intake import STEP, gated
 from labserver.server.limits import TokenBucket
 from labserver.server.places import Place
 from labserver.server.proxies import UNKNOWN, BadHeader, Proxies, normal, read_header
 from labserver.server.sockets import OVER
+from labserver.server.turns import Share, Turns, timed
 
 log = logging.getLogger("labserver")
 
@@ -42,6 +45,13 @@ GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
 HEAD_LIMIT = 16384  # bytes of a handshake; as on the port of event streams
 SLOWEST = 8192  # bytes a second at which a long message may come, whatever its deadline
 UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
+DROPPED_LIMIT = 1000  # frames read after a goodbye: what may have been on its way
+# Seconds of work that a message counts as, by its bytes: at least, for what they cost
+# later, when they are encoded for others; and at most, because what is measured is also
+# the time of whatever else the machine did meanwhile.
+LEAST_WORK = 60e-9
+MOST_WORK = (200e-6, 1e-6)  # of any message, and of each byte
+PARSING = 100e-6  # seconds that parsing a few frames counts as at most
 
 
 class Outbox(Protocol):
@@ -69,6 +79,7 @@ class Host(Protocol):
     proxies: Proxies  # whom it believes where a client is
     nameless: str  # address of a client whose socket names none
     patience: float  # seconds for a handshake, and for a message that began
+    turns: Turns  # where connections stand in line for the event loop
 
     def arrived(self, connection: LabConnection) -> Place:
         """Note that a socket is open; return its place."""
@@ -114,12 +125,15 @@ class LabConnection(ServerConnection):
     # cost each idle connection 2 KB for a dictionary of its own.
     __slots__ = (
         "address",
+        "asked",
         "began",
         "bucket",
         "deadline",
+        "dropped",
         "ending",
         "expiry",
         "finished",
+        "gate",
         "gone",
         "host",
         "identity",
@@ -133,6 +147,8 @@ class LabConnection(ServerConnection):
         "room_for_head",
         "rooms",
         "seen",
+        "share",
+        "unread",
         "unsent",
         "variant",
     )
@@ -140,6 +156,11 @@ class LabConnection(ServerConnection):
     def __init__(self, host: Host, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.host = host
+        self.gate = gated(self.protocol)
+        self.share = Share(host.turns)
+        self.asked = False  # for a turn, to parse
+        self.unread = False  # whether reading stopped, with bytes that wait
+        self.dropped = 0  # frames that came after this side's goodbye
         self.address = UNKNOWN  # of the client, as far as is known
         self.preamble: bytes | None = None  # what came of a PROXY header
         self.began = b""  # how the request began: with its method
@@ -165,6 +186,8 @@ class LabConnection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.recv_messages.pause = _nothing  # feed() sees to it
+        self.recv_messages.resume = self.feed
         # A Unix socket's peer has no name, and neither has one that is gone already.
         peer = self.remote_address
         self.address = normal(str(peer[0])) if peer else self.host.nameless
@@ -197,9 +220,56 @@ class LabConnection(ServerConnection):
             self.began = data[:8]
         if self.request is None:
             data = self.read_head(data)
-        super().data_received(data)
-        if self.deadline is None and self.unfinished():
+        self.gate.feed_data(data)
+        if not self.unread:  # else it is parsed when there is room
+            self.feed()
+
+    def feed(self) -> None:
+        """Parse what was read while there is room for it; read on when all is parsed.
+
+        A connection holds at most one read of the socket (256 KB), the messages of a
+        full queue (20 frames, inflated), and the one that is being served.
+        """
+        if self.gate.eof:
+            return
+        within = self.share.available()
+        started = now = time.monotonic()
+        rest, steps = True, 0
+        while not self.recv_messages.paused and self.dropped <= DROPPED_LIMIT:
+            if now - started >= within:
+                self.ask()
+                break
+            self.gate.credit, self.gate.shut = STEP, False
+            super().data_received(b"")
+            now = time.monotonic()
+            steps += 1
+            if not self.gate.shut:
+                rest = self.recv_messages.paused
+                break
+        self.share.spend(min(now - started, steps * PARSING))
+        if rest:
+            self.stop_reading()
+        elif self.unread:
+            self.unread = False
+            self.transport.resume_reading()
+        if self.deadline is None and not rest and self.unfinished():
             self.expect(self.host.patience, self.finished, self.seen)
+
+    def ask(self) -> None:
+        """Parse on when it is this connection's turn."""
+        if not self.asked:
+            self.asked = True
+            self.share.turns.ask(self.take_turn)
+
+    def take_turn(self) -> None:
+        self.asked = False
+        self.share.begin()
+        self.feed()
+
+    def stop_reading(self) -> None:
+        if not self.unread:
+            self.unread = True
+            self.transport.pause_reading()
 
     def read_head(self, data: bytes) -> bytes:
         """Read a handshake that is no longer than it may be; return what follows it.
@@ -278,6 +348,11 @@ class LabConnection(ServerConnection):
         return rest
 
     def process_event(self, event: Event) -> None:
+        if self.ending is not None and isinstance(event, Frame):
+            # All that matters now is whether the goodbye is answered. Who goes on is
+            # not read any more, and aborted when its time is over.
+            self.dropped += 1
+            return
         # A ping and a crumb of a message cost work too; whole messages are counted
         # when they are read, one by one.
         if isinstance(event, Frame):
@@ -307,11 +382,43 @@ class LabConnection(ServerConnection):
         super().process_event(whole)
 
     async def receive(self) -> str | bytes | None:
-        """Return the next message, or None when the connection is over."""
+        """Return the next message, when it is this connection's turn to be served.
+
+        None when the connection is over.
+        """
+        if not self.recv_messages.frames:
+            self.share.left = 0.0  # a turn cannot be saved
         try:
-            return await self.recv()
+            data = await self.recv()
         except ConnectionClosed:
             return None
+        if not self.share.allows(len(data)):
+            await self.share.turns.wait()
+            self.share.begin()
+        return data
+
+    async def charged(self, work: Coroutine[Any, Any, None], size: int) -> None:
+        """Serve a message, and charge for what it cost.
+
+        Args:
+            work: Serves it.
+            size: Bytes of it, inflated.
+
+        """
+        spent = 0.0
+
+        def spend(seconds: float) -> None:
+            nonlocal spent
+            spent += seconds
+
+        try:
+            await timed(work, spend)
+        finally:
+            most = MOST_WORK[0] + MOST_WORK[1] * size
+            spent = max(min(spent, most), size * LEAST_WORK)
+            self.share.spend(spent)
+            if self.bucket is not None:  # one token is taken already
+                self.bucket.charge(max(0.0, spent * self.bucket.rate - 1.0))
 
     def within_rate(self) -> bool:
         """Count one message; say if it may be served. Who goes on and on is closed."""
@@ -319,8 +426,6 @@ class LabConnection(ServerConnection):
             return True
         if self.bucket.exhausted:
             self.end(RATE_LIMITED)
-            if self.bucket.level <= -2 * self.bucket.burst:  # it does not even read
-                self.transport.abort()
         return False
 
     def returned(self) -> None:
@@ -427,12 +532,17 @@ class LabConnection(ServerConnection):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.recv_messages.resume = _nothing  # what refers to itself is freed late
         self.leave()
         if self.deadline is not None:
             self.deadline.cancel()
         super().connection_lost(exc)
         self.transport = OVER
         self.host.lost(self)
+
+
+def _nothing() -> None:
+    pass
 
 
 # The library takes a connection without a request for one in handshake.

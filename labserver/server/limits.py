@@ -22,18 +22,22 @@ class TokenBucket:
         self.level = burst
         self.updated = now
 
-    def take(self, now: float) -> bool:
-        """Take one token, going into debt if there is none; say if there was one.
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Take tokens, going into debt if there are too few; say if there were enough.
 
         The debt is at most another burst: :attr:`exhausted` tells when it is reached.
         """
         self.refill(now)
-        self.level -= 1.0
+        self.level = max(-self.burst, self.level - cost)
         return self.level >= 0.0
 
     def give_back(self) -> None:
         """Return a token that was taken: what it was taken for is free."""
         self.level = min(self.burst, self.level + 1.0)
+
+    def charge(self, cost: float) -> None:
+        """Take more for what turned out to be dear, into a debt of half a burst."""
+        self.level = max(self.level - cost, min(self.level, -self.burst / 2))
 
     def refill(self, now: float) -> None:
         """Add what has accrued since the last call."""
@@ -42,7 +46,7 @@ class TokenBucket:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the debt has grown as large as a burst."""
+        """Whether the debt has grown as large as a burst, which is its bound."""
         return self.level <= -self.burst
 
     def wait(self) -> float:

@@ -39,6 +39,7 @@ from labserver.server.parts import Lab, Parts
 from labserver.server.places import Place
 from labserver.server.presence import Attendance
 from labserver.server.proxies import UNIX, UNKNOWN, Proxies
+from labserver.server.turns import Turns
 from labserver.settings import Settings
 
 if TYPE_CHECKING:  # the extra ``sse`` may not be installed
@@ -85,6 +86,7 @@ class LabServer:
         self.nameless = UNIX if settings.unix_socket else UNKNOWN
         self.patience = settings.handshake_timeout
         self.metrics = Metrics()
+        self.turns = Turns()
         self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
         self.hears = True  # the broker, when it was last looked at
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
@@ -313,7 +315,7 @@ class LabServer:
         try:
             while (data := await connection.receive()) is not None:
                 if connection.ending is None:
-                    await self.serve(connection, data)
+                    await connection.charged(self.serve(connection, data), len(data))
         finally:
             self.left(connection)  # once more: it may have joined meanwhile
 

@@ -68,6 +68,29 @@ def test_exhausted_at_a_debt_as_large_as_the_burst() -> None:
     assert bucket.exhausted
 
 
+def test_debt_is_at_most_a_burst_however_much_is_taken() -> None:
+    bucket = TokenBucket(5, 10, now=0.0)
+    for _ in range(50):
+        bucket.take(0.0)
+    assert bucket.level == -10
+    assert bucket.exhausted
+    assert bucket.wait() == pytest.approx(11 / 5)
+
+
+def test_what_was_dear_is_charged_but_exhausts_nobody() -> None:
+    bucket = TokenBucket(5, 10, now=0.0)
+    assert bucket.take(0.0)
+    bucket.charge(3.0)
+    assert bucket.level == 6
+    bucket.charge(1000.0)
+    assert bucket.level == -5
+    assert not bucket.exhausted
+    for _ in range(4):
+        bucket.take(0.0)
+    bucket.charge(1.0)
+    assert bucket.level == -9
+
+
 @settings(deadline=None, database=None, derandomize=True)
 @given(
     st.floats(0.1, 1000),

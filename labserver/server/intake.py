@@ -1,0 +1,45 @@
+"""What a connection takes of what it has read: a few frames at a time.
+
+The library's parser takes all frames that one read brought, up to 256 KB of them: tens
+of thousands of tiny ones, or a hundred megabytes once they are inflated. Here it stops
+before each frame until there is room for it, and what is left stays as it was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from websockets.protocol import Protocol
+from websockets.streams import StreamReader
+
+STEP = 4  # frames that are parsed at a time
+
+
+class Gate(StreamReader):
+    """The parser's source of bytes, which lets it begin ``credit`` frames and no more.
+
+    The parser asks whether the stream has ended before each frame, and only then.
+    """
+
+    credit = 0
+    shut = False  # whether bytes wait that the parser may not begin
+
+    def at_eof(self) -> Generator[None, None, bool]:
+        while True:
+            ended = yield from super().at_eof()
+            if ended or self.credit > 0:
+                self.credit -= 1
+                return ended
+            self.shut = True
+            yield
+
+    def feed_eof(self) -> None:
+        self.discard()  # nobody waits for what a peer sent that is gone
+        super().feed_eof()
+
+
+def gated(protocol: Protocol) -> Gate:
+    """Put a gate before a protocol's parser, which has already begun to read."""
+    protocol.reader.__class__ = Gate
+    assert isinstance(protocol.reader, Gate)
+    return protocol.reader

@@ -1,0 +1,207 @@
+"""Turns: what one connection asks for does not decide how long the others wait."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from labserver.contract.tokens import issue
+from labserver.processes.cluster import Replica, running_replica
+from labserver.server.connection import DROPPED_LIMIT
+from labserver.server.server import LabServer
+from labserver.server.turns import TICKS, Turns, timed
+from tests.conftest import SECRET, Peer, Running, eventually, peer
+from tests.support import attackers
+
+ACCEPTED = "labserver_handshakes_accepted_total"
+FLOODS = ["bombs", "pings", "crumbs", "messages"]  # beyond the limits
+DEAR = ["maps", "most maps", "arrays", "most arrays", "rows", "spaces", "big"]  # within
+
+
+@asynccontextmanager
+async def attacked(server: Replica, kind: str, count: int) -> AsyncIterator[None]:
+    """Attack a server while the block lasts, ten seconds at most."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, attackers.__file__),
+        *(server.url, server.token("mallory"), kind, str(count), "10"),
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def pinged(client: Peer, seconds: float) -> list[float]:
+    """Return how long each answer took, the longest last."""
+    taken = []
+    end = time.monotonic() + seconds
+    while (began := time.monotonic()) < end:
+        await client.ask(type="ping")
+        taken.append(time.monotonic() - began)
+        await asyncio.sleep(0.01)
+    return sorted(taken)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", FLOODS + DEAR)
+async def test_others_are_answered_beside_those_who_cost_a_lot(kind: str) -> None:
+    count = 8 if kind in FLOODS else 20
+    async with (
+        running_replica("resume", "--without", "broker") as server,
+        peer(server.url, token=server.token("ann")) as ann,
+    ):
+        before = await server.metric("process_resident_memory_bytes")
+        async with attacked(server, kind, count):
+            async with asyncio.timeout(10):
+                while await server.metric(ACCEPTED) < count:
+                    pass
+            taken = await pinged(ann, 2.0)
+        # On two cores 1 ms alone, and 5 to 20 beside them; it was seconds.
+        assert taken[len(taken) * 95 // 100] < 0.25
+        grown = await server.metric("process_resident_memory_bytes") - before
+        assert grown < 160 * 2**20  # of which a room's history may hold 64
+
+
+def attacker(server: LabServer, kind: str) -> tuple[attackers.socket.socket, bytes]:
+    """Return a socket whose handshake is over, and what is to be sent on it."""
+    make, headers = attackers.KINDS[kind]
+    sock = attackers.connected(server.url, issue(SECRET, "mallory"), headers)
+    return sock, make()
+
+
+async def test_connection_holds_no_more_than_its_queue_inflated(
+    running: Running,
+) -> None:
+    async with running("rooms", message_rate_limit=0) as server:
+        served = asyncio.Event()
+        server.application.receive = lambda *_: served.wait()  # type: ignore[assignment]
+        sock, bomb = await asyncio.to_thread(attacker, server, "bombs")
+        with sock:
+            await eventually(lambda: len(server.connections) == 1)
+            (connection,) = server.connections
+            loop = asyncio.get_running_loop()
+            await asyncio.wait_for(loop.sock_sendall(sock, bomb * 5000), 10)
+            await eventually(lambda: connection.unread)
+            frames = connection.recv_messages.frames.queue
+            assert sum(len(frame.data) for frame in frames) < 20 * 65_536
+            assert len(connection.gate.buffer) <= 2**18 + len(bomb)
+            served.set()
+            await eventually(lambda: server.metrics.received == 5000)
+
+
+@pytest.mark.parametrize("kind", ["pings", "messages"])
+async def test_who_was_told_goodbye_is_not_read_on_and_on(
+    kind: str, running: Running
+) -> None:
+    async with running("rooms", message_rate_limit=10) as server:
+        sock, frame = await asyncio.to_thread(attacker, server, kind)
+        with sock:
+            await eventually(lambda: len(server.connections) == 1)
+            (connection,) = server.connections
+            sending = asyncio.get_running_loop().sock_sendall(sock, frame * 1_000_000)
+            with pytest.raises(OSError, match="reset|pipe"):
+                await asyncio.wait_for(sending, 10)
+            assert connection.ending is not None
+            assert connection.ending.code == 4429
+            assert connection.dropped <= DROPPED_LIMIT + 10
+            await eventually(lambda: not server.sockets)
+
+
+async def test_goodbye_that_is_answered_after_what_was_on_its_way_is_over(
+    running: Running,
+) -> None:
+    async with running("rooms", message_rate_limit=10) as server, peer(server) as ann:
+        for _ in range(500):
+            await ann.send(type="ping")
+        began = time.monotonic()
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await ann.recv()
+        assert ann.socket.close_code == 4429
+        await eventually(lambda: not server.sockets)
+        assert time.monotonic() - began < 1.5  # its time would have been 2 s
+
+
+async def test_inflated_bytes_count_towards_the_rate(running: Running) -> None:
+    async with running("rooms", message_rate_limit=1000) as server:
+        sock, bomb = await asyncio.to_thread(attacker, server, "bombs")
+        with sock:
+            loop = asyncio.get_running_loop()
+            await asyncio.wait_for(loop.sock_sendall(sock, bomb * 2000), 10)
+            answers = b""
+            while answers.count(b'"pong"') + answers.count(b'"rate_limited"') < 2000:
+                answers += await asyncio.wait_for(loop.sock_recv(sock, 2**16), 10)
+        assert b'"rate_limited"' in answers  # of small ones, 2000 are a burst
+
+
+# The line itself
+
+
+async def test_one_goes_on_at_a_time_and_the_loop_turns_between_them() -> None:
+    turns, order, ticks = Turns(), list[tuple[str, int]](), 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        asyncio.get_running_loop().call_soon(tick)
+
+    async def work(name: str) -> None:
+        for _ in range(2):
+            await turns.wait()
+            order.append((name, ticks))
+
+    tick()
+    await asyncio.gather(work("a"), work("b"), work("c"))
+    assert [name for name, _ in order] == ["a", "b", "c", "a", "b", "c"]
+    times = [at for _, at in order]
+    assert all(b - a >= TICKS for a, b in zip(times, times[1:], strict=False))
+
+
+async def test_who_gave_up_waiting_holds_nobody_up() -> None:
+    turns = Turns()
+    first = asyncio.ensure_future(turns.wait())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait_for(turns.wait(), 5)
+    assert not turns.line
+
+
+async def test_waiting_is_not_charged() -> None:
+    spent: list[float] = []
+
+    async def work() -> str:
+        time.sleep(0.02)  # noqa: ASYNC251
+        await asyncio.sleep(0.3)
+        time.sleep(0.02)  # noqa: ASYNC251
+        return "done"
+
+    assert await timed(work(), spent.append) == "done"
+    assert 0.04 <= sum(spent) < 0.3
+
+
+async def test_cancelling_what_is_timed_cancels_it() -> None:
+    ended: list[type[BaseException]] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError as exc:
+            ended.append(type(exc))
+            raise
+
+    async def outer() -> None:
+        await timed(work(), lambda seconds: None)
+
+    task = asyncio.create_task(outer())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [asyncio.CancelledError]
