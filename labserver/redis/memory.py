@@ -4,8 +4,9 @@ A Redis that is full refuses everything, from everybody. So each replica knows w
 had stored (:mod:`labserver.server.ledger`), and looks how full Redis is: once a second,
 and when it stored much. Above three quarters every replica forgets the same fraction
 of what it stored: that leads back to a half, however many replicas there are, without a
-word between them. Histories go, the heaviest users' first; numberings, keys and live
-messages do not, and who comes back to a room that was forgotten is told.
+word between them. Histories go, the heaviest users' first; numberings and live messages
+do not, and who comes back to a room that was forgotten is told. New idempotency keys
+are kept for ``BRIEFLY`` meanwhile: long enough for a client that tries again.
 
 What it guarantees: histories do not fill a Redis that is the lab's own, and where it
 has no limit of its own, each replica stores at most ``KEPT_LIMIT``. What a replica had
@@ -26,12 +27,13 @@ from labserver.redis.commands import ended
 from labserver.redis.messages import Outgoing, keys_of
 from labserver.redis.nodes import Nodes, call
 from labserver.server.ledger import Ledger
-from labserver.server.parts import KEPT_LIMIT, History
+from labserver.server.parts import KEPT_LIMIT, KEY_TTL, History
 
 log = logging.getLogger("labserver")
 LOOK_INTERVAL = 1.0  # seconds between two looks
 STEP = 1 / 32  # of Redis's memory: who stored that much looks at once
 HIGH, LOW = 3 / 4, 1 / 2  # of it: when histories are forgotten, and until when
+BRIEFLY = 10.0  # seconds
 FLOOR = 1 / 64  # of it that each replica may fill, whatever else is there
 FULLNESS = """
 local info = redis.call('INFO', 'memory')
@@ -58,8 +60,14 @@ class Memory:
         self.ledger = Ledger(history.limit, history.ttl)
         self.step = KEPT_LIMIT * STEP  # bytes
         self.stored = 0  # bytes since the last look
+        self.tight = False  # whether a Redis was nearly full at the last look
         self.urgent = asyncio.Event()
         self.task = asyncio.create_task(self._watch())
+
+    @property
+    def key_ttl(self) -> float:
+        """Seconds that an idempotency key is kept."""
+        return BRIEFLY if self.tight else KEY_TTL
 
     async def stop(self) -> None:
         await ended(self.task)
@@ -94,14 +102,17 @@ class Memory:
 
     async def _look(self) -> None:
         target: float = KEPT_LIMIT
+        tight = False
         for node in self.nodes.everywhere:
             used, most, policy = await node.commands.call(FULLNESS, (), ())
             if not most or policy != b"noeviction":
                 continue
             self.step = min(self.step, most * STEP)
             if used > most * HIGH:
+                tight = True
                 share = self.ledger.size * most * LOW / used
                 target = min(target, max(share, most * FLOOR))
+        self.tight = tight
         cut = self.ledger.cut(target, time.monotonic())
         if cut:
             log.warning("what %d rooms remembered was forgotten: memory", len(cut))

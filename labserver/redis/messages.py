@@ -18,7 +18,7 @@ from labserver.contract.messages import encode_json
 from labserver.redis.commands import script
 from labserver.redis.link import channel_of
 from labserver.server.limits import TokenBucket
-from labserver.server.parts import KEY_TTL, History
+from labserver.server.parts import History
 
 PUBLISH = script("numbering.lua", "publish.lua")
 REFUSED, BEGAN, KEEPS = -1, 1, 2  # what became of a room, by the script
@@ -66,16 +66,24 @@ def portions(messages: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 
 
 def said(
-    room: str, history: History, messages: Sequence[Outgoing]
+    room: str, history: History, messages: Sequence[Outgoing], key_ttl: float
 ) -> tuple[list[str], list[Any]]:
-    """Return keys and arguments of the script."""
+    """Return keys and arguments of the script.
+
+    Args:
+        room: Name of the room.
+        history: How much of it is kept, and for how long.
+        messages: What is published.
+        key_ttl: Seconds that their idempotency keys are kept.
+
+    """
     keys = keys_of(room)
     args: list[Any] = [
         secrets.token_hex(4),
         history.limit,
         ms(history.ttl),
         ms(NUMBERING_TTL + history.ttl),
-        ms(KEY_TTL),
+        ms(key_ttl),
         int(any(each.may_begin for each in messages)),
     ]
     for each in messages:

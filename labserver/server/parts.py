@@ -130,8 +130,9 @@ class Broker(Protocol):
         Args:
             room: Name of the room.
             tail: What the publisher decides, from :func:`messages.body`.
-            key: Names this message of this user in this room for ``KEY_TTL`` seconds:
-                a second one is not sent, and has the first one's seq.
+            key: Names this message of this user in this room for ``KEY_TTL`` seconds,
+                less while memory is short: a second one is not sent, and has the first
+                one's seq.
             user: The publisher.
             begins: Gives a token for each room that the publisher begins; None for
                 any number.

@@ -124,10 +124,10 @@ class RedisBroker:
     def _send(self) -> None:
         """Hand over what was published during one tick, one call a room if it fits."""
         outbound, self.outbound = self.outbound, {}
-        asked = time.monotonic()
+        asked, key_ttl = time.monotonic(), self.memory.key_ttl
         for room, published in outbound.items():
             for messages in portions(published):
-                keys, args = said(room, self.history, messages)
+                keys, args = said(room, self.history, messages, key_ttl)
                 answer = call(self.redis, room, PUBLISH, keys, args)
                 answer.add_done_callback(partial(self._stored, room, messages, asked))
 

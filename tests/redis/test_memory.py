@@ -111,3 +111,42 @@ async def test_redis_that_is_full_is_emptied_of_what_its_replicas_stored(
 
             await eventually(goes_on)
             assert client.info("memory")["used_memory"] < MOST // 2
+
+
+async def test_keys_are_kept_for_less_long_while_redis_is_nearly_full(
+    running: Running,
+) -> None:
+    async with (
+        embedded_redis("--maxmemory", str(MOST)) as redis,
+        running("resume", redis=redis.url) as server,
+        peer(server) as ann,
+    ):
+        await hear(server)
+        with Redis.from_url(redis.url) as client:
+            others = []
+            while client.info("memory")["used_memory"] < MOST * 0.85:
+                others.append(f"of others {len(others)}")
+                client.set(others[-1], b"x" * 100_000)
+            number = 0
+
+            async def longest() -> int:
+                nonlocal number
+                number += 1
+                said = {"type": "publish", "room": "lobby", "payload": 1}
+                for _ in range(2):
+                    answer = await ann.ask(**said, key=f"key-{number}")
+                    assert (answer["type"], answer["seq"]) == ("ack", number)
+                ttls = [client.ttl(key) for key in client.scan_iter("lab:*:key:*")]
+                client.delete(*client.scan_iter("lab:*:key:*"))
+                return max(ttls)
+
+            async def brief() -> bool:
+                return await longest() <= 10
+
+            await eventually(brief)
+            client.delete(*others)
+
+            async def as_long_as_promised() -> bool:
+                return await longest() > 290
+
+            await eventually(as_long_as_promised)
