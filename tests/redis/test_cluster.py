@@ -248,6 +248,23 @@ async def test_server_whose_name_the_cluster_does_not_know_is_where_it_was_asked
                 assert (await bob.until("message"))["seq"] == seq
 
 
+async def test_server_that_somebody_fills_forgets_what_rooms_remember(
+    running: Running,
+) -> None:
+    most = 16 * 2**20
+    async with ann_and_bob(running) as (cluster, two, ann, bob):
+        for server in cluster.servers:
+            await server.ask("CONFIG", "SET", "maxmemory", most)
+        rooms = [f"room-{number}" for number in range(60)]
+        for room in rooms:
+            await bob.join(room)
+        for number in range(4 * 3 * most // 60_000):
+            room, payload = rooms[number % len(rooms)], "x" * 60_000
+            answer = await bob.ask(type="publish", room=room, payload=payload)
+            assert answer["type"] == "ack"
+        assert await publish(ann, "lobby", 1) == 1
+
+
 async def test_cluster_that_is_not_there_is_told() -> None:
     with pytest.raises(BrokerDown, match="no server of the Redis cluster answers"):
         await check("redis+cluster://127.0.0.1:1,127.0.0.1:2")
