@@ -151,7 +151,7 @@ async def test_handshakes_that_are_refused_for_now_are_tried_again(
         tries[status] += 1
         response = routes.respond(503, "")
         response.status_code, response.reason_phrase = int(status), "Not Now"
-        return response if tries[status] <= 7 else None
+        return response if tries[status] <= 4 else None
 
     script = """
         const address = (status) => `${url}/refuse/${status}`;
@@ -174,7 +174,7 @@ async def test_page_waits_while_the_server_is_full(
         script = """
             window.client = start();
             const failed = () => told.filter(([, what]) => what === "waiting").length;
-            await until(() => failed() >= 7 || client.state === "closed");
+            await until(() => failed() >= 4 || client.state === "closed");
             return client.state;
         }"""
         given = {"url": replica.url, "token": replica.token()}
@@ -218,7 +218,7 @@ async def test_page_enters_all_its_rooms_again_below_the_rate_limit(
         await until(() => entered.size === 60);
         return [client.connects, client.rooms.size];
     """
-    slow = ("--message-rate-limit", "10", "--redis", redis_url)
+    slow = ("--message-rate-limit", "20", "--redis", redis_url)
     async with running_replica("resume", *slow) as replica:
         assert await run(browser, replica, script) == [2, 60]
 
@@ -258,7 +258,7 @@ async def test_source_that_has_only_the_expired_token_ends_it(
         return told.filter(([type]) => type === "state").map(([, what]) => what);
     """
     told = await run(browser, replica, script, token=replica.token(ttl=2))
-    assert told == ["connecting", "open", "4401"] or told[-1] == "closed"
+    assert told == ["connecting", "open", "closed"]
 
 
 # Back-off
