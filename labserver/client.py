@@ -602,14 +602,24 @@ async def _send(connection: ClientConnection, data: bytes) -> None:
 
 
 async def _hang_up(connection: ClientConnection) -> None:
-    """Say goodbye. A peer that does not answer, or does not even read, is cut off."""
+    """Say goodbye. A peer that does not answer, or does not even read, is cut off.
+
+    What came before the answer is read, or the library would not come to the answer
+    (python-websockets/websockets#1555).
+    """
     try:
         async with asyncio.timeout(GOODBYE_TIMEOUT):
-            await connection.close()
+            await asyncio.gather(connection.close(), _skip(connection))
     except TimeoutError:
         pass
     finally:
         connection.transport.abort()
+
+
+async def _skip(connection: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await connection.recv(decode=False)
 
 
 def _message(data: str | bytes) -> Message:

@@ -524,6 +524,21 @@ async def test_leaving_the_context_says_goodbye() -> None:
         await eventually(lambda: codes == [1000])
 
 
+async def test_goodbye_does_not_wait_for_what_was_not_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labserver.client.GOODBYE_TIMEOUT", 3 * DEADLINE)
+    async with running("rooms", message_rate_limit=0) as server, peer(server) as bob:
+        async with asyncio.timeout(DEADLINE):
+            async with Client(server.url, issue(SECRET, "ann")) as client:
+                await client.join("lobby")
+                for _ in range(
+                    3 * QUEUE
+                ):  # more than a client takes that reads nothing
+                    await bob.send(type="publish", room="lobby", payload=1)
+                await eventually(lambda: client._queue.qsize() >= QUEUE)
+
+
 async def test_publisher_that_never_iterates_still_gets_its_answers(
     running: Running,
 ) -> None:
