@@ -158,8 +158,10 @@ class Crowd:
     async def _listen(self, member: Member) -> None:
         async for message in member.client:
             member.oracle.saw(message)
-            if message["type"] == "message" and member.room == ROOM:
-                self.latencies.append(time.monotonic() - message["payload"]["at"])
+            match message:  # anybody may publish anything here
+                case {"type": "message", "payload": {"at": float(at)}}:
+                    if member.room == ROOM:
+                        self.latencies.append(time.monotonic() - at)
 
     async def _chat(self, member: Member) -> None:
         while self._speaking:

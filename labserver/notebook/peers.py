@@ -167,8 +167,8 @@ async def connected(
             yield peer
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # Awaited itself, its cancellation could not be told from this one's.
+            await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager

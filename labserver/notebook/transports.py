@@ -250,5 +250,4 @@ async def _until(condition: Callable[[], bool], within: float = DEADLINE) -> Non
 
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.gather(task, return_exceptions=True)

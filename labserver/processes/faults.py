@@ -179,8 +179,7 @@ async def carry(
         return
     finally:
         reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError):
-            await reading
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

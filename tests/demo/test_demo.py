@@ -122,6 +122,18 @@ async def test_unknown_step_is_one_line_and_status_2() -> None:
     assert b"'earthquake'" in out
 
 
+async def test_strangers_payload_ends_no_clients_listening() -> None:
+    async with (
+        running_replica(secret=SECRET) as replica,
+        Crowd(lambda: replica.url, SECRET) as crowd,
+    ):
+        member = await crowd.enter("ann")
+        for payload in ("hi", None, {"at": "noon"}, ["at"]):
+            await member.client.publish(member.room, payload)
+        await crowd.say(member)
+        await eventually(lambda: len(crowd.latencies) == 1)
+
+
 async def test_a_loss_is_seen_even_at_the_very_end() -> None:
     """The audit can fail: a message that one client never got is counted."""
     async with (
