@@ -8,7 +8,6 @@ a link on which it does not come back is given up and made anew.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import secrets
@@ -78,6 +77,7 @@ class Link:
         self.mourned = -1  # the latest whose end was logged
         self.probe = probe or "probe:" + secrets.token_hex(6)
         self.probed = 0.0  # when the probe last came through
+        self.unheard = math.inf  # intervals since then in which one could have come
         self.tasks = [
             asyncio.create_task(self._listen()),
             asyncio.create_task(self._probe()),
@@ -85,7 +85,7 @@ class Link:
 
     @property
     def deaf(self) -> bool:
-        return self.connection is None or time.monotonic() - self.probed > SILENCE
+        return self.connection is None or self.unheard * PROBE_INTERVAL > SILENCE
 
     async def stop(self) -> None:
         self.closed = True
@@ -161,7 +161,7 @@ class Link:
                     if not await self._confirmed(kind.upper(), room):
                         return  # the room's slot has moved to another server
                 elif room == self.probe:
-                    self.probed = time.monotonic()
+                    self.probed, self.unheard = time.monotonic(), 0
                 else:
                     await self.heard(room, data)
         finally:
@@ -184,9 +184,10 @@ class Link:
 
     async def _probe(self) -> None:
         while True:
-            with contextlib.suppress(BrokerDown):
-                await self.commands.call(PROBE, (channel_of(self.probe),), ())
+            # Its answer says nothing: what counts is that it comes back by the link.
+            self.commands.call(PROBE, (channel_of(self.probe),), ())
             await asyncio.sleep(PROBE_INTERVAL)
+            self.unheard += 1
 
 
 def _understood(said: Any) -> tuple[str, str, Any]:

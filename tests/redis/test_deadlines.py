@@ -1,0 +1,44 @@
+"""A server that stood still looks at what has come before it gives anybody up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from labserver.redis.deadlines import Patience
+from labserver.redis.link import SILENCE
+from tests.conftest import Running, eventually, peer
+from tests.redis.test_link import hears
+
+
+async def test_server_that_stood_still_takes_nobody_for_dead(running: Running) -> None:
+    async with running("resume") as server, peer(server) as ann:
+        await hears(server)
+        node = server.parts.broker.redis.node
+        generation = node.link.generation
+        await ann.send(type="publish", room="red", payload=1, ref="said")
+        time.sleep(1.2 * SILENCE)  # noqa: ASYNC251 (this is what is tested)
+        assert server.unready() is None
+        assert (await ann.until("ack"))["seq"] == 1
+        assert (await ann.join("blue"))["type"] == "joined"
+        await eventually(lambda: not node.link.deaf)
+        assert node.link.generation == generation
+
+
+async def test_patience_ends() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with Patience(0.2):
+            await asyncio.sleep(60)
+    assert time.monotonic() - began >= 0.2
+
+
+async def test_one_standstill_is_not_the_whole_deadline() -> None:
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    async with Patience(0.4):
+        time.sleep(1)  # noqa: ASYNC251 (this is what is tested)
+        loop.call_later(0.1, answer.set_result, "late")
+        assert await answer == "late"
