@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from labserver.http.app import HEADERS, Host, Web
 from labserver.server.places import Place, Places
 from labserver.server.proxies import UNKNOWN, BadHeader, Proxies, normal, read_header
-from labserver.server.sockets import abort
+from labserver.server.sockets import ACCEPTS, abort, widen
 
 log = logging.getLogger("labserver")
 
@@ -168,6 +168,8 @@ class Server(uvicorn.Server):
             )
             for each in sockets or []
         ]
+        for each in sockets or []:
+            widen(each)
         self.started = True
 
     async def main_loop(self) -> None:
@@ -215,7 +217,7 @@ class WebServer:
             proxy_headers=False,
             ssl_certfile=host.settings.tls_cert or None,
             ssl_keyfile=host.settings.tls_key or None,
-            backlog=4096,
+            backlog=ACCEPTS,
             h11_max_incomplete_event_size=HEADERS,
         )
         self.listening = listening

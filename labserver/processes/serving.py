@@ -19,6 +19,7 @@ from labserver.redis.embedded import running_redis
 from labserver.redis.nodes import check
 from labserver.server.listening import tls, url_of
 from labserver.server.server import LabServer
+from labserver.server.sockets import Complaints
 from labserver.settings import Settings
 from labserver.stages import included
 
@@ -81,6 +82,7 @@ async def serve_until_signal(
         )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(Complaints())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:

@@ -167,7 +167,7 @@ async def beat() -> None:
         return
     os.set_blocking(file, False)
     while True:
-        # Full: nobody has looked for hours. Closed: the parent is gone, and SIGTERM near.
+        # Full: nobody has looked for hours. Closed: the parent is gone.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(file, b".")
         await asyncio.sleep(BEAT_INTERVAL)

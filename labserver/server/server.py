@@ -39,6 +39,7 @@ from labserver.server.parts import Lab, Parts
 from labserver.server.places import Place
 from labserver.server.presence import Attendance
 from labserver.server.proxies import UNIX, UNKNOWN, Proxies
+from labserver.server.sockets import ACCEPTS, widen
 from labserver.server.turns import Turns
 from labserver.settings import Settings
 
@@ -171,12 +172,12 @@ class LabServer:
     async def listen(self, listening: socket.socket) -> Server:
         """Start to accept. The library's keepalive and flow control stay out of it."""
         settings = self.settings
-        return await serve(
+        server = await serve(
             self.converse,
             sock=listening,
             unix=bool(settings.unix_socket),
             ssl=self.tls,
-            backlog=4096,
+            backlog=ACCEPTS,
             create_connection=partial(LabConnection, self),  # type: ignore[arg-type]
             process_request=self.process_request,
             process_response=self.process_response,
@@ -193,6 +194,8 @@ class LabServer:
             write_limit=1 if self.tls else 0,
             logger=library_log,
         )
+        widen(listening)
+        return server
 
     @property
     def url(self) -> str:
