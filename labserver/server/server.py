@@ -113,9 +113,7 @@ class LabServer:
     # Life of the server
 
     async def __aenter__(self) -> Self:
-        async with (
-            AsyncExitStack() as begun
-        ):  # what must not stay if a later step fails
+        async with AsyncExitStack() as begun:  # undone if a later step fails
             listening = self.open_socket()
             begun.callback(listening.close)
             if self.settings.unix_socket:
