@@ -31,6 +31,7 @@ from labserver.client import (
 from labserver.contract import closing
 from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle
+from labserver.mistakes.client import NoJitter
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
@@ -652,8 +653,9 @@ async def test_client_is_where_the_last_of_several_requests_put_it(
     inside = order.endswith("join")
     async with (
         running("resume") as server,
+        # As long away as it takes to see that it is.
         Client(
-            server.url, issue(SECRET, "ann"), backoff=Backoff(first=0.2, cap=0.2)
+            server.url, issue(SECRET, "ann"), backoff=NoJitter(first=0.3, cap=0.3)
         ) as client,
     ):
         await client.join("a")
