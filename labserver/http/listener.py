@@ -104,10 +104,14 @@ class BoundedProtocol(H11Protocol):
     def expect(self) -> None:
         """Wait for a request, or for the peer to take the end of the last answer."""
         self.expected()
-        if self.transport.is_closing():
-            return  # behind TLS there may be nobody to ask any more
-        unsent = self.transport.get_write_buffer_size()
-        self.due = self.loop.call_later(self.timeout, self.look, unsent)
+        # One that is closing, too: it is over when the last byte was taken.
+        self.due = self.loop.call_later(self.timeout, self.look, self.unsent())
+
+    def unsent(self) -> int:
+        try:
+            return self.transport.get_write_buffer_size()
+        except AttributeError:  # behind TLS there may be nobody to ask any more
+            return 0
 
     def expected(self) -> None:
         if self.due is not None:
@@ -115,8 +119,7 @@ class BoundedProtocol(H11Protocol):
             self.due = None
 
     def look(self, before: int) -> None:
-        closing = self.transport.is_closing()
-        if not closing and self.transport.get_write_buffer_size() < before:
+        if self.unsent() < before:
             self.expect()
         else:
             abort(self.transport)

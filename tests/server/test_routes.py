@@ -150,5 +150,5 @@ async def test_admission_says_what_a_handshake_would_get_and_takes_no_place(
             assert int(answered.split()[1]) == status
             writer.close()
         assert len(server.connections) == 1
-        admission = server.parts.admission
-        await eventually(lambda: getattr(admission, "count", None) == 1)
+        places = server.parts.admission.places
+        await eventually(lambda: places.taken == 1 and not places.standing)
