@@ -223,7 +223,7 @@ class Commands:
             ]
         refused = [each for each in answers if isinstance(each, Exception)]
         if refused:  # peers decide how often
-            about = {"redis": _address(self.connections)}
+            about = {"redis": address(self.connections)}
             log.warning(
                 "Redis refused %d scripts: %s", len(refused), refused[0], extra=about
             )
@@ -285,7 +285,7 @@ class Commands:
             await connection.disconnect(nowait=True)
 
 
-def _address(connections: ConnectionPool) -> str:
+def address(connections: ConnectionPool) -> str:
     """Return where a server is, without a password."""
     where = connections.connection_kwargs
     return str(where.get("path") or f"{where.get('host')}:{where.get('port')}")

@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 
 from labserver.errors import BrokerDown
-from labserver.redis.commands import ended
+from labserver.redis.commands import address, ended
 from labserver.redis.messages import Outgoing, keys_of
 from labserver.redis.nodes import Nodes, call
 from labserver.server.ledger import Ledger
@@ -31,6 +31,7 @@ from labserver.server.parts import KEPT_LIMIT, KEY_TTL, History
 
 log = logging.getLogger("labserver")
 LOOK_INTERVAL = 1.0  # seconds between two looks
+PAUSE = 0.05  # seconds between two, at least: a full Redis refuses at any rate
 STEP = 1 / 32  # of Redis's memory: who stored that much looks at once
 HIGH, LOW = 3 / 4, 1 / 2  # of it: when histories are forgotten, and until when
 BRIEFLY = 10.0  # seconds
@@ -94,28 +95,30 @@ class Memory:
             self.stored = 0
             try:
                 await self._look()
-            except BrokerDown:
-                await asyncio.sleep(LOOK_INTERVAL)
             except Exception:
                 log.exception("how full Redis is could not be found out")
-                await asyncio.sleep(LOOK_INTERVAL)
+            await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:
         target: float = KEPT_LIMIT
-        tight = False
+        tight: list[str] = []
         for node in self.nodes.everywhere:
-            used, most, policy = await node.commands.call(FULLNESS, (), ())
+            try:
+                used, most, policy = await node.commands.call(FULLNESS, (), ())
+            except BrokerDown:
+                continue  # of a cluster the others may go on
             if not most or policy != b"noeviction":
                 continue
             self.step = min(self.step, most * STEP)
             if used > most * HIGH:
-                tight = True
+                tight.append(address(node.connections))
                 share = self.ledger.size * most * LOW / used
                 target = min(target, max(share, most * FLOOR))
-        self.tight = tight
+        self.tight = bool(tight)
         cut = self.ledger.cut(target, time.monotonic())
         if cut:
-            log.warning("what %d rooms remembered was forgotten: memory", len(cut))
+            about = {"redis": ",".join(tight) or "no limit of its own"}
+            log.warning("forgot what %d rooms remembered", len(cut), extra=about)
             asked = [
                 call(self.nodes, room, FORGET, keys_of(room)[1:], ()) for room in cut
             ]
