@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
@@ -252,7 +253,8 @@ async def test_server_that_somebody_fills_forgets_what_rooms_remember(
     running: Running,
 ) -> None:
     most = 16 * 2**20
-    async with ann_and_bob(running) as (cluster, two, ann, bob):
+    any_rate = partial(running, message_rate_limit=0.0)
+    async with ann_and_bob(any_rate) as (cluster, two, ann, bob):
         for server in cluster.servers:
             await server.ask("CONFIG", "SET", "maxmemory", most)
         rooms = [f"room-{number}" for number in range(60)]

@@ -14,6 +14,7 @@ from tests.conftest import Peer, Running, eventually, peer
 pytestmark = pytest.mark.timeout(60)
 MOST = 32 * 2**20  # bytes of Redis's memory
 LARGE = "x" * 60_000
+ANY_RATE = {"message_rate_limit": 0.0}  # of many connections, say
 
 
 async def hear(*servers: LabServer) -> None:
@@ -39,7 +40,7 @@ async def test_messages_to_rooms_that_nobody_is_in_fill_no_redis(
 ) -> None:
     async with (
         embedded_redis("--maxmemory", str(MOST)) as redis,
-        running("resume", redis=redis.url) as server,
+        running("resume", redis=redis.url, **ANY_RATE) as server,
         peer(server, "eve") as eve,
         peer(server) as ann,
     ):
@@ -56,8 +57,8 @@ async def test_rooms_of_who_fills_redis_are_forgotten_and_no_other_s(
     """Whoever joins first has messages remembered, on several replicas, too."""
     async with (
         embedded_redis("--maxmemory", str(MOST)) as redis,
-        running("resume", redis=redis.url) as one,
-        running("resume", redis=redis.url) as two,
+        running("resume", redis=redis.url, **ANY_RATE) as one,
+        running("resume", redis=redis.url, **ANY_RATE) as two,
         peer(one, "eve") as eve,
         peer(two, "eve") as twin,
         peer(one) as ann,
@@ -95,7 +96,7 @@ async def test_redis_that_is_full_is_emptied_of_what_its_replicas_stored(
 ) -> None:
     async with (
         embedded_redis("--maxmemory", "0") as redis,
-        running("resume", redis=redis.url) as server,
+        running("resume", redis=redis.url, **ANY_RATE) as server,
         peer(server, "eve") as eve,
         peer(server) as ann,
     ):
@@ -118,7 +119,7 @@ async def test_keys_are_kept_for_less_long_while_redis_is_nearly_full(
 ) -> None:
     async with (
         embedded_redis("--maxmemory", str(MOST)) as redis,
-        running("resume", redis=redis.url) as server,
+        running("resume", redis=redis.url, **ANY_RATE) as server,
         peer(server) as ann,
     ):
         await hear(server)
