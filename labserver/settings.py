@@ -10,13 +10,11 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_network
 from typing import Any
 
 from labserver.errors import SettingsError
-from labserver.server.proxies import Proxies
 
-SWITCH = {"": False, "0": False, "false": False, "no": False, "off": False}
-SWITCH |= {"1": True, "true": True, "yes": True, "on": True}
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
@@ -84,28 +82,10 @@ class Settings:
 
     trusted_proxies: tuple[str, ...] = _setting(
         (),
-        "Addresses and networks whose X-Forwarded-For is believed, or unix for a Unix "
-        "socket; comma-separated.",
-    )
-    proxy_protocol: bool = _setting(
-        False,
-        "Connections from trusted proxies begin with a PROXY header, version 1 or 2.",
+        "Addresses and networks whose X-Forwarded-For is believed; comma-separated.",
     )
     tls_cert: str = _setting("", "Certificate chain, a PEM file: wss instead of ws.")
     tls_key: str = _setting("", "Its private key, a PEM file without a password.")
-    unix_socket: str = _setting(
-        "", "Path of a Unix socket to listen on instead of the port."
-    )
-    reuse_port: bool = _setting(
-        False, "Share the port with other processes that do (SO_REUSEPORT)."
-    )
-    workers: int = _setting(
-        1,
-        "Processes that share the port, from the stage broker on. Limits, and what is "
-        "counted, are each one's own.",
-        least=1,
-        most=64,
-    )
     log_format: str = _setting(
         "text", "What lines on standard error look like.", choices=LOG_FORMATS
     )
@@ -123,21 +103,6 @@ class Settings:
         if bool(self.tls_cert) != bool(self.tls_key):
             raise SettingsError(
                 "--tls-cert and --tls-key (LAB_TLS_CERT, LAB_TLS_KEY) need each other"
-            )
-        if self.proxy_protocol and self.tls_cert:
-            raise SettingsError(
-                "--proxy-protocol (LAB_PROXY_PROTOCOL) cannot be read before TLS: "
-                "leave the encryption to the proxy, without --tls-cert and --tls-key"
-            )
-        if self.workers > 1 and self.unix_socket:
-            raise SettingsError(
-                "--workers (LAB_WORKERS) share a port, and cannot share "
-                "--unix-socket (LAB_UNIX_SOCKET)"
-            )
-        if self.proxy_protocol and not self.trusted_proxies:
-            raise SettingsError(
-                "--proxy-protocol (LAB_PROXY_PROTOCOL) needs --trusted-proxies "
-                "(LAB_TRUSTED_PROXIES): whose headers are believed"
             )
 
 
@@ -175,17 +140,6 @@ def from_environment(
     return Settings(**values)
 
 
-def to_environment(settings: Settings) -> dict[str, str]:
-    """Return the variables from which :func:`from_environment` makes the same."""
-    found = {}
-    for each in fields(Settings):
-        value = getattr(settings, each.name)
-        if value is not None:
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-            found[variable(each)] = text
-    return found
-
-
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the ``LAB_*`` variables that mean nothing: a typing error, most often."""
     known = {variable(each) for each in fields(Settings)} | {
@@ -210,13 +164,6 @@ def parse(setting: Field[Any], text: str) -> Any:
         return text
     if make is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
-    if make is bool:
-        if text.lower() not in SWITCH:
-            raise SettingsError(
-                f"{flag(setting)} ({variable(setting)}) must be 0 or 1, "
-                f"not {text[:40]!r}"
-            )
-        return SWITCH[text.lower()]
     try:
         return make(text)
     except ValueError:
@@ -243,9 +190,9 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
         return "must be origins such as https://example.com, comma-separated"
     if setting.name == "trusted_proxies":
         try:
-            Proxies(value)
+            [ip_network(each, strict=False) for each in value]
         except ValueError as exc:
-            return f"must be addresses, networks or unix, comma-separated: {exc}"
+            return f"must be addresses or networks, comma-separated: {exc}"
     return None
 
 

@@ -36,7 +36,7 @@ def settings_flags(function: Callable[..., None]) -> Callable[..., None]:
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[_kind(each), _option(each)],
+                annotation=Annotated[str | None, _option(each)],
             )
         )
     command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -44,16 +44,12 @@ def settings_flags(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _kind(setting: Field[Any]) -> Any:
-    return bool | None if isinstance(setting.default, bool) else str | None
-
-
 def _option(setting: Field[Any]) -> Any:
     text = setting.metadata["help"]
     default = setting.default
     if "choices" in setting.metadata:
         text += f" One of {', '.join(filter(None, setting.metadata['choices']))}."
-    if isinstance(default, int | float) and not isinstance(default, bool):
+    if isinstance(default, int | float):
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         text += f" Default {shown}{', off' if default == 0 else ''}."
     elif isinstance(default, str) and default:
@@ -67,7 +63,7 @@ def _option(setting: Field[Any]) -> Any:
     return typer.Option(
         flag(setting),
         help=f"{text} [{variable(setting)}]",
-        metavar=None if isinstance(default, bool) else metavar,
+        metavar=metavar,
         show_default=False,
         rich_help_panel="Settings (flag, or the variable in brackets)",
     )

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from labserver.http.app import HEADERS, Host, Web
 from labserver.server.places import Place, Places
-from labserver.server.proxies import UNKNOWN, BadHeader, Proxies, normal, read_header
+from labserver.server.proxies import UNKNOWN, Proxies, normal
 from labserver.server.sockets import ACCEPTS, abort, widen
 
 log = logging.getLogger("labserver")
@@ -46,7 +46,6 @@ class BoundedProtocol(H11Protocol):
     proxies: Proxies
     places: Places
     place: Place
-    preamble: bytes | None = None  # what came of a PROXY header
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,38 +62,11 @@ class BoundedProtocol(H11Protocol):
         self.place = self.places.arrive(known, partial(abort, transport))
         own = {"transport": transport, "place": self.place}
         self.app_state = {**self.app_state, **own}
-        if self.proxies.proxy_protocol and self.place.through:
-            self.preamble = b""
         # It was made when the socket was accepted: TLS has had of this time. What is
         # still to be sent is of TLS, and that it is taken is no progress.
         left = max(0.0, self.made + self.timeout - time.monotonic())
         self.due: asyncio.TimerHandle | None
         self.due = self.loop.call_later(left, self.look, 0)
-
-    def data_received(self, data: bytes) -> None:
-        if self.preamble is not None:
-            data = self.read_preamble(self.preamble + data)
-            if not data:
-                return
-        super().data_received(data)
-
-    def read_preamble(self, data: bytes) -> bytes:
-        """Take the PROXY header off, as :class:`LabConnection` does."""
-        try:
-            found = read_header(data)
-        except BadHeader as exc:
-            about = {"address": self.client[0] if self.client else UNKNOWN}
-            log.info("a trusted proxy sent %s", exc, extra=about)
-            abort(self.transport)
-            return b""
-        if found is None:
-            self.preamble = data
-            return b""
-        address, size = found
-        if address is not None:
-            self.client = (address, 0)
-        self.preamble = None
-        return data[size:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.expected()

@@ -1,1 +1,1 @@
-"""Many processes: serving until a signal, workers, clusters, faults on their links."""
+"""Many processes: serving until a signal, clusters, faults on their links."""

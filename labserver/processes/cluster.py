@@ -171,12 +171,11 @@ async def running_cluster(
         NotListening: One does not start.
 
     """
-    for name, free in (("LAB_SSE_PORT", "0"), ("LAB_UNIX_SOCKET", "")):
-        if count > 1 and os.environ.get(name, free) != free:
-            raise SettingsError(
-                f"{name} is a place for one server, and replicas need one each: unset "
-                "it, or start each with labserver serve and a --redis that they share"
-            )
+    if count > 1 and os.environ.get("LAB_SSE_PORT", "0") != "0":
+        raise SettingsError(
+            "LAB_SSE_PORT is a place for one server, and replicas need one each: unset "
+            "it, or start each with labserver serve and a --redis that they share"
+        )
     secret = secret or secrets.token_urlsafe(32)
     async with AsyncExitStack() as stack:
         url = redis or await stack.enter_async_context(running_redis())

@@ -14,10 +14,8 @@ from typing import Any, TypeVar
 from labserver.contract.tokens import issue
 from labserver.errors import BrokerDown, RedisMissing, SettingsError
 from labserver.mistakes import build, mistaken
-from labserver.processes.workers import beat, running_workers
 from labserver.redis.embedded import running_redis
 from labserver.redis.nodes import check
-from labserver.server.listening import tls, url_of
 from labserver.server.server import LabServer
 from labserver.server.sockets import Complaints
 from labserver.settings import Settings
@@ -71,15 +69,10 @@ async def serve_until_signal(
         mistaken(mistake, stage, without)  # before anything is started
     if settings.sse_port is not None and "rooms" not in names:
         raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
-    if settings.sse_port and settings.sse_port == port and not settings.unix_socket:
+    if settings.sse_port and settings.sse_port == port:
         # A shared port would be bound twice without a word, and half of those who
         # connect would not be understood.
         raise SettingsError("--sse-port (LAB_SSE_PORT) must be another than --port")
-    if settings.workers > 1 and "broker" not in names:
-        raise SettingsError(
-            "--workers (LAB_WORKERS) needs the stage broker: without it each worker is "
-            "a world of its own, and who hears whom is luck"
-        )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Complaints())
@@ -92,26 +85,10 @@ async def serve_until_signal(
         elif "broker" in names:
             await _check_redis(settings.redis)
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
-        if settings.workers > 1:
-            arguments = ["--stage", stage]
-            for name in without:
-                arguments += ["--without", name]
-            if mistake is not None:
-                arguments += ["--mistake", mistake]
-            tls(settings)  # one line that says what is wrong, not one a worker
-            port, sse_port = await stack.enter_async_context(
-                running_workers(arguments, host, port, settings)
-            )
-            url, what = (
-                url_of(host, port, settings),
-                f"{what}, {settings.workers} workers",
-            )
-            web = None if sse_port is None else url_of(host, sse_port, settings, "http")
-        else:
-            parts = build(stage, settings, without, mistake)
-            server = LabServer(parts, settings, stage, host, port)
-            await stack.enter_async_context(server)
-            url, web = server.url, server.web.url if server.web else None
+        parts = build(stage, settings, without, mistake)
+        server = LabServer(parts, settings, stage, host, port)
+        await stack.enter_async_context(server)
+        url, web = server.url, server.web.url if server.web else None
         print(f"listening on {url} ({what})", flush=True)
         if web is not None:
             print(f"listening on {web}/rooms/ROOM (SSE, polls, POST)", flush=True)
@@ -123,9 +100,7 @@ async def serve_until_signal(
                 f"try: python -m websockets '{url}/?token={token}'",
                 flush=True,
             )
-        beating = asyncio.create_task(beat())
         await stop.wait()
-        beating.cancel()
 
 
 async def _check_redis(url: str) -> None:

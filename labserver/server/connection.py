@@ -35,7 +35,7 @@ from labserver.server import routes
 from labserver.server.intake import STEP, gated
 from labserver.server.limits import TokenBucket
 from labserver.server.places import Place
-from labserver.server.proxies import UNKNOWN, BadHeader, Proxies, normal, read_header
+from labserver.server.proxies import UNKNOWN, normal
 from labserver.server.sockets import OVER
 from labserver.server.turns import Share, Turns, timed
 
@@ -76,8 +76,6 @@ class Outbox(Protocol):
 class Host(Protocol):
     """What a connection tells its server, and asks of it."""
 
-    proxies: Proxies  # whom it believes where a client is
-    nameless: str  # address of a client whose socket names none
     patience: float  # seconds for a handshake, and for a message that began
     turns: Turns  # where connections stand in line for the event loop
 
@@ -143,7 +141,6 @@ class LabConnection(ServerConnection):
         "part",
         "pinged",
         "place",
-        "preamble",
         "room_for_head",
         "rooms",
         "seen",
@@ -162,7 +159,6 @@ class LabConnection(ServerConnection):
         self.unread = False  # whether reading stopped, with bytes that wait
         self.dropped = 0  # frames that came after this side's goodbye
         self.address = UNKNOWN  # of the client, as far as is known
-        self.preamble: bytes | None = None  # what came of a PROXY header
         self.began = b""  # how the request began: with its method
         self.room_for_head = HEAD_LIMIT  # bytes that may still come before its end
         self.part: Frame | None = None  # what came of a message in fragments
@@ -188,15 +184,12 @@ class LabConnection(ServerConnection):
         super().connection_made(transport)
         self.recv_messages.pause = _nothing  # feed() sees to it
         self.recv_messages.resume = self.feed
-        # A Unix socket's peer has no name, and neither has one that is gone already.
-        peer = self.remote_address
-        self.address = normal(str(peer[0])) if peer else self.host.nameless
+        if peer := self.remote_address:  # one that is gone already has no name
+            self.address = normal(str(peer[0]))
         self.place = self.host.arrived(self)
         # It was made when the socket was accepted: TLS has had of this time.
         left = self.seen + self.host.patience - time.monotonic()
         self.deadline = self.loop.call_later(max(0.0, left), self.abort)
-        if self.host.proxies.proxy_protocol and self.place.through:
-            self.preamble = b""
 
     def forget_handshake(self) -> None:
         """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
@@ -212,10 +205,6 @@ class LabConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         self.seen = time.monotonic()
-        if self.preamble is not None:
-            data = self.read_preamble(data)
-            if not data:
-                return
         if not self.began:
             self.began = data[:8]
         if self.request is None:
@@ -322,30 +311,6 @@ class LabConnection(ServerConnection):
             # Nobody is judged at the first look: it may have been late, with what came
             # meanwhile still unread.
             self.expect(max(left, patience / 8), finished, since)
-
-    def read_preamble(self, data: bytes) -> bytes:
-        """Take the PROXY header off; return what follows it, once it is complete.
-
-        There is no guessing whether a header is there: a client that can leave it out,
-        or add a second one, chooses its own address. The deadline of the handshake
-        counts from before.
-        """
-        assert self.preamble is not None
-        self.preamble += data
-        try:
-            found = read_header(self.preamble)
-        except BadHeader as exc:
-            about = {"connection": self.name, "address": self.address}
-            log.info("a trusted proxy sent %s", exc, extra=about)
-            self.transport.abort()
-            self.preamble = b""  # nothing that is still read may count as a request
-            return b""
-        if found is None:
-            return b""
-        address, size = found
-        self.address = address or self.address
-        rest, self.preamble = self.preamble[size:], None
-        return rest
 
     def process_event(self, event: Event) -> None:
         if self.ending is not None and isinstance(event, Frame):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import socket
@@ -33,12 +32,12 @@ from labserver.server.connection import LabConnection
 from labserver.server.hub import Hub
 from labserver.server.lag import LagProbe
 from labserver.server.limits import TokenBucket
-from labserver.server.listening import close_unix, open_port, open_unix, tls, url_of
+from labserver.server.listening import open_port, tls, url_of
 from labserver.server.metrics import OTHER, Gauge, Metrics, render
 from labserver.server.parts import Lab, Parts
 from labserver.server.places import Place
 from labserver.server.presence import Attendance
-from labserver.server.proxies import UNIX, UNKNOWN, Proxies
+from labserver.server.proxies import Proxies
 from labserver.server.sockets import ACCEPTS, widen
 from labserver.server.turns import Turns
 from labserver.settings import Settings
@@ -83,8 +82,7 @@ class LabServer:
         self.replica = (
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
-        self.proxies = Proxies(settings.trusted_proxies, settings.proxy_protocol)
-        self.nameless = UNIX if settings.unix_socket else UNKNOWN
+        self.proxies = Proxies(settings.trusted_proxies)
         self.patience = settings.handshake_timeout
         self.metrics = Metrics()
         self.turns = Turns()
@@ -116,8 +114,6 @@ class LabServer:
         async with AsyncExitStack() as begun:  # undone if a later step fails
             listening = self.open_socket()
             begun.callback(listening.close)
-            if self.settings.unix_socket:
-                begun.callback(close_unix, self.settings.unix_socket, self.inode)
             if self.settings.sse_port is not None:
                 self.web = self.open_web(self.settings.sse_port)
                 begun.push_async_callback(self.web.stop, 0.0)
@@ -156,15 +152,10 @@ class LabServer:
         return WebServer(self, open_port(self.host, port, self.settings, "--sse-port"))
 
     def open_socket(self) -> socket.socket:
-        """Bind to the Unix socket that was chosen, else to the port."""
+        """Bind to the port."""
         self.tls = tls(self.settings)
-        path = self.settings.unix_socket
-        if path:
-            listening = open_unix(path, self.settings)
-            self.inode = os.lstat(path).st_ino
-        else:
-            listening = open_port(self.host, self.port, self.settings)
-            self.port = listening.getsockname()[1]
+        listening = open_port(self.host, self.port, self.settings)
+        self.port = listening.getsockname()[1]
         return listening
 
     async def listen(self, listening: socket.socket) -> Server:
@@ -173,7 +164,6 @@ class LabServer:
         server = await serve(
             self.converse,
             sock=listening,
-            unix=bool(settings.unix_socket),
             ssl=self.tls,
             backlog=ACCEPTS,
             create_connection=partial(LabConnection, self),  # type: ignore[arg-type]
@@ -212,8 +202,6 @@ class LabServer:
             left = max(0.0, deadline - time.monotonic())
             await asyncio.wait(self.conversations, timeout=left)
         self.listener.close(close_connections=False)
-        if self.settings.unix_socket:
-            close_unix(self.settings.unix_socket, self.inode)
         for connection in list(self.sockets):
             connection.abort()
         for conversation in list(self.conversations):

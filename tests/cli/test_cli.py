@@ -207,10 +207,6 @@ WRONG = {
         ["serve", "--stage", "rooms", "--port", "18", "--sse-port", "18"],
         "LAB_SSE_PORT",
     ),
-    "one shared port for two": (
-        [*("serve", "--workers", "2", "--reuse-port"), "--port=18", "--sse-port=18"],
-        "LAB_SSE_PORT",
-    ),
     "cluster below broker": (["cluster", "--stage", "rooms"], "broker"),
     "cluster unknown stage": (["cluster", "--stage", "nope"], "nope"),
     "cluster of none": (["cluster", "--replicas", "0"], "--replicas"),
@@ -230,14 +226,9 @@ def test_bad_variable_is_one_line_and_2(command: Command) -> None:
     refused(command("serve", LAB_HISTORY_LIMIT="many"), "LAB_HISTORY_LIMIT")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("LAB_SSE_PORT", "18"), ("LAB_UNIX_SOCKET", "/tmp/lab.sock")]
-)
-def test_replicas_cannot_share_what_is_one_server_s(
-    name: str, text: str, command: Command
-) -> None:
-    ended = command("cluster", "--replicas", "2", **{name: text})
-    refused(ended, name)
+def test_replicas_cannot_share_what_is_one_server_s(command: Command) -> None:
+    ended = command("cluster", "--replicas", "2", LAB_SSE_PORT="18")
+    refused(ended, "LAB_SSE_PORT")
     assert "--host" not in ended[2]  # cluster has no such flag
 
 

@@ -307,13 +307,6 @@ def test_what_is_no_certificate_is_one_line_that_names_the_setting(
         assert "\n" not in str(problem.value)
 
 
-def test_proxy_protocol_and_tls_exclude_each_other(certificate: Certificate) -> None:
-    with pytest.raises(SettingsError, match="LAB_PROXY_PROTOCOL"):
-        Settings(
-            trusted_proxies=("127.0.0.1",), proxy_protocol=True, **certificate.settings
-        )
-
-
 async def test_serve_says_wss_and_means_it(certificate: Certificate) -> None:
     # A process of its own, so on uvloop, whose TLS is another.
     flags = ("--tls-cert", certificate.cert, "--tls-key", certificate.key)
