@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from itertools import accumulate
 from math import isinf
@@ -421,6 +422,7 @@ def _check_items(data: bytes) -> None:
             at += value
 
 
+@lru_cache(32)  # the variants of a room ask for the same, one after the other
 def to_cbor(text: bytes) -> bytes:
     """Return JSON as CBOR. Numbers that no CBOR float holds become infinite."""
     return cbor2.dumps(from_json(text))

@@ -22,6 +22,9 @@ from labserver.contract.messages import Event, to_cbor
 TEXT = 0x81  # FIN set, opcode 1 (RFC 6455 section 5.2)
 BINARY = 0x82
 COMPRESSED = 0x40  # RSV1 (RFC 7692 section 6)
+# A window may be smaller than what was agreed (RFC 7692 section 7.1.2.1), so two sizes
+# serve everybody: each more would be one more compression of every message.
+WINDOWS = (12, 9)
 # Below this a message hardly shrinks: its frame would be about as long.
 COMPRESS_FROM = 128
 
@@ -62,7 +65,8 @@ def negotiated(subprotocol: str | None, extensions: Sequence[Any]) -> Variant:
     """Return the variant that a handshake agreed on."""
     for extension in extensions:
         if isinstance(extension, PerMessageDeflate):
-            bits = extension.local_max_window_bits
+            agreed = extension.local_max_window_bits
+            bits = next(each for each in WINDOWS if each <= agreed)
             return Variant(subprotocol or JSON, bits)
     return Variant(subprotocol or JSON)
 

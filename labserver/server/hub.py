@@ -24,6 +24,8 @@ from labserver.server.metrics import Metrics
 
 log = logging.getLogger("labserver")
 
+COMPRESSED_LIMIT = 32  # messages of one replay up to which they are compressed
+
 
 class Room:
     """A room with at least one local member, or one that is about to join."""
@@ -148,7 +150,11 @@ class Hub:
         self.flush(room)
         room.members.setdefault(connection.variant, set()).add(connection)
         if events:
+            # Nobody shares it, and to compress a thousand messages holds the loop for
+            # 50 ms: many go as they are, which RFC 7692 section 6 leaves to each.
             variant = connection.variant
+            if len(events) > COMPRESSED_LIMIT:
+                variant = variant._replace(window_bits=0)
             chunk = wire.chunk(variant, room.name, events, room.epoch)
             connection.outbox.deliver(chunk)
             self.metrics.deliveries += len(events)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from websockets.frames import CLOSE, Frame
 from websockets.protocol import Protocol
+from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
 STEP = 4  # frames that are parsed at a time
@@ -38,8 +40,24 @@ class Gate(StreamReader):
         super().feed_eof()
 
 
+class Lenient(ServerProtocol):
+    """The library's protocol, but for a goodbye between the fragments of a message.
+
+    A control frame may stand there (RFC 6455 section 5.4; Autobahn case 7.1.5): it is
+    answered with its own code, and not with 1002. Of the other cases of Autobahn, 9.3
+    and 9.4 (a message of 4 MB in fragments) end with 1009 by choice: a message may have
+    ``message_size_limit`` bytes, in as many fragments as it likes.
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 def gated(protocol: Protocol) -> Gate:
     """Put a gate before a protocol's parser, which has already begun to read."""
+    protocol.__class__ = Lenient
     protocol.reader.__class__ = Gate
     assert isinstance(protocol.reader, Gate)
     return protocol.reader

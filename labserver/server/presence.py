@@ -102,6 +102,7 @@ class Attendance:
         self.here = here
         self.audiences: dict[str, Audience] = {}
         self.asking = asyncio.Semaphore(ASKING)
+        self.telling = asyncio.Lock()
 
     def enter(self, connection: LabConnection, room: str) -> None:
         """Show a connection to the others in a room, and them to it."""
@@ -177,8 +178,10 @@ class Attendance:
         audience.known = now if mine.count else None
         if now.forgotten:  # and so, perhaps, were the others
             self._doubt(audience)
-        if asyncio.get_running_loop().time() >= audience.trusted:
-            self._tell(room, audience, now, asked)
+        async with self.telling:  # one room in a tick of the loop
+            if asyncio.get_running_loop().time() >= audience.trusted:
+                self._tell(room, audience, now, asked)
+            await asyncio.sleep(0)
         return mine
 
     def _doubt(self, audience: Audience) -> None:

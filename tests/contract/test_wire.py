@@ -137,7 +137,7 @@ def test_variant_of_a_plain_connection_is_json() -> None:
     [
         ([], 12),
         ([("client_max_window_bits", None)], 12),
-        ([("server_max_window_bits", "10")], 10),
+        ([("server_max_window_bits", "10")], 9),
         ([("server_max_window_bits", "9")], 9),
         ([("server_max_window_bits", "15")], 12),
         ([("server_no_context_takeover", None)], 12),
@@ -149,3 +149,15 @@ def test_window_is_no_larger_than_either_side_wants(offer, bits: int) -> None:
     assert ("server_no_context_takeover", None) in parameters
     assert extension.local_no_context_takeover
     assert negotiated(None, [extension]) == Variant(JSON, bits)
+
+
+def test_message_is_transcoded_once_for_all_variants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    dumps = cbor2.dumps
+    monkeypatch.setattr(cbor2, "dumps", lambda value: calls.append(1) or dumps(value))
+    text = b'{"type":"message","payload":"%b"}' % (b"once " * 100)
+    for bits in (0, 9, 12):
+        frame(Variant(CBOR, bits), text)
+    assert len(calls) == 1

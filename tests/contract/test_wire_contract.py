@@ -620,6 +620,12 @@ async def test_message_in_pieces_with_a_ping_between_is_served(
         assert (await socket.message())["payload"] == "\u20ac"
 
 
+async def test_goodbye_between_fragments_is_answered(running: Running) -> None:
+    async with running("resume") as server, raw_peer(server) as socket:
+        socket.send(masked(TEXT, b"half", fin=False) + masked(CLOSE, b"\x03\xe8"))
+        assert await socket.close_code() == 1000
+
+
 async def test_client_that_says_goodbye_is_answered(running: Running) -> None:
     async with running("resume") as server, raw_peer(server) as socket:
         socket.send(masked(CLOSE, b"\x03\xe8bye"))
