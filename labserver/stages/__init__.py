@@ -11,16 +11,16 @@ from pathlib import Path
 from types import ModuleType
 
 from labserver.errors import SettingsError
-from labserver.server.parts import (
-    AdmitAnyone,
-    DirectOutbox,
-    LocalBroker,
-    NoHeartbeat,
-    NoHistory,
-    Parts,
-)
+from labserver.server.parts import Parts
 from labserver.settings import Settings
 from labserver.stages import auth, backpressure, broker, echo, heartbeat, resume, rooms
+from labserver.stages.local_broker import LocalBroker
+from labserver.stages.naive import (
+    AdmitAnyone,
+    DirectOutbox,
+    NoHeartbeat,
+    NoHistory,
+)
 
 MODULES = (echo, auth, rooms, heartbeat, backpressure, broker, resume)
 
