@@ -1,13 +1,13 @@
 """No stranger gets a socket.
 
-Without this, anyone who can reach the port costs memory and hears everything; and a
-page of another site speaks in the name of whoever visits it, since browsers send
-cookies with a handshake to any origin.
+Without this, anyone who can reach the port costs memory and hears everything. A page of
+another site speaks in the name of its visitor, since browsers send cookies with a
+handshake to any origin.
 
 How: the token is checked while the handshake is still HTTP, so a refusal is a status
-that proxies and people understand, and costs no socket. Caps come first, because they
-are cheaper than a signature. A token that runs out ends its connection, unless the
-client refreshes it.
+that proxies and people understand, and costs no socket. Limits are checked first,
+because that is cheaper than checking a signature. A token that expires ends its
+connection, unless the client refreshes it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from labserver.server.parts import Parts
 from labserver.server.places import Places
 from labserver.settings import Settings
 
-LOOK = 10.0  # seconds; the longest that one timer waits
+LOOK = 10.0  # seconds; the longest time between two looks at the clocks
 
 
 class TokenAdmission:
-    """Admit who brings a valid token from an acceptable place, while there is room."""
+    """Admits clients with a valid token and an allowed origin, up to the limits."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -51,17 +51,17 @@ class TokenAdmission:
         return self._identify(request)
 
     def opened(self, connection: LabConnection) -> None:
-        """Begin to watch a token: it ends its connection when it runs out."""
+        """Begin to watch a token: when it expires, its connection ends."""
         expires = connection.identity.expires
         if expires is None or connection.gone:
-            return  # for ever, or over: what a lost client sent is still read
+            return  # no expiry; or a lost client, whose last messages are still read
         self._watch(connection, expires, time.monotonic() + expires - time.time())
 
     def _watch(
         self, connection: LabConnection, expires: float, deadline: float
     ) -> None:
-        # By whichever clock it runs out first: the wall clock may be set back, and the
-        # other stands still while the machine sleeps.
+        # The token expires by the first of two clocks: the wall clock may be set back,
+        # and the monotonic clock stands still while the machine sleeps.
         if connection.expiry is not None:
             connection.expiry.cancel()
         left = min(expires - time.time(), deadline - time.monotonic())
@@ -77,7 +77,12 @@ class TokenAdmission:
             connection.expiry.cancel()
 
     def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
-        """Extend a connection: the same user, perhaps other rooms, a later expiry."""
+        """Give a connection a new token of the same user, with its rooms and expiry.
+
+        Returns:
+            The answer to the client, or None if the token ended the connection.
+
+        """
         try:
             identity = verify(self.settings.secret, token)
         except BadToken:
@@ -93,15 +98,15 @@ class TokenAdmission:
     def _check_rate(self) -> None:
         rate = self.settings.admission_rate
         if rate and not self.bucket.take(time.monotonic()):
-            self.bucket.give_back()  # a refusal is free: nobody goes into debt here
+            self.bucket.give_back()  # a refusal is free, so the bucket has no debt
             wait = max(1, math.ceil(self.bucket.wait()))
             raise Refused(503, "too many handshakes", {"Retry-After": f"{wait}"})
 
     def _check_origin(self, request: Request) -> None:
         origins = request.headers.get_all("Origin")
         if not origins:
-            # Not a browser; or a page, maybe another site's, that embeds an address as
-            # if it were a picture: cookies are sent then, and an Origin is not.
+            # Not a browser; or a page that embeds this address as a picture. Then the
+            # browser sends cookies and no Origin, for pages of other sites, too.
             if "no-cors" in request.headers.get_all("Sec-Fetch-Mode"):
                 raise Refused(403, "a room cannot be embedded")
             return
@@ -111,13 +116,13 @@ class TokenAdmission:
             raise Refused(403, "this origin may not connect")
 
     def _is_here(self, origin: str, hosts: list[str]) -> bool:
-        """Return whether a page comes from the host that it speaks to."""
+        """Return whether a page came from the host that its request is sent to."""
         found = _ORIGIN.fullmatch(origin)
         if found is None or len(hosts) != 1:
             return False
         scheme, authority = found.groups()
         if scheme == "http" and self.settings.tls_cert:
-            return False  # whoever is on its way can change a page that came in clear
+            return False  # anyone on the way can change a page sent over plain HTTP
         here = _place(scheme, hosts[0].lower())
         return here is not None and _place(scheme, authority) == here
 
@@ -134,7 +139,7 @@ class TokenAdmission:
             raise Refused(401, str(exc), challenge) from None
 
 
-# A scheme, a host, perhaps a port, and no more (RFC 6454 section 7.1).
+# A scheme, a host, perhaps a port, and nothing else (RFC 6454 section 7.1).
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 
 
@@ -148,7 +153,7 @@ def _place(scheme: str, authority: str) -> tuple[str, int] | None:
 
 
 def _tokens(request: Request) -> Iterator[str]:
-    """Yield what a request offers as a token, in the order of the contract."""
+    """Yield the tokens that a request brings, in the order of the wire contract."""
     for value in request.headers.get_all("Authorization"):
         scheme, _, token = value.partition(" ")
         if scheme.lower() == "bearer":

@@ -1,13 +1,14 @@
 """A slow reader hurts only itself.
 
-Without this, what a reader does not take piles up in the server's memory, four
-megabytes of it unseen in the kernel first, until the process dies for everyone.
+Without this, messages that a reader does not take pile up in the server's memory (the
+first four megabytes unseen in the kernel) until the process dies for everyone.
 
 How: each connection has an outbox with a limit. While the socket takes everything, the
-outbox is a single test. When it does not, messages wait in a backlog, and a full one
-follows the policy: ``disconnect``, ``drop-newest``, ``drop-oldest`` or ``conflate``
-(keep the newest of each room). Every loss is told with a ``gap``; answers are never
-dropped. A peer that takes not one byte before the deadline is cut off.
+outbox costs a single test. When the socket is full, messages wait in a backlog. A full
+backlog follows the policy: ``disconnect``, ``drop-newest``, ``drop-oldest`` or
+``conflate`` (keep the newest message of each room). The reader is told of every loss
+with a ``gap``; answers are never dropped. A peer that takes no byte before the deadline
+is cut off.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from labserver.server.parts import Parts
 from labserver.settings import Settings
 from labserver.stages.backlog import LOSS_SIZE, Backlog
 
-WRITE_SIZE = 65536  # bytes given to the socket at a time: what is there is past losing
+WRITE_SIZE = 65536  # bytes written at a time: bytes in the socket cannot be dropped
 
 
 class BoundedOutbox:
-    """Hold at most ``outbox_limit`` bytes for one reader.
+    """Holds at most ``outbox_limit`` bytes for one reader.
 
-    The socket's own buffer reports pressure from its first byte (the server sets its
-    limit to 0), so ``connection.paused`` means that the kernel is full.
+    The transport pauses at its first unsent byte (the server sets its limit to 0), so
+    ``connection.paused`` means that the kernel's buffer is full.
     """
 
     __slots__ = (
@@ -62,18 +63,18 @@ class BoundedOutbox:
         self.policy = settings.outbox_policy
         self.stuck_timeout = settings.stuck_timeout
         self.backlog: Backlog | None = None  # most readers never need one
-        self.paused_at = 0.0
-        self.unsent = 0
-        self.waits = False  # whether a look at a paused peer is due
+        self.paused_at = 0.0  # time.monotonic() of the pause, or of the last progress
+        self.unsent = 0  # bytes in the transport at that time
+        self.waits = False  # whether a timer will call look()
 
     def deliver(self, chunk: Chunk) -> None:
         data = chunk.data
         if not self.connection.paused and len(data) <= self.limit:
-            # Nothing waits in the transport, so its book-keeping is not needed: asking
-            # the kernel directly takes 8 % less CPU a delivery.
+            # Nothing waits in the transport, so this may write to the kernel directly:
+            # that takes 8 % less CPU a delivery.
             try:
                 sent = os_write(self.fd, data)
-            except OSError:  # full or broken: the transport knows what to do
+            except OSError:  # full or broken: the transport handles both
                 sent = 0
             if sent < len(data):
                 self.write(data[sent:])
@@ -82,7 +83,7 @@ class BoundedOutbox:
         else:
             for single in chunk.singles():
                 if self.connection.outbox is not self:
-                    return  # it was ended by the one before
+                    return  # the message before ended the connection
                 if self.connection.paused:
                     self.hold(single)
                 else:
@@ -94,15 +95,15 @@ class BoundedOutbox:
             return
         self.backlog = self.backlog or Backlog()
         self.backlog.hold(frame)
-        if self.backlog.kept > self.limit:  # it asks and asks, and does not listen
+        if self.backlog.kept > self.limit:  # a client that asks and does not read
             self.too_slow()
 
     def hold(self, chunk: Chunk) -> None:
-        """Keep a chunk for later, or what the policy leaves of it."""
+        """Keep a chunk for later, as far as the policy allows."""
         backlog = self.backlog = self.backlog or Backlog()
         loses = self.policy != "disconnect"
         left = self.limit - self.connection.transport.get_write_buffer_size()
-        left -= LOSS_SIZE if loses else 0  # the notice of a loss needs a place, too
+        left -= LOSS_SIZE if loses else 0  # space for the notice of a loss
         if backlog.size + len(chunk.data) <= left:
             backlog.hold(chunk)
         elif loses and backlog.kept <= self.limit:
@@ -110,11 +111,11 @@ class BoundedOutbox:
             backlog.squeeze(self.policy, chunk, left)
             self.metrics.drops += backlog.lost - lost
         else:
-            # The client comes back, and asks for what it missed.
+            # The client comes back and asks for the messages that it missed.
             self.too_slow()
 
     def too_slow(self) -> None:
-        """Say goodbye; its deadline stays where being stuck has none."""
+        """Close the connection; the goodbye has a deadline, also without a timeout."""
         self.connection.end(TOO_SLOW, self.stuck_timeout or GOODBYE_TIMEOUT)
 
     def waiting(self) -> int:
@@ -122,7 +123,7 @@ class BoundedOutbox:
         return unsent + (self.backlog.size if self.backlog else 0)
 
     def resumed(self) -> None:
-        """Write on, until the kernel is full again or nothing waits."""
+        """Write from the backlog until the kernel is full again or nothing waits."""
         connection, backlog = self.connection, self.backlog
         if backlog is None:
             return
@@ -132,7 +133,7 @@ class BoundedOutbox:
             self.backlog = None
 
     def paused(self) -> None:
-        """Start to wait for progress."""
+        """Begin to watch whether the peer takes any byte."""
         self.paused_at = time.monotonic()
         self.unsent = self.connection.transport.get_write_buffer_size()
         if self.stuck_timeout and not self.waits:
@@ -140,7 +141,7 @@ class BoundedOutbox:
             self.connection.loop.call_later(self.stuck_timeout, self.look)
 
     def look(self) -> None:
-        """Cut off a peer that has been paused and took nothing for the whole time."""
+        """Cut off a peer that took no byte for ``stuck_timeout`` seconds."""
         self.waits = False
         connection = self.connection
         if connection.outbox is not self or not connection.paused:

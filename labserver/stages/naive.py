@@ -1,7 +1,7 @@
-"""For each part of a server the naive answer, in a few lines.
+"""The naive answer for each part of a server, in a few lines.
 
-Leaving a stage out (``--without``) puts the naive answer back, so that two runs differ
-in one idea.
+A stage that is left out (``--without``) is replaced by the naive answer, so that two
+runs differ in one idea.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NoHeartbeat:
 
 
 class DirectOutbox:
-    """Everything goes to the socket at once; what it does not take piles up."""
+    """Everything is written at once; bytes that the peer does not take pile up."""
 
     __slots__ = ("write",)
 
@@ -81,7 +81,7 @@ class DirectOutbox:
 
 
 class NoHistory:
-    """Who was away has missed what was said."""
+    """A client that was away has missed the messages of that time."""
 
     limit = 0
     ttl = 0.0
