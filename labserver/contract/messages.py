@@ -19,7 +19,7 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import accumulate
 from math import isinf
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import cbor2
 import msgspec
@@ -88,6 +88,7 @@ class Refresh(_Client, frozen=True):
 
 
 ClientMessage = Echo | Join | Leave | Publish | Ping | Refresh
+M = TypeVar("M", Join, Publish)
 
 
 class _Server(Struct, frozen=True, tag_field="type", tag=str.lower):
@@ -238,6 +239,39 @@ def well_formed(text: str) -> Raw:
         raise _bad_json(text, exc) from None
 
 
+def payload(text: str) -> Raw:
+    """Return ``text`` as the payload of a message, JSON which all decoders read alike.
+
+    Raises:
+        BadMessage: ``bad_json``, with what is wrong and where.
+
+    """
+    try:
+        _check_shape(text, DEPTH_LIMIT - 1)  # the message around it is a level, too
+        raw = _decode_raw(text)
+        _check_meaning(text)
+        return raw
+    except (ValueError, RecursionError) as exc:
+        raise _bad_json(text, exc) from None
+
+
+def checked(kind: type[M], **fields: Any) -> M:
+    """Return a client's message of these fields, checked as :func:`decode` checks them.
+
+    Args:
+        kind: Its type, such as :class:`Join`.
+        fields: By name; a payload comes from :func:`payload`.
+
+    Raises:
+        BadMessage: ``bad_message``, with the field that is wrong.
+
+    """
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as exc:
+        raise _bad_field(f"{exc}") from None
+
+
 def decode(text: str) -> ClientMessage:
     """Return the message that a client sent as JSON, if all decoders read it alike.
 
@@ -264,17 +298,17 @@ _STRUCTURE = re.compile(_STRING + r'|[^\[\]{},"]++', re.DOTALL)
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1, ",": 0}
 
 
-def _check_shape(text: str) -> None:
+def _check_shape(text: str, depth_limit: int = DEPTH_LIMIT) -> None:
     """Raise ValueError for more elements or levels than the limits allow."""
     # Nearly every message has fewer than the lower limit: counts only, no scan.
     opened = text.count("[") + text.count("{")
-    if opened <= DEPTH_LIMIT and opened + text.count(",") <= ELEMENTS_LIMIT:
+    if opened <= depth_limit and opened + text.count(",") <= ELEMENTS_LIMIT:
         return
     structure = _STRUCTURE.sub("", text)
     closed = structure.count("]") + structure.count("}")
     if len(structure) - closed > ELEMENTS_LIMIT:
         raise ValueError(f"more than {ELEMENTS_LIMIT} elements")
-    if max(accumulate(map(_STEPS.__getitem__, structure)), default=0) > DEPTH_LIMIT:
+    if max(accumulate(map(_STEPS.__getitem__, structure)), default=0) > depth_limit:
         raise RecursionError
 
 
@@ -353,6 +387,10 @@ def _invalid(text: str, detail: str) -> BadMessage:
     if isinstance(kind, str) and kind not in _TYPES:
         known = ", ".join(sorted(_TYPES))
         return BadMessage("unknown_type", f"type must be one of {known}", ref)
+    return _bad_field(detail, ref)
+
+
+def _bad_field(detail: str, ref: Ref | UnsetType = UNSET) -> BadMessage:
     if repr(ROOM_PATTERN) in detail:
         detail = ROOM_RULE
     return BadMessage("bad_message", detail[:200], ref)  # it may quote the message

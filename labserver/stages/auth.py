@@ -25,8 +25,8 @@ from labserver.contract.closing import TOKEN_EXPIRED
 from labserver.contract.messages import Refreshed
 from labserver.contract.tokens import BadClaim, BadToken, Identity, verify
 from labserver.errors import Refused
-from labserver.server.connection import LabConnection
 from labserver.server.limits import TokenBucket
+from labserver.server.member import Member
 from labserver.server.parts import Parts
 from labserver.server.places import Places
 from labserver.settings import Settings
@@ -44,39 +44,37 @@ class TokenAdmission:
         rate = settings.admission_rate
         self.bucket = TokenBucket(rate, max(1.0, rate), time.monotonic())
 
-    def admit(self, connection: LabConnection, request: Request) -> Identity:
-        self.places.claim(connection.place, connection.address)
+    def admit(self, member: Member, request: Request) -> Identity:
+        self.places.claim(member.place, member.address)
         self._check_rate()
         self._check_origin(request)
         return self._identify(request)
 
-    def opened(self, connection: LabConnection) -> None:
+    def opened(self, member: Member) -> None:
         """Begin to watch a token: when it expires, its connection ends."""
-        expires = connection.identity.expires
-        if expires is None or connection.gone:
+        expires = member.identity.expires
+        if expires is None or member.gone:
             return  # no expiry; or a lost client, whose last messages are still read
-        self._watch(connection, expires, time.monotonic() + expires - time.time())
+        self._watch(member, expires, time.monotonic() + expires - time.time())
 
-    def _watch(
-        self, connection: LabConnection, expires: float, deadline: float
-    ) -> None:
+    def _watch(self, member: Member, expires: float, deadline: float) -> None:
         # The token expires by the first of two clocks: the wall clock may be set back,
         # and the monotonic clock stands still while the machine sleeps.
-        if connection.expiry is not None:
-            connection.expiry.cancel()
+        if member.expiry is not None:
+            member.expiry.cancel()
         left = min(expires - time.time(), deadline - time.monotonic())
         if left <= 0:
-            connection.end(TOKEN_EXPIRED)
+            member.end(TOKEN_EXPIRED)
         else:
-            connection.expiry = connection.loop.call_later(
-                min(left, LOOK), self._watch, connection, expires, deadline
+            member.expiry = member.loop.call_later(
+                min(left, LOOK), self._watch, member, expires, deadline
             )
 
-    def released(self, connection: LabConnection) -> None:
-        if connection.expiry is not None:
-            connection.expiry.cancel()
+    def released(self, member: Member) -> None:
+        if member.expiry is not None:
+            member.expiry.cancel()
 
-    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
         """Give a connection a new token of the same user, with its rooms and expiry.
 
         Returns:
@@ -86,13 +84,13 @@ class TokenAdmission:
         try:
             identity = verify(self.settings.secret, token)
         except BadToken:
-            connection.end(TOKEN_EXPIRED)
+            member.end(TOKEN_EXPIRED)
             return None
-        if identity.user != connection.identity.user:
-            connection.end(TOKEN_EXPIRED.because("the token names another user"))
+        if identity.user != member.identity.user:
+            member.end(TOKEN_EXPIRED.because("the token names another user"))
             return None
-        connection.identity = identity
-        self.opened(connection)
+        member.identity = identity
+        self.opened(member)
         return Refreshed(identity.expires)
 
     def _check_rate(self) -> None:

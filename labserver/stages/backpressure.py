@@ -20,7 +20,7 @@ from os import write as os_write
 
 from labserver.contract.closing import TOO_SLOW
 from labserver.contract.wire import Chunk
-from labserver.server.connection import GOODBYE_TIMEOUT, LabConnection
+from labserver.server.member import GOODBYE_TIMEOUT, Reader
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Parts
 from labserver.settings import Settings
@@ -33,31 +33,29 @@ class BoundedOutbox:
     """Holds at most ``outbox_limit`` bytes for one reader.
 
     The transport pauses at its first unsent byte (the server sets its limit to 0), so
-    ``connection.paused`` means that the kernel's buffer is full.
+    ``reader.paused`` means that the kernel's buffer is full.
     """
 
     __slots__ = (
         "backlog",
-        "connection",
         "fd",
         "limit",
         "metrics",
         "paused_at",
         "policy",
+        "reader",
         "stuck_timeout",
         "unsent",
         "waits",
         "write",
     )
 
-    def __init__(
-        self, settings: Settings, connection: LabConnection, metrics: Metrics
-    ) -> None:
-        self.connection = connection
+    def __init__(self, settings: Settings, reader: Reader, metrics: Metrics) -> None:
+        self.reader = reader
         self.metrics = metrics
-        self.write = connection.transport.write
-        encrypted = connection.transport.get_extra_info("sslcontext")
-        sock = connection.transport.get_extra_info("socket")
+        self.write = reader.transport.write
+        encrypted = reader.transport.get_extra_info("sslcontext")
+        sock = reader.transport.get_extra_info("socket")
         self.fd = -1 if encrypted or sock is None else sock.fileno()
         self.limit = settings.outbox_limit or float("inf")
         self.policy = settings.outbox_policy
@@ -69,7 +67,7 @@ class BoundedOutbox:
 
     def deliver(self, chunk: Chunk) -> None:
         data = chunk.data
-        if not self.connection.paused and len(data) <= self.limit:
+        if not self.reader.paused and len(data) <= self.limit:
             # Nothing waits in the transport, so this may write to the kernel directly:
             # that takes 8 % less CPU a delivery.
             try:
@@ -82,15 +80,15 @@ class BoundedOutbox:
             self.hold(chunk)
         else:
             for single in chunk.singles():
-                if self.connection.outbox is not self:
+                if self.reader.outbox is not self:
                     return  # the message before ended the connection
-                if self.connection.paused:
+                if self.reader.paused:
                     self.hold(single)
                 else:
                     self.write(single.data)
 
     def control(self, frame: bytes) -> None:
-        if not self.connection.paused:
+        if not self.reader.paused:
             self.write(frame)
             return
         self.backlog = self.backlog or Backlog()
@@ -102,7 +100,7 @@ class BoundedOutbox:
         """Keep a chunk for later, as far as the policy allows."""
         backlog = self.backlog = self.backlog or Backlog()
         loses = self.policy != "disconnect"
-        left = self.limit - self.connection.transport.get_write_buffer_size()
+        left = self.limit - self.reader.transport.get_write_buffer_size()
         left -= LOSS_SIZE if loses else 0  # space for the notice of a loss
         if backlog.size + len(chunk.data) <= left:
             backlog.hold(chunk)
@@ -116,47 +114,47 @@ class BoundedOutbox:
 
     def too_slow(self) -> None:
         """Close the connection; the goodbye has a deadline, also without a timeout."""
-        self.connection.end(TOO_SLOW, self.stuck_timeout or GOODBYE_TIMEOUT)
+        self.reader.end(TOO_SLOW, self.stuck_timeout or GOODBYE_TIMEOUT)
 
     def waiting(self) -> int:
-        unsent = self.connection.transport.get_write_buffer_size()
+        unsent = self.reader.transport.get_write_buffer_size()
         return unsent + (self.backlog.size if self.backlog else 0)
 
     def resumed(self) -> None:
         """Write from the backlog until the kernel is full again or nothing waits."""
-        connection, backlog = self.connection, self.backlog
+        reader, backlog = self.reader, self.backlog
         if backlog is None:
             return
-        while not connection.paused and backlog.entries:
-            self.write(backlog.take(connection.variant, WRITE_SIZE))
+        while not reader.paused and backlog.entries:
+            self.write(backlog.take(reader.variant, WRITE_SIZE))
         if not backlog.entries:
             self.backlog = None
 
     def paused(self) -> None:
         """Begin to watch whether the peer takes any byte."""
         self.paused_at = time.monotonic()
-        self.unsent = self.connection.transport.get_write_buffer_size()
+        self.unsent = self.reader.transport.get_write_buffer_size()
         if self.stuck_timeout and not self.waits:
             self.waits = True
-            self.connection.loop.call_later(self.stuck_timeout, self.look)
+            self.reader.loop.call_later(self.stuck_timeout, self.look)
 
     def look(self) -> None:
         """Cut off a peer that took no byte for ``stuck_timeout`` seconds."""
         self.waits = False
-        connection = self.connection
-        if connection.outbox is not self or not connection.paused:
+        reader = self.reader
+        if reader.outbox is not self or not reader.paused:
             return
-        unsent = connection.transport.get_write_buffer_size()
+        unsent = reader.transport.get_write_buffer_size()
         left = self.paused_at + self.stuck_timeout - time.monotonic()
         if unsent < self.unsent:
             self.unsent, self.paused_at = unsent, time.monotonic()
             left = self.stuck_timeout
         if left > 0:
             self.waits = True
-            connection.loop.call_later(left, self.look)
+            reader.loop.call_later(left, self.look)
         else:
             self.metrics.stuck += 1
-            connection.cut(TOO_SLOW)
+            reader.cut(TOO_SLOW)
 
 
 def extend(parts: Parts, settings: Settings) -> Parts:

@@ -14,6 +14,7 @@ from labserver.contract.messages import Cursor, Event, Refreshed
 from labserver.contract.tokens import ANONYMOUS, Identity
 from labserver.contract.wire import Chunk
 from labserver.server.connection import LabConnection
+from labserver.server.member import Member, Reader
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Position
 from labserver.server.places import Places
@@ -25,16 +26,16 @@ class AdmitAnyone:
     def __init__(self) -> None:
         self.places = Places()
 
-    def admit(self, connection: LabConnection, request: Request) -> Identity:
+    def admit(self, member: Member, request: Request) -> Identity:
         return ANONYMOUS
 
-    def opened(self, connection: LabConnection) -> None:
+    def opened(self, member: Member) -> None:
         pass
 
-    def released(self, connection: LabConnection) -> None:
+    def released(self, member: Member) -> None:
         pass
 
-    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
         return None
 
 
@@ -61,8 +62,8 @@ class DirectOutbox:
 
     __slots__ = ("write",)
 
-    def __init__(self, connection: LabConnection, metrics: Metrics) -> None:
-        self.write = connection.transport.write
+    def __init__(self, reader: Reader, metrics: Metrics) -> None:
+        self.write = reader.transport.write
 
     def deliver(self, chunk: Chunk) -> None:
         self.write(chunk.data)
