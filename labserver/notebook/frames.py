@@ -1,7 +1,6 @@
 """Frames taken apart: fields as a table, and one frame as a picture of bits and bytes.
 
-See RFC 6455 section 5.2. The parser does not use ``websockets``, so that a learner can
-read all of it.
+RFC 6455 section 5.2. Read by hand and not by ``websockets``, so that nothing is hidden.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class Frame:
 
     Attributes:
         head: The first two bytes.
-        longer: Further bytes of the length: 0, 2 or 8 of them.
-        mask: The 4 bytes of the mask, or none.
-        sent: The payload as it is on the wire, perhaps masked.
+        longer: Further bytes of the length: 0, 2 or 8.
+        mask: 4 bytes, or none.
+        sent: The payload as it is on the wire.
 
     """
 
@@ -68,7 +67,7 @@ class Frame:
 
     @property
     def parts(self) -> list[tuple[str, bytes]]:
-        """Names and bytes of the parts after the first two bytes, if present."""
+        """The bytes after the first two, by name; what is absent is left out."""
         payload = "payload, masked" if self.mask else "payload"
         named = (
             ("more length", self.longer),
@@ -79,7 +78,7 @@ class Frame:
 
 
 class Frames(list[Frame]):
-    """Frames that a cell shows as a table."""
+    """Frames that show themselves as a table."""
 
     def __repr__(self) -> str:
         return "; ".join(
@@ -107,7 +106,7 @@ def take_apart(data: bytes) -> Frames:
     """Return the frames that bytes consist of.
 
     Raises:
-        ValueError: The last frame is not complete.
+        ValueError: The last one is not complete.
 
     """
     frames = Frames()
@@ -133,7 +132,7 @@ def _first(data: bytes) -> Frame:
 
 
 def frame_map(frame: Frame, *, title: str) -> Picture:
-    """Draw a frame: the first two bytes bit by bit, then all of it byte by byte."""
+    """Draw a frame: its first two bytes bit by bit, all of it byte by byte."""
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=8)

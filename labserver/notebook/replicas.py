@@ -1,4 +1,4 @@
-"""Several replicas on one Redis: the order that clients see, and bytes from Redis."""
+"""Several replicas on one Redis: what two people see, and what a message costs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BYTES = "total_net_output_bytes"
 
 
 async def duet(mistake: str = "", messages: int = 10) -> tuple[list[str], list[str]]:
-    """Let Ann and Bob publish at the same moments, on two replicas.
+    """Let Ann and Bob talk at the same moments, on two replicas.
 
     Args:
         mistake: A well-known mistake of stage broker.
-        messages: How many messages each of them publishes.
+        messages: How many each says.
 
     Returns:
-        The messages on Ann's screen, and those on Bob's.
+        What Ann's screen shows, and what Bob's.
 
     """
     async with running_cluster(2, "broker", mistake=mistake) as cluster:
@@ -46,14 +46,14 @@ async def duet(mistake: str = "", messages: int = 10) -> tuple[list[str], list[s
 
 
 async def said(peer: Peer, room: str) -> int:
-    """Publish a message, wait until the peer has it or a gap for it; return its seq.
+    """Publish until it is stored, and wait until the room said it; return its seq.
 
-    Publishing is repeated while the broker is down. When a laptop sleeps, its link to
-    Redis is lost together with the messages on it; the room then gets a ``gap``.
+    A laptop that sleeps loses its link to Redis, and with it what was on the way:
+    then the room says that, with a ``gap``.
 
     Raises:
-        RuntimeError: The message is refused, or the broker stays down for five seconds.
-        TimeoutError: Neither the message nor a gap arrives.
+        RuntimeError: It is refused, or Redis stays away.
+        TimeoutError: The room says neither.
 
     """
     end = time.monotonic() + DEADLINE
@@ -78,11 +78,11 @@ async def said(peer: Peer, room: str) -> int:
 
 @dataclass
 class Carried:
-    """Costs of carrying a message between replicas, on average.
+    """What a message took to be carried, on the average.
 
     Attributes:
-        sent: Bytes that Redis sent to all replicas, with its answers to commands.
-        told: Replicas that receive the message.
+        sent: Bytes that Redis sent to all replicas, its answers included.
+        told: Replicas that hear of it.
 
     """
 
@@ -93,10 +93,10 @@ class Carried:
 async def carried(
     replicas: int = 3, mistake: str = "", rooms: int = 4, messages: int = 40
 ) -> Carried:
-    """Publish in rooms whose members are all on one replica, and measure.
+    """Measure messages in rooms whose members are all on one replica.
 
     Args:
-        replicas: How many replicas.
+        replicas: How many; each has so many rooms of its own.
         mistake: A well-known mistake of stage broker.
         rooms: Rooms on each replica, with one member each.
         messages: Messages in each room.
@@ -120,6 +120,6 @@ async def carried(
         for _ in progress(range(messages), words):
             await asyncio.gather(*(said(peer, room) for room, peer in peers.items()))
         sent = (await redis.info("stats"))[BYTES] - sent
-        # These have no messages for clients; Redis returns how many replicas subscribe.
+        # Nothing is in these, so that nobody hears them; Redis says how many listen.
         told = [await redis.publish(channel_of(room), b"e 1 ") for room in peers]
         return Carried(sent / messages / len(peers), sum(told) / len(told))

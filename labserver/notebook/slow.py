@@ -1,4 +1,4 @@
-"""A reader that has stopped: how many bytes wait for it, and where."""
+"""One reader that has stopped: what a server keeps for it, and where it lies."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from labserver.processes.cluster import Replica
 SIZE = 32_000  # bytes of a message
 HEAD = 75  # bytes around it on the wire
 EACH = 12  # messages at a time
-BOUNDED = ("backpressure", "broker", "resume")  # their outboxes count bytes
+BOUNDED = ("backpressure", "broker", "resume")  # stages that know what waits
 MEMORY = "process_resident_memory_bytes"
-PATIENCE = 1.0  # seconds to wait for missing messages, in all
+PATIENCE = 1.0  # seconds that what is still missing is waited for, in all
 
 
 @dataclass
 class Flood:
-    """A run with a reader that has stopped. Sizes are in MB.
+    """What became of a room with a reader that stopped. Sizes in MB.
 
     Attributes:
-        published: Published so far, at each step.
-        memory: Growth of the server's memory, at each step.
-        process: Waiting for the stopped reader in the server's process.
-        kernel: Waiting in the server's kernel; 0 on systems without /proc.
-        peer: Waiting in the reader's kernel; 0 on systems without /proc.
+        published: What was published, at each step.
+        memory: How much the server's memory had grown by.
+        process: What waited for the reader in the server's process.
+        kernel: What waited in the server's kernel; empty where /proc is not.
+        peer: What waited in the reader's kernel.
         healthy: Messages that the healthy reader got, of ``total``.
-        dropped: Messages dropped for the stopped reader.
-        stayed: Whether the stopped reader was still connected at the end.
+        dropped: Messages that were dropped for the reader that stopped.
+        stayed: Whether that one was still connected in the end.
 
     """
 
@@ -53,7 +53,7 @@ class Flood:
 
     @property
     def grown(self) -> float:
-        """Growth of the server's memory at the end, in MB."""
+        """How much the server's memory had grown by in the end."""
         return self.memory[-1]
 
     def __repr__(self) -> str:
@@ -71,13 +71,12 @@ async def flood(
     receive_buffer: int = 0,
     **options: Any,
 ) -> Flood:
-    """Publish to a room of two members; one reads, the other has stopped reading.
+    """Publish to a room of two, of whom one reads and one has stopped.
 
     Args:
         stage: Last stage of the server.
-        megabytes: Megabytes to publish, in messages of 32 kB.
-        receive_buffer: ``SO_RCVBUF`` of the stopped reader in bytes; 0 for the kernel's
-            choice.
+        megabytes: How much to publish, in messages of 32 kB.
+        receive_buffer: ``SO_RCVBUF`` of the one that stopped.
         options: As for :func:`running`.
 
     """
@@ -100,7 +99,7 @@ async def flood(
             seen.kernel.append(kernel / 1e6)
             seen.peer.append(peer / 1e6)
             held = sizes["labserver_outbox_bytes"]
-            if stage not in BOUNDED:  # asyncio holds the rest
+            if stage not in BOUNDED:  # asyncio holds all that the kernels do not
                 held = max(step * EACH * (SIZE + HEAD) - kernel - peer, 0)
             seen.process.append(held / 1e6)
         patience = float(options.get("stuck_timeout", 0))
@@ -116,8 +115,7 @@ async def flood(
 def _queues(server: Replica, reader: socket.socket) -> tuple[int, int]:
     """Return the bytes in the server's send queue and in the reader's receive queue.
 
-    They are read from ``/proc/net/tcp``, see proc(5); both are 0 on other systems than
-    Linux.
+    From ``/proc/net/tcp``, see proc(5); Linux only.
     """
     ports = (urlsplit(server.url).port, reader.getsockname()[1])
     with contextlib.suppress(OSError):
@@ -135,11 +133,11 @@ def _queues(server: Replica, reader: socket.socket) -> tuple[int, int]:
 
 @dataclass
 class Latencies:
-    """Deliveries to the healthy members of a room.
+    """What the healthy members of a room saw.
 
     Attributes:
         arrived: Milliseconds that each delivery took.
-        due: Number of deliveries to expect.
+        due: How many deliveries there should have been.
 
     """
 
@@ -148,17 +146,17 @@ class Latencies:
 
     @property
     def complete(self) -> float:
-        """Percentage of the expected deliveries that arrived."""
+        """The part that arrived, in percent."""
         return 100 * len(self.arrived) / self.due
 
     @property
     def p50(self) -> float:
-        """Median of the arrived deliveries, in milliseconds."""
+        """Half of what arrived took at most so many milliseconds."""
         return quantiles(self.arrived, n=2)[0] if len(self.arrived) > 1 else 0.0
 
     @property
     def p99(self) -> float:
-        """99th percentile of the arrived deliveries, in milliseconds."""
+        """99 % of what arrived took at most so many milliseconds."""
         return quantiles(self.arrived, n=100)[98] if len(self.arrived) > 1 else 0.0
 
     def __repr__(self) -> str:
@@ -171,12 +169,12 @@ class Latencies:
 async def latencies(
     stage: str, *, members: int = 5, messages: int = 150, **options: Any
 ) -> Latencies:
-    """Measure delivery to healthy members of a room with one stopped reader.
+    """Measure delivery to the healthy members of a room in which one has stopped.
 
     Args:
         stage: Last stage of the server.
-        members: Number of healthy members.
-        messages: Number of published messages, 2 ms apart.
+        members: How many read.
+        messages: How many are published, 2 ms apart.
         options: As for :func:`running`, such as ``mistake="await-in-the-loop"``.
 
     """
@@ -203,7 +201,7 @@ async def latencies(
 
 
 async def policies(*names: str, **options: Any) -> dict[str, Flood]:
-    """Run the same flood with each policy for a full outbox; return them by name."""
+    """Return what each policy of a full outbox makes of the same flood."""
     line, turn, runs = Line(), asyncio.Semaphore(2), dict[str, Flood]()
 
     async def run(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Reconnect storms: all clients of a killed replica come back, or a model of that."""
+"""Everybody comes back at once: a replica dies under its clients, or a model of it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,18 @@ BACKOFFS: dict[str, type[Backoff]] = {
     "doubled before use": DoubledBeforeUse,
 }
 ROOM = "lobby"
-EVERY = 0.05  # seconds between two published messages
-DEADLINE = 15.0  # seconds until all clients must be back
+EVERY = 0.05  # seconds between two messages that are said meanwhile
+DEADLINE = 15.0  # seconds in which everybody is back
 
 
 @dataclass
 class Storm:
-    """How clients came back.
+    """How a crowd came back.
 
     Attributes:
-        times: Of each client, seconds from the loss of its server until it was back;
-            sorted.
+        times: When each was back, in seconds since it lost its server; sorted.
         said: Messages that were published meanwhile.
-        missed: Over all clients, how many of these messages were neither delivered nor
-            announced as missing.
+        missed: How many of them a client neither got nor was told of, in all.
 
     """
 
@@ -46,25 +44,25 @@ class Storm:
     missed: int = 0
 
     def counts(self, width: float) -> tuple[list[float], list[float]]:
-        """Return starts of intervals of ``width`` seconds, and clients back in each."""
+        """Return how many came back in each ``width`` seconds: when, and how many."""
         found = Counter(int(at / width) for at in self.times)
         boxes = range(int(max(self.times, default=0) / width) + 2)
         return [box * width for box in boxes], [float(found[box]) for box in boxes]
 
     def peak(self, width: float = 0.1) -> int:
-        """Return the largest number of clients back in one of those intervals."""
+        """Return the most that came back in any ``width`` seconds."""
         return int(max(self.counts(width)[1]))
 
     def __repr__(self) -> str:
         return (
             f"{len(self.times)} came back, peak {self.peak()} in 0.1 s, the last after "
-            f"{self.times[-1]:.1f} s; {self.said} messages published meanwhile, "
+            f"{self.times[-1]:.1f} s; {self.said} messages were said meanwhile, "
             f"missed {self.missed}"
         )
 
 
 class Member:
-    """A client that records what it receives, and when it was back."""
+    """A client that notes what it hears, and when it is back."""
 
     def __init__(self, urls: Sequence[str], token: str, backoff: Backoff) -> None:
         self.urls = list(urls)
@@ -75,7 +73,7 @@ class Member:
         )
 
     def choose(self) -> str:
-        """Return the first URL for the first connect, later a random other one."""
+        """Return home the first time, then any other replica."""
         return random.choice(self.urls[1:]) if self.client.connects else self.urls[0]
 
     async def listen(self) -> None:
@@ -137,7 +135,7 @@ async def storm(backoff: str = "full jitter", clients: int = 50) -> Storm:
 
 async def _caught_up(member: Member, seqs: Sequence[int], deadline: float) -> None:
     """Wait until a client has all of the messages, or until the deadline."""
-    # The oracle has no event to wait for.
+    # There is no event for it: the oracle only looks.
     while (  # noqa: ASYNC110
         lost(member.oracle, ROOM, seqs) and time.monotonic() < deadline
     ):
@@ -147,15 +145,15 @@ async def _caught_up(member: Member, seqs: Sequence[int], deadline: float) -> No
 def modelled(
     backoff: str, clients: int = 10_000, outage: float = 0.0, seed: int = 7
 ) -> Storm:
-    """Simulate clients that lose the same server at the same moment.
+    """Compute when clients are back that lost the same server at the same moment.
 
-    In this model an attempt takes no time, and every attempt after the outage succeeds.
+    A model: attempts take no time, and every attempt after the outage is accepted.
 
     Args:
         backoff: A name in :data:`BACKOFFS`.
-        clients: How many clients there are.
+        clients: How many.
         outage: Seconds in which every attempt fails.
-        seed: Seed of the random delays.
+        seed: Of the draws.
 
     """
     draw: Callable[[], float] = random.Random(seed).random

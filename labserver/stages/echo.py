@@ -1,11 +1,10 @@
 """Every well-formed message comes back.
 
-Without this, there is no conversation: in a server that does not guard its parser, one
-broken message ends the connection, or the process.
+Without this, there is no conversation: a server that does not guard its parser lets
+one broken message end the connection, or the process.
 
-How: the server says ``hello``, then returns each JSON value as the payload of an
-``echo``, byte for byte. Text that is not JSON is answered with an ``error``, and the
-connection stays open.
+How: hello on opening, then each JSON value returns as the payload of an ``echo``, byte
+for byte. What is not JSON is answered with an ``error``, and the connection lives.
 """
 
 from __future__ import annotations
@@ -14,41 +13,30 @@ from dataclasses import replace
 
 import msgspec
 
-from labserver.contract.messages import (
-    ClientMessage,
-    Echo,
-    Refresh,
-    Refreshed,
-    decode,
-    encode,
-    well_formed,
-)
+from labserver.contract.messages import Echo, Refresh, Refreshed, decode, well_formed
 from labserver.errors import BadMessage
-from labserver.server.member import Member
+from labserver.server.connection import LabConnection
 from labserver.server.parts import Lab, Parts
 from labserver.settings import Settings
 
 
 class EchoApplication:
-    """Answers every JSON value with an ``echo`` of it."""
+    """Answer every value with itself."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
-    async def receive(self, member: Member, text: str) -> None:
+    async def receive(self, connection: LabConnection, text: str) -> None:
         answer: msgspec.Struct = Echo(well_formed(text))
-        # Tokens belong to the admission. Where anyone is admitted there are no tokens,
-        # and a refresh is a value like any other.
+        # Tokens belong to admission. Where anyone is admitted there are none, and a
+        # refresh is a value like any other.
         if '"refresh"' in text and (message := _refresh(text)) is not None:
-            refreshed = self.lab.admission.refresh(member, message.token)
+            refreshed = self.lab.admission.refresh(connection, message.token)
             if refreshed is not None:
                 answer = Refreshed(refreshed.expires, message.ref)
-        member.reply(answer)
+        connection.reply(answer)
 
-    async def handle(self, member: Member, message: ClientMessage) -> None:
-        await self.receive(member, encode(message).decode())
-
-    def closed(self, member: Member) -> None:
+    def closed(self, connection: LabConnection) -> None:
         pass
 
 

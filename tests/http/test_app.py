@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import socket
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from labserver.contract import closing
-from labserver.contract.messages import DEPTH_LIMIT
 from labserver.contract.tokens import issue
 from labserver.processes.cluster import running_replica
 from labserver.redis.embedded import embedded_redis
@@ -257,38 +255,6 @@ async def test_caps_count_sockets_and_streams_together(running: Running) -> None
         assert server.metrics.refused[429] == 1
 
 
-async def test_request_is_not_encoded_only_to_be_decoded(running: Running) -> None:
-    async with running("resume", sse_port=0) as server:
-
-        async def receive(*_: object) -> None:
-            raise RuntimeError("a request was made into text")
-
-        server.application.receive = receive  # type: ignore[method-assign]
-        assert (await post(server, "red", {"a": 1})).status == 200
-        assert (await poll(server, "red")).status == 200
-
-
-@pytest.mark.parametrize(
-    ("room", "body", "key", "code"),
-    [
-        ("no room", "1", "k", "bad_message"),
-        ("red", "1", "", "bad_message"),
-        ("red", "1", "k" * 129, "bad_message"),
-        ("red", '{"a":1,"a":2}', "k", "bad_json"),
-        ("red", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT, "k", "bad_json"),
-        ("red", '"\\ud800"', "k", "bad_json"),
-    ],
-)
-async def test_post_is_checked_like_a_message(
-    room: str, body: str, key: str, code: str, running: Running
-) -> None:
-    async with running("resume", sse_port=0) as server:
-        headers = {"Idempotency-Key": key}
-        path = f"/rooms/{quote(room)}"
-        answer = await ask(server, "POST", path, body.encode(), headers=headers)
-        assert (answer.status, answer.body["code"]) == (400, code)
-
-
 async def test_stage_without_rooms_says_so(running: Running) -> None:
     async with running("auth", sse_port=0) as server:
         assert (await ask(server, "GET", "/rooms/red")).status == 404
@@ -415,6 +381,35 @@ async def test_answer_that_nobody_reads_is_let_go(running: Running) -> None:
         await eventually(lambda: server.metrics.polls == 2)
         await eventually(lambda: not sockets)
         sloth.close()
+
+
+async def test_answer_that_is_read_slowly_is_read_to_its_end(running: Running) -> None:
+    patience, size = 0.8, 20 * 60_000
+    limits = {"send_buffer": 16384, "outbox_limit": 2 * size}
+    async with running(
+        "resume",
+        without=("broker",),
+        sse_port=0,
+        handshake_timeout=patience,
+        **limits,
+    ) as server:
+        start = (await poll(server, "red")).body["epoch"]
+        for _ in range(20):
+            await post(server, "red", "x" * 60_000)
+        loop = asyncio.get_running_loop()
+        with socket.socket() as slow:
+            slow.setblocking(False)
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(slow, ("127.0.0.1", port_of(server)))
+            asked = request("GET", f"/rooms/red/poll?after={start}:0")
+            await loop.sock_sendall(slow, asked)
+            began, read = loop.time(), 0
+            while data := await loop.sock_recv(slow, 2**16):
+                read += len(data)
+                # No faster than that it takes three times the patience.
+                due = began + 3 * patience * read / size
+                await asyncio.sleep(due - loop.time())
+        assert read > size
 
 
 async def test_websocket_is_not_spoken_here(running: Running) -> None:

@@ -162,6 +162,33 @@ async def test_who_did_not_ask_is_neither_seen_nor_told(
         assert await eve.heard() == []
 
 
+@EVERYWHERE
+async def test_who_comes_while_the_broker_is_asked_is_owed_the_whole_picture(
+    stage: str, without: tuple[str, ...], running: Running, hurried: None
+) -> None:
+    async with (
+        running(stage, without=without) as server,
+        peer(server) as ann,
+        peer(server, "bob") as bob,
+    ):
+        here, asked, go_on = server.attendance.here, asyncio.Event(), asyncio.Event()
+
+        async def slow(*question: Any) -> Roster:
+            answer = await here(*question)
+            asked.set()
+            await go_on.wait()
+            return answer
+
+        server.attendance.here = slow
+        await ann.join("red", presence=True)
+        await asked.wait()
+        await bob.join("red", presence=True)
+        go_on.set()
+        for client in (ann, bob):
+            view = View(client)  # which cannot make anything of changes only
+            await view.until("ann", "bob")
+
+
 async def leaves(server: LabServer, bob: Peer) -> None:
     assert (await bob.ask(type="leave", room="red"))["type"] == "left"
 
