@@ -43,7 +43,7 @@ class BrokerDown(LabError):
 
 
 class TooManyRooms(LabError):
-    """A user begins more rooms than one may: publishing to others goes on."""
+    """A user publishes to more new rooms than allowed; other rooms still work."""
 
 
 class Refused(LabError):

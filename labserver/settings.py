@@ -60,8 +60,8 @@ class Settings:
     )
     rooms_limit: int = _setting(
         128,
-        "Rooms that one connection may be in, and that one user may begin a minute by "
-        "publishing to rooms in which nobody is.",
+        "Rooms that one connection may be in; also new rooms a minute that one user "
+        "may publish to without anybody in them.",
     )
     connection_limit: int = _setting(0, "Connections to this process.")
     address_limit: int = _setting(0, "Connections from one address.")
@@ -113,7 +113,7 @@ def variable(setting: Field[Any]) -> str:
 
 
 def kind(setting: Field[Any]) -> type:
-    """Return what a setting's value is, when there is one."""
+    """Return the type of a setting's value."""
     found: type = setting.metadata.get("kind", type(setting.default))
     return found
 

@@ -77,9 +77,9 @@ def draining(retry_after: float) -> Close:
 def comes_back(code: int | None) -> Return:
     """Return what a client may do after ``code``.
 
-    An unknown code or none at all (the connection broke) means that nobody decided
-    against the client, so it may come back. A code of the private band that it does
-    not know is a refusal that it cannot read: it stays away.
+    With an unknown code, or with none because the connection broke, nobody decided
+    against the client: it may come back. An unknown code of the private band 4000-4999
+    is a refusal that the client cannot read: it stays away.
     """
     if code in CLOSES:
         return CLOSES[code].comes_back
@@ -97,14 +97,14 @@ def retry_after(reason: str) -> float | None:
     return None
 
 
-# Before there is a WebSocket, a server or a proxy on the way refuses with HTTP.
+# Before the upgrade, a server or a proxy refuses with an HTTP status.
 
 
 def after_status(status: int) -> Return:
-    """Return what a client may do whose handshake was answered with ``status``.
+    """Return what a client may do after HTTP ``status`` in answer to its handshake.
 
-    What a server, or a proxy before it, says of itself passes (5xx, also those that no
-    RFC knows: 520 to 530), and so does what is a matter of time (408, 425, 429).
+    A status about the server or a proxy passes with time (5xx, also 520 to 530, which
+    no RFC defines), and so do 408, 425 and 429.
     """
     if status == 401:
         return Return.NEW_TOKEN
@@ -113,7 +113,7 @@ def after_status(status: int) -> Return:
 
 
 def retry_after_header(value: str) -> float:
-    """Return the seconds that ``Retry-After`` asks for; 0 for none, and for a date."""
+    """Return the seconds that ``Retry-After`` asks for; 0 if it is empty or a date."""
     return min(float(value[:9]), 3600.0) if is_number(value) else 0.0
 
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import accumulate
 from math import isinf
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import cbor2
 import msgspec
@@ -88,6 +88,7 @@ class Refresh(_Client, frozen=True):
 
 
 ClientMessage = Echo | Join | Leave | Publish | Ping | Refresh
+M = TypeVar("M", Join, Publish)
 
 
 class _Server(Struct, frozen=True, tag_field="type", tag=str.lower):
@@ -140,17 +141,18 @@ class Gap(_Server, frozen=True):
 
 
 class Person(Struct, frozen=True):
-    """A connection that is seen in a room; who has two of them is there twice."""
+    """A connection that is seen in a room; with two of them a user is there twice."""
 
     id: str
     user: str
 
 
 class Present(_Server, frozen=True):
-    """Who is in a room, all of them; from here on ``presence`` tells what changes.
+    """Everybody who is in a room. Later changes come as ``presence``.
 
-    Comes after the ``joined`` of who asked for it, and to everybody again whenever a
-    client cannot know the names otherwise. Without ``clients`` they are too many.
+    Sent after ``joined`` to a client that asked for presence, and again to every client
+    that cannot know the names otherwise. ``clients`` is missing where they are too many
+    to be named.
     """
 
     room: str
@@ -159,10 +161,11 @@ class Present(_Server, frozen=True):
 
 
 class Presence(_Server, frozen=True):
-    """Who came and went since the last of these, and how many are there now.
+    """Who came and who left since the last such message, and how many are there now.
 
-    At most one a second. Without ``joined`` and ``left`` they are too many to be named:
-    the names that a client has mean nothing any more, until a ``present`` comes.
+    Sent at most once a second. ``joined`` and ``left`` are missing where the people are
+    too many to be named: the names that a client has are then out of date until the
+    next ``present``.
     """
 
     room: str
@@ -178,9 +181,9 @@ class Error(_Server, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """What a room's members are sent: one message, or one gap, as JSON.
+    """One message or one gap of a room, as JSON.
 
-    ``first`` and ``last`` are the seqs that it accounts for.
+    It accounts for the seqs from ``first`` to ``last``, inclusive.
     """
 
     first: int
@@ -201,9 +204,10 @@ def encode(message: Struct) -> bytes:
 
 
 def body(user: str, payload: Raw) -> bytes:
-    """Return what of a ``message`` the publisher decides, as the tail of its JSON.
+    """Return the end of a ``message``'s JSON: the part that its publisher decides.
 
-    A broker carries this as it is; :func:`event` puts room and seq before it.
+    The broker carries these bytes unchanged; :func:`event` puts room and seq before
+    them.
     """
     return b'"from":%b,"payload":%b}' % (encode_json(user), bytes(payload))
 
@@ -215,14 +219,14 @@ def event(room: str, seq: int, tail: bytes) -> Event:
 
 
 def gap(room: str, first: int, last: int, reason: str) -> Event:
-    """Return the notice that seqs ``first`` to ``last`` of ``room`` will not come."""
+    """Return the notice that seqs ``first`` to ``last`` of ``room`` will not arrive."""
     return Event(first, last, encode(Gap(room, first, last, reason)))
 
 
 def well_formed(text: str) -> Raw:
-    """Return ``text`` as JSON that is known to be well-formed.
+    """Return ``text``, which is checked to be well-formed JSON.
 
-    Others may read it otherwise, so it is only good for who sent it.
+    Other decoders may read it differently, so it may only go back to its sender.
 
     Raises:
         BadMessage: ``bad_json``, with what is wrong and where.
@@ -235,8 +239,41 @@ def well_formed(text: str) -> Raw:
         raise _bad_json(text, exc) from None
 
 
+def payload(text: str) -> Raw:
+    """Return ``text`` as the payload of a message, JSON which all decoders read alike.
+
+    Raises:
+        BadMessage: ``bad_json``, with what is wrong and where.
+
+    """
+    try:
+        _check_shape(text, DEPTH_LIMIT - 1)  # the message around it is a level, too
+        raw = _decode_raw(text)
+        _check_meaning(text)
+        return raw
+    except (ValueError, RecursionError) as exc:
+        raise _bad_json(text, exc) from None
+
+
+def checked(kind: type[M], **fields: Any) -> M:
+    """Return a client's message of these fields, checked as :func:`decode` checks them.
+
+    Args:
+        kind: Its type, such as :class:`Join`.
+        fields: By name; a payload comes from :func:`payload`.
+
+    Raises:
+        BadMessage: ``bad_message``, with the field that is wrong.
+
+    """
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as exc:
+        raise _bad_field(f"{exc}") from None
+
+
 def decode(text: str) -> ClientMessage:
-    """Return the message that a client sent as JSON, which all decoders read alike.
+    """Return the message that a client sent as JSON, if all decoders read it alike.
 
     Raises:
         BadMessage: ``bad_json``, ``unknown_type`` or ``bad_message``.
@@ -254,38 +291,38 @@ def decode(text: str) -> ClientMessage:
         raise _bad_json(text, exc) from None
 
 
-# A string that never ends reaches to the end of the text: looking for its end again
-# from each quote in it would take quadratic time.
+# A string without an end is matched to the end of the text: a search for its end from
+# each quote in it would take quadratic time.
 _STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
 _STRUCTURE = re.compile(_STRING + r'|[^\[\]{},"]++', re.DOTALL)
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1, ",": 0}
 
 
-def _check_shape(text: str) -> None:
+def _check_shape(text: str, depth_limit: int = DEPTH_LIMIT) -> None:
     """Raise ValueError for more elements or levels than the limits allow."""
     # Nearly every message has fewer than the lower limit: counts only, no scan.
     opened = text.count("[") + text.count("{")
-    if opened <= DEPTH_LIMIT and opened + text.count(",") <= ELEMENTS_LIMIT:
+    if opened <= depth_limit and opened + text.count(",") <= ELEMENTS_LIMIT:
         return
     structure = _STRUCTURE.sub("", text)
     closed = structure.count("]") + structure.count("}")
     if len(structure) - closed > ELEMENTS_LIMIT:
         raise ValueError(f"more than {ELEMENTS_LIMIT} elements")
-    if max(accumulate(map(_STEPS.__getitem__, structure)), default=0) > DEPTH_LIMIT:
+    if max(accumulate(map(_STEPS.__getitem__, structure)), default=0) > depth_limit:
         raise RecursionError
 
 
 def _check_meaning(text: str) -> None:
     """Raise ValueError where another decoder would read well-formed JSON otherwise."""
     try:
-        # What comes out as it went in is free of doubt, and most clients write so; but
-        # for huge integers, which MessagePack does not take.
+        # Text that is encoded again to the same bytes is free of doubt: most clients
+        # write so. Huge integers are the exception, and MessagePack refuses them.
         value = _decode_any(text)
         msgspec.msgpack.encode(value)
         if encode_json(value) == text.encode():
             return
     except (msgspec.MsgspecError, OverflowError):
-        pass  # the slower decoder knows what to say
+        pass  # the slower decoder says what is wrong
     _decode_strictly(text)
 
 
@@ -313,7 +350,7 @@ def _bad_json(text: str, exc: Exception) -> BadMessage:
     detail = f"{exc}"
     if isinstance(exc, RecursionError):
         detail = f"JSON nests deeper than {DEPTH_LIMIT} levels"
-    # Who asked with a ref waits for an answer that has it.
+    # A client that sent a ref waits for an answer with that ref.
     return BadMessage("bad_json", detail, ref_of(text))
 
 
@@ -323,7 +360,7 @@ class _Anything(Struct):
 
 
 def ref_of(text: str) -> Ref | UnsetType:
-    """Return the ``ref`` of a message that cannot be served, when it has one."""
+    """Return the ``ref`` of a message that cannot be served; UNSET if it has none."""
     try:
         return _as_ref(msgspec.json.decode(text, type=_Anything).ref)
     except (msgspec.MsgspecError, RecursionError):
@@ -350,21 +387,25 @@ def _invalid(text: str, detail: str) -> BadMessage:
     if isinstance(kind, str) and kind not in _TYPES:
         known = ", ".join(sorted(_TYPES))
         return BadMessage("unknown_type", f"type must be one of {known}", ref)
+    return _bad_field(detail, ref)
+
+
+def _bad_field(detail: str, ref: Ref | UnsetType = UNSET) -> BadMessage:
     if repr(ROOM_PATTERN) in detail:
         detail = ROOM_RULE
     return BadMessage("bad_message", detail[:200], ref)  # it may quote the message
 
 
 def _refuse(*_: object) -> Any:
-    raise ValueError("this tag means what JSON has no word for")
+    raise ValueError("JSON cannot express what this tag means")
 
 
-# What a tag means can be costly to work out: a reference (25, 29) makes a short message
-# unfold into a huge one, a pattern (35) takes half a minute to compile. Left are big
-# numbers (2, 3) and "this is CBOR" (55799; RFC 8949 sections 3.4.3 and 3.4.6).
+# Tags can be costly: a reference (25, 29) makes a short message unfold into a huge one,
+# a pattern (35) takes half a minute to compile. Only big numbers (2, 3) and "this is
+# CBOR" (55799) are read (RFC 8949 sections 3.4.3 and 3.4.6).
 _TAGS: dict[int, Callable[[Any, bool], Any]]
 _TAGS = dict.fromkeys({*range(512), 1004, 43000} - {2, 3}, _refuse)
-# Left to itself, the library makes a map that is tagged immutable, and so no dict.
+# Without this the library makes a tagged map immutable, and so not a dict.
 _TAGS[55799] = lambda value, immutable: value
 _as_json = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
@@ -372,10 +413,10 @@ _as_json = json.JSONEncoder(
 
 
 def from_cbor(data: bytes) -> str:
-    """Return as JSON what a client sent as CBOR.
+    """Return a client's CBOR as JSON.
 
     Raises:
-        BadMessage: ``bad_json``, when it is not CBOR or says what JSON cannot.
+        BadMessage: ``bad_json``: it is not CBOR, or JSON cannot express it.
 
     """
     value = None
@@ -399,11 +440,11 @@ def from_cbor(data: bytes) -> str:
 
 
 def _check_items(data: bytes) -> None:
-    """Raise ValueError for more items than a message's elements can be.
+    """Raise ValueError for CBOR with more items than ``ELEMENTS_LIMIT`` allows.
 
-    Decoding builds an object for each byte of a hostile message. This walks over the
-    heads of items (RFC 8949 section 3) and stops at twice the limit: a name and its
-    value are one element, but two items.
+    A decoder builds an object for each byte of a hostile message. This walks over the
+    heads of the items instead (RFC 8949 section 3). It stops at twice the limit, since
+    a name and its value are two items and count as one element.
     """
     if len(data) <= 2 * ELEMENTS_LIMIT:
         return
@@ -429,20 +470,25 @@ def to_cbor(text: bytes) -> bytes:
 
 
 def to_json(value: Any) -> str:
-    """Return what a client says as JSON: as it is, not in escapes.
+    """Return a value as JSON, in UTF-8 and without escapes.
 
-    Escaped, a text in most of the world's scripts is twice as long, and too big for a
-    server that would have taken it.
+    With escapes, text in most of the world's scripts is twice as long, so a server
+    might refuse for its size what it would have accepted.
 
-    Raises ValueError or TypeError: JSON cannot say it.
+    Raises:
+        ValueError, TypeError: JSON cannot express the value.
+
     """
     return _as_json(value)
 
 
 def from_json(text: str | bytes) -> Any:
-    """Return JSON as Python has it; a number that is too large becomes infinite.
+    """Return the Python value of JSON; an integer that is too large becomes infinite.
 
-    Raises ValueError or RecursionError: It is no JSON, or nests too deeply.
+    Raises:
+        ValueError: It is not JSON.
+        RecursionError: It nests too deeply.
+
     """
     return json.loads(text, parse_int=_integer)
 

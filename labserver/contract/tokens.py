@@ -39,7 +39,7 @@ class Identity:
     expires: float | None = None
 
     def at(self, address: str) -> str:
-        """Return whom a limit counts: the user, or if nobody is known the address."""
+        """Return the name that a limit counts by: the user, or else the address."""
         return address if self is ANONYMOUS else f"user {self.user}"
 
     def may_enter(self, room: str) -> bool:
@@ -69,14 +69,14 @@ def issue(
 
 
 def verify(secret: str, token: str) -> Identity:
-    """Return who ``token`` names.
+    """Return the identity that ``token`` names.
 
     The algorithm is pinned: a token that chooses its own is an attack (RFC 8725
-    section 3.1). Expiry has no leeway, one machine's clock decides.
+    section 3.1). Expiry has no leeway: this machine's clock decides.
 
     Raises:
-        BadToken: The signature or the expiry is not right.
-        BadClaim: A claim is not of its kind.
+        BadToken: The signature is wrong, or the token has expired.
+        BadClaim: A claim has the wrong type.
 
     """
     identity = _signed(secret, token)
@@ -85,11 +85,11 @@ def verify(secret: str, token: str) -> Identity:
     return identity
 
 
-# A storm brings the same tokens back: a signature (60 us, an eighth of a handshake) is
-# checked once. Only what was valid is kept, so strangers cannot fill this.
+# Clients that reconnect bring the same tokens: each signature (60 us, an eighth of a
+# handshake) is checked once. Only valid tokens are kept, so strangers cannot fill it.
 @lru_cache(maxsize=4096)
 def _signed(secret: str, token: str) -> Identity:
-    """Return who a genuine token names, expired or not."""
+    """Return the identity that a genuine token names, even if it has expired."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)

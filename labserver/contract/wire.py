@@ -1,4 +1,4 @@
-"""What goes out on a connection, built once and given to many: mostly frames.
+"""Frames and other bytes for clients, built once and shared by many.
 
 A server's frames are not masked (RFC 6455 section 5.1), so the same bytes may go to
 every member of a room. A compressed frame may be shared too when the server promised
@@ -22,15 +22,15 @@ from labserver.contract.messages import Event, to_cbor
 TEXT = 0x81  # FIN set, opcode 1 (RFC 6455 section 5.2)
 BINARY = 0x82
 COMPRESSED = 0x40  # RSV1 (RFC 7692 section 6)
-# A window may be smaller than what was agreed (RFC 7692 section 7.1.2.1), so two sizes
-# serve everybody: each more would be one more compression of every message.
+# A window may be smaller than agreed (RFC 7692 section 7.1.2.1), so two sizes serve
+# every client. Each further size would mean compressing every message once more.
 WINDOWS = (12, 9)
 # Below this a message hardly shrinks: its frame would be about as long.
 COMPRESS_FROM = 128
 
 JSON = "lab.json"
 CBOR = "lab.cbor"
-# Not spoken on a WebSocket: what members over HTTP are sent.
+# The forms for members over HTTP, which no WebSocket speaks.
 SSE = "text/event-stream"
 ITEMS = "application/json"
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
-from msgspec import Raw
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -142,7 +141,7 @@ class Web:
         with ExitStack() as stack:
             stream = Stream(self.address(request), socket_of(request), cursor)
             stack.enter_context(self.admitted(stream, request))
-            stream.outbox = host.parts.outbox(stream.as_connection(), host.metrics)
+            stream.outbox = host.parts.outbox(stream, host.metrics)
             host.metrics.streams += 1
             presence = request.query_params.get("presence") == "true"
             await self.join(stream, request, cursor, presence)
@@ -185,14 +184,14 @@ class Web:
                 detail = f"more than {self.rates.rate:g} messages a second"
                 raise BadMessage("rate_limited", detail)
             host.metrics.received += 1
-            payload = messages.well_formed(await self.body(request))
-            message = Publish(
-                request.path_params["room"],
-                Raw(bytes(payload)),
-                request.headers.get("idempotency-key"),
+            message = messages.checked(
+                Publish,
+                room=request.path_params["room"],
+                payload=messages.payload(await self.body(request)),
+                key=request.headers.get("idempotency-key"),
                 ref="post",
             )
-            await self.receive(post, message)
+            await self.handle(post, message)
             try:
                 async with asyncio.timeout(host.settings.handshake_timeout):
                     answer = await post.answer
@@ -212,7 +211,7 @@ class Web:
     @contextmanager
     def admitted(self, visitor: Visitor, request: Request) -> Iterator[None]:
         """Let a visitor in, as a handshake would be; see it off in the end."""
-        host, connection = self.host, visitor.as_connection()
+        host = self.host
         asked = handshake(request)
         routes.check_host(asked)
         size = sum(len(name) + len(value) for name, value in request.headers.raw)
@@ -225,18 +224,18 @@ class Web:
         if host.draining:
             raise Refused(503, "the server is draining", {"Retry-After": "1"})
         visitor.place = request.state.place
-        visitor.identity = admission.admit(connection, asked)
+        visitor.identity = admission.admit(visitor, asked)
         host.visitors.add(visitor)
         try:
-            admission.opened(connection)
+            admission.opened(visitor)
             yield
         finally:
             if visitor.ending is not None:
                 host.metrics.closes[visitor.ending.code] += 1
             visitor.left()
             host.visitors.discard(visitor)
-            host.application.closed(connection)
-            admission.released(connection)
+            host.application.closed(visitor)
+            admission.released(visitor)
             if visitor.place.through:
                 admission.places.disclaim(visitor.place)
 
@@ -247,15 +246,16 @@ class Web:
         cursor: Cursor | None,
         presence: bool = False,
     ) -> None:
-        await self.receive(visitor, Join(request.path_params["room"], cursor, presence))
+        room = request.path_params["room"]
+        asked = messages.checked(Join, room=room, after=cursor, presence=presence)
+        await self.handle(visitor, asked)
         if not visitor.rooms and visitor.ending is None:
             raise Refused(404, "there are no rooms at this stage")
 
-    async def receive(self, visitor: Visitor, message: Join | Publish) -> None:
+    async def handle(self, visitor: Visitor, message: Join | Publish) -> None:
         """Serve a message as a WebSocket's; whatever fails, there is an answer."""
-        text = messages.encode(message).decode()
         try:
-            await self.host.application.receive(visitor.as_connection(), text)
+            await self.host.application.handle(visitor, message)
         except BadMessage:
             raise
         except Exception:

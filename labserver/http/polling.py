@@ -15,7 +15,7 @@ from labserver.contract import messages, wire
 from labserver.contract.messages import Cursor, Joined
 from labserver.contract.wire import Chunk
 from labserver.http.visitor import Visitor
-from labserver.server.connection import SHUT, Shut
+from labserver.server.member import SHUT, Shut
 
 
 class Poll(Visitor):

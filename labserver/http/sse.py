@@ -27,7 +27,7 @@ from labserver.contract import closing, messages, wire
 from labserver.contract.closing import Close
 from labserver.contract.messages import Cursor, Joined
 from labserver.http.visitor import Visitor
-from labserver.server.connection import GOODBYE_TIMEOUT
+from labserver.server.member import GOODBYE_TIMEOUT
 
 # An EventSource comes back after a fixed time, and has no back-off: a crash would bring
 # everybody at once, and a short time would bring each of them again and again.

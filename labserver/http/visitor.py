@@ -1,15 +1,14 @@
 """A client without a WebSocket: one HTTP request, for as long as it lasts.
 
-It stands where a connection stands. Hub, application, admission and outbox see the few
-attributes that they use of one, so that rooms, rights, limits and losses are the same
-for everybody, and no way of sending exists twice.
+It is a :class:`~labserver.server.member.Member` as a WebSocket connection is, so that
+rooms, rights, limits and losses are the same for both, and no way of sending exists
+twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import cast
 
 from msgspec import Struct
 
@@ -17,7 +16,7 @@ from labserver.contract.closing import NORMAL, Close
 from labserver.contract.messages import Ack, Error
 from labserver.contract.tokens import ANONYMOUS
 from labserver.contract.wire import PLAIN, Variant
-from labserver.server.connection import GOODBYE_TIMEOUT, SHUT, LabConnection, Outbox
+from labserver.server.member import GOODBYE_TIMEOUT, SHUT, Outbox
 from labserver.server.places import Place
 from labserver.server.sockets import abort
 
@@ -53,14 +52,6 @@ class Visitor:
     def gone(self) -> bool:
         """Whether nothing goes out any more."""
         return self.ending is not None
-
-    def as_connection(self) -> LabConnection:
-        """Return itself as what the seams call it.
-
-        A Protocol would have to name a dozen attributes in every stage, and hide there
-        what a connection is.
-        """
-        return cast(LabConnection, self)
 
     def reply(self, message: Struct) -> None:
         """Take an answer."""

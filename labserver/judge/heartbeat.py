@@ -7,7 +7,8 @@ import time
 from contextlib import AsyncExitStack
 
 from labserver.judge.world import World, connection_of, must, peer, stalled, until
-from labserver.server.connection import PING, LabConnection, Outbox
+from labserver.server.connection import PING, LabConnection
+from labserver.server.member import Outbox
 from labserver.server.server import LabServer
 
 INTERVAL = 0.5

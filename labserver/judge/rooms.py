@@ -10,7 +10,7 @@ from functools import partial
 from labserver.contract.wire import Chunk
 from labserver.judge.oracle import Oracle
 from labserver.judge.world import World, connection_of, must, peer
-from labserver.server.connection import Outbox
+from labserver.server.member import Outbox
 from labserver.server.server import LabServer
 
 

@@ -17,7 +17,7 @@ from labserver.contract.closing import TOKEN_EXPIRED
 from labserver.contract.tokens import ANONYMOUS, Identity
 from labserver.errors import Refused
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.server.connection import LabConnection
+from labserver.server.member import Member
 from labserver.server.parts import Parts
 from labserver.settings import Settings
 from labserver.stages.auth import TokenAdmission, _tokens
@@ -32,10 +32,10 @@ class AcceptThenCheck(TokenAdmission):
         except Refused:
             return ANONYMOUS
 
-    def opened(self, connection: LabConnection) -> None:
-        if connection.identity is ANONYMOUS:
-            connection.end(TOKEN_EXPIRED)
-        super().opened(connection)
+    def opened(self, member: Member) -> None:
+        if member.identity is ANONYMOUS:
+            member.end(TOKEN_EXPIRED)
+        super().opened(member)
 
 
 class AlgorithmFromToken(TokenAdmission):
@@ -81,7 +81,7 @@ class NoOriginCheck(TokenAdmission):
 class ExpiryOnce(TokenAdmission):
     """Look at the token's expiry in the handshake, and never again."""
 
-    def opened(self, connection: LabConnection) -> None:
+    def opened(self, member: Member) -> None:
         pass
 
 

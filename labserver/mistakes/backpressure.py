@@ -12,8 +12,9 @@ from labserver.contract import wire
 from labserver.contract.messages import Event
 from labserver.contract.wire import Chunk
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.server.connection import LabConnection, Outbox
+from labserver.server.connection import LabConnection
 from labserver.server.hub import Hub, Room
+from labserver.server.member import Outbox, Reader
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Application, Lab, Parts
 from labserver.settings import Settings
@@ -72,8 +73,9 @@ class AwaitedSends:
                 shared = wire.chunk(variant, name, events)
                 for member in list(members):
                     member.outbox.deliver(shared)
-                    with contextlib.suppress(ConnectionError):
-                        await member.drain()
+                    if isinstance(member, LabConnection):
+                        with contextlib.suppress(ConnectionError):
+                            await member.drain()
 
 
 def await_in_the_loop(parts: Parts, settings: Settings) -> Parts:
@@ -85,7 +87,7 @@ def await_in_the_loop(parts: Parts, settings: Settings) -> Parts:
     return replace(parts, application=application)
 
 
-Made = Callable[[Settings, LabConnection, Metrics], Outbox]
+Made = Callable[[Settings, Reader, Metrics], Outbox]
 
 
 def _outbox(made: Made) -> Extend:

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from websockets.http11 import Request
 
-from labserver.contract.messages import Refreshed
+from labserver.contract.messages import ClientMessage, Refreshed
 from labserver.contract.tokens import Identity
 from labserver.mistakes.mistake import Mistake
 from labserver.server.connection import LabConnection
+from labserver.server.member import Member
 from labserver.server.parts import Admission, Application, Lab, Parts
 from labserver.settings import Settings
 
@@ -22,21 +23,24 @@ class UnguardedParse:
     def __init__(self, application: Application) -> None:
         self.application = application
 
-    async def receive(self, connection: LabConnection, text: str) -> None:
+    async def receive(self, member: Member, text: str) -> None:
         json.loads(text)
-        await self.application.receive(connection, text)
+        await self.application.receive(member, text)
 
-    def closed(self, connection: LabConnection) -> None:
-        self.application.closed(connection)
+    async def handle(self, member: Member, message: ClientMessage) -> None:
+        await self.application.handle(member, message)
+
+    def closed(self, member: Member) -> None:
+        self.application.closed(member)
 
 
 class DoubleNumbers(UnguardedParse):
     """Parse what is passed on, as JavaScript does: every number is a double."""
 
-    async def receive(self, connection: LabConnection, text: str) -> None:
+    async def receive(self, member: Member, text: str) -> None:
         with contextlib.suppress(ValueError):  # the application says what is wrong
             text = json.dumps(json.loads(text, parse_int=float))
-        await self.application.receive(connection, text)
+        await self.application.receive(member, text)
 
 
 class NoSizeLimit:
@@ -46,18 +50,19 @@ class NoSizeLimit:
         self.admission = admission
         self.places = admission.places
 
-    def admit(self, connection: LabConnection, request: Request) -> Identity:
-        connection.protocol.max_message_size = None
-        return self.admission.admit(connection, request)
+    def admit(self, member: Member, request: Request) -> Identity:
+        if isinstance(member, LabConnection):
+            member.protocol.max_message_size = None
+        return self.admission.admit(member, request)
 
-    def opened(self, connection: LabConnection) -> None:
-        self.admission.opened(connection)
+    def opened(self, member: Member) -> None:
+        self.admission.opened(member)
 
-    def released(self, connection: LabConnection) -> None:
-        self.admission.released(connection)
+    def released(self, member: Member) -> None:
+        self.admission.released(member)
 
-    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
-        return self.admission.refresh(connection, token)
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
+        return self.admission.refresh(member, token)
 
 
 def unguarded_parse(parts: Parts, settings: Settings) -> Parts:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from labserver.contract import wire
 from labserver.contract.messages import Cursor, Event, Join, Joined
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.server.connection import LabConnection
+from labserver.server.member import Member
 from labserver.server.parts import Broker, History, Parts, Position
 from labserver.settings import Settings
 from labserver.stages.resume import RecentHistory
@@ -44,38 +44,38 @@ class PartialReplay(RecentHistory):
 class ReplayThenSubscribe(RoomsApplication):
     """First read what was missed, then start to listen."""
 
-    async def join(self, connection: LabConnection, message: Join) -> None:
+    async def join(self, member: Member, message: Join) -> None:
         lab, name = self.lab, message.room
-        self.check_claim(connection, name, message.ref)
+        self.check_claim(member, name, message.ref)
         after = None if message.after is None else message.after.seq
         position = await lab.broker.read(name, after)
         missed = lab.history.missed(message.after, position)
         await lab.broker.subscribe(name)
         await lab.broker.read(name, None)  # what is live begins here, not there
-        with lab.hub.joining(connection, name) as room:
+        with lab.hub.joining(member, name) as room:
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
-            lab.hub.add(connection, room, joined, missed or ())
+            lab.hub.add(member, room, joined, missed or ())
 
 
 class LiveOvertakesReplay(RoomsApplication):
     """Join first, and send what was missed when there is time."""
 
-    async def join(self, connection: LabConnection, message: Join) -> None:
+    async def join(self, member: Member, message: Join) -> None:
         lab, name = self.lab, message.room
-        self.check_claim(connection, name, message.ref)
+        self.check_claim(member, name, message.ref)
         after = None if message.after is None else message.after.seq
-        with lab.hub.joining(connection, name) as room:
+        with lab.hub.joining(member, name) as room:
             await lab.broker.subscribe(name)
             position = await lab.broker.read(name, after)
             missed = lab.history.missed(message.after, position)
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
-            lab.hub.add(connection, room, joined, ())
+            lab.hub.add(member, room, joined, ())
         for event in missed or ():
-            connection.outbox.deliver(wire.chunk(connection.variant, name, [event]))
+            member.outbox.deliver(wire.chunk(member.variant, name, [event]))
 
 
 class Ageless(RecentHistory):

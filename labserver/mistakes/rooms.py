@@ -11,8 +11,8 @@ from dataclasses import replace
 from labserver.contract import wire
 from labserver.contract.messages import Event, Join
 from labserver.mistakes.mistake import Extend, Mistake
-from labserver.server.connection import LabConnection
 from labserver.server.hub import Room
+from labserver.server.member import Member
 from labserver.server.parts import Lab, Parts
 from labserver.settings import Settings
 from labserver.stages.rooms import RoomsApplication
@@ -23,7 +23,7 @@ log = logging.getLogger("labserver")
 class RoomsNeverForgotten(RoomsApplication):
     """Clean up on ``leave``, and forget that people just go."""
 
-    def closed(self, connection: LabConnection) -> None:
+    def closed(self, member: Member) -> None:
         pass
 
 
@@ -51,11 +51,11 @@ class ListenerPerJoin(OwnFanOut):
 
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
         super().__init__(lab, rooms_limit)
-        self.listeners: defaultdict[str, list[LabConnection]] = defaultdict(list)
+        self.listeners: defaultdict[str, list[Member]] = defaultdict(list)
 
-    async def join(self, connection: LabConnection, message: Join) -> None:
-        await super().join(connection, message)
-        self.listeners[message.room].append(connection)
+    async def join(self, member: Member, message: Join) -> None:
+        await super().join(member, message)
+        self.listeners[message.room].append(member)
 
     def send(self, room: Room, events: Sequence[Event]) -> None:
         for listener in self.listeners[room.name]:

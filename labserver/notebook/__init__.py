@@ -45,8 +45,8 @@ from labserver.notebook.transports import three_ways
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 from labserver.notebook.vanishing import expected, vanished
 
-# The prediction of somebody who made none; a chapter's "Predict" sets it anew. It is
-# here so that a chapter can be run from its middle.
+# The prediction of a learner who made none; the "Predict" cell of a chapter sets it. It
+# is also here, so that a chapter can be run from its middle.
 my_guess: float | None = None
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Somebody goes away, something is said, and he comes back with a cursor."""
+"""A client goes away, messages are published, and it comes back with a cursor."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from labserver.processes.cluster import Replica
 async def absence(
     server: Replica, messages: int, room: str = "lobby"
 ) -> tuple[Message, list[int]]:
-    """Say something while Bob is away.
+    """Publish messages while Bob is away.
 
     Args:
         server: The server.
-        messages: How many messages are said meanwhile.
-        room: In which room.
+        messages: How many messages are published meanwhile.
+        room: The room.
 
     Returns:
-        The ``joined`` that welcomes him back, and the seqs of what is replayed.
+        The ``joined`` that Bob gets when he comes back, and the seqs of the replayed
+        messages.
 
     """
     async with connected(server, "ann", room) as ann:
@@ -35,16 +36,16 @@ async def absence(
         await ann.messages(messages + 1)
         async with connected(server, "bob") as bob:
             joined = await bob.join(room, after=cursor)
-            await bob.ask(type="ping")  # what was sent to him came before the pong
+            await bob.ask(type="ping")  # earlier messages arrive before the pong
             return joined, [message["seq"] for message in bob.of("message")]
 
 
 async def losses(stage: str, away: Sequence[int], **options: Any) -> list[int]:
-    """Return how many messages an absence costs, for each number of messages said.
+    """Return how many messages are lost by absences of several lengths.
 
     Args:
         stage: Last stage of the server.
-        away: How many messages are said during each absence.
+        away: Of each absence, how many messages are published meanwhile.
         options: As for :func:`running`.
 
     """

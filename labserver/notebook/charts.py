@@ -1,7 +1,8 @@
-"""Pictures: made without pyplot, so that no cell can spoil another's.
+"""Pictures made without pyplot, so that no cell can change the picture of another.
 
-White ground and fixed colours, readable in a dark theme and without colour vision
-(Okabe and Ito's palette). Lines are named where they end.
+Pictures have a white ground and fixed colours (Okabe and Ito's palette), so that they
+are readable in a dark theme and with colour blindness. Lines have their names at their
+ends.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from labserver.load.pictures.style import COLOURS, GRID, INK, plain
 WIDTH = 7.2  # inches; 720 pixels in a notebook
 DPI = 100
 SHARP = 1.6  # pixels stored for each shown
-STORED_COLOURS = 64  # a third of the bytes, and nobody sees it
+STORED_COLOURS = 64  # a third of the bytes, without a visible difference
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
 class Picture:
-    """A figure that shows itself, and says in words what it shows."""
+    """A figure that a cell shows, with a description in words."""
 
     def __init__(self, figure: Figure, words: str) -> None:
         self.figure = figure
@@ -36,7 +37,7 @@ class Picture:
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         file = BytesIO()
-        # Without the version in it, the same picture is the same file.
+        # Without the version of matplotlib, equal pictures are equal files.
         self.figure.savefig(file, dpi=DPI * SHARP, metadata={"Software": None})
         image = Image.open(file).convert("RGB").quantize(STORED_COLOURS)
         file = BytesIO()
@@ -72,15 +73,15 @@ def curves(
 
     Args:
         lines: By name, the values along x and y.
-        title: What the picture says.
-        x: Label with unit.
-        y: Label with unit.
+        title: Title of the picture.
+        x: Label of the x axis, with unit.
+        y: Label of the y axis, with unit.
         log: Whether both axes are logarithmic.
-        steps: Whether a value holds until the next.
-        points: Whether each value is marked.
-        marks: By name, places on the x axis.
-        peaks: Whether each line is named at its highest point, not at its end.
-        height: In inches.
+        steps: Whether a value holds until the next one.
+        points: Whether each value gets a dot.
+        marks: Places on the x axis to mark, by name.
+        peaks: Whether a line has its name at its highest point, not at its end.
+        height: Height in inches.
 
     """
     figure, axes = _axes(title, height)
@@ -184,7 +185,7 @@ def _name_ends(axes: Axes, lines: Mapping[str, Curve]) -> None:
 def bars(
     panels: Mapping[str, Mapping[str, float]], *, title: str, height: float = 2.0
 ) -> Picture:
-    """Draw one panel of horizontal bars a measure; its name carries the unit."""
+    """Draw a panel of horizontal bars for each measure; its name has the unit."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     words = []
@@ -217,7 +218,7 @@ def layers(
     y: str,
     height: float = 3.0,
 ) -> Picture:
-    """Draw panels of layers that lie on one another, with one scale.
+    """Draw panels of stacked areas, with the same scale.
 
     Args:
         panels: By name, the values along x and, by layer, those along y.
@@ -271,11 +272,11 @@ def lanes(
     """Draw sequences as rows of boxes, coloured by kind.
 
     Args:
-        rows: By name, the kinds in order; ``""`` leaves a box empty.
-        kinds: What each kind means.
+        rows: For each name, the kinds in order; ``""`` leaves a box empty.
+        kinds: Legend of each kind.
         title: What the picture says.
         x: Label.
-        height: In inches; by default, as many rows need.
+        height: Height in inches; 0 for as much as the rows need.
 
     """
     figure, axes = _axes(title, height or 1.35 + 0.42 * len(rows))

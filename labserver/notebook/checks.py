@@ -1,4 +1,4 @@
-"""The verdict on an exercise: yours, expected, where to look, and why."""
+"""The verdict on an exercise: your results, the expected ones, and a hint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from labserver.notebook.twins import Twins, compare_mistake
 
 Answer = Callable[..., Any]
 
-SHOWN_LIMIT = 3  # cases that a verdict shows
-WIDTH = 120  # characters of a value in it
+SHOWN_LIMIT = 3  # failed cases that a verdict shows
+WIDTH = 120  # characters of a value in a verdict
 
 
 class UnknownExercise(LabError):
@@ -25,7 +25,7 @@ class UnknownExercise(LabError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: what was given, what came out, what should have."""
+    """One case as text: arguments, your result, expected result."""
 
     given: str
     yours: str
@@ -38,12 +38,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`check` says. It shows itself at the end of a cell.
+    """The result of :func:`check`. A cell shows it as text.
 
     Attributes:
-        solved: Whether there is an answer at all.
-        outcomes: Each case.
-        reason: Why a well-known wrong answer is wrong; empty for any other.
+        solved: Whether the function has a body at all.
+        outcomes: The outcome of each case.
+        reason: Why a well-known wrong answer is wrong; empty for other answers.
 
     """
 
@@ -69,7 +69,7 @@ class Verdict:
         if not self.solved:
             return (
                 f"○ **`{name}` is not solved yet.** Nothing below depends on it; "
-                "the hint is above, and the solution under it."
+                "the hint is above, with the solution below it."
             )
         if self.passed:
             return f"✓ **Right**, all {total} cases. {self.exercise.praise}"
@@ -93,7 +93,7 @@ def check(answer: Answer) -> Verdict:
     """Return the verdict on the answer to the exercise of the same name.
 
     Raises:
-        UnknownExercise: No exercise is called like the function.
+        UnknownExercise: No exercise has the function's name.
 
     """
     name = getattr(answer, "__name__", repr(answer))
@@ -113,7 +113,7 @@ def check(answer: Answer) -> Verdict:
     ]
     reason = ""
     if not all(outcome.right for outcome in outcomes):
-        # A wrong answer is recognised by what it does, not by how it is written.
+        # A wrong answer is recognised by its results, not by its code.
         reason = next(
             (
                 mistake.reason
@@ -126,14 +126,14 @@ def check(answer: Answer) -> Verdict:
 
 
 def results(exercise: Exercise, answer: Answer) -> list[str]:
-    """Return what an answer makes of each case, as text; also its exceptions."""
+    """Return the result of an answer for each case, as text; also exceptions."""
     made = []
     for case in exercise.cases:
         given = copy.deepcopy(case.given)
         try:
             result = answer(*given)
             made.append(repr(exercise.outcome(result, given)))
-        except Exception as exc:  # whatever a learner's code does is a result
+        except Exception as exc:  # an exception of a learner's code is a result, too
             made.append(f"{type(exc).__name__}: {exc}")
     return made
 
@@ -155,7 +155,7 @@ def _code(text: str) -> str:
 
 
 class Comparison:
-    """A prediction beside what happened."""
+    """A prediction and the measured value."""
 
     def __init__(self, predicted: float | None, happened: float, unit: str) -> None:
         self.predicted = predicted
@@ -188,9 +188,10 @@ def compare(
 ) -> Comparison | Awaitable[Twins]:
     """Return two things side by side.
 
-    With numbers, ``compare(predicted, happened, unit)``: a prediction, None for none,
-    beside what happened. With names, ``await compare(stage, mistake)``: what the same
-    probe sees on a stage and on its mistake, see :func:`compare_mistake`.
+    With numbers, ``compare(predicted, happened, unit)`` returns a prediction (None if
+    there is none) beside the measured value. With names,
+    ``await compare(stage, mistake)`` runs the same probe on a stage and on its mistake,
+    see :func:`compare_mistake`.
     """
     if isinstance(predicted, str) and isinstance(happened, str):
         return compare_mistake(predicted, happened)

@@ -1,4 +1,4 @@
-"""What a message costs a server, by the number of members who get it."""
+"""CPU time of the server for one message, by the size of the room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labserver.notebook.progress import progress
 from labserver.notebook.servers import running
 
 CPU = "process_cpu_seconds_total"
-MESSAGES = 30  # for each size of a room
+MESSAGES = 30  # for each size of room
 PAYLOAD = "x" * 150
 
 
@@ -23,8 +23,8 @@ class Costs:
     """CPU time of the server for one message, in microseconds.
 
     Attributes:
-        members: How many got it.
-        taken: What each message took then.
+        members: Sizes of the rooms.
+        taken: Microseconds for each message, by size.
 
     """
 
@@ -33,7 +33,7 @@ class Costs:
 
     @property
     def fit(self) -> tuple[float, float]:
-        """The line T = a + bN through them, as (a, b), by least squares."""
+        """The fitted line T = a + bN as (a, b), by least squares."""
         slope, start = np.polyfit(self.members, self.taken, 1)
         return float(start), float(slope)
 
@@ -53,7 +53,7 @@ async def costs(
     members: Sequence[int] = (1, 20, 40, 60, 80),
     **options: Any,
 ) -> Costs:
-    """Measure what a message costs, one at a time, for rooms of several sizes.
+    """Measure the CPU time of messages sent one at a time, in rooms of several sizes.
 
     Args:
         stage: Last stage of the server.
@@ -67,7 +67,7 @@ async def costs(
             peers = all_[:size]
             room = f"room-{size}"
             await asyncio.gather(*(peer.join(room) for peer in peers))
-            # Asking for a figure costs CPU time, too.
+            # Reading a metric takes CPU time, too.
             first, before = await server.metric(CPU), await server.metric(CPU)
             heard = len(peers[-1].of("message"))
             for number in range(1, MESSAGES + 1):

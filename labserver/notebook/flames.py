@@ -1,8 +1,8 @@
 """A flame graph of a few functions, sampled in this process.
 
-The width of a box is the part of the samples in which a function was running or had
-called what was; a box lies on the one that called it. A function written in C has no
-box of its own: its time is its caller's.
+The width of a box is the share of samples in which its function, or a function called
+by it, was running. A box is drawn above its caller. A function written in C has no box:
+its time is counted for its caller.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from labserver.load.pictures.style import COLOURS, INK
 from labserver.notebook.charts import WIDTH, Picture
 
 EVERY = 0.001  # seconds between two samples
-NARROW = 0.05  # a box with less of the width has no name
+NARROW = 0.05  # share of the width below which a box has no name
 Stack = tuple[str, ...]
 
 
 @contextmanager
 def _sampled(stacks: Counter[Stack], root: str) -> Iterator[None]:
-    """Count what runs under a function, for as long as the block lasts."""
+    """Sample the stacks below the function called ``root`` until the block ends."""
 
     def sample(number: int, frame: FrameType | None) -> None:
         names = []
@@ -51,12 +51,12 @@ def _sampled(stacks: Counter[Stack], root: str) -> Iterator[None]:
 def flames(
     functions: Mapping[str, Callable[[], object]], *, title: str, seconds: float = 0.8
 ) -> Picture:
-    """Run functions, again and again, and draw where their time went.
+    """Call functions repeatedly, and draw where their time goes.
 
     Args:
-        functions: By name; each is called for ``seconds``.
-        title: What the picture says.
-        seconds: How long each is sampled.
+        functions: Functions by name; each is called again and again for ``seconds``.
+        title: Title of the picture.
+        seconds: Seconds for each function.
 
     """
     figure = Figure(figsize=(WIDTH, 2.0 * len(functions) + 0.5), layout="constrained")

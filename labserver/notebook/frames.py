@@ -1,6 +1,7 @@
 """Frames taken apart: fields as a table, and one frame as a picture of bits and bytes.
 
-RFC 6455 section 5.2. Read by hand and not by ``websockets``, so that nothing is hidden.
+See RFC 6455 section 5.2. The parser does not use ``websockets``, so that a learner can
+read all of it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class Frame:
 
     Attributes:
         head: The first two bytes.
-        longer: Further bytes of the length: 0, 2 or 8.
-        mask: 4 bytes, or none.
-        sent: The payload as it is on the wire.
+        longer: Further bytes of the length: 0, 2 or 8 of them.
+        mask: The 4 bytes of the mask, or none.
+        sent: The payload as it is on the wire, perhaps masked.
 
     """
 
@@ -67,7 +68,7 @@ class Frame:
 
     @property
     def parts(self) -> list[tuple[str, bytes]]:
-        """The bytes after the first two, by name; what is absent is left out."""
+        """Names and bytes of the parts after the first two bytes, if present."""
         payload = "payload, masked" if self.mask else "payload"
         named = (
             ("more length", self.longer),
@@ -78,7 +79,7 @@ class Frame:
 
 
 class Frames(list[Frame]):
-    """Frames that show themselves as a table."""
+    """Frames that a cell shows as a table."""
 
     def __repr__(self) -> str:
         return "; ".join(
@@ -106,7 +107,7 @@ def take_apart(data: bytes) -> Frames:
     """Return the frames that bytes consist of.
 
     Raises:
-        ValueError: The last one is not complete.
+        ValueError: The last frame is not complete.
 
     """
     frames = Frames()
@@ -132,7 +133,7 @@ def _first(data: bytes) -> Frame:
 
 
 def frame_map(frame: Frame, *, title: str) -> Picture:
-    """Draw a frame: its first two bytes bit by bit, all of it byte by byte."""
+    """Draw a frame: the first two bytes bit by bit, then all of it byte by byte."""
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=8)

@@ -1,8 +1,9 @@
 """What a server's work costs on this machine: short runs, and a model fitted to them.
 
-Two replicas share a Redis. The publisher is on the first, the members are on the
-second, so that what publishing costs is told from what hearing and delivering cost. In
-some runs somebody on the first listens too: then Redis sends two copies.
+Two replicas share a Redis. The publisher is on the first replica and the members are on
+the second, so the cost of publishing is measured apart from the costs of receiving and
+delivering. In some runs the first replica has a member, too; then Redis sends each
+message to both.
 """
 
 from __future__ import annotations
@@ -29,30 +30,30 @@ from labserver.processes.cluster import Cluster, Replica
 CPU = "process_cpu_seconds_total"
 MEMORY = "process_resident_memory_bytes"
 SECONDS = 0.4  # of each run
-PATIENCE = 10.0  # seconds in which a crowd is there
+PATIENCE = 10.0  # seconds until all readers must be connected
 AT_ONCE = 50  # connections that are opened together
 ROOM = "ledger"
 
 
 _fitted: list[Costs] = []
-# Members, messages a second at most, replicas that hear them, others that Redis tells.
+# Members, messages a second at most, replicas that receive them, other subscribers.
 LOADS = ((1, 20), (1, 500), (100, 100), (100, 500), (1, 500, 2, 16))
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one of each costs, in seconds of one core; a connection in bytes.
+    """Costs of one operation each, in seconds of one core; of a connection in bytes.
 
     Attributes:
-        publish: To the publisher's replica, with the wait for Redis left out.
-        heard: To each replica with a member in the room, whatever their number.
-        delivery: To that replica, for each member.
-        handshake: With its token; no room joined.
-        ping: A heartbeat: a ping and its pong.
-        redis_publish: To Redis: number, keep.
-        redis_copy: To Redis, for each replica that hears it.
-        connection: Resident bytes of a server for each that is idle.
-        background: Share of a core that a server uses for itself.
+        publish: For the publisher's replica, without the wait for Redis.
+        heard: For each replica with members in the room, independent of their number.
+        delivery: For that replica, for each member.
+        handshake: Including the check of its token, without a join.
+        ping: A ping and its pong.
+        redis_publish: For Redis, to number and keep a message.
+        redis_copy: For Redis, for each replica that receives a message.
+        connection: Resident bytes of the server for each idle connection.
+        background: Share of a core that a server uses without any load.
 
     """
 
@@ -76,20 +77,20 @@ class Costs:
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: what was done, and the CPU seconds that it cost."""
+    """One run: what was done, and its CPU seconds by process."""
 
     members: int
     seconds: float
     published: int
-    copies: int  # replicas that heard each
-    listeners: int  # other connections that Redis sent it to
+    copies: int  # replicas that received each message
+    listeners: int  # other subscribers in Redis
     first: float
     second: float
     redis: float
 
 
 class Reader(asyncio.Protocol):
-    """A client that joins, answers pings, and throws away what it is told."""
+    """A client that joins, answers pings, and discards messages."""
 
     def __init__(self, server: Replica, room: str) -> None:
         self.protocol = ClientProtocol(parse_uri(server.url), max_size=None)
@@ -124,10 +125,10 @@ class Reader(asyncio.Protocol):
 
 @asynccontextmanager
 async def readers(server: Replica, count: int, room: str = "") -> AsyncIterator[None]:
-    """Connect readers; the block begins when the server has them all.
+    """Connect readers; the block begins when all are connected, and in the room.
 
     Raises:
-        TimeoutError: It has not, in ten seconds.
+        TimeoutError: They are not connected within ten seconds.
 
     """
     loop, place = asyncio.get_running_loop(), urlsplit(server.url)
@@ -151,7 +152,7 @@ async def readers(server: Replica, count: int, room: str = "") -> AsyncIterator[
 
 
 async def spent(cluster: Cluster, redis: Redis) -> tuple[float, float, float]:
-    """Return CPU seconds so far: of the first replica, the second, and Redis."""
+    """Return CPU seconds so far of the first replica, the second, and Redis."""
     first, second = [await each.metric(CPU) for each in cluster.replicas]
     info = await redis.info("cpu")
     return first, second, info["used_cpu_user"] + info["used_cpu_sys"]
@@ -167,8 +168,8 @@ async def run(
 ) -> Entry:
     """Publish on the first replica, for members on the second.
 
-    One message is under way at a time, so that no two are joined in one write: that
-    would be cheaper, and a busy machine would do it more often.
+    Only one message is in flight at a time, so that two are never joined in one write.
+    Joined writes are cheaper, and a busy machine would join more of them.
     """
     room, count = f"{ROOM}-{members}-{rate:g}-{copies}", 0
     first, second = cluster.replicas
@@ -191,7 +192,7 @@ async def run(
 
 @asynccontextmanager
 async def _listening(redis: Redis, count: int) -> AsyncIterator[None]:
-    """Have Redis send every message to so many more; what they get is not read."""
+    """Subscribe ``count`` connections to every channel of Redis; they never read."""
     async with AsyncExitStack() as stack:
         for _ in range(count):
             listener = await stack.enter_async_context(redis.pubsub())
@@ -210,15 +211,15 @@ async def _cluster() -> AsyncIterator[tuple[Cluster, Redis]]:
 
 
 async def entries(*loads: Sequence[float]) -> list[Entry]:
-    """Run loads on a new cluster, one after the other.
+    """Run loads on a new cluster, one after the other; return an entry for each.
 
     Args:
-        loads: Of each: members, publishes a second at most, and if there are more than
-            one, replicas that hear; then others to whom Redis sends each message.
+        loads: For each run: members, publishes a second at most, replicas that receive
+            the messages (1 by default), other subscribers in Redis (none by default).
 
     """
     async with _cluster() as (cluster, redis):
-        await run(cluster, redis, 1, 50)  # what happens only once is paid here
+        await run(cluster, redis, 1, 50)  # one-time costs must not be part of a run
         return [
             await run(cluster, redis, int(members), rate, *map(int, more))
             for members, rate, *more in progress(loads, "runs")
@@ -229,7 +230,7 @@ async def idle(count: int = 100) -> tuple[float, float, float]:
     """Return CPU seconds of a handshake and of a ping, and bytes of a connection."""
     interval = 0.2
     async with running("resume", without=["broker"], heartbeat_interval=interval) as s:
-        async with readers(s, 20):  # code and pools that the first ones fill
+        async with readers(s, 20):  # fills caches and pools, a one-time cost
             pass
         before = await s.metrics()
         async with readers(s, count):
@@ -246,10 +247,10 @@ async def idle(count: int = 100) -> tuple[float, float, float]:
 
 
 def fit(runs: Sequence[Entry], idle: tuple[float, float, float]) -> Costs:
-    """Return the costs that explain the runs best, in the least squares of errors.
+    """Return the costs that fit the runs best, by least squares.
 
-    Each CPU time is a sum: of the time itself (timers, looks at the metrics), of the
-    messages, of the deliveries. Nothing costs less than nothing.
+    The CPU time of a run is a sum of terms for its seconds (timers, requests for the
+    metrics), its messages and its deliveries. Negative costs become 0.
     """
 
     def solve(values: Sequence[float], *columns: Sequence[float]) -> list[float]:
@@ -267,7 +268,7 @@ def fit(runs: Sequence[Entry], idle: tuple[float, float, float]) -> Costs:
     more = [each.published * (each.copies - 1 + each.listeners) for each in runs]
     _, once, copy = solve([each.redis for each in runs], counts, more)
     handshake, ping, connection = idle
-    # There is one copy at least: it is in what Redis does for each message.
+    # Each message has at least one copy, so its cost is part of ``once``.
     costs = Costs(
         publish=publish,
         heard=heard,
@@ -284,14 +285,14 @@ def fit(runs: Sequence[Entry], idle: tuple[float, float, float]) -> Costs:
 
 
 async def this_machine() -> Costs:
-    """Return the costs that were fitted last; without any, measure first (7 s)."""
+    """Return the costs that were fitted last; measure them if there are none (7 s)."""
     if not _fitted:
         fit(await entries(*LOADS), await idle())
     return _fitted[-1]
 
 
 def predicted(costs: Costs, entry: Entry) -> float:
-    """Return the CPU seconds of both replicas that the model expects of a run."""
+    """Return the CPU seconds that the model predicts for both replicas of a run."""
     listeners = entry.members + entry.copies - 1
     each = costs.publish + entry.copies * costs.heard + listeners * costs.delivery
     return 2 * costs.background * entry.seconds + entry.published * each

@@ -1,8 +1,8 @@
-"""The six scenarios of ``loadtests``, run from a chapter: Locust is a process beside.
+"""The six scenarios of ``loadtests``, run from a chapter with Locust as a subprocess.
 
 Locust would replace the kernel's event loop, so it is never imported here. The run is a
-task of its own: cells look on, and whether they do or are interrupted, it ends by
-itself after a few seconds and stops all that it started.
+task of its own, and cells wait for it. It ends after a few seconds and stops its
+processes, also when a cell is interrupted.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from labserver.redis.embedded import end_with_parent
 FOLDER = Path(labserver.__file__).parent.parent / "loadtests"
 SECONDS = 2  # of load
 USERS = 40
-PATIENCE = 40.0  # seconds in which Locust is ready, loads, drains and draws
+PATIENCE = 40.0  # seconds for all of Locust's run: start, load, drain, summary
 TICK = 0.2
 PUBLISHED = "labserver_messages_published_total"
-# What it prints beside the summary of this lab: its own log, tables and folders.
+# Finds the lab's summary in Locust's output, between its log, tables and folders.
 SUMMARY = re.compile(r"^churn\n.*?^verdict .*?$", re.DOTALL | re.MULTILINE)
 
 
 class NoLoad(LabError):
-    """The load tests did not run; the message is what was said."""
+    """The load tests did not run; the message says why."""
 
 
 class Six:
@@ -46,13 +46,14 @@ class Six:
         self.task: asyncio.Task[None] | None = None
         self.listening = asyncio.Event()
         self.loaded = asyncio.Event()  # the first message was published
-        self.said = ""  # by Locust, when it is done
+        self.said = ""  # Locust's output, when it is done
 
     async def begin(self) -> None:
-        """Start two replicas, and Locust beside them; return when they listen.
+        """Start two replicas, then Locust; return when the replicas listen.
 
         Raises:
-            NoLoad: They did not start.
+            NoLoad: The load tests are not in this installation.
+            NotListening: A replica did not start.
 
         """
         if self.task is not None and not self.task.done():
@@ -64,7 +65,7 @@ class Six:
         await self._until(self.listening, "two replicas start")
 
     async def crowd(self) -> None:
-        """Wait until the first message was published; begin if nobody has.
+        """Wait until the first message was published; begin the run if there is none.
 
         Raises:
             NoLoad: Locust did not start.
@@ -84,10 +85,10 @@ class Six:
         line.say(f"{doing}: done")
 
     async def report(self) -> str:
-        """Return the summary as soon as Locust is done; begin if nobody has.
+        """Return the summary when Locust is done; begin the run if there is none.
 
         Raises:
-            NoLoad: There is none.
+            NoLoad: Locust printed no summary.
 
         """
         if self.task is None:
@@ -104,7 +105,7 @@ class Six:
         raise NoLoad(self.said.strip().rpartition("\n")[2] or "Locust said nothing")
 
     def _check(self) -> None:
-        """Raise what ended the run."""
+        """Raise the exception that ended the run, if any."""
         if self.task is not None and self.task.done() and not self.task.cancelled():
             self.task.result()
 

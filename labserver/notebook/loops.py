@@ -1,7 +1,8 @@
-"""Two ways to send the same load, and what can go wrong with whoever sends it.
+"""Closed and open loops of load, and errors of the load generator itself.
 
-A closed loop sends when the answer to the message before is there; an open loop sends
-when a message is due. Both note when each message was due, was sent and came back.
+A closed loop sends a message when the answer to the previous one has arrived; an open
+loop sends a message when it is due. Both record when each message was due, was sent and
+came back.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from labserver.processes.cluster import Replica
 RATE = 100  # messages a second
 STALL = 0.3  # seconds
 ANSWER_TIMEOUT = 5.0  # seconds
-BURN_PERIOD = 0.05  # seconds; a generator with other work does some of it each
+BURN_PERIOD = 0.05  # seconds; in each, a busy generator does some other work
 
 
 @dataclass
 class Trips:
-    """What became of each message of a run. Times are seconds since it began.
+    """The messages of a run. Times are in seconds since the run began.
 
     Attributes:
-        due: When each was to be sent.
-        sent: When it was.
-        back: When it came back; only those that did.
-        cpu: The generator's share of one core.
+        due: When each message was due.
+        sent: When each message was sent.
+        back: When each message came back, by number; lost messages are absent.
+        cpu: The generator's share of one core, from 0 to 1.
 
     """
 
@@ -53,29 +54,29 @@ class Trips:
 
     @property
     def from_sent(self) -> list[float]:
-        """Milliseconds from when each was sent to when it was back."""
+        """Milliseconds from sending to return, of each message that came back."""
         return [(at - self.sent[n]) * 1000 for n, at in self.back.items()]
 
     @property
     def from_due(self) -> list[float]:
-        """Milliseconds from when each was due to when it was back."""
+        """Milliseconds from due time to return, of each message that came back."""
         return [(at - self.due[n]) * 1000 for n, at in self.back.items()]
 
     @property
     def slip(self) -> list[float]:
-        """Milliseconds that the generator was late with each."""
+        """Milliseconds that the generator was late in sending each message."""
         pairs = zip(self.due, self.sent, strict=True)
         return [(sent - due) * 1000 for due, sent in pairs]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return what ``percent`` of the values do not exceed; 0 when there are none."""
+    """Return the value that ``percent`` of all values do not exceed; 0 if empty."""
     ranked = sorted(values)
     return ranked[max(0, -int(-len(ranked) * percent // 100) - 1)] if ranked else 0.0
 
 
 async def closed_loop(peer: Peer, rate: float, seconds: float) -> Trips:
-    """Send when a message is due *and* the one before came back."""
+    """Send a message when it is due *and* the previous one has come back."""
     trips, start = Trips(), time.monotonic()
     for number in range(round(rate * seconds)):
         due = start + number / rate
@@ -89,7 +90,7 @@ async def closed_loop(peer: Peer, rate: float, seconds: float) -> Trips:
 
 
 async def open_loop(peer: Peer, rate: float, seconds: float) -> Trips:
-    """Send when a message is due, whatever came back."""
+    """Send a message when it is due, whether others have come back or not."""
     trips, start = Trips(), time.monotonic()
     count, cpu = round(rate * seconds), time.process_time()
     for number in range(count):
@@ -105,7 +106,7 @@ async def open_loop(peer: Peer, rate: float, seconds: float) -> Trips:
 
 
 async def freeze(server: Replica, after: float, seconds: float) -> None:
-    """Stop a server's process for a while (SIGSTOP), as a long pause would."""
+    """After ``after`` seconds, stop a server's process for ``seconds`` (SIGSTOP)."""
     await asyncio.sleep(after)
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -118,7 +119,7 @@ async def freeze(server: Replica, after: float, seconds: float) -> None:
 async def through_a_stall(
     seconds: float = 2.0, stall: float = STALL, rate: float = RATE
 ) -> tuple[Trips, Trips]:
-    """Run both loops at once on a server that stalls; return closed, open."""
+    """Run both loops on a server that stalls; return results of closed, then open."""
     async with (
         running("backpressure") as server,
         connected(server, "closed", "closed") as waits,
@@ -133,9 +134,9 @@ async def through_a_stall(
 
 @asynccontextmanager
 async def other_work(share: float) -> AsyncIterator[None]:
-    """Take a share of this process's time, in pieces, for as long as the block lasts.
+    """Use a share of this process's time, in pieces, until the block ends.
 
-    As a generator does that parses, checks, logs and draws while it measures.
+    It imitates a generator that parses, checks, logs and draws while it measures.
     """
 
     async def burn() -> None:
@@ -154,7 +155,7 @@ async def other_work(share: float) -> AsyncIterator[None]:
 
 
 async def generators(*shares: float, seconds: float = 1.0) -> dict[float, Trips]:
-    """Measure one server by generators that have other work, one after the other."""
+    """Measure a server with generators that use ``shares`` of their time otherwise."""
     found = {}
     async with running("backpressure") as server:
         for share in shares:
@@ -167,13 +168,14 @@ async def generators(*shares: float, seconds: float = 1.0) -> dict[float, Trips]
 
 
 async def dawdling(*, messages: int = 80, **options: Any) -> Latencies:
-    """Measure delivery to a reader that takes half of what is published.
+    """Measure delivery to a reader that is too slow for half of the messages.
 
-    Messages of 8 kB, 10 ms apart; the reader takes one in 20 ms, and goes on until
-    nothing comes any more. Latency is counted from when each was due.
+    Messages of 8 kB are published every 10 ms. The reader reads one every 20 ms, until
+    none has come for a second. Latency is counted from the time at which a message was
+    due.
 
     Args:
-        messages: How many are published.
+        messages: How many messages are published.
         options: As for :func:`running`.
 
     """
@@ -205,7 +207,7 @@ async def dawdling(*, messages: int = 80, **options: Any) -> Latencies:
 
 @asynccontextmanager
 async def _small_reader(server: Replica) -> AsyncIterator[ClientConnection]:
-    """Connect and enter the lobby, with as little room for what waits as can be."""
+    """Connect and join the lobby, with the smallest possible buffers."""
     place = urlsplit(server.url)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
@@ -222,7 +224,7 @@ async def _small_reader(server: Replica) -> AsyncIterator[ClientConnection]:
 
 
 def stall_picture(closed: Trips, opened: Trips) -> Picture:
-    """Draw one stall as three measurements see it: each message, and percentiles."""
+    """Draw one stall in three measurements: every message, and percentiles."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     title = f"One stall of {STALL * 1000:.0f} ms: what each way of measuring sees of it"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)

@@ -1,4 +1,4 @@
-"""Peers that talk to a server: one, a crowd, one by hand, and one that falls silent."""
+"""Clients of a server: a plain one, a crowd, a raw socket, and one that never reads."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from labserver.processes.cluster import Replica
 
 Message = dict[str, Any]
 
-DEADLINE = 5.0  # seconds that a chapter waits for what must happen
+DEADLINE = 5.0  # seconds that a chapter waits for any event
 
 
 class Peer:
-    """A plain client that keeps what it is sent.
+    """A plain client that keeps the messages that it receives.
 
     Attributes:
         hello: The server's first message.
         received: Every message after it, in the order of arrival.
-        arrived: When each came, on :func:`time.monotonic`'s clock.
+        arrived: For each message, when it arrived, on :func:`time.monotonic`'s clock.
 
     """
 
@@ -51,12 +51,12 @@ class Peer:
 
     @property
     def payloads(self) -> list[Any]:
-        """What the rooms said, in the order of arrival."""
+        """Payloads of all room messages, in the order of arrival."""
         return [each["payload"] for each in self.of("message")]
 
     @property
     def heard(self) -> dict[Any, float]:
-        """What the rooms said, and when each came; for payloads that differ."""
+        """Time of arrival of each room message, by payload; payloads must differ."""
         pairs = zip(self.received, self.arrived, strict=True)
         return {m["payload"]: at for m, at in pairs if m.get("type") == "message"}
 
@@ -68,7 +68,7 @@ class Peer:
         """Send a message with a ``ref``; return the answer that carries it.
 
         Raises:
-            TimeoutError: There is none.
+            TimeoutError: No answer came within five seconds.
 
         """
         ref = f"r{next(self._refs)}"
@@ -80,12 +80,12 @@ class Peer:
         raise TimeoutError(f"no answer to {message['type']!r} within {DEADLINE:g} s")
 
     async def join(self, room: str, after: Message | None = None) -> Message:
-        """Enter a room; return the ``joined``."""
+        """Join a room; return the ``joined``. ``after`` is a cursor."""
         more = {"after": after} if after else {}
         return await self.ask(type="join", room=room, **more)
 
     async def publish(self, room: str, *payloads: Any) -> None:
-        """Publish in one write, so that the server finds all of it in one read."""
+        """Publish payloads in one write, so that the server reads them together."""
         protocol = self.connection.protocol
         for payload in payloads:
             message = {"type": "publish", "room": room, "payload": payload}
@@ -96,7 +96,12 @@ class Peer:
     async def until(
         self, condition: Callable[[], object], within: float = DEADLINE
     ) -> bool:
-        """Wait until a condition on what was received holds; say whether it came."""
+        """Wait until a condition holds, at most ``within`` seconds; return whether it
+        does.
+
+        The condition is checked whenever a message arrives.
+
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while not condition():
@@ -105,11 +110,11 @@ class Peer:
         return bool(condition())
 
     async def messages(self, count: int, within: float = DEADLINE) -> bool:
-        """Wait until rooms have said ``count`` messages; say whether they came."""
+        """Wait for ``count`` room messages in all; return whether they came in time."""
         return await self.until(lambda: len(self.of("message")) >= count, within)
 
     async def closed(self, within: float = DEADLINE) -> str:
-        """Wait for the end; return close code and reason."""
+        """Wait for the end of the connection; return code and reason, or ``"open"``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self.connection.wait_closed()
@@ -117,14 +122,14 @@ class Peer:
         return f"{code} {self.connection.close_reason}".rstrip() if code else "open"
 
     async def listen(self) -> None:
-        """Keep what comes, until the end."""
+        """Keep all messages that arrive, until the connection ends."""
         with contextlib.suppress(ConnectionClosed):
             async for text in self.connection:
                 arrived = time.monotonic()
                 try:
                     message = from_json(text)
                 except (ValueError, RecursionError):
-                    continue  # no message of anybody may end the listening
+                    continue  # a malformed message must not end this loop
                 self.arrived.append(arrived)
                 self.received.append(message)
                 self._news.set()
@@ -140,14 +145,14 @@ async def connected(
     rooms: Sequence[str] | None = None,
     ttl: float = 3600,
 ) -> AsyncIterator[Peer]:
-    """Connect with a token, and enter a room if one is named.
+    """Connect with a token, and join a room if one is named.
 
     Args:
         server: The server.
         user: Name in the token.
-        room: Room to enter.
-        rooms: Rooms that the token opens; None for every room.
-        ttl: Seconds that the token is good for.
+        room: Room to join; ``""`` for none.
+        rooms: Rooms that the token allows; None for every room.
+        ttl: Seconds until the token expires.
 
     """
     headers = {"Authorization": f"Bearer {server.token(user, rooms, ttl)}"}
@@ -167,7 +172,7 @@ async def connected(
             yield peer
         finally:
             task.cancel()
-            # Awaited itself, its cancellation could not be told from this one's.
+            # ``await task`` could not tell its cancellation from our own.
             await asyncio.gather(task, return_exceptions=True)
 
 
@@ -185,7 +190,7 @@ async def crowd(
 
 
 class RawSocket:
-    """Bytes to and from a server, with nothing in between."""
+    """A TCP connection to a server, without any WebSocket library."""
 
     def __init__(
         self,
@@ -198,17 +203,17 @@ class RawSocket:
         self.writer = writer
 
     async def send(self, data: str | bytes) -> None:
-        """Send bytes, or text as they stand for in HTTP."""
+        """Send bytes, or text in the encoding of HTTP heads (Latin-1)."""
         self.writer.write(data.encode("latin-1") if isinstance(data, str) else data)
         await self.writer.drain()
 
     async def read(self, within: float = DEADLINE) -> bytes:
-        """Return what comes next; ``b""`` is the end of the connection."""
+        """Return the next bytes; ``b""`` at the end of the connection."""
         async with asyncio.timeout(within):
             return await self.reader.read(65536)
 
     async def upgrade(self) -> str:
-        """Ask for a WebSocket; return the response, and read past the ``hello``."""
+        """Ask for a WebSocket, read past the ``hello``, and return the response."""
         await self.send(asked(self.server, {}))
         response = await self.response()
         await self.frames(1)
@@ -220,7 +225,7 @@ class RawSocket:
         await self.send(frame.serialize(mask=True))
 
     async def frames(self, count: int, within: float = DEADLINE) -> bytes:
-        """Return the next ``count`` frames, whole, as bytes; a server masks nothing."""
+        """Return the bytes of the next ``count`` frames; a server's are not masked."""
         frames = b""
         async with asyncio.timeout(within):
             for _ in range(count):
@@ -232,14 +237,14 @@ class RawSocket:
         return frames
 
     async def response(self) -> str:
-        """Return the head of an HTTP response, to its empty line."""
+        """Return the head of an HTTP response, up to and with its empty line."""
         async with asyncio.timeout(DEADLINE):
             return (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
 
 
 @asynccontextmanager
 async def raw(server: Replica) -> AsyncIterator[RawSocket]:
-    """Open a TCP connection to a server, and say nothing yet."""
+    """Open a TCP connection to a server, and send nothing."""
     reader, writer = await asyncio.open_connection(*_place(server))
     try:
         yield RawSocket(server, reader, writer)
@@ -250,7 +255,7 @@ async def raw(server: Replica) -> AsyncIterator[RawSocket]:
 
 
 async def upgrade(server: Replica, **headers: str) -> str:
-    """Ask for a WebSocket; return the status line and the body of a refusal.
+    """Ask for a WebSocket; return the status line, and the body if it is a refusal.
 
     Args:
         server: The server.
@@ -287,21 +292,21 @@ async def silent(
 ) -> AsyncIterator[list[socket.socket]]:
     """Connect peers that never read again, as if their network had vanished.
 
-    Their machine still acknowledges what TCP sends, until its buffer is full: nothing
-    but an answer that does not come can betray them.
+    Their kernel still acknowledges TCP segments until its buffer is full, so the server
+    can only notice them by answers that do not come.
 
     Args:
         server: The server.
-        count: How many.
-        room: Room that they enter first.
-        receive_buffer: ``SO_RCVBUF``; 0 for the kernel's choice.
+        count: How many peers.
+        room: Room that they join first; ``""`` for none.
+        receive_buffer: ``SO_RCVBUF`` in bytes; 0 for the kernel's choice.
 
     """
     async with AsyncExitStack() as stack:
         sockets = []
         for number in range(1, count + 1):
             sock = stack.enter_context(socket.socket())
-            if receive_buffer:  # the window is settled when the connection is made
+            if receive_buffer:  # must be set before the connection is made
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             async with asyncio.timeout(DEADLINE):
                 await _greet(sock, server, f"silent-{number}", room)
@@ -310,7 +315,7 @@ async def silent(
 
 
 async def _greet(sock: socket.socket, server: Replica, user: str, room: str) -> None:
-    """Shake hands, enter a room, and read no further than the ``joined``."""
+    """Shake hands, join a room, and read no further than the ``joined``."""
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
     await loop.sock_connect(sock, _place(server))

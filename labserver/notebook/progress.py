@@ -1,4 +1,4 @@
-"""One line that says how far a long cell is."""
+"""A line that shows the progress of a long cell."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Line:
         self.handle: Any = None
 
     def say(self, text: str) -> None:
-        """Show a text instead of the one before."""
+        """Show a text in place of the previous one."""
         words = {"text/plain": text}
         if self.handle is None:
             self.handle = _display(words, raw=True, display_id=True)
@@ -35,8 +35,8 @@ def progress(steps: Collection[Step], doing: str) -> Iterator[Step]:
     """Yield each step, and show how many are done.
 
     Args:
-        steps: What to go through.
-        doing: What is done, such as ``"publishing"``.
+        steps: Values to yield, in order.
+        doing: Name of the work, such as ``"publishing"``.
 
     """
     line, total = Line(), len(steps)

@@ -1,4 +1,4 @@
-"""Several replicas on one Redis: what two people see, and what a message costs."""
+"""Several replicas on one Redis: the order that clients see, and bytes from Redis."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BYTES = "total_net_output_bytes"
 
 
 async def duet(mistake: str = "", messages: int = 10) -> tuple[list[str], list[str]]:
-    """Let Ann and Bob talk at the same moments, on two replicas.
+    """Let Ann and Bob publish at the same moments, on two replicas.
 
     Args:
         mistake: A well-known mistake of stage broker.
-        messages: How many each says.
+        messages: How many messages each of them publishes.
 
     Returns:
-        What Ann's screen shows, and what Bob's.
+        The messages on Ann's screen, and those on Bob's.
 
     """
     async with running_cluster(2, "broker", mistake=mistake) as cluster:
@@ -46,14 +46,14 @@ async def duet(mistake: str = "", messages: int = 10) -> tuple[list[str], list[s
 
 
 async def said(peer: Peer, room: str) -> int:
-    """Publish until it is stored, and wait until the room said it; return its seq.
+    """Publish a message, wait until the peer has it or a gap for it; return its seq.
 
-    A laptop that sleeps loses its link to Redis, and with it what was on the way:
-    then the room says that, with a ``gap``.
+    Publishing is repeated while the broker is down. When a laptop sleeps, its link to
+    Redis is lost together with the messages on it; the room then gets a ``gap``.
 
     Raises:
-        RuntimeError: It is refused, or Redis stays away.
-        TimeoutError: The room says neither.
+        RuntimeError: The message is refused, or the broker stays down for five seconds.
+        TimeoutError: Neither the message nor a gap arrives.
 
     """
     end = time.monotonic() + DEADLINE
@@ -78,11 +78,11 @@ async def said(peer: Peer, room: str) -> int:
 
 @dataclass
 class Carried:
-    """What a message took to be carried, on the average.
+    """Costs of carrying a message between replicas, on average.
 
     Attributes:
-        sent: Bytes that Redis sent to all replicas, its answers included.
-        told: Replicas that hear of it.
+        sent: Bytes that Redis sent to all replicas, with its answers to commands.
+        told: Replicas that receive the message.
 
     """
 
@@ -93,10 +93,10 @@ class Carried:
 async def carried(
     replicas: int = 3, mistake: str = "", rooms: int = 4, messages: int = 40
 ) -> Carried:
-    """Measure messages in rooms whose members are all on one replica.
+    """Publish in rooms whose members are all on one replica, and measure.
 
     Args:
-        replicas: How many; each has so many rooms of its own.
+        replicas: How many replicas.
         mistake: A well-known mistake of stage broker.
         rooms: Rooms on each replica, with one member each.
         messages: Messages in each room.
@@ -120,6 +120,6 @@ async def carried(
         for _ in progress(range(messages), words):
             await asyncio.gather(*(said(peer, room) for room, peer in peers.items()))
         sent = (await redis.info("stats"))[BYTES] - sent
-        # Nothing is in these, so that nobody hears them; Redis says how many listen.
+        # These have no messages for clients; Redis returns how many replicas subscribe.
         told = [await redis.publish(channel_of(room), b"e 1 ") for room in peers]
         return Carried(sent / messages / len(peers), sum(told) / len(told))

@@ -1,4 +1,4 @@
-"""What a server says of itself, over time."""
+"""A server's metrics over time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labserver.processes.cluster import Replica
 
 @dataclass
 class Samples:
-    """One metric, sampled; times are seconds since the first sample."""
+    """Samples of one metric; times are in seconds since sampling began."""
 
     times: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Samples:
 async def sampled(
     server: Replica, metric: str, every: float = 0.02
 ) -> AsyncIterator[Samples]:
-    """Sample a metric of ``/metrics`` for as long as the block lasts.
+    """Sample a metric of ``/metrics`` until the block ends.
 
     Args:
         server: The server.

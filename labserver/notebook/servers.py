@@ -1,7 +1,7 @@
-"""Servers of a chapter: processes of their own, stopped whatever happens to the cell.
+"""Servers of a chapter: separate processes, stopped whatever happens to the cell.
 
-A server inside the kernel would freeze with every cell that computes, and its numbers
-would be the notebook's.
+A server inside the kernel would freeze during every cell that computes, and its metrics
+would be those of the whole kernel.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from labserver.processes import cluster
 from labserver.processes.cluster import Cluster, Replica
 from labserver.settings import Settings, flag
 
-# Nobody in a chapter waits for the goodbye of a peer that is silent on purpose.
+# Short, because some peers of a chapter never answer the close frame on purpose.
 DRAIN_TIMEOUT = 0.5
-TICK = 0.2  # seconds in which an interrupt is noticed
+TICK = 0.2  # seconds until an interrupt is noticed, at most
 
 _FLAGS = {each.name: flag(each) for each in fields(Settings) if each.name != "secret"}
 _running: set[int] = set()
@@ -37,21 +37,22 @@ async def running(
     mistake: str = "",
     **settings: Any,
 ) -> AsyncIterator[Replica]:
-    """Run a server of a stage on a free port, for as long as the block lasts.
+    """Run a server of a stage on a free port until the block ends.
 
     Args:
         stage: Last stage.
         without: Stages to leave out.
-        mistake: A well-known mistake to make.
+        mistake: Name of a well-known mistake to make; ``""`` for none.
         settings: As in :class:`labserver.settings.Settings`, such as
             ``heartbeat_interval=0.5``.
 
     Raises:
         SettingsError: A setting's name is unknown.
-        NotListening: The server did not start; the message is what it said.
+        NotListening: The server did not start; the message is its output.
 
     """
-    # What is stored with a chapter should not name the machine.
+    # By default the replica's name is the machine's, and would be stored with a
+    # chapter.
     arguments = _arguments(without, {"replica": "replica-1", **settings})
     arguments += ["--mistake", mistake] if mistake else []
     replica = cluster.running_replica(stage, *arguments)
@@ -89,11 +90,13 @@ def _arguments(without: Collection[str], settings: dict[str, Any]) -> list[str]:
 
 @asynccontextmanager
 async def _interruptible(replicas: list[Replica]) -> AsyncIterator[None]:
-    """Have processes ended by an interrupt of the cell and by a restart of the kernel.
+    """Make sure that an interrupt of the cell or a restart of the kernel ends
+    processes.
 
-    A restart ends the kernel without unwinding the cell, so the pids are noted. An
-    interrupt reaches the cell with the next event of the kernel's loop (ipykernel's
-    handler adds a callback, which does not wake a loop that sleeps): one is provided.
+    A restart ends the kernel without unwinding the cell, so the pids are kept and
+    signalled at exit. An interrupt reaches the cell only at the next event of the
+    kernel's loop, because ipykernel's handler adds a callback that does not wake a
+    sleeping loop; a task that wakes up regularly provides such events.
     """
     pids = {replica.pid for replica in replicas}
     _running.update(pids)
@@ -115,4 +118,4 @@ def _end() -> None:
     for pid in _running:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGCONT)  # a frozen one must hear it, too
+            os.kill(pid, signal.SIGCONT)  # a stopped process must get the signal, too

@@ -1,6 +1,6 @@
-"""From the costs on one machine to a fleet: how many, and what when a zone is lost.
+"""The size of a fleet from the costs on one machine, and the loss of a zone.
 
-A model, with no network in it. What it leaves out is said in chapter 10.
+This is a model without a network. Chapter 10 lists what it leaves out.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 from labserver.client import Backoff
 from labserver.notebook.ledger import Costs
 
-BUSY = 0.6  # share of a core that may be used when all is well but a zone is lost
+BUSY = 0.6  # share of a core that may be used after the loss of a zone
 FRAME = 75  # bytes around a payload on the wire: the message, the WebSocket frame
 PACKET = 52  # bytes of TCP/IPv4 headers, with timestamps
 STEP = 0.1  # seconds of the simulation
-LONGEST = 60.0  # seconds after which it is given up
+LONGEST = 60.0  # seconds after which the simulation ends
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a day's busiest minute asks for.
+    """The load in the busiest minute of a day.
 
     Args:
-        connections: In all.
-        room: Members of each; everybody is in one.
+        connections: Total number of connections.
+        room: Members of each room; each connection is in one room.
         rate: Messages a second in each room.
         payload: Bytes of a message.
         heartbeat: Seconds between two pings of a connection.
         stay: Seconds that a connection lasts.
-        together: Whether a room's members are all on one replica, by routing.
+        together: Whether a router sends all members of a room to one replica.
 
     """
 
@@ -56,7 +56,7 @@ class Demand:
 
     @property
     def bandwidth(self) -> float:
-        """Bits a second to the clients, every delivery in a packet of its own."""
+        """Bits a second to the clients, with one delivery in each packet."""
         return self.deliveries * (self.payload + FRAME + PACKET) * 8
 
     def copies(self, replicas: int) -> float:
@@ -68,14 +68,14 @@ class Demand:
 
 @dataclass(frozen=True)
 class Plan:
-    """A fleet, and what its cores do.
+    """A fleet, and the work of its cores.
 
     Attributes:
-        replicas: One core each.
-        redis: Redis nodes, by processor time; one replica of each comes on top.
-        cores: Cores at work, by cause.
-        copies: Replicas that hear each message.
-        memory: Bytes that the connections of one replica hold, a zone lost.
+        replicas: Number of replicas, of one core each.
+        redis: Redis nodes by CPU time; their own replicas are not counted.
+        cores: Busy cores after the loss of a zone, by cause.
+        copies: Replicas that receive each message.
+        memory: Bytes for the connections of one replica, after the loss of a zone.
 
     """
 
@@ -87,17 +87,17 @@ class Plan:
 
     def __repr__(self) -> str:
         return (
-            f"{self.replicas} replicas, {self.redis} Redis nodes; each message is "
-            f"heard by {self.copies:.1f} replicas, {sum(self.cores.values()):.1f} "
-            f"cores at work, {self.memory / 1e6:,.0f} MB of connections in one replica"
+            f"{self.replicas} replicas, {self.redis} Redis nodes; each message goes "
+            f"to {self.copies:.1f} replicas, {sum(self.cores.values()):.1f} "
+            f"cores are busy, {self.memory / 1e6:,.0f} MB of connections a replica"
         )
 
 
 def cores(costs: Costs, demand: Demand, replicas: int) -> dict[str, float]:
-    """Return the cores that are at work in the replicas, by cause."""
+    """Return how many cores of the replicas are busy, by cause."""
     return {
         "delivering": demand.deliveries * costs.delivery,
-        "hearing Redis": demand.publishes * demand.copies(replicas) * costs.heard,
+        "receiving": demand.publishes * demand.copies(replicas) * costs.heard,
         "publishing": demand.publishes * costs.publish,
         "heartbeats": demand.connections / demand.heartbeat * costs.ping,
         "handshakes": demand.connections / demand.stay * costs.handshake,
@@ -106,22 +106,22 @@ def cores(costs: Costs, demand: Demand, replicas: int) -> dict[str, float]:
 
 
 def plan(costs: Costs, demand: Demand, zones: int = 3, busy: float = BUSY) -> Plan:
-    """Return the smallest fleet that carries a demand when one zone is lost.
+    """Return the smallest fleet that serves a demand without one of its zones.
 
     Args:
-        costs: Of one of each.
-        demand: What is asked for.
-        zones: How many there are, with as many replicas each.
-        busy: Share of its core that a replica may use then.
+        costs: Costs of one operation each.
+        demand: The load.
+        zones: Number of zones, with equally many replicas.
+        busy: Share of its core that a replica may use when a zone is lost.
 
     """
-    each = 1  # replicas of a zone
+    each = 1  # replicas in each zone
     while True:
         left = each * (zones - 1)
         used = cores(costs, demand, left)
         if sum(used.values()) <= left * busy:
             break
-        # More replicas hear more copies: never jump beyond what is needed now.
+        # More replicas receive more copies: never jump beyond what is needed now.
         each = max(each + 1, math.ceil(sum(used.values()) / busy / (zones - 1) * 0.9))
     copies = demand.copies(left)
     redis = demand.publishes * (costs.redis_publish + copies * costs.redis_copy)
@@ -136,14 +136,14 @@ def plan(costs: Costs, demand: Demand, zones: int = 3, busy: float = BUSY) -> Pl
 
 @dataclass
 class Comeback:
-    """How the clients of a lost zone came to one of the replicas that are left.
+    """How clients of a lost zone reconnect to one of the remaining replicas.
 
     Attributes:
-        clients: How many will come to it.
-        asked: Handshakes that it was asked for, in each step.
+        clients: Clients that reconnect to this replica.
+        asked: Handshakes that clients began, in each step.
         back: Clients that were back by the end of each step.
-        wasted: Handshakes that were done for clients who had given up.
-        refused: Handshakes that were refused.
+        wasted: Handshakes done for clients that had given up.
+        refused: Handshakes that the replica refused.
 
     """
 
@@ -155,12 +155,12 @@ class Comeback:
 
     @property
     def peak(self) -> float:
-        """The most handshakes that were asked for, a second."""
+        """The highest rate of attempted handshakes, a second."""
         return max(self.asked) / STEP
 
     @property
     def most_back(self) -> float:
-        """Seconds until 99 % were back; infinity if they never were."""
+        """Seconds until 99 % of the clients were back; infinity if they never were."""
         steps = enumerate(self.back, start=1)
         enough = self.clients * 0.99
         return next((n * STEP for n, count in steps if count >= enough), math.inf)
@@ -186,23 +186,24 @@ def comeback(
     """Simulate the clients of a lost zone at one replica, until all are back.
 
     Every client waits with full jitter (:class:`labserver.client.Backoff`). Without
-    admission a replica takes up every handshake, first come, first served; a client
-    that has waited too long goes away and comes again, and the replica does the work
-    all the same. With admission it refuses at once what it cannot do now.
+    admission the replica accepts every handshake and serves them in order. A client
+    that has waited too long gives up and tries again later, but the replica still does
+    the work for it. With admission the replica refuses at once the handshakes that it
+    cannot do now.
 
     Args:
-        clients: That come to this replica.
-        capacity: Handshakes that it can do a second, beside its other work.
-        admission: Whether it refuses beyond that.
+        clients: Clients that reconnect to this replica.
+        capacity: Handshakes a second that the replica can do beside its other work.
+        admission: Whether it refuses handshakes beyond its capacity.
         first: Ceiling of a client's first delay, in seconds.
         patience: Seconds that a client waits for a handshake.
-        seed: Of the draws.
+        seed: Seed of the random delays.
 
     """
     draw = random.Random(seed).random
     result = Comeback(clients)
     backoffs = [Backoff(first=first) for _ in range(clients)]
-    # (when, client, when it began to wait for what it now gives up; 0 for an attempt)
+    # (when, client, since): a client gives up waiting since ``since``; 0: it tries.
     events = [(backoffs[n].next(draw), n, 0.0) for n in range(clients)]
     heapq.heapify(events)
     queue: deque[tuple[float, int]] = deque()

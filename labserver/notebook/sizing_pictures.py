@@ -1,4 +1,4 @@
-"""Pictures of a fleet: what its cores do, and how it takes back a lost zone."""
+"""Pictures of a fleet: the work of its cores, and clients that reconnect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labserver.notebook.sizing import STEP, Comeback, Plan
 
 
 def causes(plans: Mapping[str, Plan]) -> Picture:
-    """Draw what the cores of fleets do, one bar a fleet."""
+    """Draw the busy cores of fleets by cause, one bar for each fleet."""
     title = "A million connections: cores at work, by cause"
     figure = Figure(figsize=(WIDTH, 1.5 + 0.5 * len(plans)), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
@@ -52,7 +52,7 @@ def causes(plans: Mapping[str, Plan]) -> Picture:
 
 
 def returns(found: Mapping[str, Comeback], capacity: float) -> Picture:
-    """Draw how clients come back to one replica: what it is asked, who is back."""
+    """Draw how clients reconnect to one replica: attempted handshakes, clients back."""
     title = "A zone is lost: its clients come to one of the replicas that are left"
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
@@ -71,7 +71,7 @@ def returns(found: Mapping[str, Comeback], capacity: float) -> Picture:
         lower.plot([*places, last], [*shares, shares[-1]], color=colour, linewidth=2)
     upper.axhline(capacity, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     upper.annotate(
-        "what it can do beside its work",
+        "capacity beside its other work",
         (last, capacity),
         xytext=(-4, -14),
         textcoords="offset points",
@@ -82,7 +82,7 @@ def returns(found: Mapping[str, Comeback], capacity: float) -> Picture:
     )
     upper.set_yscale("symlog", linthresh=100)
     upper.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    upper.set_ylabel("handshakes asked\nfor, a second", color=INK, fontsize=9)
+    upper.set_ylabel("attempted\nhandshakes a second", color=INK, fontsize=9)
     lower.set_ylabel("clients back, %", color=INK, fontsize=9)
     lower.set_xlabel("seconds since the zone was lost", color=INK, fontsize=9)
     for axes in (upper, lower):

@@ -1,4 +1,4 @@
-"""One reader that has stopped: what a server keeps for it, and where it lies."""
+"""A reader that has stopped: how many bytes wait for it, and where."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from labserver.processes.cluster import Replica
 SIZE = 32_000  # bytes of a message
 HEAD = 75  # bytes around it on the wire
 EACH = 12  # messages at a time
-BOUNDED = ("backpressure", "broker", "resume")  # stages that know what waits
+BOUNDED = ("backpressure", "broker", "resume")  # their outboxes count bytes
 MEMORY = "process_resident_memory_bytes"
-PATIENCE = 1.0  # seconds that what is still missing is waited for, in all
+PATIENCE = 1.0  # seconds to wait for missing messages, in all
 
 
 @dataclass
 class Flood:
-    """What became of a room with a reader that stopped. Sizes in MB.
+    """A run with a reader that has stopped. Sizes are in MB.
 
     Attributes:
-        published: What was published, at each step.
-        memory: How much the server's memory had grown by.
-        process: What waited for the reader in the server's process.
-        kernel: What waited in the server's kernel; empty where /proc is not.
-        peer: What waited in the reader's kernel.
+        published: Published so far, at each step.
+        memory: Growth of the server's memory, at each step.
+        process: Waiting for the stopped reader in the server's process.
+        kernel: Waiting in the server's kernel; 0 on systems without /proc.
+        peer: Waiting in the reader's kernel; 0 on systems without /proc.
         healthy: Messages that the healthy reader got, of ``total``.
-        dropped: Messages that were dropped for the reader that stopped.
-        stayed: Whether that one was still connected in the end.
+        dropped: Messages dropped for the stopped reader.
+        stayed: Whether the stopped reader was still connected at the end.
 
     """
 
@@ -53,7 +53,7 @@ class Flood:
 
     @property
     def grown(self) -> float:
-        """How much the server's memory had grown by in the end."""
+        """Growth of the server's memory at the end, in MB."""
         return self.memory[-1]
 
     def __repr__(self) -> str:
@@ -71,12 +71,13 @@ async def flood(
     receive_buffer: int = 0,
     **options: Any,
 ) -> Flood:
-    """Publish to a room of two, of whom one reads and one has stopped.
+    """Publish to a room of two members; one reads, the other has stopped reading.
 
     Args:
         stage: Last stage of the server.
-        megabytes: How much to publish, in messages of 32 kB.
-        receive_buffer: ``SO_RCVBUF`` of the one that stopped.
+        megabytes: Megabytes to publish, in messages of 32 kB.
+        receive_buffer: ``SO_RCVBUF`` of the stopped reader in bytes; 0 for the kernel's
+            choice.
         options: As for :func:`running`.
 
     """
@@ -99,7 +100,7 @@ async def flood(
             seen.kernel.append(kernel / 1e6)
             seen.peer.append(peer / 1e6)
             held = sizes["labserver_outbox_bytes"]
-            if stage not in BOUNDED:  # asyncio holds all that the kernels do not
+            if stage not in BOUNDED:  # asyncio holds the rest
                 held = max(step * EACH * (SIZE + HEAD) - kernel - peer, 0)
             seen.process.append(held / 1e6)
         patience = float(options.get("stuck_timeout", 0))
@@ -115,7 +116,8 @@ async def flood(
 def _queues(server: Replica, reader: socket.socket) -> tuple[int, int]:
     """Return the bytes in the server's send queue and in the reader's receive queue.
 
-    From ``/proc/net/tcp``, see proc(5); Linux only.
+    They are read from ``/proc/net/tcp``, see proc(5); both are 0 on other systems than
+    Linux.
     """
     ports = (urlsplit(server.url).port, reader.getsockname()[1])
     with contextlib.suppress(OSError):
@@ -133,11 +135,11 @@ def _queues(server: Replica, reader: socket.socket) -> tuple[int, int]:
 
 @dataclass
 class Latencies:
-    """What the healthy members of a room saw.
+    """Deliveries to the healthy members of a room.
 
     Attributes:
         arrived: Milliseconds that each delivery took.
-        due: How many deliveries there should have been.
+        due: Number of deliveries to expect.
 
     """
 
@@ -146,17 +148,17 @@ class Latencies:
 
     @property
     def complete(self) -> float:
-        """The part that arrived, in percent."""
+        """Percentage of the expected deliveries that arrived."""
         return 100 * len(self.arrived) / self.due
 
     @property
     def p50(self) -> float:
-        """Half of what arrived took at most so many milliseconds."""
+        """Median of the arrived deliveries, in milliseconds."""
         return quantiles(self.arrived, n=2)[0] if len(self.arrived) > 1 else 0.0
 
     @property
     def p99(self) -> float:
-        """99 % of what arrived took at most so many milliseconds."""
+        """99th percentile of the arrived deliveries, in milliseconds."""
         return quantiles(self.arrived, n=100)[98] if len(self.arrived) > 1 else 0.0
 
     def __repr__(self) -> str:
@@ -169,12 +171,12 @@ class Latencies:
 async def latencies(
     stage: str, *, members: int = 5, messages: int = 150, **options: Any
 ) -> Latencies:
-    """Measure delivery to the healthy members of a room in which one has stopped.
+    """Measure delivery to healthy members of a room with one stopped reader.
 
     Args:
         stage: Last stage of the server.
-        members: How many read.
-        messages: How many are published, 2 ms apart.
+        members: Number of healthy members.
+        messages: Number of published messages, 2 ms apart.
         options: As for :func:`running`, such as ``mistake="await-in-the-loop"``.
 
     """
@@ -201,7 +203,7 @@ async def latencies(
 
 
 async def policies(*names: str, **options: Any) -> dict[str, Flood]:
-    """Return what each policy of a full outbox makes of the same flood."""
+    """Run the same flood with each policy for a full outbox; return them by name."""
     line, turn, runs = Line(), asyncio.Semaphore(2), dict[str, Flood]()
 
     async def run(name: str) -> None:

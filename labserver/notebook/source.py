@@ -1,4 +1,4 @@
-"""The real source in a cell, so that what is read is what runs."""
+"""Source code in a cell, read from the installed files: the code that really runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ import labserver
 Shown = ModuleType | type[Any] | Callable[..., Any]
 
 
-# What a token looks like, readable on light and on dark. Plain values: JupyterLab takes
-# variables out of the outputs of a notebook that was not run here yet.
+# Colours of tokens, readable on light and on dark ground. Plain values, no CSS
+# variables: JupyterLab removes those from the outputs of a notebook that is not
+# trusted.
 COLOURS = {
     Token.Keyword: "#1f8f4e; font-weight: bold",
     Token.Operator.Word: "#1f8f4e; font-weight: bold",
@@ -32,7 +33,7 @@ COLOURS = {
     Token.Name.Class: "#3b7dd8",
     Token.Name.Decorator: "#a05cd5",
 }
-# No wrapping: 88 columns fit a cell of usual width, and a narrower one scrolls.
+# Lines do not wrap: 88 columns fit a cell of usual width, and a narrower one scrolls.
 STYLE = (
     "font-family: monospace; font-size: 12.5px; line-height: 1.35; "
     "white-space: pre; overflow-x: auto"
@@ -40,7 +41,7 @@ STYLE = (
 
 
 class Source:
-    """Source that shows itself highlighted; a page without styles shows it plain."""
+    """Source code that a cell shows highlighted, and plain where styles are ignored."""
 
     def __init__(self, shown: Sequence[Shown]) -> None:
         self.parts = [_read(each) for each in shown]
@@ -53,7 +54,7 @@ class Source:
         )
 
     def __repr__(self) -> str:
-        # The whole text stands in the HTML, and a stored chapter should be small.
+        # The HTML has the whole text already, and a stored chapter should be small.
         return ", ".join(where for where, _ in self.parts)
 
 
@@ -68,11 +69,12 @@ def show(*shown: Shown) -> Source:
 def excerpt(path: str, *names: str) -> Source:
     """Return functions or classes of a file of this repository, for a cell to show.
 
-    For what a notebook must not import: Locust would replace the kernel's loop.
+    The file is not imported: modules with Locust would replace the kernel's event loop.
 
     Args:
         path: The file, from the root of the repository.
-        names: Of functions or classes at its top level; all of it without a name.
+        names: Names of functions or classes at its top level; without names, the whole
+            file is shown.
 
     """
     text = (Path(labserver.__file__).parent.parent / path).read_text()

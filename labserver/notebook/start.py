@@ -1,4 +1,4 @@
-"""Where a learner begins: what is on this machine, and the map of the stages."""
+"""The first cells of a learner: a check of this machine, and a map of the stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCTOR_TIMEOUT = 20.0  # seconds
 
 
 async def doctor() -> None:
-    """Print what ``labserver doctor`` says, without the places on this machine."""
+    """Print the output of ``labserver doctor``, without paths of this machine."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "labserver", "doctor"),
         stdout=asyncio.subprocess.PIPE,
@@ -53,7 +53,7 @@ def replaced(stage: str) -> str:
 
 
 def stage_map() -> Picture:
-    """Draw the stages: what each adds, and that all later ones keep it."""
+    """Draw a map of the stages: the part that each replaces, and its promise."""
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     title = (

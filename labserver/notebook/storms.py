@@ -1,4 +1,4 @@
-"""Everybody comes back at once: a replica dies under its clients, or a model of it."""
+"""Reconnect storms: all clients of a killed replica come back, or a model of that."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ BACKOFFS: dict[str, type[Backoff]] = {
     "doubled before use": DoubledBeforeUse,
 }
 ROOM = "lobby"
-EVERY = 0.05  # seconds between two messages that are said meanwhile
-DEADLINE = 15.0  # seconds in which everybody is back
+EVERY = 0.05  # seconds between two published messages
+DEADLINE = 15.0  # seconds until all clients must be back
 
 
 @dataclass
 class Storm:
-    """How a crowd came back.
+    """How clients came back.
 
     Attributes:
-        times: When each was back, in seconds since it lost its server; sorted.
+        times: Of each client, seconds from the loss of its server until it was back;
+            sorted.
         said: Messages that were published meanwhile.
-        missed: How many of them a client neither got nor was told of, in all.
+        missed: Over all clients, how many of these messages were neither delivered nor
+            announced as missing.
 
     """
 
@@ -44,25 +46,25 @@ class Storm:
     missed: int = 0
 
     def counts(self, width: float) -> tuple[list[float], list[float]]:
-        """Return how many came back in each ``width`` seconds: when, and how many."""
+        """Return starts of intervals of ``width`` seconds, and clients back in each."""
         found = Counter(int(at / width) for at in self.times)
         boxes = range(int(max(self.times, default=0) / width) + 2)
         return [box * width for box in boxes], [float(found[box]) for box in boxes]
 
     def peak(self, width: float = 0.1) -> int:
-        """Return the most that came back in any ``width`` seconds."""
+        """Return the largest number of clients back in one of those intervals."""
         return int(max(self.counts(width)[1]))
 
     def __repr__(self) -> str:
         return (
             f"{len(self.times)} came back, peak {self.peak()} in 0.1 s, the last after "
-            f"{self.times[-1]:.1f} s; {self.said} messages were said meanwhile, "
+            f"{self.times[-1]:.1f} s; {self.said} messages published meanwhile, "
             f"missed {self.missed}"
         )
 
 
 class Member:
-    """A client that notes what it hears, and when it is back."""
+    """A client that records what it receives, and when it was back."""
 
     def __init__(self, urls: Sequence[str], token: str, backoff: Backoff) -> None:
         self.urls = list(urls)
@@ -73,7 +75,7 @@ class Member:
         )
 
     def choose(self) -> str:
-        """Return home the first time, then any other replica."""
+        """Return the first URL for the first connect, later a random other one."""
         return random.choice(self.urls[1:]) if self.client.connects else self.urls[0]
 
     async def listen(self) -> None:
@@ -135,7 +137,7 @@ async def storm(backoff: str = "full jitter", clients: int = 50) -> Storm:
 
 async def _caught_up(member: Member, seqs: Sequence[int], deadline: float) -> None:
     """Wait until a client has all of the messages, or until the deadline."""
-    # There is no event for it: the oracle only looks.
+    # The oracle has no event to wait for.
     while (  # noqa: ASYNC110
         lost(member.oracle, ROOM, seqs) and time.monotonic() < deadline
     ):
@@ -145,15 +147,15 @@ async def _caught_up(member: Member, seqs: Sequence[int], deadline: float) -> No
 def modelled(
     backoff: str, clients: int = 10_000, outage: float = 0.0, seed: int = 7
 ) -> Storm:
-    """Compute when clients are back that lost the same server at the same moment.
+    """Simulate clients that lose the same server at the same moment.
 
-    A model: attempts take no time, and every attempt after the outage is accepted.
+    In this model an attempt takes no time, and every attempt after the outage succeeds.
 
     Args:
         backoff: A name in :data:`BACKOFFS`.
-        clients: How many.
+        clients: How many clients there are.
         outage: Seconds in which every attempt fails.
-        seed: Of the draws.
+        seed: Seed of the random delays.
 
     """
     draw: Callable[[], float] = random.Random(seed).random

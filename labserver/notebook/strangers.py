@@ -1,4 +1,4 @@
-"""A thousand strangers at the door: what each costs the server."""
+"""A thousand clients without a token, and what each of them costs the server."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from labserver.notebook.progress import Line
 from labserver.notebook.servers import running
 from labserver.processes.cluster import Replica
 
-AT_ONCE = 20  # strangers that knock at the same time
-FIRST = 20  # that go first, so that nobody pays for what is allocated once
-SPARE = 200  # open files that a kernel needs for itself
+AT_ONCE = 20  # strangers that connect at the same time
+FIRST = 20  # strangers before the measurement, so that one-time costs are not measured
+SPARE = 200  # open files that the notebook's kernel needs for itself
 MEMORY = "process_resident_memory_bytes"
 CPU = "process_cpu_seconds_total"
 
 
 @dataclass
 class Toll:
-    """What strangers cost a server.
+    """Costs of strangers for a server.
 
     Attributes:
-        count: How many came.
-        sockets: How many were given a WebSocket.
-        memory: Kilobytes of the server's memory for each, while they stay.
-        cpu: Microseconds of CPU time for each.
+        count: How many strangers connected.
+        sockets: How many of them got a WebSocket.
+        memory: Kilobytes of the server's memory for each, while they are connected.
+        cpu: Microseconds of the server's CPU time for each.
 
     """
 
@@ -45,14 +45,15 @@ class Toll:
 
 
 async def toll(stage: str, count: int = 1000, **options: Any) -> Toll:
-    """Let strangers without a token knock, and measure what the server pays.
+    """Connect strangers without a token, and measure the costs for the server.
 
-    Who is given a socket keeps it, and does not answer when it is closed: nobody makes
-    a stranger be polite. Who is refused goes away, as HTTP clients do.
+    A stranger that gets a socket keeps it, and does not answer the close frame, as an
+    attacker would. A stranger that is refused closes its connection, like an HTTP
+    client.
 
     Args:
         stage: Last stage of the server.
-        count: How many; fewer where fewer files may be open.
+        count: How many strangers; fewer if the limit of open files is lower.
         options: As for :func:`running`, such as ``mistake="accept-then-check"``.
 
     """
@@ -61,7 +62,7 @@ async def toll(stage: str, count: int = 1000, **options: Any) -> Toll:
     async with running(stage, **options) as server, AsyncExitStack() as stack:
         await _knock(server, stack, FIRST)
         first = await server.metrics()
-        before = await server.metrics()  # asking costs CPU time, too
+        before = await server.metrics()  # reading the metrics takes CPU time, too
         sockets = 0
         for done in range(0, count, AT_ONCE):
             line.say(f"strangers: {done} of {count}")
@@ -78,7 +79,7 @@ async def toll(stage: str, count: int = 1000, **options: Any) -> Toll:
 
 
 async def _knock(server: Replica, stack: AsyncExitStack, count: int) -> int:
-    """Let some strangers ask at once; return how many got a socket, which they keep."""
+    """Connect strangers at once; return how many got a socket. They keep it."""
     visits = await asyncio.gather(*(_visit(server) for _ in range(count)))
     kept = [visit for visit in visits if visit is not None]
     for visit in kept:
@@ -96,9 +97,9 @@ async def _visit(server: Replica) -> AsyncExitStack | None:
 
 
 def _files() -> int:
-    """Allow this process as many open files as it may allow itself; return the limit.
+    """Raise this process's limit of open files as far as allowed; return the limit.
 
-    A server that is started later inherits it.
+    Servers that are started later inherit the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)

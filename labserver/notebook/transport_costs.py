@@ -1,4 +1,4 @@
-"""What each transport costs: an idle listener, a message spoken; and how to choose."""
+"""Costs of each transport: idle listeners, publishing; and a table to choose by."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from labserver.processes import faults
 from labserver.processes.cluster import Replica
 from labserver.processes.faults import Proxy
 
-IDLE = 300  # listeners of one kind, to see what an idle one costs
-FIRST = 30  # of them before, since the first ones cost more
+IDLE = 300  # listeners of one kind, to measure the memory of one
+FIRST = 30  # listeners before the measurement, because the first ones need more memory
 MEMORY = "process_resident_memory_bytes"
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """What it took to publish.
+    """Costs of publishing a message.
 
     Attributes:
-        bytes: A message, both ways together.
+        bytes: Bytes a message, both ways together.
         typical: Milliseconds within which half of the messages were acknowledged.
 
     """
@@ -57,7 +57,15 @@ Say = Callable[[dict[str, Any]], Awaitable[Any]]
 async def publishing(
     messages: int = 12, size: int = 100, delay: float = 0.02
 ) -> dict[str, Spoken]:
-    """Publish in frames, by POST on one connection, and by POST on many."""
+    """Publish in WebSocket frames, by POST on one connection, and by POST on many.
+
+    Args:
+    messages: How many to publish in each way.
+    size: Bytes of padding in each.
+    delay: Seconds that the network takes, each way.
+
+
+    """
     ways = {
         "WebSocket": _in_frames,
         "POST": _by_post,
@@ -117,7 +125,7 @@ async def _by_post_anew(net: Proxy, token: str) -> AsyncIterator[Say]:
 
 
 class Decision:
-    """The table to choose by: what was measured, and what no measurement says."""
+    """The table to choose by: measured figures, and known properties."""
 
     def __init__(
         self,
@@ -135,15 +143,15 @@ class Decision:
             ["half came within", *(f"{a.typical:.0f} ms" for a in heard)],
             ["requests a message", *(f"{a.requests / a.count:.2f}" for a in heard)],
             ["an idle listener", *(f"{size:.0f} kB" for size in idle.values())],
-            ["to speak", speak, post, post],
-            ["comes back", "you write it", "by itself", "it never stays"],
+            ["to publish", speak, post, post],
+            ["reconnects", "in your code", "by itself", "with every request"],
             ["a buffering proxy", "harmless", "nothing arrives", "harmless"],
             ["binary data", "yes", "no", "yes"],
             [
                 "choose it when",
-                "both sides speak, often",
-                "the server speaks, the page listens",
-                "little is said, or nothing else gets through",
+                "both sides send often",
+                "only the server sends often",
+                "messages are rare, or the network allows nothing else",
             ],
         ]
 
@@ -163,7 +171,7 @@ def _each(total: float, heard: Listener) -> str:
 
 
 async def idle_cost(count: int = IDLE) -> dict[str, float]:
-    """Return the kilobytes that a server needs for an idle listener of each kind."""
+    """Return the kilobytes of server memory for an idle listener, by transport."""
     costs = await asyncio.gather(*(_idle_cost(way, count) for way in WAYS.values()))
     return dict(zip(WAYS, costs, strict=True))
 
@@ -172,7 +180,7 @@ async def _idle_cost(way: Way, count: int) -> float:
     async with three_ports() as (server, port), AsyncExitStack() as stack:
         start = f"GET {PATH} HTTP/1.1\r\n"
         if way is by_poll:
-            cursor = await _newest(server, port)  # without one it returns at once
+            cursor = await _newest(server, port)  # without it a poll returns at once
             start = f"GET {PATH}/poll?wait=30&after={cursor} HTTP/1.1\r\n"
         elif way is by_websocket:
             port = urlsplit(server.url).port or 0
@@ -202,7 +210,7 @@ async def _newest(server: Replica, port: int) -> str:
 async def _open(
     stack: AsyncExitStack, server: Replica, port: int, request: bytes, count: int
 ) -> None:
-    """Open connections, and wait until the server has each of them in the room."""
+    """Open connections, and wait until the server counts all of them."""
     metrics = ("labserver_connections", "labserver_visitors")
 
     async def there() -> float:
@@ -222,5 +230,5 @@ async def _open(
 
 
 def _drop(writer: asyncio.StreamWriter, reader: asyncio.StreamReader) -> None:
-    """Let go of a connection; asyncio ends it once its reader is forgotten."""
+    """Abort a connection; ``reader`` is an argument to keep it alive until then."""
     writer.transport.abort()

@@ -1,7 +1,7 @@
 """One room over three transports: a WebSocket, an event stream, and long polls.
 
-Each listener goes through a network of its own that counts its bytes, makes them late,
-and can be cut. All three come back with the same cursor.
+Each listener has a proxy of its own that counts bytes, delays them, and can be cut. All
+three listeners reconnect with the same kind of cursor.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from labserver.processes.faults import Proxy
 
 ROOM = "lobby"
 PATH = f"/rooms/{ROOM}"
-AGAIN = 0.1  # seconds that a listener waits before it comes back
+AGAIN = 0.1  # seconds that a listener waits before it reconnects
 
 
 @dataclass
 class Listener:
-    """What one listener got, and what that cost.
+    """What one listener received, and its costs.
 
     Attributes:
-        seqs: What arrived, in order.
-        late: Of each, milliseconds since it was published.
-        up: Bytes that the listener sent, TCP's own not counted.
-        down: Bytes that it was sent.
+        seqs: Numbers of the messages that arrived, in order.
+        late: For each, milliseconds since it was published.
+        up: Bytes that the listener sent, without TCP headers.
+        down: Bytes that it received, without TCP headers.
         connections: TCP connections that it opened.
         requests: HTTP requests that it sent.
 
@@ -66,7 +66,7 @@ class Listener:
 
     @property
     def typical(self) -> float:
-        """Half of the messages came within so many milliseconds."""
+        """Median latency, in milliseconds; NaN without messages."""
         return median(self.late) if self.late else float("nan")
 
     def missed(self, count: int) -> int:
@@ -75,7 +75,7 @@ class Listener:
 
     @property
     def count(self) -> int:
-        """How many messages came; 1 if none, so that it can be divided by."""
+        """How many messages came; 1 if none did, so that it can be a divisor."""
         return max(len(self.seqs), 1)
 
     def __repr__(self) -> str:
@@ -88,7 +88,7 @@ class Listener:
 
 @asynccontextmanager
 async def three_ports(**options: Any) -> AsyncIterator[tuple[Replica, int]]:
-    """Run a server; the value is it, and the port of its streams and polls."""
+    """Run a server; yield it, and the port of its streams and polls."""
     async with running(sse_port=0, **options) as server:
         assert server.process.stdout is not None
         async with asyncio.timeout(DEADLINE):
@@ -102,7 +102,7 @@ Way = Callable[[Proxy, str, Listener], Coroutine[Any, Any, None]]
 
 
 async def by_websocket(net: Proxy, token: str, me: Listener) -> None:
-    """Connect, join after the cursor, and listen; again whenever it ends."""
+    """Connect, join after the cursor, and listen; repeat when the connection ends."""
     while True:
         with contextlib.suppress(OSError, WebSocketException):
             me.requests += 1
@@ -123,7 +123,7 @@ async def by_websocket(net: Proxy, token: str, me: Listener) -> None:
 
 
 async def by_stream(net: Proxy, token: str, me: Listener) -> None:
-    """Ask for the stream with the newest id, and read it; again whenever it ends."""
+    """Ask for the stream with the newest id, and read it; repeat when it ends."""
     async with http_client(net, token) as client:
         while True:
             headers = {"Accept": "text/event-stream"}
@@ -139,7 +139,7 @@ async def by_stream(net: Proxy, token: str, me: Listener) -> None:
 
 
 async def by_poll(net: Proxy, token: str, me: Listener) -> None:
-    """Ask for what comes after the cursor, and ask again."""
+    """Ask for the messages after the cursor, and ask again after each answer."""
     async with http_client(net, token) as client:
         while True:
             where = f"?after={me.cursor[0]}:{me.cursor[1]}" if me.cursor else ""
@@ -186,10 +186,10 @@ async def three_ways(
 
     Args:
         messages: How many to publish.
-        every: Seconds between two.
-        size: Bytes of padding in each.
+        every: Seconds between two messages.
+        size: Bytes of padding in each message.
         delay: Seconds that the network takes, each way.
-        outage: Seconds without a network, in the middle.
+        outage: Seconds without a network, in the middle; 0 for none.
         options: As for :func:`running`.
 
     """
@@ -218,7 +218,7 @@ async def three_ways(
             payload = {"at": time.monotonic(), "pad": "x" * size}
             await ann.ask(type="publish", room=ROOM, payload=payload)
             if outage and number == messages // 2:
-                await asyncio.sleep(2 * delay + 0.05)  # what is under way arrives
+                await asyncio.sleep(2 * delay + 0.05)  # messages in flight arrive
                 for net in nets.values():
                     net.refusing = True
                     net.reset()

@@ -1,4 +1,4 @@
-"""A stage and its mistaken twin, watched by the same probe."""
+"""A stage and a mistaken version of it, tested by the same probe."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from labserver.notebook.progress import Line
 from labserver.redis.embedded import running_redis
 from labserver.stages import included
 
-PATIENCE = 2.0  # seconds until what does not come counts as missing
-SHORT = 1.5  # the same for a mistake, where something that never comes is the point
-AT_ONCE = 4  # probes that run at a time: most of the time they wait
+PATIENCE = 2.0  # seconds until an expected event counts as missing
+SHORT = 1.5  # the same for a mistake, where the event often never comes
+AT_ONCE = 4  # probes that run at a time; they mostly wait
 NOISY = ("labserver", "websockets.server", "asyncio")
 
 
 @dataclass(frozen=True)
 class Twins:
-    """What one probe saw on both. It shows itself at the end of a cell.
+    """Results of one probe on a stage and on a mistake. A cell shows it as a table.
 
     Attributes:
-        right: What was seen of the right version; empty when it kept its promise.
-        wrong: What was seen of the mistake.
+        right: How the stage broke its promise; empty if it kept it.
+        wrong: How the mistake broke the promise; empty if it kept it.
 
     """
 
@@ -71,7 +71,7 @@ async def compare_mistake(
     Args:
         stage: Last stage of both servers, the mistake's own or a later one.
         mistake: Name of the mistake.
-        patience: Seconds until what does not come counts as missing.
+        patience: Seconds until an expected event counts as missing.
 
     Raises:
         SettingsError: There is no such stage or mistake, or the stage comes before
@@ -91,7 +91,7 @@ async def compare_mistake(
 
 
 async def _seen(probe: Probe, stage: str, mistake: str | None, patience: float) -> str:
-    """Return what a probe saw where it should not; empty when the promise was kept."""
+    """Return how a probe saw the promise broken; empty if it was kept."""
     async with AsyncExitStack() as stack:
         stack.enter_context(_quiet())
         redis = ""
@@ -106,7 +106,7 @@ async def _seen(probe: Probe, stage: str, mistake: str | None, patience: float) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the log to itself: what a mistake does wrong is told by the probe."""
+    """Silence the log in a block: the probe reports what a mistake does wrong."""
     levels = {name: logging.getLogger(name).level for name in NOISY}
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -119,14 +119,14 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """What the probes saw of a stage, and of each of its mistakes."""
+    """Results of the probes on a stage, and on each of its mistakes."""
 
     stage: str
     twins: Sequence[Twins]
 
     @property
     def caught(self) -> bool:
-        """Whether the stage kept its promise, and every mistake broke it."""
+        """Whether the stage kept its promise and every mistake broke it."""
         return all(not each.right and each.wrong for each in self.twins)
 
     def __repr__(self) -> str:
@@ -145,7 +145,7 @@ class Mistakes:
 
 
 async def mistakes(stage: str) -> Mistakes:
-    """Run the probes of a stage's mistakes on the stage, and on each mistake.
+    """Run the probes for a stage's mistakes on the stage, and on each mistake.
 
     Raises:
         SettingsError: There is no such stage.

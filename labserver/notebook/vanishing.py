@@ -1,4 +1,4 @@
-"""Peers that vanish: their network is frozen, and neither side is told."""
+"""Peers that vanish: their network freezes, and neither side gets an error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FILLING = 40  # messages of 32 kB that fill every buffer on the way
 
 @dataclass
 class Vanished:
-    """How many of the vanished were noticed, and when.
+    """How many of the vanished peers the server noticed, and when.
 
     Attributes:
-        count: How many vanished.
-        times: Seconds since they did.
-        gone: The part of them that the server had ended by then, in percent.
+        count: How many peers vanished.
+        times: Times of the samples, in seconds since they vanished.
+        gone: Percent of the peers that the server had cut by then.
 
     """
 
@@ -32,7 +32,7 @@ class Vanished:
     gone: Sequence[float]
 
     def when(self, part: float) -> float | None:
-        """Return when ``part`` percent were noticed, or None if they never were."""
+        """Return the seconds until ``part`` percent were noticed; None if never."""
         pairs = zip(self.times, self.gone, strict=True)
         return next((at for at, share in pairs if share >= part), None)
 
@@ -58,8 +58,8 @@ async def vanished(
     Args:
         stage: Last stage of the server.
         count: How many peers.
-        seconds: How long to watch.
-        full: Whether their buffers are filled meanwhile, as a busy room would.
+        seconds: Seconds to watch.
+        full: Whether to fill the peers' buffers meanwhile, like a busy room.
         options: As for :func:`running`.
 
     """
@@ -75,7 +75,7 @@ async def vanished(
         behind = replace(server, url=net.url)
         ann = await stack.enter_async_context(connected(server, "ann"))
         await stack.enter_async_context(crowd(behind, count, "lobby"))
-        # Without a network nobody could say goodbye; this ends them at once.
+        # The frozen network carries no close frames; a reset ends the peers at once.
         stack.callback(net.reset)
         net.freeze()
         if full:
@@ -86,10 +86,10 @@ async def vanished(
 
 
 def expected(interval: float, seconds: float) -> tuple[list[float], list[float]]:
-    """Return the line that spread pings predict: when, and percent noticed.
+    """Return the line that the heartbeat predicts: seconds, and percent noticed.
 
-    A peer is pinged at a random moment of the interval that follows, and judged three
-    quarters of an interval later.
+    A peer is pinged at a random moment of the next interval, and cut three quarters of
+    an interval later.
     """
     corners = [0.0, 0.75 * interval, 1.75 * interval, max(seconds, 1.75 * interval)]
     return corners, [0.0, 0.0, 100.0, 100.0]

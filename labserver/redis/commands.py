@@ -1,13 +1,12 @@
 """Commands to Redis, many in one round trip.
 
-What is asked while a round trip is under way waits and goes out together with the
-next one (group commit): the busier, the larger the batches. A batch is bounded by its
-bytes, so that its deadline says something about Redis and not about what was asked;
-pages of a history take only the room in it that nothing else needs, and one goes in
-any case.
+Calls that are made during a round trip wait and go out together in the next one (group
+commit): the busier the server, the larger the batches. A batch is bounded in bytes, so
+that a missed deadline tells something about Redis, not about the size of the batch.
+Pages of a history get the space that other calls leave. One page goes out in any case.
 
-Every answer names its question. One answer too many, and each would be taken for the
-next one's: then the connection is given up, and nothing of the batch is believed.
+Every answer names its call. After one answer too many, each call would get the answer
+of the one before it: then the connection is closed, and the whole batch fails.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from labserver.redis.deadlines import Patience
 
 log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
-BATCH = 512  # commands in one round trip, and as many pages
-BATCH_SIZE = 2**20  # bytes of a batch, there and back
-CLOSED = "the way to Redis is closed"
+BATCH = 512  # calls in one round trip, and as many pages
+BATCH_SIZE = 2**20  # bytes of a batch's arguments and of its pages
+CLOSED = "the connection to Redis is closed"
 
 
 def pool(url: str) -> ConnectionPool:
     """Return connections to ``url`` that never repeat a command by themselves.
 
-    A repeated publish is a duplicate: whether to try again is for the client to say,
+    A repeated publish would be a duplicate. The client decides whether to try again,
     with an idempotency key.
     """
     return ConnectionPool.from_url(
@@ -66,14 +65,14 @@ def pool(url: str) -> ConnectionPool:
 
 
 def script(*names: str) -> str:
-    """Return the source of a Lua script of this package, made of these files."""
+    """Return the source of a Lua script: these files of this package, joined."""
     folder = files("labserver.redis")
     return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 @cache
 def answering(source: str) -> str:
-    """Return a script whose answer names the question: its last argument."""
+    """Return a script that answers with its last argument, then with its result."""
     return f"""local question = table.remove(ARGV)
 local function answer()
 {source}
@@ -83,21 +82,31 @@ return {{question, answer()}}
 
 
 async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task until it is over.
+    """Cancel a task until it is done.
 
-    Once is not enough before Python 3.12: when what it waits for is done in the same
-    moment, ``asyncio.wait_for`` swallows it (python/cpython#86296).
+    One cancellation is not enough before Python 3.12: ``asyncio.wait_for`` loses it if
+    the awaited future is done in the same moment (python/cpython#86296).
     """
     while not task.done():
         task.cancel()
         await asyncio.wait((task,), timeout=0.1)
     if not task.cancelled():
-        task.exception()  # it was told of where it happened
+        task.exception()  # it was logged where it happened
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A script that somebody waits for, and the bytes that it takes there and back."""
+    """A call of a script: what is sent, and the future that waits for its answer.
+
+    Attributes:
+        source: Text of the script.
+        keys: The keys that it uses.
+        args: Its arguments, without those that every script gets.
+        size: Bytes that it counts for in a batch.
+        answer: Done with the script's result, or fails with BrokerDown.
+        name: Unique argument that the answer repeats.
+
+    """
 
     source: str
     keys: Sequence[str]
@@ -108,15 +117,16 @@ class Call:
 
 
 class Commands:
-    """Lua scripts called over one connection, in the order in which they are asked.
+    """Calls Lua scripts over one connection, in the order of the calls.
 
     A script's first two arguments are always the run id of the server that runs it and
     the command that publishes; those of the caller follow.
 
     Args:
-        connections: Where the connection comes from.
+        connections: Makes the connection.
         publish: ``PUBLISH``, or ``SPUBLISH`` in a cluster.
-        refused: Called when the server is away, or is not the one to ask.
+        refused: Called when the server does not answer, or when another server must be
+            asked (MOVED, READONLY).
 
     """
 
@@ -141,14 +151,18 @@ class Commands:
     def call(
         self, source: str, keys: Sequence[str], args: Sequence[Any], page: int = 0
     ) -> asyncio.Future[Any]:
-        """Run a script; the future fails with BrokerDown when Redis does.
+        """Run a script.
 
         Args:
-            source: Its text.
-            keys: The keys that it uses, of one slot.
+            source: Text of the script.
+            keys: The keys that it uses, all in one slot.
             args: Its arguments, from the third on.
-            page: Bytes that the answer may have, if it is a page of a history: it lets
-                others go first.
+            page: Bytes that the answer may have if it is a page of a history, else 0.
+                Other calls go before pages.
+
+        Returns:
+            A future with the script's result. It fails with BrokerDown if Redis does
+            not answer or refuses.
 
         """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -167,13 +181,13 @@ class Commands:
         await self._hang_up()
 
     def _give_up(self, why: str) -> None:
-        """Fail all that was not sent."""
+        """Fail all calls that were not sent."""
         for calls in (self.calls, self.pages):
             _fail(calls, why)
             calls.clear()
 
     def _batch(self) -> list[Call]:
-        """Take what goes out together."""
+        """Remove and return the calls of the next round trip."""
         room = BATCH_SIZE - (self.pages[0].size if self.pages else 0)
         batch = _take(self.calls, room)
         room = BATCH_SIZE - sum(call.size for call in batch)
@@ -189,12 +203,12 @@ class Commands:
                 async with Patience(TIMEOUT):
                     await self._send(batch)
             except (RedisError, OSError, TimeoutError) as exc:
-                # Some may have been stored: what is not known to be is not
-                # acknowledged.
+                # Redis may have run some of them. A message is only acknowledged when
+                # it is known to be stored.
                 why = f"Redis does not answer ({type(exc).__name__})"
                 _fail(batch, why)
                 if isinstance(exc, TimeoutError | SocketTimeout):
-                    # Who came meanwhile would wait as long again, behind them.
+                    # Calls made meanwhile would wait for another whole timeout.
                     self._give_up(why)
                     self.asked.clear()
                 await self._hang_up()
@@ -211,7 +225,7 @@ class Commands:
             if isinstance(answer, NoScriptError)
         ]
         if unknown:
-            # A Redis that has just started knows no scripts; it ran none of these.
+            # A Redis that has just started has no scripts: it ran none of these calls.
             for source in {call.source for call in unknown}:
                 (loaded,) = await self._ask([("SCRIPT", "LOAD", answering(source))])
                 if loaded != _sha(source).encode():
@@ -222,7 +236,7 @@ class Commands:
                 for answer in answers
             ]
         refused = [each for each in answers if isinstance(each, Exception)]
-        if refused:  # peers decide how often
+        if refused:  # one line a batch: peers decide how often this happens
             about = {"redis": address(self.connections)}
             log.warning(
                 "Redis refused %d scripts: %s", len(refused), refused[0], extra=about
@@ -235,7 +249,7 @@ class Commands:
             else:
                 call.answer.set_result(answer)
         if any(isinstance(answer, MovedError | ReadOnlyError) for answer in answers):
-            # Another server is the one to write to: a new connection may reach it.
+            # Writes must go to another server: a new connection may reach it.
             await self._hang_up()
             self.refused()
 
@@ -254,7 +268,7 @@ class Commands:
         return [_of(*each) for each in zip(batch, answers, strict=True)]
 
     async def _connect(self) -> None:
-        # Known before it stands, so that it is closed if that takes too long.
+        # Assigned before it connects, so that a timeout closes it.
         self.connection = self.connections.make_connection()  # type: ignore[no-untyped-call]
         await self.connection.connect()
         (info,) = await self._ask([("INFO", "server")])
@@ -266,14 +280,19 @@ class Commands:
         self.server = found[1]
 
     async def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send all, then read all; what Redis refused is an exception in the list."""
+        """Send all commands, then read all answers.
+
+        Returns:
+            An answer for each command, or the exception that Redis refused it with.
+
+        """
         assert self.connection is not None
         packed = self.connection.pack_commands(commands)
         await self.connection.send_packed_command(packed)
         answers: list[Any] = []
         for _ in commands:
             try:
-                # The batch has a deadline.
+                # No timeout here: the whole batch has a deadline.
                 answers.append(await self.connection.read_response(timeout=math.inf))
             except ResponseError as exc:
                 answers.append(exc)
@@ -286,7 +305,7 @@ class Commands:
 
 
 def address(connections: ConnectionPool) -> str:
-    """Return where a server is, without a password."""
+    """Return a server's path or host:port, without its password."""
     where = connections.connection_kwargs
     return str(where.get("path") or f"{where.get('host')}:{where.get('port')}")
 
@@ -297,7 +316,7 @@ def _sha(source: str) -> str:
 
 
 def _take(calls: deque[Call], room: int) -> list[Call]:
-    """Remove and return the first calls: as many as fit, and one in any case."""
+    """Remove and return the first calls that fit into ``room`` bytes, at least one."""
     taken: list[Call] = []
     while calls and len(taken) < BATCH and (not taken or calls[0].size <= room):
         room -= calls[0].size
@@ -306,10 +325,10 @@ def _take(calls: deque[Call], room: int) -> list[Call]:
 
 
 def _of(call: Call, said: Any) -> Any:
-    """Return what was answered to a call, or the exception that Redis refused it with.
+    """Return the answer to a call, or the exception that Redis refused it with.
 
     Raises:
-        InvalidResponse: This is the answer to something else.
+        InvalidResponse: It is the answer to another call.
 
     """
     match said:
@@ -324,4 +343,4 @@ def _fail(calls: Iterable[Call], why: str) -> None:
     for call in calls:
         if not call.answer.done():
             call.answer.set_exception(BrokerDown(why))
-            call.answer.exception()  # whoever asked may have stopped waiting
+            call.answer.exception()  # the caller may have stopped waiting

@@ -1,8 +1,8 @@
-"""Deadlines that only count the time in which an answer could have been heard.
+"""Deadlines that only count the time in which this process could read an answer.
 
-A process that stands still, because it has much to do at once or its machine does,
-finds every deadline past when it goes on, and the answers that it waits for unread in
-its sockets. A judge that is late has to look once more before it judges.
+A process may stall: it is busy, or its machine is. When it goes on, every deadline has
+passed, and the answers lie unread in its sockets. So it must read its sockets once more
+before it decides that an answer did not come.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ class Patience:
         async with Patience(2.0):
             await answer()
 
-    The time is counted in steps, and a step counts once, however late it ends. So one
-    standstill costs one step, and the deadline is at most four standstills late.
+    The time is counted in ``STEPS`` steps, and a step counts once, however late it
+    ends. So a stall costs one step at most, and the deadline is late by at most as many
+    stalls as there are steps.
     """
 
     __slots__ = ("left", "loop", "seconds", "timeout", "timer")
@@ -49,6 +50,6 @@ class Patience:
         if self.left < 0:
             self.timeout.reschedule(self.loop.time())
         else:
-            # The last look is a short one: timers may come before what has arrived.
+            # One short step more: a loop may run timers before it reads its sockets.
             step = self.seconds / STEPS if self.left else self.seconds / 100
             self.timer = self.loop.call_later(step, self._step)

@@ -1,7 +1,8 @@
 """A real ``redis-server`` as a child process, so that nobody has to install a service.
 
-It listens on a Unix socket in a directory of its own (no port to collide with, nobody
-else to talk to), keeps nothing on disk, and ends with whoever started it.
+It listens on a Unix socket in a directory of its own, so it needs no free port and no
+other user reaches it. It keeps nothing on disk, and ends with the process that started
+it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from redis.exceptions import RedisError
 from labserver.errors import RedisMissing
 
 START_TIMEOUT = 10.0  # seconds
-WATCH_INTERVAL = 0.5
-MEMORY = "1gb"
+WATCH_INTERVAL = 0.5  # seconds
+MEMORY = "1gb"  # a full Redis refuses to write
 log = logging.getLogger("labserver")
 
 
@@ -56,11 +57,14 @@ def find_redis() -> str:
 
 
 class EmbeddedRedis:
-    """A ``redis-server`` process on a Unix socket; it may be stopped and started.
+    """A ``redis-server`` process on a Unix socket; it may be stopped and started again.
 
     Args:
         folder: Where its socket and its log are.
         options: Further command-line options of ``redis-server``.
+
+    Raises:
+        RedisMissing: There is no Redis on this machine.
 
     """
 
@@ -68,7 +72,7 @@ class EmbeddedRedis:
         self.path, self.log = folder / "redis.sock", folder / "redis.log"
         self.command = [find_redis(), "--port", "0", "--unixsocket", str(self.path)]
         self.command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
-        self.command += ["--maxmemory", MEMORY]  # full, it refuses
+        self.command += ["--maxmemory", MEMORY]
         self.command += options
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -77,8 +81,13 @@ class EmbeddedRedis:
         return f"unix://{self.path}"
 
     async def start(self) -> None:
-        """Start it, empty, and wait until it answers."""
-        # Output goes to a file, because nobody reads on: it would stop at a full pipe.
+        """Start it, empty, and wait until it answers.
+
+        Raises:
+            RedisMissing: It ended at once, or did not answer.
+
+        """
+        # Its output goes to a file: nobody would read a pipe, and a full one blocks it.
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(  # noqa: ASYNC220 (a fork, 2 ms)
                 self.command,
@@ -102,20 +111,22 @@ class EmbeddedRedis:
         raise RedisMissing(f"redis-server did not answer in {START_TIMEOUT:g} s")
 
     def signal(self, how: signal.Signals) -> None:
-        """Send it a signal, such as SIGSTOP to freeze it."""
+        """Send the process a signal, such as SIGSTOP to freeze it."""
         if self.process is not None:
             self.process.send_signal(how)
 
     def stop(self) -> None:
-        """End it at once; it has nothing to save."""
+        """Kill the process: it has nothing to save."""
         process, self.process = self.process, None
         if process is not None:
             process.kill()
             process.wait()
 
     async def watch(self, over: asyncio.Event) -> None:
-        """Start it again when it has ended by itself: empty, so in a new epoch."""
-        # Not by being cancelled: a connection would be left half made.
+        """Start it again, empty, whenever it ends by itself. Rooms get new epochs.
+
+        Returns when ``over`` is set. A cancellation would leave a connection half made.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_INTERVAL):
@@ -123,22 +134,24 @@ class EmbeddedRedis:
             if over.is_set():
                 return
             if self.process is not None and self.process.poll() is not None:
-                log.warning("the embedded Redis ended (%s): again", self.last_words)
+                log.warning(
+                    "the embedded Redis ended (%s): starting it again", self.last_words
+                )
                 try:
                     await self.start()
-                except RedisMissing as exc:  # looked at again after the next interval
+                except RedisMissing as exc:  # tried again after the next interval
                     log.error("%s", exc)
 
     @property
     def last_words(self) -> str:
-        """The end of its log as one line: the cause comes last."""
+        """The end of its log as one line, at most 200 characters: the cause is last."""
         lines = self.log.read_text(errors="replace").split("\n")
         return " ".join(line.strip() for line in lines if line.strip())[-200:]
 
 
 @asynccontextmanager
 async def embedded_redis(*options: str) -> AsyncIterator[EmbeddedRedis]:
-    """Run a Redis of one's own, which may be frozen, stopped and started.
+    """Run a private Redis; the block may freeze, stop and start it.
 
     Raises:
         RedisMissing: It cannot be found, or does not start.
@@ -155,7 +168,7 @@ async def embedded_redis(*options: str) -> AsyncIterator[EmbeddedRedis]:
 
 @asynccontextmanager
 async def running_redis(*options: str) -> AsyncIterator[str]:
-    """Run a Redis of one's own, again if it dies; the value is its URL.
+    """Run a private Redis, restarted whenever it dies. Yields its URL.
 
     Raises:
         RedisMissing: It cannot be found, or does not start.
@@ -178,10 +191,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(how: signal.Signals) -> None:
-    """Have the kernel send a signal to this process when its parent dies.
+    """Have the kernel send signal ``how`` to this process when its parent dies.
 
-    For ``preexec_fn``: a parent that is killed cannot clean up. Linux only; elsewhere
-    nothing happens.
+    Used as ``preexec_fn``: a parent that is killed cannot clean up. Linux only;
+    elsewhere this does nothing.
     """
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, how)

@@ -1,10 +1,10 @@
-"""What a room remembers, read from Redis: in pages, and once for all who ask.
+"""Reads rooms' histories from Redis: in pages, and once for all clients that wait.
 
-Many come back at once and miss nearly the same. Whoever asks while a room is being read
-shares the next reading of it. A reading begins at the newest message and goes back page
-by page, and each is answered as soon as it has come to what that one knows already. It
-ends where a replay would be longer than anybody is given. Commands go between the
-pages, so that a long history keeps no message waiting.
+Many clients reconnect at once, and miss nearly the same messages. Clients that ask
+during a reading of a room share the next reading. A reading starts at the newest
+message and goes back page by page. A client is answered as soon as the reading reaches
+the last message that it knows. A reading ends when the replay exceeds the limit for one
+replay. Other commands go between the pages, so a long history delays no message.
 """
 
 from __future__ import annotations
@@ -22,37 +22,40 @@ from labserver.redis.messages import NUMBERING_TTL, keys_of, ms
 from labserver.redis.nodes import Nodes, call
 from labserver.server.parts import History, Position
 
-PAGE = 2**18  # bytes of history that one call may bring: others wait meanwhile
-FIRST = 16  # times as small is the first page: most who come back missed little
-REPLAYS = 2**21  # bytes of replays that are handed out in one tick
-NEWEST = "+"  # the end of a stream
+PAGE = 2**18  # bytes of history in one answer: other commands wait meanwhile
+FIRST = 16  # the first page is this many times smaller: most clients missed little
+REPLAYS = 2**21  # bytes of replays that clients are given in one tick of the loop
+NEWEST = "+"  # XREVRANGE's name for the end of a stream
 READ = script("numbering.lua", "read.lua")
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Position):
-    """A part of a history, and where a room stands.
+    """A part of a history, and the room's position.
 
     Attributes:
-        reached: How far was read. What lies on the way there and is not in ``kept`` is
-            gone. Reading back, the message with this seq itself was not looked at.
+        reached: Seq at which the reading stopped. Messages up to there that are not in
+            ``kept`` no longer exist. A reading backwards did not look at the message
+            with this seq itself.
 
     """
 
     reached: int = 0
 
 
+# The clients that wait for a reading: the last seq that each knows (None: it only wants
+# the position), and the future that it waits for.
 Asking = list[tuple[int | None, asyncio.Future[Position]]]
 
 
 class Histories:
-    """The histories of all rooms.
+    """Reads the histories of all rooms.
 
     Args:
-        nodes: Where rooms live.
-        history: How much they remember.
-        settle: Called with a room and where it stands, before anybody is told. Returns
-            False if that is not so any more.
+        nodes: The Redis servers.
+        history: How many messages a room keeps, and for how long.
+        settle: Called with a room and its position before clients are answered. Returns
+            False if the position is out of date; then the room is read again.
 
     """
 
@@ -63,7 +66,7 @@ class Histories:
         settle: Callable[[str, Position], Awaitable[bool]],
     ) -> None:
         self.nodes, self.history, self.settle = nodes, history, settle
-        self.asking: dict[str, Asking] = {}  # who shares the next reading of a room
+        self.asking: dict[str, Asking] = {}  # by room: who shares its next reading
         self.readings: dict[str, asyncio.Task[None]] = {}
 
     async def stop(self) -> None:
@@ -71,12 +74,13 @@ class Histories:
             await ended(reading)
 
     async def page(self, room: str, after: int | None, end: str = "") -> Page:
-        """Read one page of what a room keeps after a seq (None: where it stands).
+        """Read one page of a room's history.
 
         Args:
             room: Name of the room.
-            after: Seq of the message before the first that is wanted.
-            end: Where in the stream to read back from; otherwise the oldest come first.
+            after: Messages after this seq are wanted; None for the position only.
+            end: ID in the stream from which to read backwards. Without it the page
+                holds the oldest of the wanted messages.
 
         Raises:
             BrokerDown: Redis does not answer.
@@ -101,7 +105,16 @@ class Histories:
         return Page(epoch.decode(), seq, kept, (before.decode(), base), reached)
 
     async def read(self, room: str, after: int | None) -> Position:
-        """Return where a room stands, and what of a replay after a seq is kept."""
+        """Return a room's position, with the messages after a seq that it still has.
+
+        Args:
+            room: Name of the room.
+            after: Last seq that the client knows; None if it wants no messages.
+
+        Raises:
+            BrokerDown: Redis does not answer.
+
+        """
         answer: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         self.asking.setdefault(room, []).append((after, answer))
         if room not in self.readings:
@@ -109,7 +122,7 @@ class Histories:
         return await answer
 
     async def _serve(self, room: str) -> None:
-        """Read a room for those who ask, again while there are any."""
+        """Read a room for the clients that wait, until none waits any more."""
         asking: Asking = []
         try:
             while asking := self.asking.pop(room, []):
@@ -122,7 +135,7 @@ class Histories:
             _fail(asking + self.asking.pop(room, []), BrokerDown(CLOSED))
 
     async def _read(self, room: str, asking: Asking) -> None:
-        """Go back from the newest message until all are answered."""
+        """Read back from the newest message until all clients are answered."""
         wanted = [after for after, _ in asking if after is not None]
         oldest = min(wanted, default=None)
         limit = self.history.replay_limit
@@ -136,14 +149,14 @@ class Histories:
                     continue
                 newest, kept = page, []
             elif page.epoch != newest.epoch:
-                newest, end = None, NEWEST  # what was read may be lost in the new one
+                newest, end = None, NEWEST  # the new epoch may lack what was read
                 continue
             end = f"{page.reached}-1"
             kept = [*page.kept, *kept]
             size = sum(len(each.json) for each in kept)
             reached = page.reached
             if oldest is None or limit and size > limit:
-                reached = oldest or 0  # no further: some have missed too much
+                reached = oldest or 0  # stop here: a longer replay is never sent
             position = Position(newest.epoch, newest.seq, kept, newest.before)
             asking = await _answer(position, asking, reached, size)
 
@@ -151,15 +164,22 @@ class Histories:
 async def _answer(
     position: Position, asking: Asking, reached: int, size: int
 ) -> Asking:
-    """Answer those who know the message ``reached``; return the others.
+    """Answer the clients that know the message ``reached``; return the others.
 
-    To write a replay takes a while. Others get their turn between them.
+    Writing a replay takes time: after ``REPLAYS`` bytes the loop serves others.
+
+    Args:
+        position: The answer.
+        asking: The clients that wait.
+        reached: Seq at which the reading stopped.
+        size: Bytes of the messages in ``position``.
+
     """
     waiting: Asking = []
     handed = 0.0
     for after, answer in asking:
         if answer.done():
-            continue  # it did not wait
+            continue  # the client stopped waiting
         if after is not None and after < reached:
             waiting.append((after, answer))
             continue
@@ -177,4 +197,4 @@ def _fail(asking: Asking, problem: Exception) -> None:
     for _, answer in asking:
         if not answer.done():
             answer.set_exception(copy(problem))
-            answer.exception()  # whoever asked may have stopped waiting
+            answer.exception()  # the client may have stopped waiting

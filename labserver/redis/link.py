@@ -1,8 +1,8 @@
-"""The subscribing link to Redis: what is listened to, and whether anything is heard.
+"""The link to Redis that subscribes to rooms, and notices when it hears nothing.
 
-A link that is connected and silent is the failure that nobody notices
-(centrifugo#1189): a probe is published once a second on the way that messages take, and
-a link on which it does not come back is given up and made anew.
+A link that is connected and silent is a failure that nobody notices (centrifugo#1189).
+So a probe is published once a second, and takes the same way as messages. When the
+probe does not come back, the link is closed and connected again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from labserver.redis.deadlines import Patience
 log = logging.getLogger("labserver")
 
 PROBE_INTERVAL = 1.0  # seconds
-SILENCE = 3.0  # seconds without a word after which a link counts as dead
+SILENCE = 3.0  # seconds without any message after which a link counts as dead
 PROBE = "return redis.call(ARGV[2], KEYS[1], '')"
 
 
@@ -37,15 +37,15 @@ def channel_of(room: str) -> str:
 
 
 class Link:
-    """A connection that listens to rooms, made anew whenever it breaks.
+    """A connection that subscribes to rooms and reconnects whenever it breaks.
 
     Args:
-        connections: Where a connection comes from.
-        commands: The way out, which the probe takes too.
-        heard: Called with a room and what was published in it, in order.
-        again: Called with a room that is listened to again after a break.
+        connections: Makes the connection.
+        commands: Publishes the probe, over the connection that publishes messages.
+        heard: Called with a room and the data published in it, in order.
+        again: Called with a room when it is subscribed again after a break.
         subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.
-        probe: The room of the probe.
+        probe: Room of the probe; a random one unless given.
         broke: Called when the link broke.
 
     """
@@ -67,17 +67,17 @@ class Link:
         self.entry = subscribe
         self.exit = subscribe.replace("SUB", "UNSUB")
         self.broke = broke
-        # Each room with a future: done when Redis confirmed the first time.
+        # By room: a future that is done once Redis has confirmed the subscription.
         self.rooms: dict[str, asyncio.Future[None]] = {}
-        # What was asked and is not yet confirmed: command, room, future.
+        # Commands that Redis has not confirmed yet: command, room, future.
         self.asked: deque[tuple[str, str, asyncio.Future[None] | None]] = deque()
         self.connection: AbstractConnection | None = None
         self.closed = False
-        self.generation = 0  # counts connections
-        self.mourned = -1  # the latest whose end was logged
+        self.generation = 0  # number of connections so far
+        self.mourned = -1  # the last generation whose end was logged
         self.probe = probe or "probe:" + secrets.token_hex(6)
-        self.probed = 0.0  # when the probe last came through
-        self.unheard = math.inf  # intervals since then in which one could have come
+        self.probed = 0.0  # when the last probe came back (time.monotonic)
+        self.unheard = math.inf  # probe intervals since then
         self.tasks = [
             asyncio.create_task(self._listen()),
             asyncio.create_task(self._probe()),
@@ -85,6 +85,7 @@ class Link:
 
     @property
     def deaf(self) -> bool:
+        """Whether messages may be missed: not connected, or no probe comes back."""
         return self.connection is None or self.unheard * PROBE_INTERVAL > SILENCE
 
     async def stop(self) -> None:
@@ -93,7 +94,12 @@ class Link:
             await ended(task)
 
     async def subscribe(self, room: str) -> None:
-        """Return when Redis has confirmed that the room is listened to."""
+        """Subscribe to a room; return when Redis has confirmed it.
+
+        Raises:
+            BrokerDown: Redis does not confirm it, or this link is stopped.
+
+        """
         if self.closed:
             raise BrokerDown(CLOSED)
         confirmed = self.rooms.get(room)
@@ -107,7 +113,17 @@ class Link:
             raise BrokerDown("Redis does not confirm a subscription") from None
 
     async def adopt(self, room: str, confirmed: asyncio.Future[None]) -> None:
-        """Listen to a room, too, that may have been listened to elsewhere."""
+        """Subscribe to a room that another link may have subscribed to before.
+
+        Args:
+            room: Name of the room.
+            confirmed: Set when Redis confirms. If it is set already, the room is caught
+                up with instead (``again``).
+
+        Raises:
+            BrokerDown: The command cannot be sent.
+
+        """
         self.rooms[room] = confirmed
         await self._ask(self.entry, room, confirmed)
 
@@ -131,16 +147,24 @@ class Link:
             try:
                 await self._follow()
             except (RedisError, OSError, BrokerDown, TimeoutError) as exc:
-                if self.generation != self.mourned:  # once, not at every attempt
+                if self.generation != self.mourned:  # not at every attempt to connect
                     log.warning("the link to Redis broke: %s", type(exc).__name__)
                     self.mourned = self.generation
             except Exception:
-                log.exception("what Redis published could not be delivered")
+                log.exception("a message from Redis could not be delivered")
             self.broke()
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)
 
     async def _follow(self) -> None:
-        """Connect, subscribe to everything, and pass on what comes, until it breaks."""
+        """Connect, subscribe to all rooms, and pass on messages until the link breaks.
+
+        Returns when Redis ends a subscription by itself.
+
+        Raises:
+            TimeoutError: Nothing was heard for ``SILENCE`` seconds.
+            RedisError, OSError, BrokerDown: The connection broke.
+
+        """
         connection: AbstractConnection = self.connections.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -152,7 +176,7 @@ class Link:
             for room, confirmed in known:
                 await self._ask(self.entry, room, confirmed)
             while True:
-                async with Patience(SILENCE):  # else not even the probe came
+                async with Patience(SILENCE):  # the probe comes at least
                     said = await connection.read_response(
                         timeout=math.inf, disconnect_on_error=False
                     )
@@ -169,9 +193,9 @@ class Link:
             await connection.disconnect(nowait=True)
 
     async def _confirmed(self, command: str, room: str) -> bool:
-        """Take note of a confirmation; False if nobody asked for it."""
-        # Redis confirms in the order in which it was asked; an answer for a room that
-        # was left and entered again in a hurry belongs to the older question.
+        """Note that Redis confirmed a command; return False if it was not sent."""
+        # Redis confirms in the order of the commands. A room may be unsubscribed and
+        # subscribed again quickly: the first confirmation belongs to the older command.
         if not self.asked or self.asked[0][:2] != (command, room):
             return False
         *_, confirmed = self.asked.popleft()
@@ -184,17 +208,17 @@ class Link:
 
     async def _probe(self) -> None:
         while True:
-            # Its answer says nothing: what counts is that it comes back by the link.
+            # Its answer does not matter: the probe must come back through the link.
             self.commands.call(PROBE, (channel_of(self.probe),), ())
             await asyncio.sleep(PROBE_INTERVAL)
             self.unheard += 1
 
 
 def _understood(said: Any) -> tuple[str, str, Any]:
-    """Return what happened, in which room, and what was said there.
+    """Return kind, room and data of an answer that a subscriber may get.
 
     Raises:
-        InvalidResponse: This is nothing that a subscriber is told.
+        InvalidResponse: It is no such answer.
 
     """
     match said:

@@ -1,17 +1,20 @@
-"""What rooms remember stays within Redis's memory, whoever fills it.
+"""The histories of rooms do not fill Redis's memory, whoever publishes.
 
-A Redis that is full refuses everything, from everybody. So each replica knows what it
-had stored (:mod:`labserver.server.ledger`), and looks how full Redis is: once a second,
-and when it stored much. Above three quarters every replica forgets the same fraction
-of what it stored: that leads back to a half, however many replicas there are, without a
-word between them. Histories go, the heaviest users' first; numberings and live messages
-do not, and who comes back to a room that was forgotten is told. New idempotency keys
-are kept for ``BRIEFLY`` meanwhile: long enough for a client that tries again.
+Without this, a full Redis refuses every command of every client.
 
-What it guarantees: histories do not fill a Redis that is the lab's own, and where it
-has no limit of its own, each replica stores at most ``KEPT_LIMIT``. What a replica had
-stored that was killed is only gone after the history's ttl. A Redis that evicts by
-itself is left to that, and one that others fill leaves each replica ``FLOOR``.
+How: each replica counts the bytes that it stored (:mod:`labserver.server.ledger`). It
+asks Redis how full it is: once a second, and after it stored much. Above three quarters
+of Redis's memory, every replica deletes the same fraction of what it stored. That frees
+memory down to a half, with any number of replicas, and they need not talk to each
+other. Histories are deleted, the heaviest users' first. Numberings and live messages
+stay, and a client that comes back to a deleted history is told. Meanwhile, new
+idempotency keys are kept for ``BRIEFLY`` seconds only, which is long enough for a
+client that tries again.
+
+Limits: this protects a Redis that only the lab uses. In a Redis without a limit of its
+own, each replica stores at most ``KEPT_LIMIT`` bytes. The histories that a killed
+replica stored stay until their ttl ends. A Redis that evicts keys by itself is left
+alone. In a Redis that others fill, each replica may keep ``FLOOR`` of its memory.
 """
 
 from __future__ import annotations
@@ -31,11 +34,11 @@ from labserver.server.parts import KEPT_LIMIT, KEY_TTL, History
 
 log = logging.getLogger("labserver")
 LOOK_INTERVAL = 1.0  # seconds between two looks
-PAUSE = 0.05  # seconds between two, at least: a full Redis refuses at any rate
-STEP = 1 / 32  # of Redis's memory: who stored that much looks at once
-HIGH, LOW = 3 / 4, 1 / 2  # of it: when histories are forgotten, and until when
-BRIEFLY = 10.0  # seconds
-FLOOR = 1 / 64  # of it that each replica may fill, whatever else is there
+PAUSE = 0.05  # seconds between two looks at least, however often Redis refuses
+STEP = 1 / 32  # of Redis's memory: a replica that stored so much looks at once
+HIGH, LOW = 3 / 4, 1 / 2  # of Redis's memory: deleting starts at HIGH, ends at LOW
+BRIEFLY = 10.0  # seconds that new idempotency keys are kept while memory is short
+FLOOR = 1 / 64  # of Redis's memory that each replica may always fill
 FULLNESS = """
 local info = redis.call('INFO', 'memory')
 local function value(name)
@@ -48,10 +51,10 @@ FORGET = "return redis.call('UNLINK', KEYS[1])"
 
 
 class Memory:
-    """Bounds what this replica keeps in Redis.
+    """Bounds the bytes of history that this replica keeps in Redis.
 
     Args:
-        nodes: Where the rooms live.
+        nodes: The Redis servers.
         history: How much a room keeps, and for how long.
 
     """
@@ -74,7 +77,7 @@ class Memory:
         await ended(self.task)
 
     def note(self, room: str, messages: Sequence[Outgoing]) -> None:
-        """Note what a room keeps now."""
+        """Note that a room now keeps these messages."""
         now = time.monotonic()
         for each in messages:
             self.ledger.note(room, each.user, len(each.tail), now)
@@ -83,7 +86,7 @@ class Memory:
             self.urgent.set()
 
     def refused(self) -> None:
-        """Note that Redis refused something: perhaps it is full."""
+        """Note that Redis refused a command: it may be full."""
         self.urgent.set()
 
     async def _watch(self) -> None:
@@ -96,7 +99,7 @@ class Memory:
             try:
                 await self._look()
             except Exception:
-                log.exception("how full Redis is could not be found out")
+                log.exception("the memory of Redis could not be checked")
             await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:
@@ -106,7 +109,7 @@ class Memory:
             try:
                 used, most, policy = await node.commands.call(FULLNESS, (), ())
             except BrokerDown:
-                continue  # of a cluster the others may go on
+                continue  # other servers of a cluster may answer
             if not most or policy != b"noeviction":
                 continue
             self.step = min(self.step, most * STEP)

@@ -1,7 +1,7 @@
-"""What is published to a room, as a Redis script takes it and as a channel brings it.
+"""Published messages: as arguments of a Redis script, and as data of a channel.
 
-One script (publish.lua) numbers, keeps and publishes all that one replica has for a
-room in one tick.
+One script (publish.lua) numbers, keeps and publishes all messages that one replica has
+for a room in one tick of its loop.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from labserver.server.limits import TokenBucket
 from labserver.server.parts import History
 
 PUBLISH = script("numbering.lua", "publish.lua")
-REFUSED, BEGAN, KEEPS = -1, 1, 2  # what became of a room, by the script
+REFUSED, BEGAN, KEEPS = -1, 1, 2  # the script's first result: see publish.lua
 CALL_SIZE = 2**18  # bytes of messages that one call carries
-# Seconds that a room's numbering outlives its last use, and what it remembers of it.
+# Seconds that a room's numbering is kept after its last use, beside the history's ttl.
 NUMBERING_TTL = 3600.0
 
 
@@ -32,11 +32,11 @@ class Outgoing:
     """A message that waits for its seq.
 
     Args:
-        tail: What its publisher decides.
+        tail: The end of its JSON, from :func:`labserver.contract.messages.body`.
         user: The publisher.
         key: Idempotency key of that user, if there is one.
-        begins: Gives a token if the publisher begins the room; None: it may.
-        stored: Takes the seq.
+        begins: Bucket that pays if the publisher begins the room; None: it is free.
+        stored: Done with the seq, or fails if the message is not stored.
 
     """
 
@@ -48,11 +48,12 @@ class Outgoing:
 
     @property
     def may_begin(self) -> bool:
+        """Whether the publisher can pay for a new room."""
         return self.begins is None or self.begins.level >= 1.0
 
 
 def portions(messages: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Yield messages in their order, as many at a time as one call may carry."""
+    """Yield messages in order, in lists of at most ``CALL_SIZE`` bytes, or of one."""
     portion: list[Outgoing] = []
     size = 0
     for each in messages:
@@ -68,12 +69,12 @@ def portions(messages: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 def said(
     room: str, history: History, messages: Sequence[Outgoing], key_ttl: float
 ) -> tuple[list[str], list[Any]]:
-    """Return keys and arguments of the script.
+    """Return keys and arguments of the script ``PUBLISH``.
 
     Args:
         room: Name of the room.
-        history: How much of it is kept, and for how long.
-        messages: What is published.
+        history: How much of the room is kept, and for how long.
+        messages: The messages to publish.
         key_ttl: Seconds that their idempotency keys are kept.
 
     """
@@ -94,20 +95,20 @@ def said(
 
 
 def fail(messages: Sequence[Outgoing], problem: BaseException) -> None:
-    """Tell each publisher that its message was not stored."""
+    """Tell each publisher why its message was not stored."""
     for each in messages:
         each.stored.set_exception(problem)
 
 
 def pay(messages: Sequence[Outgoing]) -> None:
-    """Take the token for a room that these messages began from one who had it."""
+    """Take one token, for the room that these messages began, from a publisher."""
     payer = next((each for each in messages if each.may_begin), messages[0])
     if payer.begins is not None:
         payer.begins.take(time.monotonic())
 
 
 def tails(rest: bytes) -> Iterator[bytes]:
-    """Yield the message bodies of a publish: length, space, body, space, ..."""
+    """Yield the bodies in the data of a publish: length, space, body, space, ..."""
     start = 0
     while start < len(rest):
         space = rest.index(b" ", start)
@@ -117,15 +118,16 @@ def tails(rest: bytes) -> Iterator[bytes]:
 
 
 def keys_of(room: str) -> list[str]:
-    """Return the keys of a room, in one slot of a cluster."""
+    """Return the keys of a room's numbering and history, in one slot of a cluster."""
     numbering = channel_of(room)
     return [numbering, f"{numbering}:history"]
 
 
 def ms(seconds: float) -> int:
+    """Return seconds as whole milliseconds."""
     return round(seconds * 1000)
 
 
 def _digest(user: str, key: str) -> str:
-    """Return 32 characters for a key of a user, which may hold any separator."""
+    """Return 32 characters for a user's key. Both may hold any character."""
     return sha256(encode_json((user, key))).hexdigest()[:32]

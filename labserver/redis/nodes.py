@@ -1,13 +1,14 @@
-"""Which Redis a room lives on: the only one, or the owner of its slot in a cluster.
+"""The Redis server of each room: the only one, or the owner of its slot in a cluster.
 
-A cluster spreads 16,384 slots over its primaries, and all keys and the channel of a
-room are in one slot. When a primary dies and its replica is promoted, or slots move,
-the rooms concerned are listened to at their new owner, and caught up with.
+A cluster spreads 16,384 slots over its primaries. All keys and the channel of a room
+are in one slot. When a replica is promoted, or slots move, the rooms of those slots are
+subscribed at their new owner, and caught up with.
 
-Redis replicates after it has answered: what was acknowledged in the last moment of a
-primary may die with it. Killed with -9 beside 64 busy publishers, five times, it took
-none of 9,344 acknowledged messages along (``-m chaos.failover``); behind a stalled
-replication link it takes all that the replica had not got, and members are told.
+Redis answers before it replicates: a message that was acknowledged just before its
+primary died may be lost. In five runs, a primary beside 64 busy publishers was killed
+with -9, and none of 9,344 acknowledged messages was lost (``-m chaos.failover``). When
+replication had stalled, every message that the replica had not received is lost, and
+the members are told.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from labserver.redis.commands import TIMEOUT, Commands, ended, pool
 from labserver.redis.link import Link, channel_of
 
 log = logging.getLogger("labserver")
-LOOK_INTERVAL = 5.0  # seconds between looks at who owns what, when all is well
-NAMELESS = (None, b"", b"?")  # what CLUSTER SLOTS says for a name that is not known
-LOOK_PAUSE = 0.2  # seconds between looks when it is not
+LOOK_INTERVAL = 5.0  # seconds between looks at the owners of slots, when all is well
+LOOK_PAUSE = 0.2  # seconds between looks after trouble
+NAMELESS = (None, b"", b"?")  # CLUSTER SLOTS for a server whose name is not known
 
 Heard = Callable[[str, bytes], Awaitable[None]]
 Again = Callable[[str], Awaitable[None]]
@@ -44,7 +45,7 @@ Ranges = Sequence[tuple[int, int, str]]  # first slot, last slot, host:port
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One Redis server: the way out and the way in."""
+    """One Redis server: commands go out, and the link brings messages in."""
 
     connections: ConnectionPool
     commands: Commands
@@ -61,7 +62,7 @@ class Nodes(Protocol):
 
     @property
     def deaf(self) -> bool:
-        """Whether what is published may not be arriving."""
+        """Whether published messages may not be arriving."""
 
     async def start(self) -> None: ...
 
@@ -69,14 +70,21 @@ class Nodes(Protocol):
 
     @property
     def everywhere(self) -> list[Node]:
-        """All of them."""
+        """All servers."""
 
     def of(self, room: str) -> Node:
-        """Return where a room lives. Raises BrokerDown if nobody knows."""
+        """Return the server of a room. Raises BrokerDown if it is not known."""
 
 
 class OneNode:
-    """Every room lives on one server."""
+    """One server has all rooms.
+
+    Args:
+        url: URL of the server.
+        heard: See :class:`Link`.
+        again: See :class:`Link`.
+
+    """
 
     def __init__(self, url: str, heard: Heard, again: Again) -> None:
         connections = pool(url)
@@ -89,7 +97,7 @@ class OneNode:
         return self.node.link.deaf
 
     async def start(self) -> None:
-        """Nothing needs to be found out."""
+        """Do nothing: the server is known."""
 
     async def stop(self) -> None:
         await self.node.stop()
@@ -103,7 +111,14 @@ class OneNode:
 
 
 class ClusterNodes:
-    """Each room lives on the owner of its slot."""
+    """Each room is on the server that owns its slot.
+
+    Args:
+        url: URL with the host and port of some servers of the cluster.
+        heard: See :class:`Link`.
+        again: See :class:`Link`.
+
+    """
 
     def __init__(self, url: str, heard: Heard, again: Again) -> None:
         self.seeds, self.url = _seeds(url)
@@ -114,7 +129,7 @@ class ClusterNodes:
 
     @property
     def deaf(self) -> bool:
-        # A replica that hears a part of the rooms is of more use than none.
+        # A replica that hears only some of the rooms is better than no replica.
         return all(node.link.deaf for node in self.nodes.values())
 
     async def start(self) -> None:
@@ -145,13 +160,18 @@ class ClusterNodes:
             try:
                 await self._look()
             except BrokerDown:
-                pass  # nobody answers: again in a moment
+                pass  # no server answers: the next look is soon
             except Exception:
-                log.exception("what the Redis cluster says of itself is not understood")
+                log.exception("the answer of the Redis cluster was not understood")
             await asyncio.sleep(LOOK_PAUSE)
 
     async def _look(self) -> None:
-        """Ask who owns what; rooms move to their new owners."""
+        """Ask which server owns which slots; subscribe rooms at their new owners.
+
+        Raises:
+            BrokerDown: No server answers.
+
+        """
         ranges = await _ranges({*self.seeds, *self.nodes}, self.url)
         owners = [""] * 16384
         for first, last, address in ranges:
@@ -165,7 +185,7 @@ class ClusterNodes:
         for node in self.nodes.values():
             for room, confirmed in list(node.link.rooms.items()):
                 if (owner := owners[_slot(room)]) and self.nodes[owner] is not node:
-                    with contextlib.suppress(BrokerDown):  # it subscribes when it can
+                    with contextlib.suppress(BrokerDown):  # subscribes once connected
                         await self.nodes[owner].link.adopt(room, confirmed)
                     with contextlib.suppress(BrokerDown):
                         await node.link.unsubscribe(room)
@@ -173,7 +193,7 @@ class ClusterNodes:
             if address in owners:
                 if owners[_slot(node.link.probe)] != address:
                     node.link.probe = _probe(address, owners)
-            elif not node.link.rooms:  # else they wait for their slots' next owner
+            elif not node.link.rooms:  # otherwise rooms wait for their next owner
                 await self.nodes.pop(address).stop()
 
     def _node(self, address: str, owners: Sequence[str]) -> Node:
@@ -187,7 +207,7 @@ class ClusterNodes:
 
 
 def _probe(address: str, owners: Sequence[str]) -> str:
-    """Return a room for a probe, in a slot that a server owns."""
+    """Return the name of a room for probes, in a slot that ``address`` owns."""
     name = secrets.token_hex(6)
     probes = (f"probe:{name}:{number}" for number in count())
     return next(room for room in probes if owners[_slot(room)] == address)
@@ -201,9 +221,10 @@ def call(
     args: Sequence[Any],
     page: int = 0,
 ) -> asyncio.Future[Any]:
-    """Run a script where a room lives; the future fails with BrokerDown.
+    """Run a script on the server of a room.
 
-    The arguments are those of :meth:`Commands.call`.
+    The other arguments are those of :meth:`Commands.call`. The future that is returned
+    fails with BrokerDown, also where the server is not known.
     """
     try:
         return nodes.of(room).commands.call(source, keys, args, page)
@@ -214,7 +235,13 @@ def call(
 
 
 async def check(url: str) -> None:
-    """Raise BrokerDown unless a Redis answers, ValueError if it is no URL of one."""
+    """Check that a Redis answers at ``url``.
+
+    Raises:
+        BrokerDown: No Redis answers.
+        ValueError: It is not the URL of a Redis.
+
+    """
     if _is_cluster(url):
         await _ranges(*_seeds(url))
         return
@@ -226,7 +253,15 @@ async def check(url: str) -> None:
 
 
 async def _ranges(addresses: Iterable[str], url: Callable[[str], str]) -> Ranges:
-    """Return what the first server says that is in touch with the others."""
+    """Ask the servers in random order for the owners of slots.
+
+    Returns:
+        The answer of the first server that says the cluster's state is ok.
+
+    Raises:
+        BrokerDown: There is no such server.
+
+    """
     known = list(addresses)
     random.shuffle(known)
     why = "its state is not ok"
@@ -250,10 +285,11 @@ def _slot(room: str) -> int:
 
 
 def _range(said: Any, address: str) -> tuple[int, int, str]:
-    """Return first slot, last slot and owner, of one entry of CLUSTER SLOTS.
+    """Return first slot, last slot and owner of one entry of CLUSTER SLOTS.
 
-    A server without a name is called ``""``, ``"?"`` or nothing; what is known of it
-    beside the name may hold its IP address. Otherwise it is where it was asked.
+    The name of a server may be unknown: ``""``, ``"?"`` or nil. Then the metadata of
+    the entry may have its IP address. Otherwise it is the server that answered, at
+    ``address``.
     """
     first, last, (host, port, _, *more), *_ = said
     known = dict(zip(more[0][::2], more[0][1::2], strict=False)) if more else {}
@@ -266,7 +302,10 @@ def _range(said: Any, address: str) -> tuple[int, int, str]:
 
 
 def _seeds(url: str) -> tuple[list[str], Callable[[str], str]]:
-    """Return the host:port of each seed, and what makes the URL of any server."""
+    """Return host:port of each server in a URL, and a function.
+
+    The function returns the URL of any server of the cluster for its host:port.
+    """
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     seeds = [
@@ -282,7 +321,7 @@ def _seeds(url: str) -> tuple[list[str], Callable[[str], str]]:
 
 
 def nodes(url: str, heard: Heard, again: Again) -> Nodes:
-    """Return what knows the servers behind a URL, a cluster's or not."""
+    """Return the servers behind a URL: a cluster, or a single one."""
     return (ClusterNodes if _is_cluster(url) else OneNode)(url, heard, again)
 
 

@@ -1,12 +1,12 @@
--- Return a room's epoch and newest seq; begin a numbering where there is none.
+-- Return a room's epoch and its newest seq; begin a numbering if there is none.
 --
--- A server that did not number the newest message itself was promoted, or came back
--- from its disk: what was numbered after the part that it has is lost, and those
--- numbers may not be given twice. It goes on in an epoch of its own, and keeps where it
--- took over: "before" and "base", the place up to which both epochs say the same.
+-- A Redis that did not number the newest message itself was promoted, or restored from
+-- its disk. It may lack later messages, and their numbers must not be used again. So it
+-- starts a new epoch, and stores the old epoch ("before") and the seq up to which both
+-- epochs have the same messages ("base").
 --
--- The third thing returned is whether somebody was ever told a place in the numbering:
--- nobody can come back to what was said before that.
+-- The third result is true if a client was ever told a position in the numbering.
+-- Before that, no client can come back, and the room keeps no history.
 local function numbered(numbering, history, server, fresh)
   local known = redis.call('HMGET', numbering, 'epoch', 'seq', 'by', 'told')
   local epoch, seq, by = known[1], tonumber(known[2]), known[3]

@@ -1,17 +1,19 @@
--- Note who of one replica is in a room, and say who is of all of them.
+-- Store the members that one replica has in a room; return those of all replicas.
 --
 -- KEYS: numbering (the channel has the same name), presence (a hash).
--- ARGV: run id of this server, command that publishes, name of the replica, version
---       that it knows (0: none), ttl in ms, how many people may be named, how many of
---       them are this replica's, and who, as a JSON object.
--- Of each replica the hash keeps "expiry ttl count people"; what has expired goes, and
--- what cannot be read. An expiry is an hour of Redis' clock, which may be set back: one
--- that is further ahead than its ttl is stamped anew. (One that was set forward makes
--- all forget all; each replica notices that it was forgotten, and waits.) A change is
--- published as the name of the replica that made it, without a space, unlike messages.
--- Returns the version, whether the replica knew of one though what it had said is gone,
--- and how many people are there; then, if the version is not the one that it knows and
--- they are not too many, who: a JSON object for each replica.
+-- ARGV: run id of this server, command that publishes, name of the replica, version of
+--       the roster that it knows (0: none), ttl in ms, up to how many people are named,
+--       count of this replica's members, and their names as a JSON object.
+-- Returns the version, 1 if the replica knew a version but its entry is gone (else 0),
+-- and the count of people; then, if the replica does not know this version and they are
+-- not too many, their names: a JSON object for each replica.
+--
+-- For each replica the hash has an entry "expiry ttl count people". Entries that have
+-- expired, or cannot be read, are deleted. An expiry is a time of Redis's clock in ms.
+-- If the clock was set back, an expiry is further away than its ttl: it is set again.
+-- If the clock was set forward, all entries expire: each replica sees that its entry is
+-- gone, and waits. A change is published as the name of the replica that made it;
+-- unlike the data of messages, it has no space.
 local me, known = ARGV[3], tonumber(ARGV[4])
 local presence, ttl, limit = KEYS[2], tonumber(ARGV[5]), tonumber(ARGV[6])
 local count, people = tonumber(ARGV[7]), ARGV[8]
@@ -63,7 +65,7 @@ elseif said then
   changed = true
 end
 if changed then
-  version = math.max(version + 1, now)  -- a hash that was lost must not count as known
+  version = math.max(version + 1, now)  -- higher than any version of a lost hash
   redis.call(ARGV[2], KEYS[1], me)
 end
 if total == 0 then
@@ -71,7 +73,7 @@ if total == 0 then
   return {version, 0, 0}
 end
 redis.call('HSET', presence, 'version', string.format('%.0f', version))
--- Not below what another replica still has left.
+-- The hash lives as long as its longest entry.
 redis.call('PEXPIRE', presence, longest)
 
 local reply = {version, (known > 0 and not said) and 1 or 0, total}

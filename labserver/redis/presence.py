@@ -1,8 +1,9 @@
-"""Who is here, over several replicas: what each says to Redis, and what it hears.
+"""Presence over several replicas: the script's arguments and its answer.
 
-One script (presence.lua) notes what a replica says, drops what has expired, publishes
-a hint to the others if anything changed, and answers; the names only to who does not
-know them yet. All of it is bounded by the number of replicas, not of people.
+One script (presence.lua) stores the members that a replica has in a room and deletes
+expired entries. If anything changed, it tells the other replicas. It answers with the
+members of all replicas; with their names only if the replica does not know them yet.
+The cost of a call grows with the number of replicas, not of people.
 """
 
 from __future__ import annotations
@@ -20,14 +21,28 @@ PRESENCE = script("presence.lua")
 
 
 def said(replica: str, mine: Roster, ttl: int, known: Roster | None) -> tuple[Any, ...]:
-    """Return what a replica says, as the script's arguments."""
+    """Return the script's arguments.
+
+    Args:
+        replica: Name of this replica.
+        mine: Its members of the room.
+        ttl: Milliseconds that this is valid.
+        known: The last roster of the room that this replica knows, if any.
+
+    """
     version = known.version if known is not None else 0
     who = encode_json(mine.users)
     return replica, version, ttl, NAMED_LIMIT, mine.count, who
 
 
 def heard(answer: Sequence[Any], known: Roster | None) -> Roster:
-    """Return who is in the room, from the script's answer."""
+    """Return the members of a room on all replicas.
+
+    Args:
+        answer: The script's answer.
+        known: The roster that the replica knew when it called the script.
+
+    """
     version, forgotten, count, *rosters = answer
     if known is not None and version == known.version:
         return Roster(known.count, known.users, version)

@@ -1,17 +1,18 @@
--- Number, keep and publish messages of one room, as one step that nothing can split.
+-- Number, keep and publish messages of one room, in one atomic step.
 --
 -- KEYS: numbering (a hash; the channel has the same name), history (a stream), then one
 --       for each idempotency key.
 -- ARGV: run id of this server, command that publishes, epoch to use for a new
 --       numbering, history limit, history ttl in ms, numbering ttl in ms, key ttl in
---       ms, whether the room may begin here (0: no); then for each message its body and
---       the index of its idempotency key in KEYS (0: none).
--- Returns what became of the room (-1: it may not begin, and nothing was done; 1: it
--- began; 2: it keeps a history; or 0), how many messages are new, then the seq of each.
--- One PUBLISH carries all that are new:
+--       ms, whether these messages may begin the room (0: no); then for each message
+--       its body and the index of its idempotency key in KEYS (0: none).
+-- Returns the state of the room (-1: it may not begin, and nothing was done; 1: it
+-- began; 2: it keeps a history; 0: neither), the number of new messages, and then the
+-- seq of each message.
+-- One PUBLISH carries all new messages:
 --   epoch first-seq length body length body ...
--- A room in which nobody was ever told a place keeps no history, and is forgotten when
--- its idempotency keys are: it costs a few hundred bytes.
+-- A room keeps no history until a client is told a position in it. Until then it costs
+-- a few hundred bytes, and expires with its idempotency keys.
 local numbering, history = KEYS[1], KEYS[2]
 local limit, ttl = tonumber(ARGV[4]), ARGV[5]
 if ARGV[8] == '0' and redis.call('EXISTS', numbering) == 0 then

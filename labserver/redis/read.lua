@@ -1,14 +1,14 @@
--- Say where a room stands, and what its history keeps after a seq: one page of it.
+-- Return a room's position, and one page of its history after a seq.
 --
 -- KEYS: numbering (a hash), history (a stream).
 -- ARGV: run id of this server, command that publishes, epoch to use for a new
 --       numbering, numbering ttl in ms, history ttl in ms, the seq after which messages
---       are wanted (-1: none), where in the stream to begin when the newest come first
---       ('': the oldest come first), and how many bytes a page has.
--- Returns epoch, seq, the epoch before and the seq that it came to (or '' and -1), the
--- seq that it came to when reading, then seq and body of each message that is not too
--- old, as many as fit. One is looked at even if it does not fit.
--- The age is by Redis' clock: where that is set back, messages live longer.
+--       are wanted (-1: none), the stream ID at which to start backwards, newest first
+--       ('': forwards, oldest first), and the bytes of a page.
+-- Returns epoch, seq, the epoch before and the last seq that both share (or '' and -1),
+-- the seq at which the reading stopped, then seq and body of each message that is not
+-- too old, as many as fit. At least one message is read, even if it does not fit.
+-- The age is by Redis's clock: if that is set back, messages live longer.
 local epoch, seq, told = numbered(KEYS[1], KEYS[2], ARGV[1], ARGV[3])
 if not told then
   redis.call('HSET', KEYS[1], 'told', 1)
@@ -17,8 +17,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 local old = redis.call('HMGET', KEYS[1], 'before', 'base')
 local after, last, room = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local back = last ~= ''
--- When the oldest come first, every message up to there was looked at; when the newest
--- do, every one above.
+-- The fifth result: forwards, every message up to it was read; backwards, every message
+-- above it.
 local reply = {epoch, seq, old[1] or '', tonumber(old[2] or -1), back and after or seq}
 if after < 0 then
   return reply
@@ -28,7 +28,7 @@ local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[5])
 local first = string.format('%.0f-0', after + 1)
 local looked = false
 while true do
-  -- A few at a time: what does not fit is not even read.
+  -- A few at a time, so that few messages are read that do not fit.
   local some
   if back then
     some = redis.call('XREVRANGE', KEYS[2], last, first, 'COUNT', 16)
@@ -39,7 +39,7 @@ while true do
     local number = tonumber(string.match(entry[1], '^%d+'))
     local body, young = entry[2][4], tonumber(entry[2][2]) >= oldest
     if back and not young then
-      return reply  -- no whole story begins before it
+      return reply  -- a replay cannot skip it, so older messages are of no use
     end
     room = room - #body
     if room < 0 and looked then

@@ -34,6 +34,7 @@ from labserver.contract.tokens import ANONYMOUS
 from labserver.server import routes
 from labserver.server.intake import STEP, gated
 from labserver.server.limits import TokenBucket
+from labserver.server.member import GOODBYE_TIMEOUT, SHUT, Outbox
 from labserver.server.places import Place
 from labserver.server.proxies import UNKNOWN, normal
 from labserver.server.sockets import OVER
@@ -41,7 +42,6 @@ from labserver.server.turns import Share, Turns, timed
 
 log = logging.getLogger("labserver")
 
-GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a close frame
 HEAD_LIMIT = 16384  # bytes of a handshake; as on the port of event streams
 SLOWEST = 8192  # bytes a second at which a long message may come, whatever its deadline
 UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
@@ -52,25 +52,6 @@ DROPPED_LIMIT = 1000  # frames read after a goodbye: what may have been on its w
 LEAST_WORK = 60e-9
 MOST_WORK = (200e-6, 1e-6)  # of any message, and of each byte
 PARSING = 100e-6  # seconds that parsing a few frames counts as at most
-
-
-class Outbox(Protocol):
-    """What stands between a room and a member's socket."""
-
-    def deliver(self, chunk: wire.Chunk) -> None:
-        """Send a room's messages, or account for them."""
-
-    def control(self, frame: bytes) -> None:
-        """Send an answer, which is never dropped."""
-
-    def paused(self) -> None:
-        """Note that the socket takes no more."""
-
-    def resumed(self) -> None:
-        """Note that the socket has taken everything."""
-
-    def waiting(self) -> int:
-        """Return the bytes that wait in the application."""
 
 
 class Host(Protocol):
@@ -87,28 +68,6 @@ class Host(Protocol):
 
     def lost(self, connection: LabConnection) -> None:
         """Note that a socket is closed."""
-
-
-class Shut:
-    """The outbox of a connection that is ending: nothing more goes out."""
-
-    def deliver(self, chunk: wire.Chunk) -> None:
-        pass
-
-    def control(self, frame: bytes) -> None:
-        pass
-
-    def paused(self) -> None:
-        pass
-
-    def resumed(self) -> None:
-        pass
-
-    def waiting(self) -> int:
-        return 0
-
-
-SHUT = Shut()
 
 
 class LabConnection(ServerConnection):

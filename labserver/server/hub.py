@@ -19,7 +19,7 @@ from labserver.contract import wire
 from labserver.contract.closing import INTERNAL
 from labserver.contract.messages import Event, Joined
 from labserver.contract.wire import Variant
-from labserver.server.connection import SHUT, LabConnection
+from labserver.server.member import SHUT, Member
 from labserver.server.metrics import Metrics
 
 log = logging.getLogger("labserver")
@@ -44,11 +44,11 @@ class Room:
         self.name = name
         self.epoch = ""  # names the numbering, from the first member on
         # By variant, so that a frame is built once for each.
-        self.members: dict[Variant, set[LabConnection]] = {}
+        self.members: dict[Variant, set[Member]] = {}
         # What was delivered since each of them began to join.
-        self.joining: dict[LabConnection, list[Event]] = {}
+        self.joining: dict[Member, list[Event]] = {}
         # The new numbering, for those of them who began in the old one.
-        self.renumbered: dict[LabConnection, Joined] = {}
+        self.renumbered: dict[Member, Joined] = {}
         self.pending: list[Event] = []
         self.since = 0.0  # when the oldest of these came
 
@@ -78,7 +78,7 @@ class Hub:
     # Membership
 
     @contextmanager
-    def joining(self, connection: LabConnection, name: str) -> Iterator[Room]:
+    def joining(self, connection: Member, name: str) -> Iterator[Room]:
         """Keep for a connection what its room is sent, until :meth:`add` or the end.
 
         A member that joins again is none meanwhile: it would be sent the same twice.
@@ -105,7 +105,7 @@ class Hub:
 
     def add(
         self,
-        connection: LabConnection,
+        connection: Member,
         room: Room,
         joined: Joined,
         missed: Sequence[Event],
@@ -134,7 +134,7 @@ class Hub:
             connection.reply(renumbered)
         self._put_in(connection, room, live)
 
-    def remove(self, connection: LabConnection, name: str) -> None:
+    def remove(self, connection: Member, name: str) -> None:
         """Take a connection out of a room; nothing happens if it is not in it."""
         room = self.rooms.get(name)
         connection.rooms.discard(name)
@@ -144,9 +144,7 @@ class Hub:
         self._take_out(connection, room)
         self._forget_if_empty(room)
 
-    def _put_in(
-        self, connection: LabConnection, room: Room, events: Sequence[Event]
-    ) -> None:
+    def _put_in(self, connection: Member, room: Room, events: Sequence[Event]) -> None:
         self.flush(room)
         room.members.setdefault(connection.variant, set()).add(connection)
         if events:
@@ -159,7 +157,7 @@ class Hub:
             connection.outbox.deliver(chunk)
             self.metrics.deliveries += len(events)
 
-    def _take_out(self, connection: LabConnection, room: Room) -> None:
+    def _take_out(self, connection: Member, room: Room) -> None:
         members = room.members.get(connection.variant, set())
         members.discard(connection)
         if not members:
@@ -187,7 +185,7 @@ class Hub:
         for meanwhile in room.joining.values():
             meanwhile.append(event)
 
-    def _failed(self, member: LabConnection) -> None:
+    def _failed(self, member: Member) -> None:
         """End a member that cannot be written to: it comes back, and misses nothing."""
         log.exception("connection %s failed", member.name)
         member.outbox = SHUT  # nothing may follow what it has missed

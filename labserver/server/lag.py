@@ -1,8 +1,8 @@
-"""How late the event loop is: a timer twice a second, and when it really ran.
+"""Measures how late the event loop is, with a timer twice a second.
 
-What everybody waits for before anything is done for them at all. A loop that is blocked
-for a second shows as one late timer: rare stalls are found by their length, not by
-their number.
+Every client waits this long before the server does anything for it. A loop that is
+blocked for a second shows as one late timer: rare stalls are found by their length, not
+by their number.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ INTERVAL = 0.5  # seconds
 
 
 class LagProbe:
-    """Observe, while it runs, how many seconds late each timer was.
+    """Observes how many seconds late each timer was.
 
     Args:
-        histogram: What is fed.
+        histogram: Gets the seconds.
         interval: Seconds between two timers.
-        then: Called each time, for what else is to be looked at now and then.
+        then: Called after each timer, for other regular checks.
 
     """
 
@@ -48,7 +48,7 @@ class LagProbe:
             self.timer = None
 
     def _ring(self) -> None:
-        # uvloop counts in whole milliseconds, so a timer may be early, too.
+        # uvloop counts in whole milliseconds, so a timer may also be early.
         self.histogram.observe(max(0.0, time.monotonic() - self.due))
         self.start()
         self.then()

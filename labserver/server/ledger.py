@@ -1,8 +1,8 @@
-"""How many bytes rooms remember, and whose go first when they are too many.
+"""Counts the bytes of histories by user, and chooses which rooms to empty.
 
-All rooms share one memory. When it runs short, the users who fill the most of it give
-way, all of them down to the same level, and nobody below it loses anything (max-min
-fairness): one user's rooms go before another's are touched.
+All rooms share one memory. When it runs short, the users who fill most of it lose
+histories, all of them down to the same level. Users below that level lose nothing
+(max-min fairness). So a user who fills the memory empties no other user's rooms.
 
 Pure: sizes and times in, names of rooms out.
 """
@@ -18,28 +18,28 @@ OVERHEAD = 4096  # bytes that a history costs beside its messages: a stream's fi
 
 @dataclass(slots=True)
 class Kept:
-    """What a room remembers, by the user who said it.
+    """The bytes of a room's history, by the user who published them.
 
-    What falls out of a history is not seen from here. A generation ends when it has as
-    many messages as a room keeps, and goes when the next one does: the sum is never too
-    low, and at most twice too high.
+    A ledger does not see which messages a history drops, so it counts in generations. A
+    generation ends when it has as many messages as a room keeps, and is forgotten when
+    the next one ends. So the sum is never too low, and at most twice too high.
     """
 
-    at: float
-    count: int = 0
+    at: float  # time of the newest message
+    count: int = 0  # messages of the new generation
     new: dict[str, int] = field(default_factory=dict)
     old: dict[str, int] = field(default_factory=dict)
 
 
 class Ledger:
-    """Who holds how much, and where.
+    """The bytes of history of each user, in each room.
 
     Args:
         limit: Messages that a room keeps.
         ttl: Seconds that it keeps them.
 
     Attributes:
-        size: Bytes of all.
+        size: Bytes of all rooms.
 
     """
 
@@ -70,15 +70,19 @@ class Ledger:
         self.size += size
 
     def forget(self, room: str) -> None:
-        """Note that a room keeps nothing any more."""
+        """Note that a room's history is empty."""
         if (kept := self.rooms.pop(room, None)) is not None:
             self._subtract(room, kept.old)
             self._subtract(room, kept.new)
 
     def cut(self, target: float, now: float) -> list[str]:
-        """Return, and forget, the rooms to be emptied until ``target`` bytes are kept.
+        """Choose rooms to empty until at most ``target`` bytes are kept; forget them.
 
-        Of a user who holds too much, those go first in which it holds the most.
+        Of each user who holds too much, the rooms go first in which it holds the most.
+
+        Returns:
+            Names of the rooms.
+
         """
         while self.rooms and self._quietest().at + self.ttl < now:
             self.forget(next(iter(self.rooms)))
@@ -87,7 +91,7 @@ class Ledger:
             return cut
         level = _level(self.sums.values(), target)
         for user in [user for user, size in self.sums.items() if size > level]:
-            held = self.users.get(user, {})  # it may have gone with another's
+            held = self.users.get(user, {})  # empty if its rooms went with another's
             for room in sorted(held, key=held.__getitem__, reverse=True):
                 if self.sums.get(user, 0) <= level:
                     break
@@ -111,7 +115,7 @@ class Ledger:
 
 
 def _level(sizes: Iterable[int], target: float) -> float:
-    """Return the most that each may hold so that all together hold ``target``."""
+    """Return the bytes that each user may hold so that all hold ``target``."""
     ascending = sorted(sizes)
     for number, size in enumerate(ascending):
         others = len(ascending) - number

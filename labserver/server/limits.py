@@ -8,10 +8,9 @@ from collections import OrderedDict
 class TokenBucket:
     """Allow ``rate`` events a second and up to ``burst`` of them at once.
 
-    Time is an argument (seconds of any monotonic clock), so that the arithmetic can
-    be tested without waiting. The refill is continuous: a bucket that gains one token
-    a second whatever its rate passes every test that looks at the burst only
-    (centrifugo#1206).
+    Time is an argument (seconds of any monotonic clock), so that tests need not wait.
+    Tokens come back continuously, at ``rate``. (A bucket that gained one token a second
+    at any rate passed every test that only looked at the burst: centrifugo#1206.)
     """
 
     __slots__ = ("burst", "level", "rate", "updated")
@@ -23,45 +22,45 @@ class TokenBucket:
         self.updated = now
 
     def take(self, now: float, cost: float = 1.0) -> bool:
-        """Take tokens, going into debt if there are too few; say if there were enough.
+        """Take ``cost`` tokens; return whether there were enough.
 
-        The debt is at most another burst: :attr:`exhausted` tells when it is reached.
+        If there are too few, the bucket goes into debt, of one burst at most.
         """
         self.refill(now)
         self.level = max(-self.burst, self.level - cost)
         return self.level >= 0.0
 
     def give_back(self) -> None:
-        """Return a token that was taken: what it was taken for is free."""
+        """Put one token back, where an event turned out to be free."""
         self.level = min(self.burst, self.level + 1.0)
 
     def charge(self, cost: float) -> None:
-        """Take more for what turned out to be dear, into a debt of half a burst."""
+        """Take ``cost`` tokens more, into a debt of half a burst at most."""
         self.level = max(self.level - cost, min(self.level, -self.burst / 2))
 
     def refill(self, now: float) -> None:
-        """Add what has accrued since the last call."""
+        """Add the tokens that have come back since the last call."""
         self.level = min(self.burst, self.level + (now - self.updated) * self.rate)
         self.updated = now
 
     @property
     def exhausted(self) -> bool:
-        """Whether the debt has grown as large as a burst, which is its bound."""
+        """Whether the debt has reached its limit, one burst."""
         return self.level <= -self.burst
 
     def wait(self) -> float:
-        """Return the seconds until a whole token will be there."""
+        """Return the seconds until there is a whole token."""
         return max(0.0, (1.0 - self.level) / self.rate)
 
 
 class BucketPerName:
-    """A bucket for each name, where one connection does not stand for one client.
+    """A bucket for each name, for limits that must hold over several connections.
 
     Args:
-        rate: Events a second of one name; 0 for any.
+        rate: Events a second of one name; 0 for no limit.
         burst: Events at once; twice the rate unless given.
-        names_limit: Buckets kept. Who has been quiet the longest is forgotten, and
-            then starts with a full one.
+        names_limit: Buckets kept. The name without events for the longest time is
+            forgotten, and starts again with a full bucket.
 
     """
 
@@ -74,7 +73,7 @@ class BucketPerName:
         self.buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, name: str, now: float) -> bool:
-        """Take one token of ``name``; say if there was one. There is no debt here."""
+        """Take one token of ``name``; return whether there was one. Without debt."""
         bucket = self.of(name, now)
         if bucket is None or bucket.take(now):
             return True

@@ -1,4 +1,4 @@
-"""Where a server listens, and its TLS."""
+"""The sockets that a server listens on, and its TLS."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ def open_port(
     settings: Settings,
     chosen_by: str = "--port",
 ) -> socket.socket:
-    """Return a bound socket whose connections inherit the send buffer.
+    """Return a bound socket; its connections inherit the setting ``send_buffer``.
+
+    Args:
+        host: Address to listen on, IPv6 with or without brackets.
+        port: Port; 0 for any free one.
+        settings: The server's settings.
+        chosen_by: Flag that sets the port, for the error message.
 
     Raises:
-        SettingsError: The place is taken, or none of this machine's.
+        SettingsError: The address is in use, or is not one of this machine's.
 
     """
     host = host.removeprefix("[").removesuffix("]")
     if not host:
         raise SettingsError("--host must name an address, such as 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sets TCP_NODELAY only where it is; with
-    # Nagle's algorithm an answer after an answer waits 40 ms.
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol. With Nagle's
+    # algorithm the second of two answers waits 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -40,20 +46,20 @@ def open_port(
         why = getattr(exc, "strerror", None) or exc
         raise SettingsError(
             f"cannot listen on {host}:{port}: {why} "
-            f"(--host and {chosen_by} choose another place)"
+            f"(choose another address with --host and {chosen_by})"
         ) from None
     return listening
 
 
 def url_of(host: str, port: int, settings: Settings, scheme: str = "ws") -> str:
-    """Return where a server can be reached."""
+    """Return the URL of a server, with ``wss`` or ``https`` where it has TLS."""
     scheme += "s" if settings.tls_cert else ""
     name = f"[{host.strip('[]')}]" if ":" in host else host
     return f"{scheme}://{name}:{port}"
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:
-    """Return how connections are encrypted, or None.
+    """Return the TLS context of the settings' certificate; None if they have none.
 
     Raises:
         SettingsError: Certificate and key cannot be read, or do not belong together.
@@ -74,12 +80,12 @@ def tls(settings: Settings) -> ssl.SSLContext | None:
         except OSError as exc:
             raise SettingsError(f"{name}: {path}: {exc.strerror}") from None
     try:
-        # Nobody is there to be asked for a password.
+        # Without this, OpenSSL would ask for a password on the terminal.
         context.load_cert_chain(cert, key, password=lambda: "")
     except (ssl.SSLError, ValueError) as exc:
         mismatch = "MISMATCH" in str(getattr(exc, "reason", ""))
         why = (
-            "the key is of another certificate"
+            "the key belongs to another certificate"
             if mismatch
             else "they must be PEM files, the key without a password"
         )

@@ -1,12 +1,12 @@
-"""What the server says of itself, on standard error: text, or one JSON object a line.
+"""The server's log, on standard error: text, or one JSON object a line.
 
-No token ever: nothing that logs is given one, the library's own lines (which quote
-requests) stay off, and what looks like a token all the same is struck out.
+The log contains no token. Code that logs has no tokens, the library's own lines (which
+quote requests) are off, and text that looks like a token all the same is replaced.
 
-Peers decide how often connections end, and how often a Redis that is full refuses. So
-that none of them can fill a disk, lines about connections and servers are at most
-``RATE`` a second after a burst; the next one says how many were left out, and the
-metrics count them all.
+Peers decide how often connections end, and how often a full Redis refuses. They must
+not be able to fill a disk: after a burst, at most ``RATE`` lines a second are about
+connections and servers. The next line says how many were left out; the metrics count
+all events.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, TextIO
 
 from labserver.server.limits import TokenBucket
 
-RATE, BURST = 20.0, 100.0  # lines about others
-OTHERS = ("connection", "address", "redis")  # fields of lines about them
-# What a line may carry beside its message, given as ``extra``.
+RATE, BURST = 20.0, 100.0  # lines about peers: a second, and at once
+OTHERS = ("connection", "address", "redis")  # a line with such a field is about a peer
+# The fields that a line may have beside its message, given as ``extra``.
 FIELDS = (
     *("connection", "user", "address", "code", "reason", "status", "detail"),
     *("url", "stage", "replica", "connections", "worker", "redis", "left_out"),
 )
-# A JWT; and whatever stands in a place of a token or of a password.
+# A JWT, and any text in the place of a token or a password.
 _SECRETS = re.compile(
     r"eyJ[\w-]*\.[\w-]*\.[\w-]*"
     r"|(?i:(?<=[?&]token=)|(?<=lab_token=)|(?<=bearer[ .]))[^\s&;,'\"]+"
@@ -37,12 +37,18 @@ _SECRETS = re.compile(
 
 
 def redacted(text: str) -> str:
-    """Return a text without what looks like a token or a password."""
+    """Return a text in which ``***`` replaces all that looks like a secret."""
     return _SECRETS.sub("***", text)
 
 
 class Sparing(logging.Filter):
-    """Let a bounded number of lines about others through."""
+    """Limits the rate of lines about peers.
+
+    Args:
+        rate: Lines a second.
+        burst: Lines at once.
+
+    """
 
     def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
         super().__init__()
@@ -52,9 +58,9 @@ class Sparing(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         about_others = any(hasattr(record, field) for field in OTHERS)
         if not about_others or record.levelno <= logging.DEBUG:
-            return True  # who asks for DEBUG wants everything
+            return True  # DEBUG is off unless somebody wants every line
         if not self.bucket.take(time.monotonic()):
-            self.bucket.give_back()  # a line that is left out is free
+            self.bucket.give_back()  # a line that is left out costs no token
             self.left_out += 1
             return False
         if self.left_out:
@@ -63,7 +69,7 @@ class Sparing(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, message, process, and what else is known."""
+    """One JSON object a line: time, level, message, process and the other fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC)
@@ -76,11 +82,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = redacted(self.formatException(record.exc_info))
-        return json.dumps(line, default=str)  # ASCII: no other line break, no escape
+        return json.dumps(line, default=str)  # ASCII, so no line break of Unicode
 
 
 class TextFormatter(logging.Formatter):
-    """The message, then what else is known as ``name=value``."""
+    """The level and message, then the other fields as ``name=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
         pairs = [f"{name}={_shown(value)}" for name, value in _extra(record).items()]
@@ -103,7 +109,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 def _shown(value: object) -> str:
     text = str(value)
     plain = re.fullmatch(r"[\w.:/@*+-]+", text)
-    return text if plain else json.dumps(text)  # no line break, no forged pair
+    return text if plain else json.dumps(text)  # a value can forge no line or field
 
 
 def start(form: str = "text", level: str = "", stream: TextIO | None = None) -> None:
@@ -111,15 +117,16 @@ def start(form: str = "text", level: str = "", stream: TextIO | None = None) -> 
 
     Args:
         form: ``text`` or ``json``.
-        level: The least that is said. By default warnings as text, for a person, who
-            has read on standard output that the server listens; and info as JSON.
-        stream: Where to; standard error unless given.
+        level: The lowest level that is logged. By default ``info`` for JSON, and
+            ``warning`` for text: its reader sees on standard output that the server
+            listens.
+        stream: Where the lines go; standard error unless given.
 
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(Sparing())
-    # Other libraries' lines take the same form, but no more of them than before.
+    # Other libraries' lines get the same form, at their usual level.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     default = "info" if form == "json" else "warning"
     logging.getLogger("labserver").setLevel((level or default).upper())

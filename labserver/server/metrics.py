@@ -1,7 +1,7 @@
-"""What the server counts, and the Prometheus page that shows it.
+"""The server's counters, and the page that shows them to Prometheus.
 
-On the hot path a count is one integer in a slot, and a histogram is fed once a flush,
-never once a delivery; names, help and labels are put on when a page is asked for.
+On the hot path a counter is one integer in a slot. A histogram gets one value a flush,
+never one a delivery. Names, help and labels are only added when the page is requested.
 Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total``.
 """
 
@@ -29,9 +29,9 @@ from prometheus_client.registry import Collector
 
 from labserver.contract.closing import CLOSES
 
-OTHER = 0  # stands for every close code that means something to its client only
+OTHER = 0  # stands for all close codes that clients make up
 STARTED = time.time()
-# 50 microseconds to 5 seconds: a flush of a small room, and a server that has drowned.
+# From 50 microseconds, a flush of a small room, to 5 seconds, a hopeless overload.
 SECONDS = (
     *(50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
@@ -40,7 +40,12 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Histogram:
-    """How often a value fell into which bucket; ``bounds`` are inclusive."""
+    """Counts values by bucket.
+
+    Args:
+        bounds: The upper bounds of the buckets, inclusive and ascending.
+
+    """
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -54,7 +59,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return upper bound and count up to it, as Prometheus wants them."""
+        """Return each upper bound with the count of all values up to it."""
         total, found = 0, []
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             total += count
@@ -64,7 +69,7 @@ class Histogram:
 
 
 class Gauge(NamedTuple):
-    """A value of this moment: name, help, value."""
+    """The current value of something: name, help, value."""
 
     name: str
     text: str
@@ -98,17 +103,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.accepted = 0  # handshakes that became a socket
-        self.refused: Counter[int] = Counter()  # handshakes answered with HTTP, status
-        self.closes: Counter[int] = Counter()  # connections that ended, by code
+        self.refused: Counter[int] = Counter()  # refused handshakes, by HTTP status
+        self.closes: Counter[int] = Counter()  # connections that ended, by close code
         self.received = 0  # messages from clients
         self.published = 0  # messages that the broker numbered
         self.deliveries = 0  # messages given to a member's outbox
         self.flushes = 0  # rounds over a room's members
-        self.drops = 0  # messages that an outbox dropped, each told with a gap
+        self.drops = 0  # messages that an outbox dropped, each announced by a gap
         self.dead = 0  # peers that answered no ping
         self.stuck = 0  # peers that took no byte before the deadline
         self.stalls = 0  # times that the event loop itself was late
-        self.recovered = 0  # joins whose cursor was honoured
+        self.recovered = 0  # joins that got every message after their cursor
         self.streams = 0  # event streams that began
         self.polls = 0  # long polls that began
         self.unrecovered = 0  # joins whose cursor was too old or of another epoch
@@ -128,14 +133,14 @@ COUNTERS = {
     "dead": ("labserver_peers_dead", "Peers ended because no ping was answered."),
     "stuck": ("labserver_peers_stuck", "Peers ended because they read nothing."),
     "stalls": ("labserver_loop_stalls", "Times that the event loop was late."),
-    "recovered": ("labserver_recoveries", "Joins whose cursor was honoured."),
+    "recovered": ("labserver_recoveries", "Joins that got every message they missed."),
     "unrecovered": ("labserver_recovery_failures", "Joins whose cursor was too old."),
     "streams": ("labserver_streams", "Event streams that began."),
     "polls": ("labserver_polls", "Long polls that began."),
 }
 
-# Name, help, label, and those values of it that are on the page from the start: a rate
-# misses the first increase of a series that was not there.
+# Name, help, label, and the values of the label that are on the page from the start:
+# without them, rate() would miss the first increase of a new series.
 LABELLED = {
     "closes": (
         "labserver_closes",
@@ -154,15 +159,15 @@ LABELLED = {
 HISTOGRAMS = {
     "delivery_latency": (
         "labserver_delivery_latency_seconds",
-        "From the broker's word to the write to a room's last member, a flush.",
+        "Seconds from the broker's delivery to the write to a room's last member.",
     ),
     "broker_latency": (
         "labserver_broker_latency_seconds",
-        "Round trip of a publish to Redis; nothing without Redis.",
+        "Round trip of a publish to Redis; empty without Redis.",
     ),
     "loop_lag": (
         "labserver_loop_lag_seconds",
-        "How late a timer of the event loop ran, twice a second.",
+        "How late the event loop ran a timer, measured twice a second.",
     ),
     "flush_size": ("labserver_flush_messages", "Messages joined in one flush."),
 }
@@ -174,8 +179,8 @@ def render(
     """Return the page in Prometheus' text format.
 
     Args:
-        metrics: What was counted.
-        gauges: What is true at this moment.
+        metrics: The counters and histograms.
+        gauges: The current values.
         about: Labels of ``labserver_info``, such as the replica's name.
 
     """
@@ -190,17 +195,17 @@ def _process() -> Iterator[Gauge]:
         "process_resident_memory_bytes",
         "process_max_fds",
     )
-    yield Gauge(start, "When it started, in Unix time.", STARTED)
-    yield Gauge(memory, "Memory in use.", resident_memory())
+    yield Gauge(start, "Start time of the process, in Unix time.", STARTED)
+    yield Gauge(memory, "Resident memory of the process.", resident_memory())
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield Gauge(files, "File descriptors that it may open.", most)
+    yield Gauge(files, "File descriptors that the process may open.", most)
     with contextlib.suppress(OSError):
         count = len(os.listdir("/proc/self/fd"))
         yield Gauge("process_open_fds", "Open file descriptors.", count)
 
 
 def resident_memory() -> int:
-    """Return this process's resident memory in bytes (its peak where /proc is not)."""
+    """Return this process's resident memory in bytes; without /proc, its peak."""
     try:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize()

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from websockets.http11 import Request
 
-from labserver.contract.messages import Cursor, Event, Refreshed
+from labserver.contract.messages import ClientMessage, Cursor, Event, Refreshed
 from labserver.contract.tokens import Identity
-from labserver.server.connection import LabConnection, Outbox
+from labserver.server.connection import LabConnection
 from labserver.server.hub import Hub
 from labserver.server.limits import TokenBucket
+from labserver.server.member import Member, Outbox, Reader
 from labserver.server.metrics import Metrics
 from labserver.server.places import Places
 from labserver.server.presence import Attendance, Roster
@@ -26,11 +27,17 @@ KEY_TTL = 300.0  # seconds in which a second publish with the same key is the fi
 class Application(Protocol):
     """What a message means."""
 
-    async def receive(self, connection: LabConnection, text: str) -> None:
-        """Serve one message, JSON text. Raises BadMessage for one that is wrong."""
+    async def receive(self, member: Member, text: str) -> None:
+        """Decode one message, JSON text, and handle it.
 
-    def closed(self, connection: LabConnection) -> None:
-        """Forget a connection that is over."""
+        Raises BadMessage for a message that is wrong.
+        """
+
+    async def handle(self, member: Member, message: ClientMessage) -> None:
+        """Serve one message. Raises BadMessage for one that may not be served."""
+
+    def closed(self, member: Member) -> None:
+        """Forget a member that is over."""
 
 
 class Admission(Protocol):
@@ -40,19 +47,19 @@ class Admission(Protocol):
     def places(self) -> Places:
         """How many there may be; the server counts them here."""
 
-    def admit(self, connection: LabConnection, request: Request) -> Identity:
+    def admit(self, member: Member, request: Request) -> Identity:
         """Return who asks. Raises Refused, which becomes an HTTP answer."""
 
-    def opened(self, connection: LabConnection) -> None:
-        """Watch over a connection that got its socket."""
+    def opened(self, member: Member) -> None:
+        """Watch over a member that was admitted."""
 
-    def released(self, connection: LabConnection) -> None:
-        """Forget a connection that is over, or was never admitted."""
+    def released(self, member: Member) -> None:
+        """Forget a member that is over, or was never admitted."""
 
-    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
-        """Extend a connection; None when there are no tokens here.
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
+        """Extend the time of a member; None when there are no tokens here.
 
-        A bad token ends the connection.
+        A bad token ends the member.
         """
 
 
@@ -190,6 +197,6 @@ class Parts:
     application: Callable[[Lab], Application]
     admission: Admission
     heartbeat: Heartbeat
-    outbox: Callable[[LabConnection, Metrics], Outbox]
+    outbox: Callable[[Reader, Metrics], Outbox]
     broker: Broker
     history: History

@@ -27,7 +27,7 @@ from labserver.contract import messages, wire
 from labserver.contract.messages import Person, Presence, Present
 from labserver.contract.wire import Variant
 from labserver.errors import BrokerDown
-from labserver.server.connection import LabConnection
+from labserver.server.member import Member
 
 log = logging.getLogger("labserver")
 
@@ -73,8 +73,8 @@ Here = Callable[[str, Roster, float, Roster | None], Awaitable[Roster]]
 class Audience:
     """The connections of this process that see, and are seen, in one room."""
 
-    members: set[LabConnection] = field(default_factory=set)
-    owed: set[LabConnection] = field(default_factory=set)  # a present: the whole state
+    members: set[Member] = field(default_factory=set)
+    owed: set[Member] = field(default_factory=set)  # a present: the whole state
     told: Roster = NOBODY  # what everybody knows who is owed nothing
     known: Roster | None = None  # what the broker said; None: we said nothing to it
     trusted: float = 0.0  # when what the broker says can be believed again
@@ -104,7 +104,7 @@ class Attendance:
         self.asking = asyncio.Semaphore(ASKING)
         self.telling = asyncio.Lock()
 
-    def enter(self, connection: LabConnection, room: str) -> None:
+    def enter(self, connection: Member, room: str) -> None:
         """Show a connection to the others in a room, and them to it."""
         audience = self.audiences.get(room)
         if audience is None:
@@ -114,7 +114,7 @@ class Attendance:
         audience.owed.add(connection)
         audience.stirred.set()
 
-    def leave(self, connection: LabConnection, room: str) -> None:
+    def leave(self, connection: Member, room: str) -> None:
         """Forget a connection; nothing happens if it was not seen in the room."""
         audience = self.audiences.get(room)
         if audience is not None and connection in audience.members:
@@ -189,7 +189,7 @@ class Attendance:
         audience.trusted = now + DOUBT * self.refresh
 
     def _tell(
-        self, room: str, audience: Audience, now: Roster, asked: set[LabConnection]
+        self, room: str, audience: Audience, now: Roster, asked: set[Member]
     ) -> None:
         """Send each member what it does not know.
 
@@ -233,7 +233,7 @@ def people(ids: Iterable[str], users: Mapping[str, str]) -> list[Person]:
     return [Person(each, users[each]) for each in ids]
 
 
-def send(message: Struct, members: Iterable[LabConnection]) -> set[LabConnection]:
+def send(message: Struct, members: Iterable[Member]) -> set[Member]:
     """Send to each who reads, with one frame for all of a variant; return the others.
 
     For a slow reader nothing is kept: what it would hear is old when it hears it.

@@ -93,6 +93,7 @@ class LabServer:
         self.conversations: set[asyncio.Task[Any]] = set()
         self.visitors: set[Visitor] = set()  # streams, polls and POSTs
         self.draining = False
+        self.over = False  # who was accepted before and arrives now is late
         self.attendance = Attendance(parts.broker.here)
         self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
         self.application = parts.application(
@@ -202,6 +203,7 @@ class LabServer:
             left = max(0.0, deadline - time.monotonic())
             await asyncio.wait(self.conversations, timeout=left)
         self.listener.close(close_connections=False)
+        self.over = True
         for connection in list(self.sockets):
             connection.abort()
         for conversation in list(self.conversations):
@@ -289,6 +291,8 @@ class LabServer:
 
     def arrived(self, connection: LabConnection) -> Place:
         self.sockets.add(connection)
+        if self.over:
+            connection.loop.call_soon(connection.abort)
         address = connection.address
         known = None if self.proxies.trusts(address) else address
         return self.parts.admission.places.arrive(known, connection.abort)

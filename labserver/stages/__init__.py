@@ -1,6 +1,6 @@
 """The seven stages, in order, and a server's parts built from them.
 
-Name and promise of a stage are read off its module, so that nothing can drift.
+A stage's name and promise are read from its module, so they are stated only once.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def naive() -> Parts:
 
 
 def included(last: str, without: Collection[str] = ()) -> list[Stage]:
-    """Return the stages up to ``last`` that are not left out.
+    """Return the stages up to ``last``, except those named in ``without``.
 
     Raises:
-        SettingsError: A name is not a stage's.
+        SettingsError: There is no stage of that name.
 
     """
     for name in (last, *without):
@@ -101,8 +101,11 @@ def build(
 
     Args:
         last: Name of the last stage.
-        settings: What the stages choose from.
+        settings: The server's settings, of which each stage reads its own.
         without: Names of stages to leave out; the naive answer takes their place.
+
+    Raises:
+        SettingsError: There is no stage of that name.
 
     """
     parts = naive()

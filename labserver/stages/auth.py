@@ -1,13 +1,13 @@
 """No stranger gets a socket.
 
-Without this, anyone who can reach the port costs memory and hears everything; and a
-page of another site speaks in the name of whoever visits it, since browsers send
-cookies with a handshake to any origin.
+Without this, anyone who can reach the port costs memory and hears everything. A page of
+another site speaks in the name of its visitor, since browsers send cookies with a
+handshake to any origin.
 
 How: the token is checked while the handshake is still HTTP, so a refusal is a status
-that proxies and people understand, and costs no socket. Caps come first, because they
-are cheaper than a signature. A token that runs out ends its connection, unless the
-client refreshes it.
+that proxies and people understand, and costs no socket. Limits are checked first,
+because that is cheaper than checking a signature. A token that expires ends its
+connection, unless the client refreshes it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from labserver.contract.closing import TOKEN_EXPIRED
 from labserver.contract.messages import Refreshed
 from labserver.contract.tokens import BadClaim, BadToken, Identity, verify
 from labserver.errors import Refused
-from labserver.server.connection import LabConnection
 from labserver.server.limits import TokenBucket
+from labserver.server.member import Member
 from labserver.server.parts import Parts
 from labserver.server.places import Places
 from labserver.settings import Settings
 
-LOOK = 10.0  # seconds; the longest that one timer waits
+LOOK = 10.0  # seconds; the longest time between two looks at the clocks
 
 
 class TokenAdmission:
-    """Admit who brings a valid token from an acceptable place, while there is room."""
+    """Admits clients with a valid token and an allowed origin, up to the limits."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -44,64 +44,67 @@ class TokenAdmission:
         rate = settings.admission_rate
         self.bucket = TokenBucket(rate, max(1.0, rate), time.monotonic())
 
-    def admit(self, connection: LabConnection, request: Request) -> Identity:
-        self.places.claim(connection.place, connection.address)
+    def admit(self, member: Member, request: Request) -> Identity:
+        self.places.claim(member.place, member.address)
         self._check_rate()
         self._check_origin(request)
         return self._identify(request)
 
-    def opened(self, connection: LabConnection) -> None:
-        """Begin to watch a token: it ends its connection when it runs out."""
-        expires = connection.identity.expires
-        if expires is None or connection.gone:
-            return  # for ever, or over: what a lost client sent is still read
-        self._watch(connection, expires, time.monotonic() + expires - time.time())
+    def opened(self, member: Member) -> None:
+        """Begin to watch a token: when it expires, its connection ends."""
+        expires = member.identity.expires
+        if expires is None or member.gone:
+            return  # no expiry; or a lost client, whose last messages are still read
+        self._watch(member, expires, time.monotonic() + expires - time.time())
 
-    def _watch(
-        self, connection: LabConnection, expires: float, deadline: float
-    ) -> None:
-        # By whichever clock it runs out first: the wall clock may be set back, and the
-        # other stands still while the machine sleeps.
-        if connection.expiry is not None:
-            connection.expiry.cancel()
+    def _watch(self, member: Member, expires: float, deadline: float) -> None:
+        # The token expires by the first of two clocks: the wall clock may be set back,
+        # and the monotonic clock stands still while the machine sleeps.
+        if member.expiry is not None:
+            member.expiry.cancel()
         left = min(expires - time.time(), deadline - time.monotonic())
         if left <= 0:
-            connection.end(TOKEN_EXPIRED)
+            member.end(TOKEN_EXPIRED)
         else:
-            connection.expiry = connection.loop.call_later(
-                min(left, LOOK), self._watch, connection, expires, deadline
+            member.expiry = member.loop.call_later(
+                min(left, LOOK), self._watch, member, expires, deadline
             )
 
-    def released(self, connection: LabConnection) -> None:
-        if connection.expiry is not None:
-            connection.expiry.cancel()
+    def released(self, member: Member) -> None:
+        if member.expiry is not None:
+            member.expiry.cancel()
 
-    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
-        """Extend a connection: the same user, perhaps other rooms, a later expiry."""
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
+        """Give a connection a new token of the same user, with its rooms and expiry.
+
+        Returns:
+            The answer to the client, or None if the token ended the connection.
+
+        """
         try:
             identity = verify(self.settings.secret, token)
         except BadToken:
-            connection.end(TOKEN_EXPIRED)
+            member.end(TOKEN_EXPIRED)
             return None
-        if identity.user != connection.identity.user:
-            connection.end(TOKEN_EXPIRED.because("the token names another user"))
+        if identity.user != member.identity.user:
+            member.end(TOKEN_EXPIRED.because("the token names another user"))
             return None
-        connection.identity = identity
-        self.opened(connection)
+        member.identity = identity
+        self.opened(member)
         return Refreshed(identity.expires)
 
     def _check_rate(self) -> None:
         rate = self.settings.admission_rate
         if rate and not self.bucket.take(time.monotonic()):
-            self.bucket.give_back()  # a refusal is free: nobody goes into debt here
+            self.bucket.give_back()  # a refusal is free, so the bucket has no debt
             wait = max(1, math.ceil(self.bucket.wait()))
             raise Refused(503, "too many handshakes", {"Retry-After": f"{wait}"})
 
     def _check_origin(self, request: Request) -> None:
         origins = request.headers.get_all("Origin")
         if not origins:
-            # Not a browser; or a page, maybe another site's, that embeds an address as
-            # if it were a picture: cookies are sent then, and an Origin is not.
+            # Not a browser; or a page that embeds this address as a picture. Then the
+            # browser sends cookies and no Origin, for pages of other sites, too.
             if "no-cors" in request.headers.get_all("Sec-Fetch-Mode"):
                 raise Refused(403, "a room cannot be embedded")
             return
@@ -111,13 +114,13 @@ class TokenAdmission:
             raise Refused(403, "this origin may not connect")
 
     def _is_here(self, origin: str, hosts: list[str]) -> bool:
-        """Return whether a page comes from the host that it speaks to."""
+        """Return whether a page came from the host that its request is sent to."""
         found = _ORIGIN.fullmatch(origin)
         if found is None or len(hosts) != 1:
             return False
         scheme, authority = found.groups()
         if scheme == "http" and self.settings.tls_cert:
-            return False  # whoever is on its way can change a page that came in clear
+            return False  # anyone on the way can change a page sent over plain HTTP
         here = _place(scheme, hosts[0].lower())
         return here is not None and _place(scheme, authority) == here
 
@@ -134,7 +137,7 @@ class TokenAdmission:
             raise Refused(401, str(exc), challenge) from None
 
 
-# A scheme, a host, perhaps a port, and no more (RFC 6454 section 7.1).
+# A scheme, a host, perhaps a port, and nothing else (RFC 6454 section 7.1).
 _ORIGIN = re.compile(r"(https?)://([^/?#@\\\s]+)")
 
 
@@ -148,7 +151,7 @@ def _place(scheme: str, authority: str) -> tuple[str, int] | None:
 
 
 def _tokens(request: Request) -> Iterator[str]:
-    """Yield what a request offers as a token, in the order of the contract."""
+    """Yield the tokens that a request brings, in the order of the wire contract."""
     for value in request.headers.get_all("Authorization"):
         scheme, _, token = value.partition(" ")
         if scheme.lower() == "bearer":

@@ -1,7 +1,7 @@
-"""What waits for a slow reader, in order, and what was lost on the way.
+"""The queue of a slow reader: what waits for it, and what it lost, in order.
 
 Pure: bytes in, bytes out. The outbox of the stage ``backpressure`` decides when to
-hold, when to write and what to lose.
+hold, when to write and which policy to follow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOSS_SIZE = 64  # bytes that a gap notice is counted as
 
 @dataclass(slots=True)
 class Loss:
-    """Seqs ``first`` to ``last`` of ``room`` that the reader will not get."""
+    """The messages ``first`` to ``last`` of ``room``, which the reader will not get."""
 
     room: str
     first: int
@@ -27,12 +27,12 @@ class Loss:
 
 
 class Backlog:
-    """A queue of answers, chunks and losses; a loss stands where the chunk stood.
+    """A queue of answers, chunks and losses; a loss takes the place of its chunk.
 
     Attributes:
         size: Bytes held.
-        kept: Bytes of it that are answers and notices, which are never lost.
-        lost: Messages lost so far.
+        kept: How many of these bytes are answers and notices, which are never lost.
+        lost: Number of messages lost so far.
 
     """
 
@@ -40,8 +40,8 @@ class Backlog:
 
     def __init__(self) -> None:
         self.entries: deque[bytes | Chunk | Loss] = deque()
-        # The loss of each room that the next one may join, because nothing that the
-        # reader could tell apart stands between them.
+        # By room: the last loss, if the next loss of the room may extend it. It may not
+        # after an answer, or after a chunk of the room: the order would be wrong.
         self.losses: dict[str, Loss] = {}
         self.size = 0
         self.kept = 0
@@ -59,12 +59,12 @@ class Backlog:
         self.entries.append(entry)
 
     def lose(self, chunk: Chunk) -> None:
-        """Append the loss of a chunk."""
+        """Count a chunk as lost, and append the loss."""
         self.lost += len(chunk)
         self._note(Loss(chunk.room, chunk.first, chunk.last, chunk.epoch))
 
     def lose_where(self, chosen: Callable[[Chunk], bool]) -> None:
-        """Turn the chosen chunks into losses, where they stand."""
+        """Replace the chosen chunks by losses, in their places."""
         entries, self.entries, self.losses = self.entries, deque(), {}
         self.size = self.kept = 0
         for entry in entries:
@@ -86,11 +86,11 @@ class Backlog:
             self.kept += LOSS_SIZE
 
     def squeeze(self, policy: str, chunk: Chunk, limit: float) -> None:
-        """Hold what a policy leaves of a full backlog and of one chunk more.
+        """Make a full backlog lose messages by a policy, so that it keeps its limit.
 
         Args:
             policy: ``drop-newest``, ``drop-oldest`` or ``conflate``.
-            chunk: What does not fit.
+            chunk: The newest chunk, which does not fit.
             limit: Bytes that may be held.
 
         """
@@ -109,7 +109,8 @@ class Backlog:
             self.lose(chunk)
 
     def _lose_oldest(self, excess: float) -> None:
-        # A quarter of the limit at a time: going through all entries stays rare.
+        # squeeze() asks for a quarter of the limit at a time, so that going through all
+        # entries stays rare.
         def chosen(old: Chunk) -> bool:
             nonlocal excess
             excess -= len(old.data)
@@ -118,7 +119,7 @@ class Backlog:
         self.lose_where(chosen)
 
     def take(self, variant: Variant, most: int) -> bytes:
-        """Remove and return what comes next, about ``most`` bytes of it."""
+        """Remove the next entries; return them as frames, about ``most`` bytes."""
         parts: list[bytes] = []
         length = 0
         while self.entries and length < most:

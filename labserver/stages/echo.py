@@ -1,10 +1,11 @@
 """Every well-formed message comes back.
 
-Without this, there is no conversation: a server that does not guard its parser lets
-one broken message end the connection, or the process.
+Without this, there is no conversation: in a server that does not guard its parser, one
+broken message ends the connection, or the process.
 
-How: hello on opening, then each JSON value returns as the payload of an ``echo``, byte
-for byte. What is not JSON is answered with an ``error``, and the connection lives.
+How: the server says ``hello``, then returns each JSON value as the payload of an
+``echo``, byte for byte. Text that is not JSON is answered with an ``error``, and the
+connection stays open.
 """
 
 from __future__ import annotations
@@ -13,30 +14,41 @@ from dataclasses import replace
 
 import msgspec
 
-from labserver.contract.messages import Echo, Refresh, Refreshed, decode, well_formed
+from labserver.contract.messages import (
+    ClientMessage,
+    Echo,
+    Refresh,
+    Refreshed,
+    decode,
+    encode,
+    well_formed,
+)
 from labserver.errors import BadMessage
-from labserver.server.connection import LabConnection
+from labserver.server.member import Member
 from labserver.server.parts import Lab, Parts
 from labserver.settings import Settings
 
 
 class EchoApplication:
-    """Answer every value with itself."""
+    """Answers every JSON value with an ``echo`` of it."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
-    async def receive(self, connection: LabConnection, text: str) -> None:
+    async def receive(self, member: Member, text: str) -> None:
         answer: msgspec.Struct = Echo(well_formed(text))
-        # Tokens belong to admission. Where anyone is admitted there are none, and a
-        # refresh is a value like any other.
+        # Tokens belong to the admission. Where anyone is admitted there are no tokens,
+        # and a refresh is a value like any other.
         if '"refresh"' in text and (message := _refresh(text)) is not None:
-            refreshed = self.lab.admission.refresh(connection, message.token)
+            refreshed = self.lab.admission.refresh(member, message.token)
             if refreshed is not None:
                 answer = Refreshed(refreshed.expires, message.ref)
-        connection.reply(answer)
+        member.reply(answer)
 
-    def closed(self, connection: LabConnection) -> None:
+    async def handle(self, member: Member, message: ClientMessage) -> None:
+        await self.receive(member, encode(message).decode())
+
+    def closed(self, member: Member) -> None:
         pass
 
 

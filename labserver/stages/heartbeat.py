@@ -1,14 +1,14 @@
 """A dead peer is gone within two intervals.
 
 Without this, a peer whose network vanished stays a member for hours: TCP only notices
-when it has something to send, and then retries patiently.
+when it has something to send, and then it tries again for a long time.
 
-How: a wheel of slots turns once an interval, and each connection is pinged when its
-random slot comes up, so pings never come in a burst. Three quarters of an interval
-later it must have given a sign of life: any frame counts, and so does taking what was
-sent. Otherwise it is aborted, since a polite close waits for the dead to answer. A
-server that was late itself reads once more before it judges, and its lateness counts
-for a little: that delays a judgement, and never prevents it.
+How: a wheel of slots turns once an interval. Each connection has a random slot and is
+pinged when the wheel reaches it, so pings never come in a burst. Three quarters of an
+interval later the peer must have given a sign of life: it sent any frame, or it took
+bytes that were sent. Otherwise its connection is aborted, since a polite close would
+wait for an answer. A server that was late itself reads its sockets once more before it
+decides. A stall delays the decision only a little, and never prevents it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from labserver.settings import Settings
 log = logging.getLogger("labserver")
 
 SLOTS = 64
-GRACE = SLOTS * 3 // 4  # slots between a ping and the look whether it was answered
+GRACE = SLOTS * 3 // 4  # slots between a ping and the check for its answer
 
 
 class WheelHeartbeat:
-    """Ping everyone once an interval, a few at a time.
+    """Pings every connection once an interval, a few at a time.
 
     Args:
         interval: Seconds between two pings to the same peer.
@@ -44,7 +44,7 @@ class WheelHeartbeat:
     def __init__(self, interval: float) -> None:
         self.interval: float | None = interval
         self.tick = interval / SLOTS
-        self.patience = max(interval / 8, 0.05)  # lateness that counts as a stall
+        self.patience = max(interval / 8, 0.05)  # seconds late that count as a stall
         self.slots: list[set[LabConnection]] = [set() for _ in range(SLOTS)]
         self.slot_of: dict[LabConnection, int] = {}
         self.hand = 0
@@ -68,22 +68,22 @@ class WheelHeartbeat:
             await self.task
 
     async def turn(self) -> None:
-        """Move the wheel by one slot a tick, for as long as the server runs."""
+        """Move the wheel by one slot a tick while the server runs."""
         due = time.monotonic()
         while True:
             due += self.tick
             await asyncio.sleep(due - time.monotonic())
             if time.monotonic() - due > self.patience:
-                # The server itself was late. Answers may lie unread in the kernel: a
-                # tick is enough to read them. And perhaps the whole machine stood
-                # still, with all that was on its way; so little of that time counts.
+                # The server itself was late. Answers may lie unread in the kernel: one
+                # tick is enough to read them. Perhaps the whole machine stood still,
+                # and the answers with it: only a little of the stall counts as time.
                 self.metrics.stalls += 1
                 due = time.monotonic() - self.patience / 2
                 await asyncio.sleep(self.tick)
             self.step()
 
     def step(self) -> None:
-        """Reap those who did not answer, then ping those whose turn it is."""
+        """End the connections that did not answer, then ping those of this slot."""
         self.each(self.slots[self.hand - GRACE], self.look)
         self.each(self.slots[self.hand], lambda connection: connection.send_ping())
         self.hand = (self.hand + 1) % SLOTS
@@ -94,7 +94,7 @@ class WheelHeartbeat:
         for connection in list(slot):
             try:
                 do(connection)
-            except Exception:  # one connection's trouble must not end the wheel
+            except Exception:  # an error of one connection must not stop the wheel
                 about = {"connection": connection.name}
                 log.exception("a heartbeat failed", extra=about)
 
@@ -106,7 +106,7 @@ class WheelHeartbeat:
             connection.cut(HEARTBEAT_LOST)
 
     def is_dead(self, connection: LabConnection) -> bool:
-        """Return whether a ping was answered neither by a pong nor by anything else."""
+        """Return whether nothing came since the last ping and no bytes were taken."""
         return connection.pinged > connection.seen and not connection.reads()
 
 

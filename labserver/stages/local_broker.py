@@ -1,4 +1,4 @@
-"""One process decides the order of its own rooms: the naive broker."""
+"""The naive broker: one process decides the order of its own rooms, in memory."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ class Log:
         self.epoch = secrets.token_hex(4)
         self.seq = 0
         self.kept: deque[tuple[float, Event]] = deque()
-        # When a key of a user expires, and the seq that it has.
+        # By user and idempotency key: when the key expires, and the message's seq.
         self.keys: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
-        self.expires = 0.0
-        self.told = False  # whether somebody was told a place in it, and may come back
+        self.expires = 0.0  # when the log may be forgotten (time.monotonic)
+        self.told = False  # whether a client was told a position, and may come back
 
 
 class LocalBroker:
-    """One process decides the order of its own rooms."""
+    """Numbers, keeps and delivers the messages of rooms within this process.
+
+    Attributes:
+        logs_limit: Rooms remembered; beyond it, rooms without members are forgotten.
+        keys_limit: Idempotency keys remembered for each room.
+        kept_limit: Bytes of history of all rooms.
+
+    """
 
     deaf = False
     logs_limit = 100_000
@@ -43,7 +50,7 @@ class LocalBroker:
 
     def __init__(self) -> None:
         self.logs: OrderedDict[str, Log] = OrderedDict()
-        self.kept = 0  # bytes
+        self.kept = 0  # bytes of history of all rooms
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
@@ -69,7 +76,7 @@ class LocalBroker:
                 return done
             begins.take(now)
         log = self._log(room)
-        own = key and (user, key)  # nobody else can know it, or take it
+        own = key and (user, key)  # another user's equal key is another key
         if own and (first := log.keys.get(own)) and first[0] > now:
             done.set_result(first[1])
             return done
@@ -99,7 +106,7 @@ class LocalBroker:
         self.kept += len(message.json)
 
     def _relieve(self, now: float) -> None:
-        """Forget an eighth of all that is kept, the heaviest users' rooms first."""
+        """Forget an eighth of all histories, the heaviest users' rooms first."""
         goal = self.ledger.size * self.kept_limit * 7 / 8
         for room in self.ledger.cut(goal / self.kept, now):
             if (log := self.logs.get(room)) is not None:
@@ -138,15 +145,15 @@ class LocalBroker:
         return log
 
     def _may_return(self, room: str) -> None:
-        """Keep a numbering for those who were told a place in it, and have left."""
+        """Keep a numbering for clients that left with a position, and may come back."""
         if log := self.logs.get(room):
             log.expires = max(log.expires, time.monotonic() + self.history.ttl)
 
     def _forget(self, now: float) -> None:
         """Forget rooms that are empty and to which no client can come back.
 
-        Looks at two rooms a call: that is bounded, and fast enough to keep up with new
-        rooms, of which a call brings one at most.
+        Checks two rooms a call: that is bounded, and fast enough, since a call adds at
+        most one room.
         """
         for name in list(islice(self.logs, 2)):
             log = self.logs[name]

@@ -1,7 +1,7 @@
-"""For each part of a server the naive answer, in a few lines.
+"""The naive answer for each part of a server, in a few lines.
 
-Leaving a stage out (``--without``) puts the naive answer back, so that two runs differ
-in one idea.
+A stage that is left out (``--without``) is replaced by the naive answer, so that two
+runs differ in one idea.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from labserver.contract.messages import Cursor, Event, Refreshed
 from labserver.contract.tokens import ANONYMOUS, Identity
 from labserver.contract.wire import Chunk
 from labserver.server.connection import LabConnection
+from labserver.server.member import Member, Reader
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Position
 from labserver.server.places import Places
@@ -25,16 +26,16 @@ class AdmitAnyone:
     def __init__(self) -> None:
         self.places = Places()
 
-    def admit(self, connection: LabConnection, request: Request) -> Identity:
+    def admit(self, member: Member, request: Request) -> Identity:
         return ANONYMOUS
 
-    def opened(self, connection: LabConnection) -> None:
+    def opened(self, member: Member) -> None:
         pass
 
-    def released(self, connection: LabConnection) -> None:
+    def released(self, member: Member) -> None:
         pass
 
-    def refresh(self, connection: LabConnection, token: str) -> Refreshed | None:
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
         return None
 
 
@@ -57,12 +58,12 @@ class NoHeartbeat:
 
 
 class DirectOutbox:
-    """Everything goes to the socket at once; what it does not take piles up."""
+    """Everything is written at once; bytes that the peer does not take pile up."""
 
     __slots__ = ("write",)
 
-    def __init__(self, connection: LabConnection, metrics: Metrics) -> None:
-        self.write = connection.transport.write
+    def __init__(self, reader: Reader, metrics: Metrics) -> None:
+        self.write = reader.transport.write
 
     def deliver(self, chunk: Chunk) -> None:
         self.write(chunk.data)
@@ -81,7 +82,7 @@ class DirectOutbox:
 
 
 class NoHistory:
-    """Who was away has missed what was said."""
+    """A client that was away has missed the messages of that time."""
 
     limit = 0
     ttl = 0.0

@@ -1,12 +1,13 @@
 """A client that comes back misses nothing, or is told what it missed.
 
-Without this, every lost connection is a hole in what a client knows, and neither side
-can say how large.
+Without this, a client misses messages whenever its connection is lost, and neither side
+can say how many.
 
-How: each room remembers its newest messages, bounded by count and by age. A client
-names the newest message that it has, by epoch and seq, and either gets every message
-after it, in order and before anything live, or hears that it cannot (``recovered`` is
-false). There is nothing in between: half a replay looks like a whole one.
+How: each room keeps its newest messages, bounded by count and by age. A client names
+the newest message that it has, by epoch and seq. Either it gets every message after
+that one, in order and before any live message, or it hears that it cannot have them
+(``recovered`` is false). There is nothing in between: half a replay looks like a whole
+one.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from labserver.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RecentHistory:
-    """Remember the newest messages of a room.
+    """Decides whether a client can get the messages that it missed.
 
     Args:
         limit: Messages that a room keeps.
-        ttl: Seconds that it keeps each.
-        replay_limit: Bytes of one replay; 0 for any. What does not fit a client's
-            outbox would end the connection that asks for it, again and again.
+        ttl: Seconds that a room keeps each message.
+        replay_limit: Bytes of one replay; 0 for no limit. A replay that is larger than
+            the client's outbox would end the connection, each time it is asked for.
 
     """
 
@@ -39,7 +40,7 @@ class RecentHistory:
         self, cursor: Cursor | None, position: Position
     ) -> Sequence[Event] | None:
         if cursor is None or not position.continues(cursor.epoch, cursor.seq):
-            return None  # a number of another epoch means nothing in this one
+            return None  # a seq of another epoch means nothing in this one
         wanted = position.seq - cursor.seq
         if wanted < 0 or len(position.kept) < wanted:
             return None

@@ -20,6 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from labserver.contract.messages import (
     Ack,
+    ClientMessage,
     Echo,
     Error,
     Join,
@@ -36,8 +37,8 @@ from labserver.contract.messages import (
     decode,
 )
 from labserver.errors import BadMessage, BrokerDown, TooManyRooms
-from labserver.server.connection import LabConnection
 from labserver.server.limits import BucketPerName
+from labserver.server.member import Member
 from labserver.server.parts import Lab, Parts
 from labserver.server.proxies import neighbourhood
 from labserver.settings import Settings
@@ -57,118 +58,118 @@ class RoomsApplication:
         # is. As many as a connection may be in, and in a minute as many again.
         self.begins = BucketPerName(rooms_limit / 60.0, rooms_limit)
 
-    async def receive(self, connection: LabConnection, text: str) -> None:
-        message = decode(text)
+    async def receive(self, member: Member, text: str) -> None:
+        await self.handle(member, decode(text))
+
+    async def handle(self, member: Member, message: ClientMessage) -> None:
         match message:
             case Publish():
-                await self.publish(connection, message)
+                await self.publish(member, message)
             case Join():
-                await self.join(connection, message)
+                await self.join(member, message)
             case Leave():
-                self.leave(connection, message.room)
-                connection.reply(Left(message.room, message.ref))
+                self.leave(member, message.room)
+                member.reply(Left(message.room, message.ref))
             case Ping():
-                connection.reply(Pong(message.ref))
+                member.reply(Pong(message.ref))
             case Echo():
-                connection.reply(message)
+                member.reply(message)
             case Refresh():
-                self.refresh(connection, message)
+                self.refresh(member, message)
 
-    async def publish(self, connection: LabConnection, message: Publish) -> None:
-        self.check_claim(connection, message.room, message.ref)
-        tail = body(connection.identity.user, message.payload)
-        who = connection.identity
-        payer = who.at(neighbourhood(connection.address))
+    async def publish(self, member: Member, message: Publish) -> None:
+        self.check_claim(member, message.room, message.ref)
+        tail = body(member.identity.user, message.payload)
+        who = member.identity
+        payer = who.at(neighbourhood(member.address))
         begins = self.begins.of(payer, time.monotonic())
         publish = self.lab.broker.publish
         stored = publish(message.room, tail, message.key, who.user, begins)
         if stored.done():
-            self.published(connection, message, stored)
+            self.published(member, message, stored)
             return
         # A round trip to the broker: the next message of this client need not wait.
-        connection.in_flight += 1
-        stored.add_done_callback(partial(self.arrived, connection, message))
-        if connection.in_flight >= self.in_flight_limit:
+        member.in_flight += 1
+        stored.add_done_callback(partial(self.arrived, member, message))
+        if member.in_flight >= self.in_flight_limit:
             await asyncio.wait([stored])
 
     def arrived(
-        self, connection: LabConnection, message: Publish, stored: asyncio.Future[int]
+        self, member: Member, message: Publish, stored: asyncio.Future[int]
     ) -> None:
-        connection.in_flight -= 1
-        self.published(connection, message, stored)
+        member.in_flight -= 1
+        self.published(member, message, stored)
 
     def published(
-        self, connection: LabConnection, message: Publish, stored: asyncio.Future[int]
+        self, member: Member, message: Publish, stored: asyncio.Future[int]
     ) -> None:
         """Tell a publisher what became of its message."""
         if (problem := stored.exception()) is not None:
             many = isinstance(problem, TooManyRooms)
             code = "rate_limited" if many else "broker_down"
-            connection.reply(Error(code, str(problem), message.ref))
+            member.reply(Error(code, str(problem), message.ref))
         elif message.ref is not UNSET:
-            connection.reply(Ack(message.room, stored.result(), message.ref))
+            member.reply(Ack(message.room, stored.result(), message.ref))
 
-    async def join(self, connection: LabConnection, message: Join) -> None:
+    async def join(self, member: Member, message: Join) -> None:
         name = message.room
-        if connection.gone:
+        if member.gone:
             return  # asked before it said goodbye; a queue of these is long to serve
-        self.check_claim(connection, name, message.ref)
-        here = name in connection.rooms
-        if self.rooms_limit and len(connection.rooms) >= self.rooms_limit and not here:
+        self.check_claim(member, name, message.ref)
+        here = name in member.rooms
+        if self.rooms_limit and len(member.rooms) >= self.rooms_limit and not here:
             detail = f"a connection may be in {self.rooms_limit} rooms"
             raise BadMessage("room_limit", detail, message.ref)
         lab = self.lab
         # Inside the block the room keeps for this client what arrives meanwhile: what
         # was missed is read from the broker, and between the two nothing may be lost.
-        with lab.hub.joining(connection, name) as room:
+        with lab.hub.joining(member, name) as room:
             try:
                 await lab.broker.subscribe(name)
                 after = None if message.after is None else message.after.seq
                 position = await lab.broker.read(name, after)
             except BrokerDown as exc:
                 raise BadMessage("broker_down", str(exc), message.ref) from None
-            if connection.gone:  # meanwhile; it would be a member that nobody takes out
+            if member.gone:  # meanwhile; it would be a member that nobody takes out
                 return
             missed = lab.history.missed(message.after, position)
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
-            lab.hub.add(connection, room, joined, missed or ())
+            lab.hub.add(member, room, joined, missed or ())
         if message.after is not None and self.rooms_limit and not here:
-            connection.returned()
+            member.returned()
         if message.presence:
-            lab.attendance.enter(connection, name)
+            lab.attendance.enter(member, name)
         else:
-            lab.attendance.leave(connection, name)
+            lab.attendance.leave(member, name)
         if message.after is not None:
             lab.metrics.recovered += joined.recovered
             lab.metrics.unrecovered += not joined.recovered
 
-    def refresh(self, connection: LabConnection, message: Refresh) -> None:
-        answer = self.lab.admission.refresh(connection, message.token)
-        if connection.ending is not None:
+    def refresh(self, member: Member, message: Refresh) -> None:
+        answer = self.lab.admission.refresh(member, message.token)
+        if member.ending is not None:
             return  # the token was bad, and that was the answer
         if answer is None:
             detail = "there are no tokens here to refresh"
             raise BadMessage("forbidden", detail, message.ref)
-        connection.reply(Refreshed(answer.expires, message.ref))
-        for name in list(connection.rooms):
-            if not connection.identity.may_enter(name):
-                self.leave(connection, name)
-                connection.reply(Left(name))
+        member.reply(Refreshed(answer.expires, message.ref))
+        for name in list(member.rooms):
+            if not member.identity.may_enter(name):
+                self.leave(member, name)
+                member.reply(Left(name))
 
-    def closed(self, connection: LabConnection) -> None:
-        for name in list(connection.rooms):
-            self.leave(connection, name)
+    def closed(self, member: Member) -> None:
+        for name in list(member.rooms):
+            self.leave(member, name)
 
-    def leave(self, connection: LabConnection, room: str) -> None:
-        self.lab.hub.remove(connection, room)
-        self.lab.attendance.leave(connection, room)
+    def leave(self, member: Member, room: str) -> None:
+        self.lab.hub.remove(member, room)
+        self.lab.attendance.leave(member, room)
 
-    def check_claim(
-        self, connection: LabConnection, room: str, ref: Ref | UnsetType
-    ) -> None:
-        if not connection.identity.may_enter(room):
+    def check_claim(self, member: Member, room: str, ref: Ref | UnsetType) -> None:
+        if not member.identity.may_enter(room):
             detail = "the token's rooms do not cover this room"
             raise BadMessage("forbidden", detail, ref)
 

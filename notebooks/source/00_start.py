@@ -12,10 +12,10 @@
 # **Promise:** a minute from now your first message has gone through a real server. ·
 # *about 5 minutes*
 #
-# Every chapter has the same form: break the stage before, predict a number, read the
+# Every chapter has the same form: break the previous stage, predict a number, read the
 # module that mends it, run it, look at one picture, solve one exercise. Run the cells
-# from the top with Shift+Enter. After a restart of the kernel run the next cell, then
-# begin at any heading.
+# from the top with Shift+Enter. After a restart of the kernel, run the next cell, then
+# continue at any heading.
 
 # %%
 from labserver import stages
@@ -34,8 +34,9 @@ from labserver.server import parts
 # %% [markdown]
 # ## What is here
 #
-# The same as `labserver doctor` in a terminal. Redis comes with the package where the
-# machine has none; a busy port is no trouble, the chapters take free ones.
+# This cell does the same as `labserver doctor` in a terminal. If the machine has no
+# Redis, the lab uses one from a Python package. A busy port does not matter: the
+# chapters use free ports.
 
 # %%
 await doctor()
@@ -43,8 +44,8 @@ await doctor()
 # %% [markdown]
 # ## Your first message
 #
-# `running` starts a server as a process of its own and stops it with the block, also
-# when you interrupt the cell. `connected` is a plain client with a token.
+# `running` starts a server as a separate process and stops it at the end of the block,
+# also when you interrupt the cell. `connected` is a plain client with a token.
 
 # %%
 async with running("resume") as server, connected(server, "ann", "lobby") as ann:
@@ -54,8 +55,8 @@ print(ann.hello)
 print(ann.received[-1])
 
 # %% [markdown]
-# The server said `hello` by itself: here both sides may speak first. Then the message
-# came back from the room, with a number and the name of who said it.
+# The server sent `hello` without being asked: on a WebSocket either side may speak
+# first. Then the message came back from the room, with a number and its sender's name.
 #
 # ## Break: the same on stage 1
 #
@@ -76,13 +77,13 @@ for each in ann.received:
 print("bob heard something:", bool(heard))
 
 # %% [markdown]
-# An echo, and nothing to anybody else: at this stage the server does not know what a
-# room is. Each stage adds one such thing, and keeps what the earlier ones promised.
+# Ann got an echo, and Bob got nothing: at this stage the server does not know rooms.
+# Each stage adds one such idea, and keeps the promises of the earlier stages.
 #
 # ## Predict
 #
-# Seven modules make the production server of the last stage out of a bare one. How many
-# lines do they have together, comments included? Set a number, or leave `None`.
+# Seven modules turn a bare server into the production server of the last stage. How
+# many lines do they have together, comments included? Set a number, or leave `None`.
 
 # %%
 my_guess = None
@@ -90,8 +91,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# A server is six parts. A stage is a function that replaces one of them; the loop that
-# puts the stages together is short.
+# A server has six parts. A stage is a function that replaces one of them. A short loop
+# applies the stages one after another.
 
 # %%
 show(parts.Parts, stages.build)
@@ -106,8 +107,9 @@ for stage in stages.STAGES.values():
 # %% [markdown]
 # ## Observe: the map
 #
-# A column is a server, `labserver serve --stage NAME`. A full box is the part that this
-# stage replaces, the pale ones right of it are kept promises.
+# Each column is a server, `labserver serve --stage NAME`. A dark box is the part that
+# the stage replaces; the pale boxes to its right are later stages that keep its
+# promise.
 
 # %% tags=["picture"]
 stage_map()
@@ -118,8 +120,8 @@ compare(my_guess, sum(stage.lines for stage in stages.STAGES.values()), "lines")
 # %% [markdown]
 # ## Exercise: the first words
 #
-# A client talks in JSON texts. Return the two that enter a room and say something in
-# it, in this order: `join` with the `room`, then `publish` with `room` and `payload`.
+# A client sends messages as JSON texts. Return two of them, in this order: `join` with
+# the `room`, then `publish` with `room` and `payload`.
 #
 # <details><summary>Hint</summary>
 #
@@ -152,14 +154,15 @@ def first_words(room: str, text: str) -> list[str]:
 check(first_words)
 
 # %% [markdown]
-# The check tries your function on several cases, knows the usual wrong answers, and
-# says why they are wrong. Try one: return the two as dictionaries.
+# The check calls your function with several inputs, recognises the usual wrong answers,
+# and says why they are wrong. Try one: return two dictionaries instead of texts.
 #
 # ## Mistakes
 #
-# A promise that nothing can break is not worth much. So every stage comes with its
-# well-known mistakes, which run, and with probes that catch them. Here is one: rooms,
-# and rooms as an event emitter would do them.
+# A test of a promise is worth little if no server can fail it. So every stage comes
+# with its well-known mistakes, as servers that run, and with probes that find them. The
+# next cell runs one probe on stage 3 and on a mistaken version of it, which adds a new
+# listener to a room at every join, as programs with event emitters do.
 
 # %%
 await compare("rooms", "listener-per-join")
@@ -167,12 +170,12 @@ await compare("rooms", "listener-per-join")
 # %% [markdown]
 # ## Load
 #
-# The chapters measure on a small scale. The same server under a crowd, in a terminal:
-# `make load`, or against a server of your own
+# The chapters measure on a small scale. To load the same server with many clients, run
+# `make load` in a terminal; or, with a server of your own:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# Everything: you have seen the last stage, and how little the first one can. Next:
-# **1 · Handshake and echo**.
+# You have seen the last stage, and that the first one does nearly nothing. The next
+# chapters add what lies between, stage by stage. Next: **1 · Handshake and echo**.

@@ -11,8 +11,8 @@
 #
 # **Promise:** every well-formed message comes back. · *about 15 minutes*
 #
-# A WebSocket begins as an HTTP request and ends as two streams of small frames. In
-# this chapter you make the request by hand, byte by byte, and then a frame.
+# A WebSocket begins as an HTTP request and then becomes two streams of small frames. In
+# this chapter you write the request by hand, byte by byte, and then a frame.
 
 # %%
 from labserver.notebook import (
@@ -32,8 +32,8 @@ from labserver.stages import echo
 # %% [markdown]
 # ## Break: ask without an upgrade
 #
-# HTTP has one question and one answer. The server cannot speak first, nor a second
-# time. Here is a plain request to the address of a WebSocket:
+# In HTTP the client asks one question and gets one answer. The server cannot speak
+# first, and it cannot answer twice. Here is a plain request to a WebSocket server:
 
 # %%
 async with running("echo") as server, raw(server) as wire:
@@ -41,7 +41,8 @@ async with running("echo") as server, raw(server) as wire:
     print((await wire.response()).strip())
 
 # %% [markdown]
-# `426`, and the connection is over: to go on, the client must ask for another protocol.
+# The server answers `426 Upgrade Required` and closes the connection: the client must
+# ask for the WebSocket protocol.
 #
 # ## Predict
 #
@@ -54,8 +55,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The whole stage. Everything that listens, shakes hands and reads frames is in
-# `server.py`, and stays the same for all seven stages.
+# This is the whole stage. The code that listens, shakes hands and reads frames is in
+# `labserver/server`, and is the same for all seven stages.
 
 # %%
 show(echo)
@@ -82,17 +83,18 @@ async with running("echo") as server, raw(server) as wire:
     print((await wire.response()).strip())
 
 # %% [markdown]
-# `101`, and an accept key. It proves that the server understood the question: it put
-# the key and a fixed text, `258EAFA5-E914-47DA-95CA-C5AB0DC85B11`, through SHA-1. No
-# cache and no confused HTTP server answers like that. It proves nothing about who is
-# there; that is the next chapter.
+# The server answers `101` with an accept key. The accept key proves that the server
+# understood the request: it is the SHA-1 of the client's key and a fixed text,
+# `258EAFA5-E914-47DA-95CA-C5AB0DC85B11`. A cache or an HTTP server that does not know
+# WebSockets would not answer like that. The accept key does not prove who the other
+# side is; the next chapter is about that.
 #
 # ## Run: a frame by hand
 #
-# From here on both sides send frames. The first byte says what it is (`81`: a whole
-# text message), the second how long. A client also masks what it sends with four
-# random bytes, so that nobody can make a browser write chosen bytes, such as an HTTP
-# request, to a server behind a careless proxy.
+# From here on both sides send frames. The first byte of a frame gives its kind (`81`: a
+# whole text message), the second its length. A client also masks the payload with four
+# random bytes. Otherwise a page could make a browser write bytes of the page's choice,
+# such as an HTTP request, and a careless proxy might act on them.
 
 # %%
 text, mask = b'"hello"', bytes.fromhex("37fa213d")
@@ -102,7 +104,7 @@ sent = b"\x81" + bytes([0x80 | len(text)]) + mask + masked
 async with running("echo") as server, raw(server) as wire:
     await wire.upgrade()
     await wire.send(sent)
-    await wire.send(b"\x89\x80" + mask)  # a ping: nothing in it, masked
+    await wire.send(b"\x89\x80" + mask)  # a ping: empty, masked
     answer = await wire.frames(2)
 
 take_apart(sent + answer)
@@ -110,8 +112,8 @@ take_apart(sent + answer)
 # %% [markdown]
 # Read the rows from the left. `FIN` 1: the message ends with this frame. `RSV` 000: no
 # extension (a compressed frame has 100). `opcode`: 1 text, 2 binary, 8 close, 9 ping,
-# 10 pong. `MASK` 1 from the client, 0 from the server. The ping carries nothing, and
-# nobody in the lab wrote code for its answer: the library sends the pong.
+# 10 pong. `MASK` 1 from the client, 0 from the server. The ping has no payload. The lab
+# has no code that answers it: the library sends the pong.
 #
 # ## Observe: one frame, bit by bit
 
@@ -121,8 +123,9 @@ frame_map(
 )
 
 # %% [markdown]
-# Two bytes of head and four of mask around the text. A server's frames are never
-# masked, so the same bytes may go to thousands of clients. Chapter 3 lives on that.
+# A head of two bytes and a mask of four come before the text. A server's frames are
+# never masked, so the same bytes may go to thousands of clients. Chapter 3 makes use of
+# that.
 
 # %%
 compare(my_guess, len(sent), "bytes")
@@ -130,12 +133,13 @@ compare(my_guess, len(sent), "bytes")
 # %% [markdown]
 # ## Exercise: the accept key
 #
-# Compute what the server answered. Join key and GUID, take the SHA-1 of it, return it
-# in base64, as text.
+# Compute the accept key that the server answered. Concatenate key and GUID, take the
+# SHA-1 of the result, and return it in base64, as text.
 #
 # <details><summary>Hint</summary>
 #
-# `hashlib.sha1(...).digest()` gives 20 bytes, `base64.b64encode(...)` text as bytes.
+# `hashlib.sha1(...).digest()` returns 20 bytes; `base64.b64encode(...)` returns
+# `bytes`, so decode it.
 #
 # </details>
 #
@@ -168,10 +172,11 @@ def accept_key(key: str) -> str:
 check(accept_key)
 
 # %% [markdown]
-# ## Longer: where the head grows
+# ## Run: longer frames, longer heads
 #
-# Seven bits of length count to 125. 126 says that two more bytes follow, 127 that eight
-# do. So a head from a server has 2, 4 or 10 bytes, whatever the message.
+# The second byte has seven bits for the length. Values up to 125 are the length itself;
+# 126 means that the length follows in two bytes, 127 that it follows in eight. So the
+# head of a server's frame has 2, 4 or 10 bytes.
 
 # %%
 async with running("echo") as server, raw(server) as wire:
@@ -184,10 +189,11 @@ async with running("echo") as server, raw(server) as wire:
 take_apart(answers)
 
 # %% [markdown]
-# ## What comes back, and what does not
+# ## Run: messages that are not well formed
 #
-# Any JSON value is a message at this stage. What is not JSON gets an error, and the
-# connection lives: one broken message must not end a conversation, let alone a process.
+# Any JSON value is a message at this stage. A text that is not JSON is answered with an
+# error, and the connection stays open: one broken message must not end the connection,
+# and certainly not the process.
 
 # %%
 async with running("echo") as server, connected(server) as ann:
@@ -200,9 +206,9 @@ async with running("echo") as server, connected(server) as ann:
 # %% [markdown]
 # ## Mistakes
 #
-# Three well-known wrong versions of this stage, each a few lines long, run against the
-# probe of the promise that it breaks. `labserver serve --mistake unguarded-parse` runs
-# one of them for you.
+# There are three well-known wrong versions of this stage, each a few lines long. The
+# cells below run each of them against a probe of the promise that it breaks.
+# `labserver serve --mistake unguarded-parse` runs a server with one of them.
 
 # %%
 await compare("echo", "unguarded-parse")
@@ -213,11 +219,12 @@ await mistakes("echo")
 # %% [markdown]
 # ## Load
 #
-# Give two terminals the same `LAB_SECRET`. In one, `labserver serve`; in the other:
+# Set the same `LAB_SECRET` in two terminals. Run `labserver serve` in one, and in the
+# other:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# Nobody was asked for a name. Whoever finds the port gets a socket, and so does every
-# page of every other site that a visitor has open. Next: **2 · Auth**.
+# The server does not ask clients for a name. Anyone who finds the port gets a socket,
+# and so does a page of any other site that a user has open. Next: **2 · Auth**.

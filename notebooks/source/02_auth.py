@@ -11,8 +11,9 @@
 #
 # **Promise:** no stranger gets a socket. · *about 20 minutes*
 #
-# A socket costs memory for as long as it lasts, and everything that its owner may hear.
-# The cheapest moment to say no is before it exists.
+# A socket takes memory for as long as it is open, and its owner hears everything that
+# the server sends to it. The cheapest moment to refuse a client is before it has a
+# socket.
 
 # %%
 from labserver.notebook import (
@@ -30,11 +31,12 @@ from labserver.notebook import (
 from labserver.stages import auth
 
 # %% [markdown]
-# ## Break: walk into stage 1
+# ## Break: connect to stage 1 without a token
 #
-# Once as a stranger, once as a page of another site. The second is the subtle one: a
-# browser lets any page open a WebSocket to any host, and sends that host's cookies
-# along. Same-origin rules do not hold here; the server must look at `Origin` itself.
+# We connect once as a stranger, and once as a page of another site. The second case is
+# easily overlooked: a browser lets any page open a WebSocket to any host, and sends
+# that host's cookies along. The same-origin policy does not apply to WebSockets, so the
+# server must check `Origin` itself.
 
 # %%
 async with running("echo") as server:
@@ -44,9 +46,9 @@ async with running("echo") as server:
 # %% [markdown]
 # ## Predict
 #
-# A server accepts a thousand strangers, asks each for a token, and closes who has none.
-# How many kilobytes of its memory does each take until then? Set a number, or leave
-# `None`.
+# A server accepts a thousand strangers, asks each for a token, and closes those that
+# have none. How many kilobytes of the server's memory does each of them take until
+# then? Set a number, or leave `None`.
 
 # %%
 my_guess = None
@@ -54,14 +56,14 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The whole stage. `admit` runs while the handshake is still HTTP, so a refusal is an
-# HTTP answer. Note the order: what is cheap to check comes first, the signature last.
+# This is the whole stage. `admit` runs while the handshake is still HTTP, so a refusal
+# is an HTTP response. Note the order: cheap checks come first, the signature last.
 
 # %%
 show(auth)
 
 # %% [markdown]
-# ## Run: every way in, and every way out
+# ## Run: requests that are accepted, and requests that are refused
 
 # %%
 async with running("auth") as server:
@@ -80,12 +82,11 @@ async with running("auth") as server:
         print(f"{name:27} {await upgrade(server, **headers)}")
 
 # %% [markdown]
-# A browser cannot set `Authorization` on a WebSocket, and shows a script nothing of a
-# 401: neither status nor body. That is why the token may also travel as a subprotocol,
-# and why a client in a browser needs its token checked before it connects.
+# A script in a browser cannot set `Authorization` on a WebSocket, so the token may also
+# travel as a subprotocol. After a 401 the browser shows the script neither status nor
+# body, so a client in a browser should have its token checked before it connects.
 #
-# A token also runs out while its socket is open. This one is good for at most two
-# seconds:
+# A token also expires while its socket is open. These are valid for two seconds:
 
 # %%
 async with (
@@ -99,14 +100,15 @@ async with (
     print("bob, refreshed:", await bob.closed(within=0.5))
 
 # %% [markdown]
-# 4401 tells the client not to come back before it has a new token. A code that invites
-# it back at once would make a crowd with expired tokens a storm.
+# Code 4401 tells the client not to reconnect before it has a new token. With a code
+# that lets clients reconnect at once, thousands of clients with expired tokens would
+# reconnect again and again.
 #
 # ## Run: a page with somebody else's cookie
 #
-# Ann is logged in, and her browser keeps the cookie. She opens a page of another site,
-# which opens a WebSocket to the server; the browser sends her cookie along. On the
-# mistaken twin the page speaks in her name from now on.
+# Ann is logged in, and her browser has the cookie. She opens a page of another site.
+# That page opens a WebSocket to the server, and the browser sends her cookie along. If
+# the server makes the mistake `no-origin-check`, the page now speaks in Ann's name.
 
 # %%
 for name, options in {
@@ -120,8 +122,9 @@ for name, options in {
 # %% [markdown]
 # ## Run: a thousand strangers
 #
-# Refused before a socket exists, or accepted and then closed. Who was accepted does not
-# answer the goodbye: nobody makes a stranger be polite.
+# The first server refuses them before they have a socket. The second accepts them and
+# then closes them. The strangers do not answer the close frame, because an attacker
+# does not follow the protocol.
 
 # %%
 refused = await toll("auth")
@@ -149,21 +152,23 @@ bars(
 compare(my_guess, accepted.memory, "KB for each stranger that was accepted")
 
 # %% [markdown]
-# The handshake itself is the same work for both. What differs is what comes after it: a
-# connection object, buffers, a task, a timer for the goodbye. Memory is what an
-# attacker fills first, because it stays taken while CPU time passes.
+# Both servers do the same work for the handshake itself. The second then adds a
+# connection object, buffers, a task, and a timer for the close. An attacker exhausts
+# memory first: each connection keeps its memory as long as it is open, while the CPU
+# time is used once.
 #
 # ## Exercise: may this page connect?
 #
-# `origin` is the header's value, such as `https://lab.example`, or `None` where there
-# is none; `host` is what the client asked for, such as `lab.example` or
-# `127.0.0.1:8080`. Only pages of the same host and port may connect. A client without
-# `Origin` is not a browser: its token decides.
+# `origin` is the value of the `Origin` header, such as `https://lab.example`, or `None`
+# without the header. `host` is the value of the `Host` header, such as `lab.example` or
+# `127.0.0.1:8080`. Return whether the client may connect: only pages of the same host
+# and port may. A client without `Origin` is not a browser and may connect; its token is
+# checked later.
 #
 # <details><summary>Hint</summary>
 #
-# `urllib.parse.urlsplit(origin).netloc` is the part that must be equal. Text searches
-# (`in`, `startswith`) have let many strangers in.
+# `urllib.parse.urlsplit(origin).netloc` must be equal to `host`. Searching the text
+# (`in`, `startswith`) is a well-known hole: it also accepts `lab.example.evil.test`.
 #
 # </details>
 #
@@ -203,12 +208,13 @@ await mistakes("auth")
 # %% [markdown]
 # ## Load
 #
-# A crowd needs tokens. Start a server with `LAB_SECRET=... labserver serve`, give
-# Locust the same variable, and every user signs its own:
+# Each simulated user needs a token. Start a server with
+# `LAB_SECRET=... labserver serve` and give Locust the same variable; then every user
+# signs its own token:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# Everybody who is let in is alone: a server that only answers cannot bring two people
-# together. Next: **3 · Rooms**.
+# Every client only gets its own messages back: two users cannot talk to each other yet.
+# Next: **3 · Rooms**.

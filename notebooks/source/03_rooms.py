@@ -11,8 +11,9 @@
 #
 # **Promise:** a message reaches everyone in its room, once. · *about 20 minutes*
 #
-# Speaking to a group is what a WebSocket server is for, and where its time goes. What
-# costs is not the message, it is the system call for each member.
+# The main use of a WebSocket server is to send one message to a group, and most of its
+# time goes into that. The message itself is cheap; the system call for each member is
+# not.
 
 # %%
 from labserver.notebook import (
@@ -50,7 +51,7 @@ print("bob heard something:", heard)
 # ## Predict
 #
 # Twenty members are in a room, and one of them publishes 64 messages in one go. That
-# makes 1280 deliveries. How many writes to sockets does the server need for them? Set a
+# makes 1280 deliveries. How many socket writes does the server need for them? Set a
 # number, or leave `None`.
 
 # %%
@@ -59,9 +60,9 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The stage decides what messages mean; the hub keeps the two indexes (a room's members,
-# a connection's rooms) and delivers. First what happens to a message between the broker
-# and the sockets, then the stage.
+# The stage decides what a message means. The hub keeps two indexes (the members of each
+# room, the rooms of each connection) and delivers. The first cell shows the way of a
+# message from the broker to the sockets, the second the stage.
 
 # %%
 show(hub.Hub.deliver, hub.Hub.flush)
@@ -82,20 +83,21 @@ async with (
     await ann.publish("lobby", "hello, bob")
     await ann.messages(1)
     await bob.messages(1)
-    await eve.ask(type="ping")  # whatever was sent to her came before the pong
+    await eve.ask(type="ping")  # any earlier message would arrive before the pong
 for name, peer in {"ann": ann, "bob": bob, "eve": eve}.items():
     print(name, peer.of("message"))
 
 # %% [markdown]
-# Ann gets her own message as everybody does, with its number. She could show it at once
-# instead; but then she would see another order than the others.
+# Ann gets her own message like everyone else, with its number. Her client could show
+# the message as soon as she sends it, but then she would see another order than the
+# others.
 #
 # ## Run: the price of one more member
 #
-# A message has a fixed price (read, parse, number) and a price for each member who gets
-# it: T = a + bN. We publish one message at a time into rooms of five sizes, and read
-# how much CPU time the server took. On a busy machine the points scatter; the line is
-# what counts.
+# A message has a fixed cost (read, parse, number) and a cost for each member that gets
+# it: T = a + bN. We publish one message at a time to rooms of five sizes, and measure
+# how much CPU time the server took. On a busy machine the points scatter; look at the
+# line.
 
 # %%
 cost = await costs("rooms")
@@ -118,14 +120,15 @@ curves(
 )
 
 # %% [markdown]
-# Most of the slope is the system call: one `write` for each member. A faster parser, a
-# faster language would change `a`. Two things keep the slope as low as it is.
+# Most of the slope `b` is the system call: one write for each member. A faster parser
+# would only change `a`. Two methods keep the slope low.
 #
 # ## Run: encode once
 #
-# A server's frames are not masked, so one frame fits all. The classic loop encodes for
-# each member. Both here as plain functions that write to `/dev/null`, a system call
-# without a network, for a room of 50; and sampled a thousand times a second.
+# A server's frames are not masked, so all members can get the same bytes. Many servers
+# encode the message again for each member. The cell below has both versions as plain
+# functions for a room of 50. They write to `/dev/null`, which is a system call without
+# a network. A profiler looks a thousand times a second at which function runs.
 
 # %%
 import json
@@ -161,15 +164,16 @@ flames(
 )
 
 # %% [markdown]
-# A box's width is its part of the time, whatever the time is: the heading says that. In
-# the upper graph the mountain stands on `encode`; in the lower one `write` is what is
-# left. Look for a wide top that grows with the members but not with the work. Every
-# message arrives either way, and so nobody notices before the profile.
+# A box stands for a function, and its caller is the box below it. The width of a box is
+# its share of the time; the total time is in the heading. In the upper graph most of
+# the width is `encode`; in the lower graph `write` takes most of the time. In a profile
+# of your own server, look for wide boxes whose work is the same for every member. Both
+# versions deliver every message, so only a profile shows the difference.
 #
 # ## Run: one write a tick
 #
-# The server counts both. Twenty members; one publishes 1, 2, 4, ... 64 messages in one
-# go.
+# The server counts deliveries and writes. In a room of twenty members, one member
+# publishes 1, 2, 4, ... 64 messages in one go.
 
 # %%
 MEMBERS = 20
@@ -204,20 +208,20 @@ curves(
 compare(my_guess, writes[-1], "writes for 1280 deliveries")
 
 # %% [markdown]
-# Messages that reach a room during one turn of the event loop are joined, and each
-# member gets them in one write. The frames are built once and shared by all members.
-# Under load this is the whole difference: the busier the room, the cheaper a delivery.
+# The hub joins the messages that reach a room during one turn of the event loop, and
+# each member gets them in one write. The frames are built once and shared by all
+# members. So the busier a room is, the less a delivery costs.
 #
 # ## Exercise: forget a connection
 #
-# `members` maps a room to who is in it, `rooms` a connection to the rooms it is in.
-# Connection `who` has ended: clean both. Change the dictionaries in place; a room that
-# nobody is in any more must not stay.
+# `members` maps each room to the set of its connections; `rooms` maps each connection
+# to the set of its rooms. The connection `who` has ended. Remove it from both
+# dictionaries, in place, and delete rooms that are empty afterwards.
 #
 # <details><summary>Hint</summary>
 #
-# `rooms.pop(who, set())` gives the rooms and forgets the connection. Then look at each
-# of these rooms, at all of them.
+# `rooms.pop(who, set())` returns the connection's rooms and removes the connection.
+# Then go through all of these rooms, not only the first.
 #
 # </details>
 #
@@ -255,11 +259,13 @@ await mistakes("rooms")
 # %% [markdown]
 # ## Load
 #
-# Fan-out for real, with completeness beside every percentile:
+# This measures fan-out with many clients, and shows beside every percentile how many
+# messages arrived:
 #
 #     locust -f loadtests/fanout.py --headless --host ws://127.0.0.1:8080 \
 #         -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# A member whose network vanished stays a member. Next: **4 · Heartbeat**.
+# When a member's network fails, the server does not notice, and the member stays in its
+# rooms. Next: **4 · Heartbeats**.

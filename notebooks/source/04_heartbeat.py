@@ -11,8 +11,9 @@
 #
 # **Promise:** a dead peer is gone within two intervals. · *about 15 minutes*
 #
-# A laptop lid closes, a phone enters a tunnel. No goodbye is sent, and the connection
-# looks as it did before. This chapter shows how long that lasts, and what ends it.
+# A laptop lid closes, a phone enters a tunnel. No close frame is sent, and to the
+# server the connection still looks open. This chapter shows how long a server keeps
+# such a connection, and how it notices that the peer is gone.
 
 # %%
 from labserver.notebook import (
@@ -30,21 +31,23 @@ from labserver.stages import heartbeat
 # %% [markdown]
 # ## Break: forty peers vanish at stage 3
 #
-# Forty clients in a room, connected through a proxy that can break the network
-# (`labserver faults` is the same on the command line). It freezes: both sides stay
-# connected, nothing flows, and nobody is told. How many does the server notice?
+# Forty clients are in a room. They are connected through a proxy that can break the
+# network (`labserver faults` is the same proxy on the command line). The proxy freezes:
+# both sides stay connected, but no bytes pass and neither side gets an error. How many
+# of the dead clients does the server notice?
 
 # %%
 print(await vanished("rooms", seconds=1.5))
 
 # %% [markdown]
-# And they would be tomorrow. TCP notices a dead peer only when something it sent stays
-# unacknowledged, and then tries again for many minutes.
+# They would still be members tomorrow. TCP notices a dead peer only when data that it
+# sent is not acknowledged, and then it retries for many minutes.
 #
 # ## Predict
 #
-# The next server pings everyone once a second, and ends who does not answer. After how
-# many seconds will the **last** of the forty be gone? Set a number, or leave `None`.
+# The next server pings each client once a second, and cuts those that do not answer.
+# After how many seconds will the **last** of the forty be gone? Set a number, or leave
+# `None`.
 
 # %%
 my_guess = None
@@ -52,9 +55,9 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The whole stage. Note what it does not do: it does not wait for anything. A dead
-# peer's buffer may be full, and whoever waits for it waits forever; `cut` ends in
-# `transport.abort()`.
+# This is the whole stage. Note that it never waits for a peer. The buffer of a dead
+# peer may be full, and then a wait for it never ends. `cut` calls `transport.abort()`,
+# which does not wait.
 
 # %%
 show(heartbeat)
@@ -62,8 +65,9 @@ show(heartbeat)
 # %% [markdown]
 # ## Run: pings that are spread, and pings in one sweep
 #
-# The same forty with a heartbeat of one second. The stage pings each peer at a moment
-# of its own. Its mistaken twin has one timer that sweeps over all of them.
+# We use the same forty clients and a heartbeat of one second. The stage pings each peer
+# at a time of its own. The mistaken version has one timer, and pings all peers when it
+# fires.
 
 # %%
 INTERVAL = 1.0
@@ -79,9 +83,10 @@ print("sweep: ", sweep)
 # %% [markdown]
 # ## Observe: predicted and measured
 #
-# Each peer is pinged at a random moment of the interval and judged three quarters of an
-# interval later. So the first goes after 0.75 s, the last before 1.75 s, and between
-# them the share grows evenly: that is the predicted line. It is not fitted.
+# Each peer is pinged at a random moment of the interval, and its answer is due three
+# quarters of an interval later. So the server cuts the first peer after 0.75 s and the
+# last before 1.75 s, and the share grows evenly in between. That is the predicted line.
+# It is not fitted to the measurement.
 
 # %% tags=["picture"]
 curves(
@@ -101,15 +106,16 @@ curves(
 compare(my_guess, spread.when(100) or float("nan"), "seconds until the last was gone")
 
 # %% [markdown]
-# The sweep is not slower, it is a stroke: all pings, all pongs and all goodbyes in one
-# turn of the loop, once an interval. With forty nobody sees it; with forty thousand it
-# is a latency spike that repeats for ever.
+# The sweep is not slower. But it puts all pings, all pongs and all closes into one turn
+# of the event loop, once an interval. With forty clients that takes no noticeable time;
+# with forty thousand it is a latency spike in every interval.
 #
 # ## Run: the library's keepalive
 #
-# `websockets` has a keepalive of its own, and it works, as long as the peer's buffers
-# have room. In a busy room they fill. Then the ping waits behind what is unsent, and
-# the timeout starts behind the ping. Three peers vanish while the room talks:
+# `websockets` has a keepalive of its own, and it works as long as there is room in the
+# buffers. In a busy room they fill up. Then the ping waits behind the unsent messages,
+# and the timeout only starts when the ping is sent. Here three peers vanish while
+# messages are published to the room:
 
 # %%
 for name, options in {
@@ -124,19 +130,21 @@ for name, options in {
     )
 
 # %% [markdown]
-# Four intervals, and nobody noticed; nor would they after an hour. That is why the
-# stage does not wait for anything and ends in `transport.abort()`.
+# After four intervals the library has noticed none of them, and it would not notice
+# them after an hour. That is why the stage never waits for a peer and ends with
+# `transport.abort()`.
 #
 # ## Exercise: who is dead?
 #
-# Each peer has three times, in seconds: when it was last `pinged`, when its last pong
-# came (`ponged`), and when it last sent anything (`seen`). Return the names of the
-# dead: those whose ping is at least `patience` old and was followed by no sign of life.
+# Each peer has three times, in seconds: `pinged` (its last ping was sent), `ponged`
+# (its last pong arrived) and `seen` (any frame from it arrived). Return the names of
+# the dead peers: those whose ping is at least `patience` seconds old and that have sent
+# nothing since the ping.
 #
 # <details><summary>Hint</summary>
 #
-# Any frame is a sign of life, not only a pong. And look at everybody: there may be more
-# than one.
+# Any frame is a sign of life, not only a pong. Check all peers: more than one may be
+# dead.
 #
 # </details>
 #
@@ -175,13 +183,13 @@ await mistakes("heartbeat")
 # %% [markdown]
 # ## Load, and the price
 #
-# Detection time is bought with pings. At the default of 25 s, a dead peer is gone
-# within 50 s, and ten thousand clients cost 400 pings a second. What the idle crowd
-# costs, on the last stage:
+# Faster detection costs more pings. At the default interval of 25 s, a dead peer is
+# gone within 50 s, and ten thousand clients need 400 pings a second. This measures,
+# among the other scenarios, what idle clients cost on the last stage:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# A peer that answers every ping but reads slowly is alive, and its messages pile up in
+# A peer that reads slowly may still answer every ping. Its unread messages pile up in
 # the server's memory. Next: **5 · Backpressure**.

@@ -11,8 +11,8 @@
 #
 # **Promise:** a slow reader hurts only itself. · *about 20 minutes*
 #
-# A reader on a train takes what its network gives. What it does not take must wait
-# somewhere, or be lost. This chapter finds out where it waits.
+# A reader on a train reads only as fast as its network allows. The messages that it has
+# not read must wait somewhere, or be dropped. This chapter shows where they wait.
 
 # %%
 from labserver.notebook import (
@@ -32,9 +32,9 @@ from labserver.stages import backpressure
 # %% [markdown]
 # ## Break: one reader stops at stage 4
 #
-# Two members: `ann` reads everything, the other has stopped reading. Ann publishes 8 MB
-# in messages of 32 kB, about 0.4 MB at a time, and waits each time until she
-# has heard herself.
+# The room has two members: `ann` reads everything, and the other has stopped reading.
+# Ann publishes 8 MB in messages of 32 kB, about 0.4 MB at a time. Each time she waits
+# until she has received her own messages.
 
 # %%
 before = await flood("heartbeat")
@@ -42,13 +42,14 @@ print(before)
 print(f"the server's memory grew by {before.grown:.1f} MB")
 
 # %% [markdown]
-# For one reader. Ann noticed nothing, and her latency would look perfect in any
-# measurement, until the process dies for everyone.
+# The server uses that memory for a single reader. Ann notices nothing, and her latency
+# would look perfect in any measurement, until the process runs out of memory and every
+# client loses its connection.
 #
 # ## Predict
 #
-# How many megabytes can be on their way to a reader that takes nothing, before the
-# server's process holds a single byte for it? Set a number, or leave `None`.
+# How many megabytes can the server write to a client that does not read, before the
+# server's process has to hold a single byte for it? Set a number, or leave `None`.
 
 # %%
 my_guess = None
@@ -56,8 +57,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The whole stage. While the socket takes everything, the cost is one test at the head
-# of `deliver`. All else is for readers in trouble.
+# This is the whole stage. While the socket accepts everything, the stage costs one `if`
+# at the start of `deliver`. The rest of the code only runs for slow readers.
 
 # %%
 show(backpressure)
@@ -65,9 +66,9 @@ show(backpressure)
 # %% [markdown]
 # ## Run: every policy
 #
-# At stage 5 at most 1 MiB may wait for one reader. What then? Four answers, and the
-# stage before beside them. No policy keeps a reader that takes not one byte: after
-# `stuck_timeout`, here one second, it is cut off.
+# At stage 5 at most 1 MiB may wait for one reader. Four policies say what happens
+# beyond that; we compare them with stage 4. No policy keeps a reader that takes no
+# bytes at all: after `stuck_timeout`, here one second, the server cuts it off.
 
 # %%
 runs = {"stage 4": await flood("heartbeat")}
@@ -94,18 +95,18 @@ curves(
 )
 
 # %% [markdown]
-# The default is `disconnect` (close code 4409): with a history, chapter 7, the client
-# comes back and gets what it missed. Dropping suits what is soon outdated, such as
-# prices and cursors; then the client is told with a `gap`, so that it never takes half
-# for whole. `conflate` keeps the newest message of each room only.
+# The default is `disconnect` (close code 4409): with a history (chapter 7) the client
+# reconnects and gets the messages that it missed. Dropping suits data that is soon out
+# of date, such as prices or cursors. The client is then told with a `gap` which
+# messages are missing. `conflate` keeps only the newest message of each room.
 #
-# ## Observe: where four megabytes hide
+# ## Observe: where the unread megabytes are
 #
-# Between a message that was written and one that was read lie four places: the
-# application's outbox, asyncio's buffer in the same process, the send queue of the
-# server's kernel, the receive queue of the peer's. Linux says what lies in the last
-# two (`/proc/net/tcp`); the process knows the first two. The second run asks for small
-# kernel buffers.
+# A message that is written but not yet read can be in four places: the application's
+# outbox, asyncio's buffer in the same process, the send queue of the server's kernel,
+# and the receive queue of the peer's kernel. The process knows the sizes of the first
+# two; Linux shows the last two in `/proc/net/tcp`. The second run sets small kernel
+# buffers.
 
 # %%
 wide = runs["stage 4"]
@@ -133,13 +134,14 @@ hidden = wide.kernel[-1] + wide.peer[-1]
 compare(my_guess, hidden, "MB in kernels (0: this machine has no /proc)")
 
 # %% [markdown]
-# No metric of a server shows what the kernels hold: to the process it is sent. So a
-# bound on the outbox is not a bound on how late a slow reader is. `send_buffer` is.
+# The server's metrics do not include the bytes in the kernels, because for the process
+# they are sent. So a limit on the outbox does not limit how far a slow reader lags
+# behind; `send_buffer` also bounds the part that waits in the server's kernel.
 #
 # ## Run: latency that looks perfect
 #
 # The mistake `await-in-the-loop` waits for each member in turn. Five members read, one
-# has stopped, and one publishes 150 messages.
+# has stopped reading, and a publisher sends 150 messages.
 
 # %%
 for name, options in {
@@ -149,20 +151,21 @@ for name, options in {
     print(f"{name:18} {await latencies('backpressure', **options)}")
 
 # %% [markdown]
-# Percentiles are made from what arrived. The messages that never came have no latency,
-# and so the broken server may show the better figure: completeness belongs beside every
-# percentile.
+# Percentiles are computed from the messages that arrived. A message that never arrived
+# has no latency, so the broken server may show the better percentiles. That is why
+# every percentile needs the share of arrived messages beside it.
 #
 # ## Exercise: drop the oldest
 #
-# `waiting` is a list of `(seq, size)`, oldest first; `message` is one more. Not more
-# than `limit` bytes may wait: drop from the front until it fits. Return what waits now,
-# and the gap: `(first, last)` of what was lost, both inclusive, or `None`.
+# `waiting` is a list of `(seq, size)`, oldest first; `message` is the next one. At most
+# `limit` bytes may wait: add the message, then drop the oldest messages until the rest
+# fits. Return the new list and the gap: `(first, last)` of the dropped seqs, both
+# inclusive, or `None` if nothing was dropped.
 #
 # <details><summary>Hint</summary>
 #
-# Append first. Then, `while` the sizes sum to more than `limit`, pop from the front and
-# note the seq.
+# Append first. Then, `while` the sum of the sizes is more than `limit`, pop from the
+# front and note the seq.
 #
 # </details>
 #
@@ -200,11 +203,13 @@ await mistakes("backpressure")
 # %% [markdown]
 # ## Load
 #
-# A crowd with slow readers in it; run it against `--without backpressure`, too:
+# This runs healthy and slow readers together. Run it also against a server with
+# `--without backpressure`:
 #
 #     locust -f loadtests/slow_readers.py --headless --host ws://127.0.0.1:8080 \
 #         -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# All of this is one process. A second one is a second world. Next: **6 · Broker**.
+# All of this is one process. Clients on a second process do not hear those on the
+# first. Next: **6 · Beyond one process**.

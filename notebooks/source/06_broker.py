@@ -12,8 +12,8 @@
 # **Promise:** every replica delivers its rooms' messages in one order. · *about 20
 # minutes*
 #
-# One process is one core and one point of failure. With two, somebody must carry what
-# is said in one to the other, and decide what came first.
+# One process uses one core, and when it fails everything fails. With two processes,
+# something must carry the messages of each to the other, and decide their order.
 
 # %%
 from labserver.notebook import (
@@ -34,7 +34,7 @@ from labserver.stages import broker
 # %% [markdown]
 # ## Break: two replicas at stage 5
 #
-# Ann is on the first, Bob on the second, both in the lobby.
+# Ann is on the first replica, Bob is on the second, and both are in the lobby.
 
 # %%
 async with running_cluster(2, "backpressure") as cluster:
@@ -50,10 +50,10 @@ async with running_cluster(2, "backpressure") as cluster:
 # %% [markdown]
 # ## Predict
 #
-# The obvious remedy: each replica delivers its own people's messages at once, sends
-# them to the other, and skips its own when they come back. Ann and Bob each publish ten
-# messages, at the same moments. At how many of the twenty places do their two screens
-# then show different messages? Set a number, or leave `None`.
+# There is an obvious remedy: each replica delivers its own clients' messages at once,
+# sends them to the other replica, and ignores its own when they come back. Ann and Bob
+# each publish ten messages, at the same moments. At how many of the twenty places do
+# their two screens then show different messages? Set a number, or leave `None`.
 
 # %%
 my_guess = None
@@ -61,8 +61,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The path of a message: one script in Redis numbers, keeps and publishes it. Every
-# replica, the publisher's too, delivers only what comes back.
+# One script in Redis numbers a message, keeps it and publishes it. Every replica, also
+# the publisher's, delivers only the messages that come back from Redis.
 
 # %%
 show(broker.RedisBroker.publish, broker.RedisBroker.heard, broker.RedisBroker.catch_up)
@@ -70,8 +70,8 @@ show(broker.RedisBroker.publish, broker.RedisBroker.heard, broker.RedisBroker.ca
 # %% [markdown]
 # ## Run: two people, two replicas
 #
-# Once with the stage, and once with the obvious remedy, the mistake `deliver-locally`.
-# Both speak at the same moments, ten times.
+# We run this once with the stage, and once with the obvious remedy, which is the
+# mistake `deliver-locally`. Ann and Bob publish at the same moments, ten times.
 
 # %%
 ann, bob = await duet()
@@ -103,15 +103,15 @@ pairs = zip(short_ann, short_bob, strict=False)
 compare(my_guess, sum(left != right for left, right in pairs), "of 20 places")
 
 # %% [markdown]
-# With the short cut each sees itself first. A chat survives that; a list that both edit
-# does not. The price of one order is the way to Redis and back, also for one's own
-# message.
+# With the short cut, each of them sees their own message first. A chat still works like
+# that; a list that both edit does not. The price of a single order is that every
+# message makes the round trip to Redis, also on the publisher's replica.
 #
-# ## Run: rooms that are owned, and all of them
+# ## Run: subscribe to some rooms, or to all of them
 #
-# Three replicas, four rooms on each, and every room's people on one replica. A replica
-# of the stage listens to the rooms that it has members of. The mistake
-# `subscribe-to-everything` needs no book-keeping.
+# There are three replicas with four rooms each, and all members of a room are on the
+# same replica. At this stage a replica subscribes to the rooms of its own members. The
+# mistake `subscribe-to-everything` saves that book-keeping.
 
 # %%
 owned = await carried(3)
@@ -120,7 +120,7 @@ owned = await carried(3)
 everything = await carried(3, mistake="subscribe-to-everything")
 
 # %% [markdown]
-# ## Observe: what is carried for nothing
+# ## Observe: copies that no client needs
 
 # %%
 both = {"its own rooms": owned, "everything": everything}
@@ -133,14 +133,14 @@ bars(
 )
 
 # %% [markdown]
-# With N replicas, N - 1 of N copies are for nobody, and each is parsed before it is
-# thrown away. Adding replicas then adds work instead of taking it.
+# With N replicas, N - 1 of N copies have no reader, and each is parsed before it is
+# thrown away. Every added replica then adds work for all others.
 #
-# ## Run: what sticky sessions buy
+# ## Run: what sticky sessions are good for
 #
-# A sticky router sends a client to the same replica each time. Bob hears two messages,
-# loses his connection, and comes back with his cursor: to the same replica, to the
-# other, and to the other when the first is dead.
+# A sticky router sends a client to the same replica each time. Bob receives two
+# messages, loses his connection, and reconnects with his cursor: first to the same
+# replica, then to the other one, then to the other one while the first is dead.
 
 # %%
 async with running_cluster(2, "resume") as cluster:
@@ -166,22 +166,24 @@ async with running_cluster(2, "resume") as cluster:
                 print(f"{name:24} recovered: {joined['recovered']}, {bob.payloads}")
 
 # %% [markdown]
-# No difference: numbers, history and order live in Redis, so that any replica will do.
-# A WebSocket does not need stickiness for its handshake either, which is one request.
-# What stickiness buys is warmth: fewer replicas in each room, so fewer copies, if it
-# goes by room; even limits and caches for each client, if it goes by name. What it does
-# not buy is order, completeness, or anything at all when the replica is gone.
+# There is no difference: numbers, history and order are in Redis, so any replica will
+# do. The handshake of a WebSocket is a single request, so it does not need a sticky
+# router either. A sticky router saves work: by room, each room has members on fewer
+# replicas, so fewer copies are sent; by user name, the limits and caches of a user are
+# on one replica. It does not provide order or completeness, and it does not help when
+# the replica is gone.
 #
-# ## Exercise: see the holes
+# ## Exercise: find the holes
 #
-# Redis pub/sub may lose what is published while a replica reconnects. The numbers
-# betray it. A replica has delivered up to `delivered`; then these seqs arrive, perhaps
-# some late or twice. Return the holes, as a list of `(first, last)`, both inclusive,
-# at the moment each shows.
+# Redis pub/sub loses the messages that are published while a replica reconnects. The
+# sequence numbers show the loss. A replica has delivered everything up to `delivered`;
+# then the seqs `arriving` come in this order, some perhaps late or twice. Return the
+# holes as a list of `(first, last)`, both inclusive, in the order in which they show.
 #
 # <details><summary>Hint</summary>
 #
-# Only a seq above `delivered + 1` shows a hole. Then go on from the higher of both.
+# Only a seq above `delivered + 1` shows a hole. Then continue with the higher of
+# `delivered` and `seq`.
 #
 # </details>
 #
@@ -221,12 +223,12 @@ await mistakes("broker")
 # %% [markdown]
 # ## Load
 #
-# `labserver cluster --replicas 2` prints the URLs, and a token that Locust takes from
-# `LAB_TOKEN`; a crowd on both of them:
+# `labserver cluster --replicas 2` prints the URLs and a token. Set `LAB_TOKEN` to the
+# token, and load both replicas:
 #
 #     locust -f loadtests/replicas.py --headless --replicas URL,URL -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# Bob's train enters a tunnel for ten seconds. He comes back, and what was said
-# meanwhile is gone. Next: **7 · Resume**.
+# Bob's train is in a tunnel for ten seconds. When he reconnects, the messages of those
+# ten seconds are lost for him. Next: **7 · Coming back**.

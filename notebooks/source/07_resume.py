@@ -12,8 +12,8 @@
 # **Promise:** a client that comes back misses nothing, or is told what it missed. ·
 # *about 20 minutes*
 #
-# Every connection ends: tunnels, deploys, laptop lids. What counts is what a client
-# knows after it came back.
+# Every connection ends at some time: a tunnel, a deploy, a laptop lid. What matters is
+# which messages the client has after it has reconnected.
 
 # %%
 from labserver.notebook import (
@@ -35,8 +35,8 @@ from labserver.stages import resume
 # %% [markdown]
 # ## Break: a short absence at stage 6
 #
-# Bob hears one message, goes, and five are said. Then he comes back and names the
-# newest that he has, by epoch and number.
+# Bob receives one message and leaves; then five more are published. When Bob comes
+# back, he names the newest message that he has, by epoch and number.
 
 # %%
 async with running("broker") as server:
@@ -45,12 +45,14 @@ print("recovered:", joined["recovered"], "· the room stands at", joined["seq"])
 print("replayed: ", replayed)
 
 # %% [markdown]
-# The server is honest: `recovered` is false. But nothing can be done about it.
+# The server says honestly that `recovered` is false. But it cannot send the missed
+# messages, because it has not kept them.
 #
 # ## Predict
 #
-# The next server keeps the newest 100 messages of a room. Bob is away for 160. How many
-# of them does he get when he comes back? Set a number, or leave `None`.
+# The next server keeps the newest 100 messages of a room. Bob is away while 160 are
+# published. How many of them does he get when he comes back? Set a number, or leave
+# `None`.
 
 # %%
 my_guess = None
@@ -58,8 +60,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# The whole stage: it is short, because the broker keeps the messages, and the numbers
-# are there since stage 3.
+# This is the whole stage. It is short, because the broker keeps the messages, and
+# messages have had numbers since stage 3.
 
 # %%
 show(resume)
@@ -67,8 +69,9 @@ show(resume)
 # %% [markdown]
 # ## Run: cursors
 #
-# A cursor is an epoch and a seq: which numbering, and how far. The room has heard 120
-# messages, and the server keeps the newest 100 of a room (the ring). Five ways to ask:
+# A cursor is an epoch and a seq: the epoch names a numbering, the seq a place in it.
+# The room has had 120 messages, and the server keeps the newest 100 (the ring). Bob
+# joins with five cursors:
 
 # %%
 async with (
@@ -94,8 +97,8 @@ async with (
         print(f"{name:20} recovered: {joined['recovered']!s:6} replayed: {replayed}")
 
 # %% [markdown]
-# The epoch is what makes a number mean something. When Redis lost its memory, the room
-# counts from 1 again, and 118 is another message than yesterday.
+# A number only has a meaning together with its epoch. When Redis has lost its memory,
+# the room counts from 1 again, and 118 is then a different message.
 #
 # ## Run: loss against the length of the absence
 
@@ -123,17 +126,18 @@ curves(
 compare(my_guess, away[-1] - loss["resume"][-1], "of 160 messages")
 
 # %% [markdown]
-# Beyond the history the two lines are one. A partial replay would look better in this
-# picture and be worse: the client would show a list with a hole in it and not know.
-# `recovered: false` makes it load the present state from elsewhere, as when it was
-# opened first. So the length of the history is chosen from the absences that should
-# cost nothing, such as a tunnel or a deploy.
+# Beyond the history the two lines are the same. A partial replay would look better in
+# this picture, but would be worse: the client would show a list with a hole and not
+# know about it. `recovered: false` tells the client to load the current state from
+# elsewhere, as it did when it started. So choose a history that is long enough for
+# common absences, such as a tunnel or a deploy.
 #
-# ## Run: a replica is killed, live
+# ## Run: a replica is killed
 #
-# Fifty clients are on one of two replicas when it is killed with SIGKILL; no goodbye.
-# They go to the other one. Somebody speaks all the time. The first crowd waits as the
-# lab's client does, a random part of half a second; the second half a second sharp.
+# Fifty clients are on one of two replicas when it is killed with SIGKILL, so it sends
+# no close frames. The clients reconnect to the other replica, while somebody publishes
+# all the time. In the first run each client waits, like the lab's client, a random time
+# of up to half a second; in the second run each waits exactly half a second.
 
 # %%
 with_jitter = await storm("full jitter")
@@ -160,9 +164,9 @@ curves(
 )
 
 # %% [markdown]
-# Nobody missed a message, in either storm: that is the cursor's work. What jitter
-# changes is the height of the peak, and half a cluster has no use for peaks. The same
-# for ten thousand clients, computed, by the length of the outage:
+# No client missed a message in either run, because of the cursors. Jitter lowers the
+# peak, and that matters because the remaining half of the cluster has to take all of
+# it. The next cell simulates ten thousand clients and outages of three lengths:
 
 # %%
 for outage in (0, 2, 30):
@@ -173,20 +177,20 @@ for outage in (0, 2, 30):
     print(f"outage of {outage:2} s, most that come back within 0.1 s: {peaks}")
 
 # %% [markdown]
-# The first delay alone decides the peak after a short outage, and the doubling flattens
-# it after a long one. The rest is the server's: it admits so many handshakes a second
-# (`admission_rate`) and sends the others away with `Retry-After`.
+# After a short outage the first delay alone decides the peak; after a long one, the
+# doubled delays flatten it. The server can do the rest: it admits a limited number of
+# handshakes a second (`admission_rate`) and refuses the others with `Retry-After`.
 #
 # ## Exercise: when to come back
 #
-# A server restarts, and ten thousand clients lose it in the same moment. Return the
-# seconds to wait before attempt `attempt` (0 is the first): a uniform draw between 0
-# and a ceiling, which starts at 0.5 s, doubles with each attempt and is at most 20 s.
-# `draw()` returns a number from 0 to 1.
+# A server restarts, and ten thousand clients lose their connections at the same moment.
+# Return the seconds to wait before attempt number `attempt` (0 is the first): a uniform
+# random number between 0 and a ceiling, which starts at 0.5 s, doubles with each
+# attempt and is at most 20 s. `draw()` returns a random number from 0 to 1.
 #
 # <details><summary>Hint</summary>
 #
-# The ceiling first, with its cap; then the draw. And draw for attempt 0, too.
+# First compute the ceiling, with its cap; then draw. Draw for attempt 0, too.
 #
 # </details>
 #
@@ -222,13 +226,14 @@ await mistakes("resume")
 # %% [markdown]
 # ## Load
 #
-# The last stage is the production server; this measures all of it at once:
+# The last stage is the production server. This runs all scenarios against it at once:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 30 -r 30 -t 12s
 #
 # ## What still breaks
 #
-# Redis is one process now as the server was before; a history is bounded; a client that
-# was away too long must load its state elsewhere. None of these is hidden from the
-# client, and that is what the seven promises are about. `labserver stages` lists them,
-# and `labserver cluster --replicas 3` runs all of them on three replicas.
+# Redis is now a single process, as the server was before. A history is bounded, and a
+# client that was away too long must load its state from elsewhere. But the client is
+# told about every loss; that is what the seven promises are about. `labserver stages`
+# lists them, and `labserver cluster --replicas 3` runs all of them on three replicas.
+# Next: **8 · When not to use WebSockets**.

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # 8 · When not to use WebSockets
 #
-# **Promise:** you choose a transport by what it costs and what it cannot do. ·
-# *about 15 minutes*
+# **Promise:** you can choose a transport by its costs and its limits. · *about 15
+# minutes*
 #
-# A WebSocket is two ways, and few pages need two. The same server answers over plain
-# HTTP on a second port: a stream of server-sent events, a long poll, a POST. Same
-# rooms, same tokens, same cursor.
+# A WebSocket carries messages both ways, and few pages need both. On a second port the
+# same server speaks plain HTTP: streams of server-sent events, long polls, and POST.
+# Rooms, tokens and cursors are the same.
 
 # %%
 from labserver.http import sse
@@ -33,21 +33,20 @@ from labserver.notebook import (
 # %% [markdown]
 # ## Break: cut everybody off, at stage 6
 #
-# Three listeners of one room, one on each transport, each behind a network that takes
-# 20 ms each way. In the middle of 25 messages the network is gone for 0.4 seconds.
-# There is no history yet.
+# One room has three listeners, one on each transport. The network takes 20 ms each way.
+# In the middle of 25 messages it is cut for 0.4 seconds. Stage 6 has no history yet.
 
 # %%
 for name, heard in (await three_ways(stage="broker", outage=0.4)).items():
     print(f"{name:13} missed {heard.missed(25)} of 25")
 
 # %% [markdown]
-# An `EventSource` comes back by itself. That is not the same as missing nothing.
+# An `EventSource` reconnects by itself, but without a history it still misses messages.
 #
 # ## Predict
 #
-# Each message is about 200 bytes on a WebSocket. How many bytes, both ways together,
-# does one cost a listener that polls? Set a number, or leave `None`.
+# A message takes about 200 bytes on a WebSocket. How many bytes, both ways together,
+# does a message take by long poll? Set a number, or leave `None`.
 
 # %%
 my_guess = None
@@ -55,8 +54,9 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# A listener on an event stream is a member like any other: its response's body stands
-# where a connection has its transport, so the outbox of chapter 5 bounds it, too.
+# A listener on an event stream is a member of a room like any other. The body of its
+# HTTP response takes the place of a connection's transport, so the outbox of chapter 5
+# limits it, too.
 
 # %%
 show(sse)
@@ -64,8 +64,9 @@ show(sse)
 # %% [markdown]
 # ## Run: the same outage, with a history
 #
-# The id of an event is `epoch:seq`. A browser sends the newest as `Last-Event-ID` when
-# it comes back; a poll names it in its URL; a WebSocket in `join`.
+# The id of an event is `epoch:seq`. When a browser reconnects, it sends its newest id
+# as `Last-Event-ID`; a poll has the id in its URL, and a WebSocket client sends it in
+# `join`.
 
 # %%
 for name, heard in (await three_ways(outage=0.4)).items():
@@ -74,9 +75,9 @@ for name, heard in (await three_ways(outage=0.4)).items():
 # %% [markdown]
 # ## Observe: what a message costs
 #
-# No outage now: one message every 30 ms, which is less than the network's round trip.
-# TCP's own bytes and TLS are not counted; headers are those of a plain client, and a
-# browser sends several times as many.
+# Now there is no outage, and one message every 30 ms, which is less than the network's
+# round trip. The bytes of TCP and TLS are not counted. The HTTP headers are those of a
+# minimal client; a browser sends several times as many bytes.
 
 # %% tags=["picture"]
 runs = await three_ways(every=0.03)
@@ -94,14 +95,15 @@ bars(
 compare(my_guess, total["long poll"], "bytes a message by long poll")
 
 # %% [markdown]
-# Once a stream stands, it is as quick as a WebSocket: both wait for one way of the
-# network. A poll that has just been answered is on its way back when the next message
-# comes; that one waits, and shares the next answer. So the busier a room is, the later
-# a message comes by poll, and the cheaper.
+# An open stream is as quick as a WebSocket: a message needs one way through the
+# network. After an answer, a polling client must first send its next request. A message
+# that is published meanwhile waits for that request, and shares the answer with others.
+# So the busier a room is, the later a message arrives by poll, and the fewer bytes it
+# takes.
 #
-# ## Observe: what waiting costs
+# ## Observe: what an idle listener costs
 #
-# Three hundred listeners of each kind, in a room where nobody speaks.
+# Three hundred listeners of each kind are in a room without messages.
 
 # %%
 idle = await idle_cost()
@@ -112,13 +114,14 @@ bars(
 )
 
 # %% [markdown]
-# A request keeps an HTTP server's state: parser, headers, a task, generators. A
-# WebSocket's handshake is over, and its state was let go of.
+# An open HTTP request keeps its parser, headers, a task and generators in memory. A
+# WebSocket has freed the state of its handshake.
 #
-# ## Observe: what speaking costs
+# ## Observe: what publishing costs
 #
-# Twelve messages, each sent when the one before is acknowledged: in a frame; by POST on
-# one connection; by POST on a new connection each time.
+# A client publishes twelve messages, each after the previous one is acknowledged: in
+# WebSocket frames, by POST on one connection, and by POST on a new connection each
+# time.
 
 # %%
 spoken = await publishing()
@@ -133,27 +136,27 @@ bars(
 # %% [markdown]
 # ## Observe, and decide
 #
-# From what was measured above:
+# The table follows from the measurements above:
 
 # %%
 decision(runs, idle, spoken)
 
 # %% [markdown]
-# What this machine cannot show: a proxy that buffers a response breaks streams and not
-# polls; over HTTP/1.1 a browser allows six connections to a host, streams included, so
-# a seventh tab waits (RFC 9113 ends that); some networks let only GET and POST
-# through.
+# This machine cannot show three more differences. A proxy that buffers responses breaks
+# streams, but not polls. Over HTTP/1.1 a browser opens at most six connections to a
+# host, streams included, so a seventh tab waits; HTTP/2 (RFC 9113) has no such limit.
+# Some networks let only plain GET and POST requests through.
 #
 # ## Exercise: what to replay
 #
-# A client names the newest id it has, as `epoch:seq`. The room is in `epoch` and keeps
-# the seqs `oldest` to `newest`. Return the seqs to replay, a list; or `None` when the
-# client must be told that something is missing.
+# A client sends the newest id that it has, as `epoch:seq`. The room's numbering is
+# `epoch`, and it keeps the seqs `oldest` to `newest`. Return the list of seqs to
+# replay, or `None` when the client must be told that messages are missing.
 #
 # <details><summary>Hint</summary>
 #
-# `last_id.rpartition(":")` splits at the last colon. Who has `oldest - 1` misses
-# nothing that is gone.
+# `last_id.rpartition(":")` splits at the last colon. A client that has `oldest - 1` has
+# missed only messages that are still kept.
 #
 # </details>
 #
@@ -182,8 +185,8 @@ check(to_replay)
 # %% [markdown]
 # ## Mistakes
 #
-# The promise of a replay is the room's, not the transport's, and so are the ways to
-# break it: those of chapter 7, such as an epoch that is not compared.
+# The replay works the same on every transport, so the mistakes are those of chapter 7.
+# One of them is to ignore the epoch.
 
 # %%
 await compare("resume", "no-epoch")
@@ -203,5 +206,6 @@ await compare("resume", "no-epoch")
 #
 # ## What still breaks
 #
-# All figures here are of one listener, or of three hundred that sleep. What happens
-# under load, and whether a figure can be believed: **9 · Load testing honestly**.
+# All figures here are of one listener, or of three hundred idle ones. The next chapter
+# measures under load, and shows when a figure can be trusted. Next: **9 · Load testing
+# honestly**.

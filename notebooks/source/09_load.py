@@ -11,8 +11,9 @@
 #
 # **Promise:** a figure that cannot be trusted says so itself. · *about 25 minutes*
 #
-# A load test is a measurement by a program that has bugs, gets tired and sees only what
-# comes back. Three ways in which it flatters a server, and what is done about each.
+# A load test is a measurement by a program that has bugs, can be overloaded, and sees
+# only the messages that arrive. This chapter shows three ways in which a load test
+# makes a server look too good, and a remedy for each.
 
 # %%
 from labserver.notebook import (
@@ -33,9 +34,10 @@ from labserver.notebook.loops import closed_loop, open_loop
 # %% [markdown]
 # ## Break: a server stalls, and the measurement does not notice
 #
-# A client sends 100 messages a second for two seconds and waits for each to come back
-# before it sends the next. Half-way the server is stopped for 300 ms (`SIGSTOP`), as a
-# long pause of any kind would. A second client runs beside it; more of that one below.
+# A client sends 100 messages a second for two seconds, and waits for each to come back
+# before it sends the next. Half-way the server is stopped for 300 ms with `SIGSTOP`;
+# any long pause has the same effect. A second client runs at the same time; it is
+# explained below.
 
 # %%
 closed, opened = await through_a_stall()
@@ -57,7 +59,8 @@ my_guess = None
 # %% [markdown]
 # ## Read
 #
-# Both clients have the same schedule. They differ in one line: where they wait.
+# Both clients have the same schedule. They differ in one thing: whether they wait for
+# the answer before they send the next message.
 
 # %%
 show(closed_loop, open_loop)
@@ -65,8 +68,9 @@ show(closed_loop, open_loop)
 # %% [markdown]
 # ## Run: the same stall, three ways to count
 #
-# The same again. The second client keeps to its schedule, whatever comes back. And the
-# first one's messages can be counted from when they were *due*, too.
+# We repeat the measurement. The second client keeps to its schedule, whether answers
+# arrive or not. The latency of the first client's messages can also be counted from the
+# time at which they were *due*.
 
 # %%
 closed, opened = await through_a_stall()
@@ -93,18 +97,17 @@ late = opened.from_due
 compare(my_guess, 100 * sum(each > 50 for each in late) / len(late), "%")
 
 # %% [markdown]
-# While the server stood still, the first client stood still with it: it asked once, and
-# thirty messages that users would have sent were never measured, or were sent late and
-# counted from then. The name is *coordinated omission*. Most load generators do this,
-# Locust's `constant_throughput` among them. The load tests of this lab keep to a
-# schedule and count from when a message was due, as real users do who do not wait for
-# each other.
+# While the server stood still, the first client waited, too: one message was slow, and
+# about thirty that users would have sent were sent late and measured from that later
+# time. This is called *coordinated omission*. Most load generators do it, also Locust's
+# `constant_throughput`. The load tests of this lab send on a schedule and measure from
+# the time at which a message was due, because real users do not wait for each other.
 #
-# ## Run: the generator is what is slow
+# ## Run: a generator that is slow itself
 #
-# The same server twice. First the generator does nothing else; then other work takes
-# 80 % of its time, in pieces of 40 ms, as parsing and checking do when there are too
-# many users in one process. `slip` is how late it was with its own messages.
+# We measure the same server twice. First the generator does nothing else; then other
+# work takes 80 % of its time, in pieces of 40 ms, as happens with too many simulated
+# users in one process. `slip` is how late the generator sent its own messages.
 
 # %%
 found = await generators(0, 0.8)
@@ -116,16 +119,17 @@ for share, trips in found.items():
     )
 
 # %% [markdown]
-# The server was the same. Only the slip tells the second line from a slow server, and
-# it is half the story: the busy process also reads late. The load tests ask the kernel
-# when a message arrived (`SO_TIMESTAMPNS`) and report both. When the generator's own
-# delay is more than half of what it measured, or its processor more than 80 % busy,
-# the run is called invalid, with exit status 4. No figure of it is worth a discussion.
+# The server was the same. Only the slip distinguishes the second line from a slow
+# server. And the slip is not the whole delay, because a busy process also reads late.
+# So the load tests ask the kernel when a message arrived (`SO_TIMESTAMPNS`) and report
+# both delays. When the generator's own delay is more than half of the measured latency,
+# or its core is more than 80 % busy, the run is called invalid, with exit status 4. The
+# figures of an invalid run mean nothing.
 #
-# ## Run: who loses messages is fast
+# ## Run: a server that loses messages looks fast
 #
-# A reader takes half of what is published. One server keeps what waits, up to 1 MiB;
-# the other makes the mistake `dropped-in-silence` beyond 64 kB.
+# A reader is only fast enough for half of the messages. One server keeps unread
+# messages, up to 1 MiB; the other makes the mistake `dropped-in-silence` beyond 64 kB.
 
 # %%
 import asyncio
@@ -139,9 +143,10 @@ for name, run in zip(servers, runs, strict=True):
     print(f"{name}: {run}")
 
 # %% [markdown]
-# By every percentile the second server is the better one. Whoever waited longest is
-# not in its figures. So completeness stands beside every percentile, and is looked at
-# first: each message has a number, and each is accounted for.
+# Every percentile of the second server is better, because the messages that would have
+# waited longest were dropped, and are not in its figures. So look first at
+# completeness, which the load tests show beside every percentile. Each message has a
+# number, and the load tests count every one.
 #
 # ## Read: how a run is judged
 
@@ -153,8 +158,9 @@ excerpt(
 # %% [markdown]
 # ## Run: six scenarios
 #
-# All of them at once, on two replicas: 40 users for two seconds. That is a look, not
-# a measurement. It runs beside the kernel: replicas, then the crowd, then the summary.
+# We run all six scenarios at once, on two replicas, with 40 users for two seconds. That
+# is enough to see how they work, but too little for a measurement. The first cell
+# starts the replicas, the second the load, and the third prints the summary.
 
 # %%
 await six.begin()
@@ -166,35 +172,37 @@ await six.crowd()
 print(await six.report())
 
 # %% [markdown]
-# How to read it: the verdict, then what was delivered, then the times.
+# Read the verdict first, then what was delivered, then the times.
 #
-# - `fanout`: how soon has everybody got a message? Look at p99 from *due*, beside the
-#   generator's own delay.
-# - `slow_readers`: do the healthy notice the slow? Look at p99 of the *healthy* beside
-#   that of the *throttled*; gaps are announced, and nothing is *lost*.
-# - `replicas`: what does the other replica's message cost? The way of both is over
-#   Redis, so *same replica* and *other replica* should be alike.
-# - `reconnect_storm`: how hard is a server hit, how soon are all back? Look at
-#   *accepts, peak* and *back after*, with jitter and without; *missed* must be 0.
-# - `idle`: what does a silent connection cost, and when is a dead one found? *Noticed
-#   after* is at most two heartbeat intervals, here of half a second.
-# - `churn`: what do coming and going cost? Look at p99 of a *handshake*, and that each
-#   bad token was *refused*.
+# - `fanout`: how long does it take until every member has a message? Compare p99 from
+#   *due* with the generator's own delay.
+# - `slow_readers`: do healthy readers suffer from slow ones? Compare p99 of the
+#   *healthy* with that of the *throttled*; gaps are announced, and nothing is *lost*.
+# - `replicas`: are messages from another replica slower? All messages go through Redis,
+#   so *same replica* and *other replica* should be alike.
+# - `reconnect_storm`: how high is the peak of new connections, and how soon are all
+#   clients back? Compare *accepts, peak* and *back after* with jitter and without;
+#   *missed* must be 0.
+# - `idle`: how much memory does an idle connection take, and when does the server
+#   notice a dead one? *Noticed after* is at most two heartbeat intervals, here of half
+#   a second.
+# - `churn`: what do connects and disconnects cost? Look at p99 of a *handshake*, and
+#   check that each bad token was *refused*.
 #
-# With so few users the storm has no peak worth the name, and memory per connection
-# drowns in what the process has anyway. `make load` runs each alone at laptop size,
-# with faults, in four minutes.
+# With so few users the storm has hardly a peak, and the memory per connection is too
+# small beside the process's own memory. `make load` runs each scenario alone, with a
+# load that suits a laptop and with faults, in four minutes.
 #
 # ## Exercise: judge a run
 #
-# Return `"nothing"` when nothing was delivered; `"failed"` when not exactly what was
-# expected was delivered; `"invalid"` when the generator used more than 0.8 of its core,
-# or its own delay is more than half of the measured p99; else `"valid"`. In the order
-# that is right.
+# Return `"nothing"` when no message was delivered; `"failed"` when `delivered` differs
+# from `expected`; `"invalid"` when the generator used more than 0.8 of its core
+# (`cpu`), or its own delay (`own`) is more than half of the measured `p99`; else
+# `"valid"`. More than one may apply: decide which comes first.
 #
 # <details><summary>Hint</summary>
 #
-# A busy generator makes times wrong. It does not make messages vanish.
+# A busy generator makes the times wrong. It does not lose messages.
 #
 # </details>
 #
@@ -224,15 +232,16 @@ check(judge)
 # %% [markdown]
 # ## Load
 #
-# What ran above, against a server of yours; `make load` for all of it in earnest:
+# This runs the same scenarios against a server of your own; `make load` measures all of
+# them properly:
 #
 #     locust -f loadtests --headless --host ws://127.0.0.1:8080 -u 40 -r 40 -t 12s
 #
-# One scenario is `-f loadtests/fanout.py`, and so on. Two settings are compared in
-# turns, with what repeats differ by anyway: `python -m loadtests ab --help`.
+# `-f loadtests/fanout.py` runs one scenario. `python -m loadtests ab` runs two settings
+# in turns, and compares their difference with the difference between repeated runs.
 #
 # ## What still breaks
 #
-# An honest figure is true of this machine, this load and this quarter of an hour. What
-# it says of a million connections on other machines is the last question:
-# **10 · From one laptop to the internet**.
+# An honest figure is true for this machine, this load and this time. The last chapter
+# asks what it says about a million connections on other machines. Next: **10 · From one
+# laptop to the internet**.

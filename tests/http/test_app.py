@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import socket
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from labserver.contract import closing
+from labserver.contract.messages import DEPTH_LIMIT
 from labserver.contract.tokens import issue
 from labserver.processes.cluster import running_replica
 from labserver.redis.embedded import embedded_redis
@@ -253,6 +255,38 @@ async def test_caps_count_sockets_and_streams_together(running: Running) -> None
     ):
         assert (await post(server, "red", 1)).status == 429
         assert server.metrics.refused[429] == 1
+
+
+async def test_request_is_not_encoded_only_to_be_decoded(running: Running) -> None:
+    async with running("resume", sse_port=0) as server:
+
+        async def receive(*_: object) -> None:
+            raise RuntimeError("a request was made into text")
+
+        server.application.receive = receive  # type: ignore[method-assign]
+        assert (await post(server, "red", {"a": 1})).status == 200
+        assert (await poll(server, "red")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("room", "body", "key", "code"),
+    [
+        ("no room", "1", "k", "bad_message"),
+        ("red", "1", "", "bad_message"),
+        ("red", "1", "k" * 129, "bad_message"),
+        ("red", '{"a":1,"a":2}', "k", "bad_json"),
+        ("red", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT, "k", "bad_json"),
+        ("red", '"\\ud800"', "k", "bad_json"),
+    ],
+)
+async def test_post_is_checked_like_a_message(
+    room: str, body: str, key: str, code: str, running: Running
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        headers = {"Idempotency-Key": key}
+        path = f"/rooms/{quote(room)}"
+        answer = await ask(server, "POST", path, body.encode(), headers=headers)
+        assert (answer.status, answer.body["code"]) == (400, code)
 
 
 async def test_stage_without_rooms_says_so(running: Running) -> None:

@@ -14,7 +14,7 @@ from labserver.contract.closing import FORBIDDEN
 from labserver.contract.tokens import issue
 from labserver.judge.world import connection_of
 from labserver.processes.cluster import running_replica
-from labserver.server.connection import GOODBYE_TIMEOUT
+from labserver.server.member import GOODBYE_TIMEOUT
 from labserver.server.server import LabServer
 from tests.conftest import SECRET, Running, eventually, peer
 from tests.support.raw_sockets import (

@@ -10,8 +10,8 @@ from labserver.contract import wire
 from labserver.contract.closing import INTERNAL, Close
 from labserver.contract.messages import Event, Joined, event
 from labserver.contract.wire import Chunk, Variant
-from labserver.server.connection import SHUT
 from labserver.server.hub import Hub
+from labserver.server.member import SHUT
 from labserver.server.metrics import Metrics
 
 DEFLATE = Variant(wire.JSON, 12)

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 from websockets.asyncio.client import connect
@@ -23,7 +23,7 @@ from labserver.server.connection import LabConnection
 from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import STAGES, build
-from tests.conftest import SECRET, Running, eventually, peer
+from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 from tests.support.raw_sockets import raw_peer, said
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
@@ -174,6 +174,24 @@ async def test_drain_ends_at_its_deadline_with_a_peer_that_never_reads(
         async with asyncio.timeout(5):
             await server.drain(0.1)
         assert not server.connections
+
+
+# asyncio's own loop, of Python 3.11, forgets a transport whose listener was closed.
+@pytest.mark.loops("uvloop")
+@pytest.mark.parametrize("turns", range(5))
+async def test_drain_does_not_wait_for_who_came_just_before(
+    turns: int, running: Running
+) -> None:
+    async with running("rooms", handshake_timeout=3 * DEADLINE) as server:
+        with ExitStack() as stack:
+            for _ in range(20):  # accepted already, or about to be
+                address = ("127.0.0.1", server.port)
+                stack.enter_context(socket.create_connection(address))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(DEADLINE):
+                await server.drain(0.1)
+            await eventually(lambda: not server.sockets)
 
 
 async def test_metrics_page_counts_what_happened(running: Running) -> None:

@@ -297,7 +297,7 @@ def test_what_is_no_certificate_is_one_line_that_names_the_setting(
     for cert, key, why in (
         ("/nowhere/cert.pem", certificate.key, "LAB_TLS_CERT.*No such file"),
         (certificate.cert, "/nowhere/key.pem", "LAB_TLS_KEY.*No such file"),
-        (certificate.cert, other.key, "the key is of another certificate"),
+        (certificate.cert, other.key, "the key belongs to another certificate"),
         (certificate.cert, str(text), "must be PEM"),
         (str(text), certificate.key, "must be PEM"),
         (locked.cert, locked.key, "without a password"),

@@ -1,4 +1,4 @@
-"""Chapter 8: what a client that names an event id is to be given."""
+"""Chapter 8: which messages to replay to a client that sends an event id."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             epoch_ignored,
-            "The same number in another epoch names another message: what the client "
-            "has and what you send do not fit together, and nobody notices.",
+            "In another epoch the same number is another message: the client gets "
+            "messages that do not continue what it has, and does not notice.",
         ),
         Mistake(
             its_own_again,
-            "The id names a message that the client has: it would get it twice.",
+            "The client already has the message with this id, and would get it twice.",
         ),
         Mistake(
             as_many_as_there_are,
-            "A replay that begins after a hole looks whole. All, or tell it that it "
-            "missed something.",
+            "A replay that begins after a hole looks complete. Replay everything, or "
+            "tell the client that it missed messages.",
         ),
         Mistake(
             from_the_future,
-            "A seq that the room has not reached cannot be answered with 'nothing "
-            "new': the client would wait for numbers that mean something else.",
+            "A seq that the room has not reached yet is of another numbering: the "
+            "client would skip the new messages with the numbers that it knows.",
         ),
         Mistake(
             nothing_new_is_none,
-            "A client that is up to date has missed nothing: an empty replay is one.",
+            "A client that is up to date has missed nothing: replay an empty list.",
         ),
     ),
     look_at="`missed` in `labserver/stages/resume.py`, and `cursor_of` in "
     "`labserver/http/app.py`",
-    praise="One cursor serves three transports: the promise is the room's, not theirs.",
+    praise="The same cursor works on all three transports.",
 )

@@ -50,25 +50,25 @@ EXERCISE = Exercise(
         ),
         Mistake(
             ends_with,
-            "a suffix is not a host: `evil-lab.example` is another domain, and cheap.",
+            "a suffix is not a host: anyone can register `evil-lab.example`.",
         ),
-        Mistake(contains, "whoever can put your name anywhere into theirs gets in."),
+        Mistake(contains, "any domain that contains your name anywhere is let in."),
         Mistake(
             without_port,
-            "the port is part of an origin: another program on the same machine is "
-            "another party.",
+            "the port is part of an origin: another port of the same machine may be "
+            "a program of somebody else.",
         ),
         Mistake(
             refuses_everyone_else,
-            "only browsers send `Origin`. A program without one is no page that acts "
-            "for a visitor; its token is what counts.",
+            "only browsers send `Origin`. A client without it is not a page that uses "
+            "its visitor's cookies; its token decides.",
         ),
         Mistake(
             only_https,
-            "the scheme here may be `http`: on a laptop it is. Compare the place.",
+            "the scheme may be `http`, as on a laptop. Compare only host and port.",
         ),
     ),
     look_at="`_check_origin` and `_place` in `labserver/stages/auth.py`.",
-    praise="The browser adds `Origin`, and no script on the page can change it: that "
-    "is why it can be trusted where a cookie cannot.",
+    praise="The browser sets `Origin`, and no script on the page can change it. So "
+    "the server can trust it, while a cookie is sent for any page.",
 )

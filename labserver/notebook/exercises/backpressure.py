@@ -1,4 +1,4 @@
-"""Chapter 5: lose the oldest, and say so."""
+"""Chapter 5: drop the oldest messages, and return the gap."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             silently,
-            "the bound holds, but nobody is told. The client shows a state that never "
-            "was; a gap would have made it ask again.",
+            "the limit holds, but the client is not told. It shows a state that never "
+            "existed; with a gap it would load the state again.",
         ),
         Mistake(
             newest,
@@ -79,7 +79,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             one_only,
-            "one old message may be smaller than the new one: `while`, not `if`.",
+            "one old message may be smaller than the new one: use `while`, not `if`.",
         ),
         Mistake(
             by_count,
@@ -91,9 +91,9 @@ EXERCISE = Exercise(
             "`to` is inclusive (wire contract): this gap claims a message that is "
             "about to be delivered.",
         ),
-        Mistake(unbounded, "nothing is bounded: this is the server of stage 4."),
+        Mistake(unbounded, "there is no limit: this is the server of stage 4."),
     ),
     look_at="`Backlog.squeeze` and `lose_where` in `labserver/stages/backlog.py`.",
-    praise="Bounded, and honest about it. The package drops a quarter at a time, "
-    "because each look through the queue costs time too.",
+    praise="The queue has a limit, and the client is told. The lab drops a quarter at "
+    "a time, because each pass through the queue takes time, too.",
 )

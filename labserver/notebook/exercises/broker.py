@@ -1,4 +1,4 @@
-"""Chapter 6: see the holes in what arrived."""
+"""Chapter 6: find the holes in the sequence numbers that arrived."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ EXERCISE = Exercise(
         Case((9, []), []),
     ),
     mistakes=(
-        Mistake(first_only, "this stops at the first hole. Links break twice, too."),
+        Mistake(first_only, "this stops at the first hole. A link may break twice."),
         Mistake(
             exclusive,
             "both ends are inclusive: `seq` itself has arrived and is not missing.",
         ),
         Mistake(
             believes_all,
-            "an old number must not move the position back: what comes late or twice "
-            "would tear a hole where there is none.",
+            "an old number must not move the position back: a seq that comes late or "
+            "twice would then cause a hole where there is none.",
         ),
         Mistake(
             unequal,
-            "a number that comes late or twice is no hole. Only one that is too high "
-            "is.",
+            "a number that comes late or twice is not a hole. Only a number that is "
+            "too high shows one.",
         ),
         Mistake(
             from_the_first,
-            "the hole before the first arrival is missing: `delivered` says where the "
-            "replica stood.",
+            "the hole before the first arrival is missing: `delivered` is where the "
+            "replica was.",
         ),
     ),
     look_at="`RedisBroker.heard` and `catch_up` in `labserver/stages/broker.py`.",
-    praise="With numbers that have no holes, a loss shows itself as soon as the next "
-    "message comes.",
+    praise="Because the numbers have no holes, a loss shows as soon as the next "
+    "message arrives.",
 )

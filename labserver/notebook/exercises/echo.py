@@ -55,14 +55,14 @@ EXERCISE = Exercise(
         ),
         Mistake(
             decoded_first,
-            "the key was decoded first. The text of the header is hashed as it "
-            "stands; nobody needs the 16 bytes inside.",
+            "the key was decoded first. Hash the text of the header as it stands; "
+            "the 16 bytes in it are not needed.",
         ),
         Mistake(
             in_bytes, "right bytes, wrong type: a header is text, so `.decode()` it."
         ),
     ),
     look_at="RFC 6455 section 4.2.2, and `websockets.utils.accept_key`.",
-    praise="That is all the cryptography in a handshake: it proves understanding, "
-    "not identity.",
+    praise="That is all the cryptography in a handshake. It proves that the server "
+    "knows the protocol; it does not prove who the server is.",
 )

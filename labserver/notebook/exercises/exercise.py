@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments, and what should come out."""
+    """Arguments of a call, and the expected result."""
 
     given: tuple[Any, ...]
     expected: Any
@@ -33,12 +33,12 @@ class Exercise:
 
     Args:
         name: Name of the function.
-        cases: What it is tried on; together they tell every mistake from the truth.
+        cases: Inputs and expected results. For every mistake, at least one case fails.
         mistakes: Wrong answers that are recognised.
-        look_at: Where the package does it.
-        praise: What a right answer has shown; a sentence.
-        outcome: What is compared, from the result and the arguments, which the
-            answer may have changed.
+        look_at: The place in the package that does the same; a phrase.
+        praise: What the learner has shown with a right answer; a sentence.
+        outcome: Function of the result and the arguments, which the answer may have
+            changed; returns the value that is compared.
 
     """
 

@@ -1,4 +1,4 @@
-"""Chapter 4: find the dead among the pinged."""
+"""Chapter 4: find the dead peers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ EXERCISE = Exercise(
         Mistake(
             first_only,
             "a `return` inside the loop ends the sweep at the first dead peer. With "
-            "one dead a round, a crowd that vanishes together takes forever.",
+            "one removed in each sweep, many dead peers take very long.",
         ),
         Mistake(
             impatient,
@@ -76,5 +76,5 @@ EXERCISE = Exercise(
         ),
     ),
     look_at="`WheelHeartbeat.step` and `is_dead` in `labserver/stages/heartbeat.py`.",
-    praise="Every dead peer of a round goes, and nobody who gave any sign of life.",
+    praise="Every dead peer is found, and no peer that has shown a sign of life.",
 )

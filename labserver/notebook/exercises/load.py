@@ -1,4 +1,4 @@
-"""Chapter 9: what a run is worth."""
+"""Chapter 9: judge a run."""
 
 from __future__ import annotations
 
@@ -71,35 +71,35 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             by_latency,
-            "a slow server is a result, not a failure: 900 ms that were measured well "
-            "are valid. And a fast one that lost a message has failed.",
+            "a slow server is a result, not a failure: a p99 of 900 ms is valid if it "
+            "was measured well. And a fast server that lost a message has failed.",
         ),
         Mistake(
             what_arrived,
-            "percentiles are made from what arrived. Compare `delivered` with "
-            "`expected` before you look at any of them.",
+            "percentiles only count messages that arrived. Compare `delivered` with "
+            "`expected` before you look at a percentile.",
         ),
         Mistake(
             generator_first,
-            "a busy generator makes times wrong, but it loses nothing: what is missing "
-            "is missing. Look at completeness first.",
+            "a busy generator makes times wrong, but it does not lose messages. Look "
+            "at completeness first.",
         ),
         Mistake(
             silence_is_fine,
-            "a run in which nothing was sent, or nothing arrived, says nothing: Locust "
-            "itself exits 0 with zero requests.",
+            "a run in which nothing was sent or nothing arrived proves nothing: Locust "
+            "itself exits with 0 after zero requests.",
         ),
         Mistake(
             cpu_only,
-            "a generator may have a free processor and still be late: a pause, one "
-            "long callback. Its own delay says so.",
+            "a generator with a free core may still be late: a pause, or one long "
+            "callback. Its own delay shows that.",
         ),
         Mistake(
             losses_only,
-            "a message too many is a failure, too: delivered twice.",
+            "one message too many is a failure, too: it was delivered twice.",
         ),
     ),
-    look_at="`judge` and `invalid_reasons` in `labserver/load/figures/results.py`.",
-    praise="The exit status of the load tests is made so: 1 failed, 3 nothing, "
+    look_at="`judge` and `invalid_reasons` in `labserver/load/figures/verdict.py`.",
+    praise="The exit status of the load tests is the same: 1 failed, 3 nothing, "
     "4 invalid.",
 )

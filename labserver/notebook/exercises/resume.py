@@ -66,13 +66,13 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             without_jitter,
-            "everybody lost the same server at the same moment, and now everybody "
-            "comes back at the same moment. Draw.",
+            "all clients lost the same server at the same moment, and now all of them "
+            "come back at the same moment. Use `draw()`.",
         ),
         Mistake(
             cap_after_draw,
             "the cap comes after the draw: in a long outage nearly every draw is above "
-            "it, and the crowd returns together, every 20 s.",
+            "it, and most clients come back together, every 20 s.",
         ),
         Mistake(
             without_cap, "there is no cap: attempt 10 may wait more than eight minutes."
@@ -80,18 +80,18 @@ EXERCISE = Exercise(
         Mistake(
             doubled_first,
             "the ceiling is doubled before its first use: after the most common "
-            "outage, a short one, everybody waits twice as long as needed.",
+            "outage, a short one, every client waits twice as long as needed.",
         ),
         Mistake(
-            linear, "the ceiling grows by a step, not by doubling: it never backs off."
+            linear, "the ceiling grows by a fixed step instead of doubling: too slowly."
         ),
         Mistake(
             half_jitter,
-            "only half of the wait is random, so half of the spread is given away.",
+            "only half of the wait is random, so clients spread over half the time.",
         ),
     ),
     look_at="`Backoff` in `labserver/client.py`.",
-    praise="The first delay is random as well: it decides the height of the storm "
+    praise="The first delay is random as well: it decides the height of the peak "
     "after a short outage.",
     outcome=_rounded,
 )

@@ -78,11 +78,11 @@ EXERCISE = Exercise(
         Mistake(
             keeps_empty_rooms,
             "an empty room stays in `members`. A server whose rooms are named after "
-            "documents or orders grows forever, slowly.",
+            "documents or orders would use more memory every day.",
         ),
         Mistake(
             keeps_own_index,
-            "the connection stays in `rooms`: one entry for each client that ever was.",
+            "the connection stays in `rooms`: an entry for every client so far.",
         ),
         Mistake(
             keeps_both,
@@ -91,15 +91,15 @@ EXERCISE = Exercise(
         ),
         Mistake(
             first_room_only,
-            "a `return` inside the loop ends it after the first room: in the others "
-            "the dead stay members.",
+            "a `return` inside the loop ends it after the first room: the connection "
+            "stays a member of the others.",
         ),
         Mistake(
-            deletes_rooms, "the others were still in that room. Only empty ones go."
+            deletes_rooms, "others are still in that room. Delete only empty rooms."
         ),
     ),
     look_at="`Hub.remove` in `labserver/server/hub.py`.",
-    praise="Both indexes are clean, and the cost was this connection's rooms, not all "
-    "rooms.",
+    praise="Both indexes are clean, and you only looked at this connection's rooms, "
+    "not at all rooms.",
     outcome=_indexes,
 )

@@ -31,7 +31,7 @@ def one_zone(publishes: float, members: int, cost: float, zones: int) -> int:
     return ceil(ceil(publishes * members * cost / 0.5) / (zones - 1))
 
 
-# Costs and shares are powers of two, so that no case hangs on a rounding.
+# Costs and shares are powers of two, so that no case depends on rounding.
 EXERCISE = Exercise(
     name="replicas",
     cases=(
@@ -45,31 +45,31 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             no_headroom,
-            "a core that is busy all the time has a queue that never ends. Nothing is "
-            "left for handshakes, a pause, a burst.",
+            "a core that is busy all the time has a queue that only grows. There is no "
+            "time left for handshakes, a pause or a burst.",
         ),
         Mistake(
             no_zone,
-            "when a zone is lost its clients come to the others, which are full. What "
-            "is left must suffice: divide by `zones - 1`.",
+            "when a zone is lost, its clients come to the other zones, which are full. "
+            "The others must suffice: divide by `zones - 1`.",
         ),
         Mistake(
             one_more,
-            "one replica in reserve is enough for one replica that dies. Here a whole "
-            "zone goes, with all that is in it.",
+            "one spare replica is enough when one replica dies. Here a whole zone is "
+            "lost, with all its replicas.",
         ),
         Mistake(
             rounded_down,
-            "half a replica is not there: round up, at each step.",
+            "half a replica does not exist: round up, at each step.",
         ),
         Mistake(
             publishes_only,
-            "a message is published once and delivered to each member. Deliveries are "
-            "what costs.",
+            "a message is published once and delivered to each member. The deliveries "
+            "are the cost.",
         ),
         Mistake(one_zone, "this is what one zone needs; there are `zones` of them."),
     ),
     look_at="`plan` in `labserver/notebook/sizing.py`.",
-    praise="The model of this chapter counts hearing, publishing, heartbeats and "
-    "handshakes, too.",
+    praise="The model of this chapter also counts receiving, publishing, heartbeats "
+    "and handshakes.",
 )

@@ -1,4 +1,4 @@
-"""Chapter 0: the two messages that begin every conversation."""
+"""Chapter 0: the messages that join a room and publish to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def twice_encoded(room: str, text: Any) -> list[str]:
 
 
 def _meant(result: Any, given: tuple[Any, ...]) -> Any:
-    """Return the messages that a server would read; other spacing is no mistake."""
+    """Return the messages as a server reads them; spacing in the JSON is ignored."""
     if not isinstance(result, list):
         return result
     meant = []
@@ -60,24 +60,24 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             publish_first,
-            "whoever publishes before it joins is not told its own message: the join "
-            "comes first.",
+            "a client that publishes before it joins does not get its own message: the "
+            "join comes first.",
         ),
         Mistake(
             without_join,
-            "publishing needs no membership, but hearing does: join first.",
+            "a client may publish without joining, but hears nothing: join first.",
         ),
         Mistake(
             as_python,
-            "`str()` makes Python's text, with single quotes; the wire takes JSON.",
+            "`str()` makes Python text, with single quotes; the server reads JSON.",
         ),
-        Mistake(as_objects, "a frame carries text: `json.dumps` each of the two."),
+        Mistake(as_objects, "a frame carries text: use `json.dumps` for each of them."),
         Mistake(
             twice_encoded,
             "the payload is encoded twice: the readers get a string with JSON in it.",
         ),
     ),
     look_at="`labserver/contract/messages.py`: every message that a client may send.",
-    praise="That is all that a client must know to be heard.",
+    praise="A client need not know more to talk in a room.",
     outcome=_meant,
 )
