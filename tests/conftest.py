@@ -16,6 +16,7 @@ import pytest
 import redis as redis_client
 
 from labserver import cli
+from labserver.http.door import open_web
 from labserver.judge.world import PATIENCE, SECRET, Peer, peer, until
 from labserver.processes.serving import loop_factory
 from labserver.redis.embedded import running_redis
@@ -102,7 +103,7 @@ def running(request: pytest.FixtureRequest) -> Running:
             request.getfixturevalue("redis")  # empty it
             chosen = replace(chosen, redis=request.getfixturevalue("redis_url"))
         parts = build(stage, chosen, without)
-        async with LabServer(parts, chosen, stage) as server:
+        async with LabServer(parts, chosen, stage, open_web=open_web) as server:
             yield server
 
     return run

@@ -40,8 +40,6 @@ LAYERS = [
     {"cli"},
     {"__main__", "__init__"},
 ]
-# Arrows that still go back.
-BACK = {"settings": {"server"}, "server": {"http"}}
 LEAVES = [
     PACKAGE / name
     for name in (
@@ -83,7 +81,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("name", sorted(ROOMS))
 def test_folder_imports_only_from_layers_above(name: str) -> None:
     level = next(i for i, layer in enumerate(LAYERS) if name in layer)
-    allowed = set().union(*LAYERS[:level]) | BACK.get(name, set())
+    allowed = set().union(*LAYERS[:level])
     assert imports(ROOMS[name]) <= allowed
 
 

@@ -34,6 +34,7 @@ from labserver.http.sse import Stream, StreamResponse, turned_away
 from labserver.http.visitor import Publisher, Visitor
 from labserver.server import routes
 from labserver.server.limits import BucketPerName
+from labserver.server.member import Member
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Application, Parts
 from labserver.server.proxies import UNKNOWN, Proxies, neighbourhood, normal
@@ -79,7 +80,7 @@ class Host(Protocol):
     proxies: Proxies
     application: Application
     draining: bool
-    visitors: set[Visitor]
+    visitors: set[Member]
 
     def unready(self) -> str | None: ...
 

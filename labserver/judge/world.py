@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from labserver.client import Client
 from labserver.contract.tokens import issue
 from labserver.errors import LabError
+from labserver.http.door import open_web
 from labserver.judge.oracle import Oracle
 from labserver.mistakes import MISTAKES, build
 from labserver.server.connection import LabConnection
@@ -64,7 +65,7 @@ class World:
         mistake = MISTAKES[self.mistake] if self.mistake else None
         served = mistake.name if mistake and mistake.extend else None
         parts = build(self.stage, chosen, self.without, served)
-        async with LabServer(parts, chosen, self.stage) as server:
+        async with LabServer(parts, chosen, self.stage, open_web=open_web) as server:
             yield server
 
     def client(self, server: LabServer, user: str = "ann") -> Client:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from labserver.contract.tokens import issue
 from labserver.errors import BrokerDown, RedisMissing, SettingsError
+from labserver.http.door import open_web
 from labserver.mistakes import build, mistaken
 from labserver.redis.embedded import running_redis
 from labserver.redis.nodes import check
@@ -86,7 +87,7 @@ async def serve_until_signal(
             await _check_redis(settings.redis)
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
         parts = build(stage, settings, without, mistake)
-        server = LabServer(parts, settings, stage, host, port)
+        server = LabServer(parts, settings, stage, host, port, open_web)
         await stack.enter_async_context(server)
         url, web = server.url, server.web.url if server.web else None
         print(f"listening on {url} ({what})", flush=True)

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import Protocol
 
 from labserver.errors import SettingsError
 from labserver.settings import Settings
+
+
+class Door(Protocol):
+    """Another way into a server's rooms, on a port of its own that is bound already."""
+
+    @property
+    def url(self) -> str:
+        """The address that clients use."""
+
+    async def start(self) -> None:
+        """Return when it accepts."""
+
+    async def stop(self, deadline: float) -> None:
+        """Let requests finish until ``deadline``, then abort them.
+
+        Args:
+            deadline: Of the clock ``time.monotonic``.
+
+        """
 
 
 def open_port(

@@ -12,10 +12,11 @@ import random
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -25,14 +26,14 @@ from labserver import __version__
 from labserver.contract import closing, messages, wire
 from labserver.contract.closing import DRAINING, NORMAL
 from labserver.contract.messages import SIZE_LIMIT_HEADER, Error, Hello
-from labserver.errors import BadMessage, Refused, SettingsError
-from labserver.http.visitor import Visitor
+from labserver.errors import BadMessage, Refused
 from labserver.server import routes
 from labserver.server.connection import LabConnection
 from labserver.server.hub import Hub
 from labserver.server.lag import LagProbe
 from labserver.server.limits import TokenBucket
-from labserver.server.listening import open_port, tls, url_of
+from labserver.server.listening import Door, open_port, tls, url_of
+from labserver.server.member import Member
 from labserver.server.metrics import OTHER, Gauge, Metrics, render
 from labserver.server.parts import Lab, Parts
 from labserver.server.places import Place
@@ -41,9 +42,6 @@ from labserver.server.proxies import Proxies
 from labserver.server.sockets import ACCEPTS, widen
 from labserver.server.turns import Turns
 from labserver.settings import Settings
-
-if TYPE_CHECKING:  # the extra ``sse`` may not be installed
-    from labserver.http.listener import WebServer
 
 log = logging.getLogger("labserver")
 # The library writes requests, and so tokens, at DEBUG; and a line a connection at INFO.
@@ -63,6 +61,7 @@ class LabServer:
         stage: Name that ``hello`` tells.
         host: Address to listen on.
         port: Port to listen on; 0 lets the kernel choose, see :attr:`port`.
+        open_web: Opens the door for clients without WebSocket, if there is to be one.
 
     """
 
@@ -73,6 +72,7 @@ class LabServer:
         stage: str = "",
         host: str = "127.0.0.1",
         port: int = 0,
+        open_web: Callable[[LabServer], Door | None] = lambda server: None,
     ) -> None:
         self.parts = parts
         self.settings = settings
@@ -91,7 +91,7 @@ class LabServer:
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
         self.connections: set[LabConnection] = set()  # those that were said hello to
         self.conversations: set[asyncio.Task[Any]] = set()
-        self.visitors: set[Visitor] = set()  # streams, polls and POSTs
+        self.visitors: set[Member] = set()  # streams, polls and POSTs
         self.draining = False
         self.over = False  # who was accepted before and arrives now is late
         self.attendance = Attendance(parts.broker.here)
@@ -107,7 +107,8 @@ class LabServer:
             )
         )
         self.listener: Server
-        self.web: WebServer | None = None
+        self.open_web = open_web
+        self.web: Door | None = None
 
     # Life of the server
 
@@ -115,8 +116,8 @@ class LabServer:
         async with AsyncExitStack() as begun:  # undone if a later step fails
             listening = self.open_socket()
             begun.callback(listening.close)
-            if self.settings.sse_port is not None:
-                self.web = self.open_web(self.settings.sse_port)
+            self.web = self.open_web(self)
+            if self.web is not None:
                 begun.push_async_callback(self.web.stop, 0.0)
             await self.parts.broker.start(self.hub, self.parts.history, self.metrics)
             begun.push_async_callback(self.parts.broker.stop)
@@ -140,17 +141,6 @@ class LabServer:
         traceback: TracebackType | None,
     ) -> None:
         await self.drain(self.settings.drain_timeout if exc_type is None else 0.0)
-
-    def open_web(self, port: int) -> WebServer:
-        """Return the server for clients without WebSocket, on a socket of its own."""
-        try:
-            from labserver.http.listener import WebServer
-        except ImportError as exc:
-            raise SettingsError(
-                f"--sse-port (LAB_SSE_PORT) needs {exc.name}, which is not installed: "
-                "pip install 'labserver[sse]'"
-            ) from None
-        return WebServer(self, open_port(self.host, port, self.settings, "--sse-port"))
 
     def open_socket(self) -> socket.socket:
         """Bind to the port."""
@@ -223,7 +213,7 @@ class LabServer:
         They go, and are asked to come back elsewhere, at the rate at which handshakes
         are admitted: everybody at once would be a storm for whoever takes them.
         """
-        leaving: list[LabConnection | Visitor] = [*self.connections, *self.visitors]
+        leaving: list[Member] = [*self.connections, *self.visitors]
         random.shuffle(leaving)
         rate = self.settings.admission_rate or RETURN_RATE
         spread = len(leaving) / rate
@@ -417,7 +407,7 @@ class LabServer:
 
     def metrics_page(self) -> bytes:
         visitors = len(self.visitors)
-        everybody: list[LabConnection | Visitor] = [*self.connections, *self.visitors]
+        everybody: list[Member] = [*self.connections, *self.visitors]
         waiting = sum(each.outbox.waiting() for each in everybody)
         worst = max((each.latency for each in self.connections), default=0.0)
         up = not self.parts.broker.deaf

@@ -13,6 +13,7 @@ import pytest
 from labserver.contract import closing
 from labserver.contract.messages import DEPTH_LIMIT
 from labserver.contract.tokens import issue
+from labserver.http.listener import WebServer
 from labserver.processes.cluster import running_replica
 from labserver.redis.embedded import embedded_redis
 from labserver.server.server import LabServer
@@ -410,7 +411,7 @@ async def test_answer_that_nobody_reads_is_let_go(running: Running) -> None:
         sloth.connect(("127.0.0.1", port_of(server)))
         sloth.sendall(request("GET", f"/rooms/red/poll?after={start}:0"))
         web = server.web
-        assert web is not None
+        assert isinstance(web, WebServer)
         sockets = web.server.server_state.connections
         await eventually(lambda: server.metrics.polls == 2)
         await eventually(lambda: not sockets)

@@ -10,6 +10,7 @@ from redis import Redis
 
 from labserver.contract.messages import event
 from labserver.contract.tokens import issue
+from labserver.http.listener import WebServer
 from labserver.notebook.transports import three_ways
 from labserver.server.server import LabServer
 from labserver.stages import STAGES
@@ -145,7 +146,7 @@ async def test_poll_that_is_cancelled_leaves_no_task(running: Running) -> None:
         tasks = asyncio.all_tasks()
         waits = asyncio.create_task(poll(server, "red", cursor(before)))
         await waiting(server)
-        assert server.web is not None
+        assert isinstance(server.web, WebServer)
         (answering,) = server.web.server.server_state.tasks
         answering.cancel()
         with contextlib.suppress(Exception):

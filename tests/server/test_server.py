@@ -17,6 +17,7 @@ from websockets.http11 import Request
 
 from labserver.contract.tokens import Identity
 from labserver.errors import SettingsError
+from labserver.http.door import open_web
 from labserver.http.listener import WebServer
 from labserver.processes.cluster import running_replica
 from labserver.server.connection import LabConnection
@@ -69,7 +70,7 @@ async def test_server_that_cannot_start_leaves_nothing(
     step: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(secret="s" * 32, redis=redis_url, sse_port=0)
-    server = LabServer(build("resume", settings), settings)
+    server = LabServer(build("resume", settings), settings, open_web=open_web)
     before = asyncio.all_tasks()
 
     async def fail(*_: object) -> None:
@@ -86,7 +87,7 @@ async def test_server_that_cannot_start_leaves_nothing(
             pass
     await eventually(lambda: not asyncio.all_tasks() - before)
     assert server.lag.timer is None
-    assert server.web is not None
+    assert isinstance(server.web, WebServer)
     assert server.web.listening.fileno() == -1
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", server.port)
