@@ -492,7 +492,7 @@ async def test_stream_that_fails_here_is_asked_to_come_back(
         raise RuntimeError("a mistake")
 
     async with running("resume", sse_port=0) as server:
-        monkeypatch.setattr(server.application, "receive", fail)
+        monkeypatch.setattr(server.application, "handle", fail)
         await turned_away(server)
         assert not server.visitors
 
