@@ -1,8 +1,9 @@
-"""What a connection takes of what it has read: a few frames at a time.
+"""Limits how many frames of one read a connection parses at a time.
 
-The library's parser takes all frames that one read brought, up to 256 KB of them: tens
-of thousands of tiny ones, or a hundred megabytes once they are inflated. Here it stops
-before each frame until there is room for it, and what is left stays as it was sent.
+The library's parser parses all frames that one read brought, up to 256 KB: tens of
+thousands of tiny messages, or a hundred megabytes after they are inflated. Here the
+parser stops before each frame until the connection can take it. The remaining bytes
+wait as they were sent.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ STEP = 4  # frames that are parsed at a time
 
 
 class Gate(StreamReader):
-    """The parser's source of bytes, which lets it begin ``credit`` frames and no more.
+    """The parser's source of bytes, which lets it begin at most ``credit`` frames.
 
-    The parser asks whether the stream has ended before each frame, and only then.
+    This works because the parser calls ``at_eof`` before each frame, and only then.
     """
 
-    credit = 0
-    shut = False  # whether bytes wait that the parser may not begin
+    credit = 0  # frames that the parser may begin
+    shut = False  # whether the parser waits for credit
 
     def at_eof(self) -> Generator[None, None, bool]:
         while True:
@@ -36,17 +37,18 @@ class Gate(StreamReader):
             yield
 
     def feed_eof(self) -> None:
-        self.discard()  # nobody waits for what a peer sent that is gone
+        self.discard()  # the peer is gone: nobody waits for its last bytes
         super().feed_eof()
 
 
 class Lenient(ServerProtocol):
-    """The library's protocol, but for a goodbye between the fragments of a message.
+    """The library's protocol, which also accepts a close frame between fragments.
 
-    A control frame may stand there (RFC 6455 section 5.4; Autobahn case 7.1.5): it is
-    answered with its own code, and not with 1002. Of the other cases of Autobahn, 9.3
-    and 9.4 (a message of 4 MB in fragments) end with 1009 by choice: a message may have
-    ``message_size_limit`` bytes, in as many fragments as it likes.
+    A control frame may come between the fragments of a message (RFC 6455 section 5.4;
+    Autobahn case 7.1.5). A close frame there is answered with its own code, not with
+    1002. The Autobahn cases 9.3 and 9.4 (a message of 4 MB in fragments) end with 1009
+    on purpose: a message may have ``message_size_limit`` bytes, in any number of
+    fragments.
     """
 
     def recv_frame(self, frame: Frame) -> None:
@@ -56,7 +58,10 @@ class Lenient(ServerProtocol):
 
 
 def gated(protocol: Protocol) -> Gate:
-    """Put a gate before a protocol's parser, which has already begun to read."""
+    """Put a gate before a protocol's parser, and return the gate.
+
+    The parser has already begun to read, so the classes of existing objects change.
+    """
     protocol.__class__ = Lenient
     protocol.reader.__class__ = Gate
     assert isinstance(protocol.reader, Gate)

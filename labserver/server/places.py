@@ -1,11 +1,12 @@
-"""Places: how many sockets there are, in all and of one address.
+"""Places: the limits on sockets, in all and of one address.
 
-A place is taken when a socket is accepted, and given back when it is closed, on either
-port: one that is silent in its handshake costs as much as one that talks. Nothing else
-changes the count, so no place outlives its socket.
+A socket takes a place when it is accepted, and gives it back when it is closed, on
+either port: a socket that is silent in its handshake costs as much as any other. Only
+these two events change the count, so no place outlives its socket.
 
-A socket that finds no place may still ask, and is told why it cannot stay; so may a
-health check, which needs none. Of these few are kept: the oldest goes for the newest.
+A socket that gets no place may still send a request, and is told why it is refused. A
+health check needs no place either. Few such sockets are kept: the oldest is closed for
+the newest.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from dataclasses import dataclass
 from labserver.errors import Refused
 from labserver.server.proxies import neighbourhood
 
-STANDING = 16  # sockets without a place, or a quarter of the limit if that is more
+STANDING = 16  # sockets without a place; a quarter of the limit if that is more
 
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """What one socket counts for.
+    """The place of one socket.
 
     Args:
         abort: Ends the socket.
-        through: Whether a trusted proxy speaks for the client, so that the address is
-            known when it has asked, and may be another with each request.
+        through: Whether the socket comes from a trusted proxy. Then each request names
+            its client's address, which may change.
 
     """
 
     abort: Callable[[], object]
     through: bool
-    address: str | None = None  # that it is counted for
-    taken: bool = False
+    address: str | None = None  # the address that it counts for
+    taken: bool = False  # whether it counts
     closed: bool = False
 
 
@@ -42,8 +43,8 @@ class Places:
     """The places of one process.
 
     Args:
-        limit: In all; 0 for any number.
-        address_limit: For one address; 0 for any number.
+        limit: Sockets in all; 0 for no limit.
+        address_limit: Sockets from one address; 0 for no limit.
 
     """
 
@@ -55,11 +56,11 @@ class Places:
         self.standing: dict[Place, None] = {}  # without a place, the oldest first
 
     def arrive(self, address: str | None, abort: Callable[[], object]) -> Place:
-        """Give a socket a place, if there is one.
+        """Take a place for a new socket, if one is free.
 
         Args:
-            address: Where the client is; None if a trusted proxy has yet to say.
-            abort: Ends the socket, if too many stand.
+            address: The client's address; None if a trusted proxy will name it.
+            abort: Ends the socket. Called if too many have no place.
 
         """
         place = Place(abort, through=address is None)
@@ -70,10 +71,14 @@ class Places:
         return place
 
     def claim(self, place: Place, address: str | None) -> None:
-        """Take a place for an address, unless it is taken already.
+        """Take a place and count it for an address. A place that is taken is kept.
+
+        Args:
+            place: The socket's place.
+            address: The client's address; None if it is not known yet.
 
         Raises:
-            Refused: There is none, in all or for this address.
+            Refused: No place is free, in all (503) or for this address (429).
 
         """
         if place.closed:
@@ -93,7 +98,7 @@ class Places:
         self.standing.pop(place, None)
 
     def disclaim(self, place: Place) -> None:
-        """Count a place for no address: who comes next through it may be elsewhere."""
+        """Count a place for no address: a proxy may use it for another client next."""
         if place.address is not None:
             self.addresses[place.address] -= 1
             if not self.addresses[place.address]:
@@ -101,7 +106,7 @@ class Places:
             place.address = None
 
     def stand(self, place: Place) -> None:
-        """Give the place back of a socket that is answered once and then closed."""
+        """Give back the place of a socket that gets one answer and is then closed."""
         self._give_back(place)
         if place.closed or not (self.limit or self.address_limit):
             return
@@ -112,7 +117,7 @@ class Places:
             oldest.abort()
 
     def leave(self, place: Place) -> None:
-        """Give the place back of a socket that is closed."""
+        """Give back the place of a socket that is closed."""
         self._give_back(place)
         self.standing.pop(place, None)
         place.closed = True

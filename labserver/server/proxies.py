@@ -1,9 +1,8 @@
-"""Where a client is, when a proxy stands between: who may be believed, and how far.
+"""Finds a client's address behind proxies, and decides which proxies to believe.
 
-What a peer says about an address is evidence only when the peer is a trusted proxy.
-Everybody else is at the address that the connection comes from, whatever they say:
-otherwise a header is all it takes to get past a cap per address, or to have it hit
-somebody else.
+A header about the client's address is only believed when a trusted proxy sends it.
+Everybody else is at the address that the connection comes from. Otherwise a client
+could get past a limit per address, or use up somebody else's, with a header.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-UNKNOWN = "unknown"  # of a peer that was gone before it was asked: nobody trusts it
-HOPS_LIMIT = 32  # addresses of X-Forwarded-For that are looked at, from the right
+UNKNOWN = "unknown"  # address of a peer that left before it was read; never trusted
+HOPS_LIMIT = 32  # addresses of X-Forwarded-For that are read, from the right
 
 
 class Proxies:
-    """The proxies that are believed.
+    """The trusted proxies.
 
     Args:
         trusted: Addresses, and networks such as ``10.0.0.0/8``.
 
     Raises:
-        ValueError: One is neither.
+        ValueError: One of them is neither an address nor a network.
 
     """
 
@@ -35,14 +34,15 @@ class Proxies:
         return found is not None and any(found in each for each in self.networks)
 
     def client_of(self, address: str, forwarded: Sequence[str]) -> str:
-        """Return where the client is.
+        """Return the client's address.
 
-        Each proxy appends whom it heard from. So the list is read from the right, for
-        as long as who wrote an entry is trusted: the first address that is not a
-        trusted proxy's is the client's. What stands left of it, the client made up.
+        Each proxy appends the address of the peer that it heard from. So the list is
+        read from the right, as long as a trusted proxy wrote the entry. The first
+        address that is not a trusted proxy's is the client's; the client may have made
+        up everything left of it.
 
         Args:
-            address: Where the connection comes from.
+            address: The address that the connection comes from.
             forwarded: The values of ``X-Forwarded-For``.
 
         """
@@ -52,7 +52,7 @@ class Proxies:
         for entry in reversed(entries):
             found = _parsed(_without_port(entry.strip()))
             if found is None:
-                return address  # the last that somebody trusted vouches for
+                return address  # the last address that a trusted proxy named
             address = str(found)
             if not self.trusts(address):
                 break
@@ -75,16 +75,16 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def normal(address: str) -> str:
-    """Return an address in the one way in which it is counted and compared."""
+    """Return an address in its normal form: IPv4 in IPv6 as IPv4, and no zone."""
     found = _parsed(address)
     return address if found is None else str(found)
 
 
-@lru_cache(4096)  # publishers are counted by it, too
+@lru_cache(4096)  # also called for each publish
 def neighbourhood(address: str) -> str:
-    """Return what counts as one client: an address, or a /64 network of IPv6.
+    """Return what counts as one client: an IPv4 address, or an IPv6 network (/64).
 
-    A single subscriber has 2**64 addresses of IPv6 to choose from (RFC 6177).
+    A single subscriber may have 2**64 IPv6 addresses (RFC 6177).
     """
     if ":" not in address:
         return address

@@ -1,4 +1,4 @@
-"""The HTTP side of the port: health, metrics and the console page."""
+"""The HTTP pages of the WebSocket port: health, metrics and the console."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ PAGE_POLICY = (
 
 
 class Status(Protocol):
-    """What the routes ask a server."""
+    """What the routes need from a server."""
 
     def unready(self) -> str | None:
-        """Return why new clients should go elsewhere, or None."""
+        """Return why new clients should go to another replica; None if ready."""
 
-    def metrics_page(self) -> bytes: ...
+    def metrics_page(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
 
 
 def respond(
@@ -60,60 +61,70 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-
 
 
 def check_host(request: Request) -> None:
-    """Refuse a request that does not say once, and well, to which host it goes.
+    """Refuse a request without exactly one valid ``Host`` header.
 
-    Whatever compares something with Host, here or in a proxy, would pick its own
-    (RFC 9112 section 3.2). Before HTTP/1.1 it may be missing.
+    With two of them, this server and a proxy might each read a different one (RFC 9112
+    section 3.2). Before HTTP/1.1 the header may be missing.
+
+    Raises:
+        Refused: 400.
+
     """
     hosts = request.headers.get_all("Host")
     if len(hosts) > 1 or not (hosts or request.protocol == "HTTP/1.0"):
-        raise Refused(400, "a request names its host once")
+        raise Refused(400, "a request needs exactly one Host header")
     if hosts and not _AUTHORITY.fullmatch(hosts[0]):
-        raise Refused(400, "Host is no name of a host")
+        raise Refused(400, "the Host header is not the name of a host")
 
 
 def check_upgrade(request: Request) -> None:
-    """Refuse an upgrade that can come to nothing, before anybody asks for a token."""
+    """Refuse an upgrade that cannot succeed, before its token is checked.
+
+    Raises:
+        Refused: 405 for another method than GET, 426 for another version than 13.
+
+    """
     if request.method != "GET":
         raise Refused(405, "an upgrade is a GET", {"Allow": "GET"})
     if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:
-        # RFC 6455 section 4.4: say which version would do.
+        # RFC 6455 section 4.4: name the version that the server speaks.
         headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"}
         raise Refused(426, "the version of WebSocket here is 13", headers)
 
 
 def refusal(refused: Refused) -> Response:
-    """Return a refusal as a response."""
+    """Return the HTTP response of a refusal."""
     response = respond(refused.status, f"{refused.detail}\n")
     response.headers.update(refused.headers)
     return response
 
 
 def unreadable(exc: BaseException | None, start: bytes) -> Response:
-    """Return the answer to a request that could not be read.
+    """Return the response to a request that cannot be parsed.
 
     Args:
-        exc: What was wrong.
-        start: How it began.
+        exc: The parser's exception.
+        start: The first bytes of the request.
 
     """
     body = isinstance(exc, NotImplementedError) or "body" in str(exc)
     if body and not start.startswith((b"GET ", b"HEAD ")):
         return respond(405, "only GET\n", Allow="GET, HEAD")
-    return respond(400, "no request has a body here\n" if body else "not HTTP/1.1\n")
+    return respond(400, "a request has no body here\n" if body else "not HTTP/1.1\n")
 
 
 def asks_admission(request: Request) -> bool:
-    """Return whether a page asks what a handshake with its token would be answered.
+    """Return whether a request is for ``/admission``: would a handshake be accepted?
 
-    A browser hides the status of a handshake that failed (whatwg/websockets#39): a page
-    cannot tell a token that is refused for good from a server that is full.
+    A browser hides the status of a failed handshake (whatwg/websockets#39). Without
+    this, a page cannot tell a token that is refused for good from a server that is
+    full.
     """
     return request.method == "GET" and request.path.partition("?")[0] == "/admission"
 
 
 def answer(status: Status, request: Request) -> Response:
-    """Return the answer to a request that is not an upgrade."""
+    """Return the response to a request that is not an upgrade."""
     try:
         path = urlsplit(request.path).path
     except ValueError:

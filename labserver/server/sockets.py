@@ -1,12 +1,12 @@
-"""What asyncio's own event loop gets wrong about sockets, put right in one place.
+"""Works around errors of asyncio's own event loop with sockets.
 
-A transport of asyncio's own loop that is closed while its buffer is full forgets its
-loop once the buffer is empty. ``abort()`` then raises AttributeError (Python 3.11,
-``_SelectorSocketTransport._write_ready``), in whoever comes late: a timer, the
-heartbeat, the library at the end of a handler.
+A transport that is closed while its buffer is full forgets its loop when the buffer has
+been written. A later ``abort()`` then raises AttributeError (Python 3.11,
+``_SelectorSocketTransport._write_ready``): in a timer, in the heartbeat, or in the
+library at the end of a handler.
 
-And where no file descriptor is left, each attempt to accept is a traceback and a timer
-of its own, as many in a row as the backlog is long.
+When no file descriptor is left, each attempt to accept a connection logs a traceback
+and starts a timer, as often as the backlog is long.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from typing import Any
 
 log = logging.getLogger("labserver")
 
-ACCEPTS = 100  # connections that are accepted in one turn of the loop
-BACKLOG = 4096  # connections that the kernel keeps meanwhile
-COMPLAINT_INTERVAL = 1.0  # seconds
+ACCEPTS = 100  # connections accepted in one turn of the loop
+BACKLOG = 4096  # connections that wait in the kernel to be accepted
+COMPLAINT_INTERVAL = 1.0  # seconds between two log lines
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def widen(listening: socket.socket) -> None:
-    """Let a server's backlog be longer than the row of connections it accepts.
+    """Make the backlog of a listening socket ``BACKLOG`` long.
 
-    The loop knows one number for both. Call it when the server listens.
+    asyncio has one number for the backlog and for the connections that it accepts in
+    one turn. Call this after the server listens.
     """
     listening.listen(BACKLOG)
 
 
 class Complaints:
-    """A loop's exception handler that says once a second what it cannot accept for."""
+    """A loop's exception handler: it logs failed accepts once a second at most."""
 
     def __init__(self) -> None:
         self.due = 0.0
@@ -53,15 +54,15 @@ class Complaints:
 
 
 def abort(transport: asyncio.WriteTransport) -> None:
-    """End a connection at once, whatever waits in its buffer; nothing if it is over."""
-    if transport.get_protocol() is not None:  # forgotten, too
+    """End a connection at once and discard its buffer; do nothing if it has ended."""
+    if transport.get_protocol() is not None:  # None after the transport has ended
         transport.abort()
 
 
 class Over(asyncio.Transport):
-    """What a connection has in place of a transport when its socket is gone.
+    """Stands in for a connection's transport when its socket is gone.
 
-    It takes every order, does nothing, and holds nothing.
+    Every method does nothing.
     """
 
     def is_closing(self) -> bool:

@@ -1,9 +1,10 @@
-"""Whose turn it is to hold the event loop, among those who want it for long.
+"""Shares the event loop's time between connections.
 
-One loop serves all connections, so one that holds it keeps all others waiting. Each
-may use a small share of the loop's time without asking. One that uses more stands in a
-line, where one at a time goes on, for a quantum of a few milliseconds. Between two of
-them the loop turns often enough that a light client's message is read and answered.
+One loop serves all connections, so a connection that uses it for long makes all others
+wait. Each connection may use a small share of the loop's time at any moment. One that
+uses more waits in a line. One connection at a time gets a turn there, of a few
+milliseconds. Between two turns the loop runs often enough to read and answer a message
+of a light client.
 """
 
 from __future__ import annotations
@@ -18,32 +19,33 @@ from typing import Any, TypeVar
 from labserver.server.limits import TokenBucket
 
 QUANTUM = 0.004  # seconds that a turn lasts
-SHARE, BURST = 0.02, 0.001  # of the loop's time, and seconds of it, without a turn
-WORST = 250e-9  # seconds of work that a byte may be, before it is known
-# A message is read in one tick of the loop, served in the next.
-TICKS = 3  # of the loop from one turn to the next
+SHARE = 0.02  # part of the loop's time that a connection may use without a turn
+BURST = 0.001  # seconds that it may use at once without a turn
+WORST = 250e-9  # seconds that a byte of a message may cost: an estimate from above
+# A message is read in one tick of the loop and served in the next.
+TICKS = 3  # ticks of the loop from one turn to the next
 
 T = TypeVar("T")
 
 
 class Turns:
-    """The line of one event loop."""
+    """The line of connections that wait for a turn on one event loop."""
 
     def __init__(self) -> None:
         self.line: deque[Callable[[], object]] = deque()
 
     def ask(self, then: Callable[[], object]) -> None:
-        """Call ``then`` when it is its turn."""
+        """Join the line; call ``then`` when the turn comes."""
         self.line.append(then)
         if len(self.line) == 1:
             self._tick(TICKS)
 
     async def wait(self) -> None:
-        """Return when it is the caller's turn."""
+        """Join the line; return when the turn comes."""
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def call() -> None:
-            if not called.done():  # cancelled
+            if not called.done():  # done if it was cancelled
                 called.set_result(None)
 
         self.ask(call)
@@ -67,7 +69,7 @@ class Share(TokenBucket):
     """The seconds of the loop's time that one connection may use.
 
     Args:
-        turns: The line to stand in when it used more.
+        turns: The line in which the connection waits when it used more.
 
     """
 
@@ -75,16 +77,17 @@ class Share(TokenBucket):
 
     def __init__(self, turns: Turns) -> None:
         super().__init__(SHARE, BURST, time.monotonic())
-        self.level = BURST / 4  # many who have just come are not many bursts
+        self.level = BURST / 4  # many new connections must not have a burst each
         self.turns = turns
-        self.left = 0.0  # seconds of a turn
+        self.left = 0.0  # seconds left of the present turn
 
     def spend(self, seconds: float) -> None:
+        """Note that the connection has used ``seconds`` of the loop's time."""
         self.left -= seconds
         self.take(time.monotonic(), seconds)
 
     def available(self) -> float:
-        """Return the seconds that may be used now; none without a turn if negative."""
+        """Return the seconds that may be used now; negative if a turn is needed."""
         self.refill(time.monotonic())
         return max(self.left, self.level)
 
@@ -101,11 +104,14 @@ class Share(TokenBucket):
 def timed(
     work: Coroutine[Any, Any, T], spend: Callable[[float], None]
 ) -> Generator[Any, Any, T]:
-    """Await a coroutine; report the seconds that it holds the loop, without its waits.
+    """Await a coroutine, and measure how long it runs, without the time that it waits.
 
     Args:
-        work: Is awaited.
-        spend: Called with seconds, each time that it lets go.
+        work: The coroutine.
+        spend: Called with seconds each time that the coroutine waits or ends.
+
+    Returns:
+        The result of the coroutine.
 
     """
     value: Any = None
