@@ -1,22 +1,22 @@
 /*
- * The console page: what lab-client.js does, made visible.
+ * The console page shows what lab-client.js does.
  *
- * What others have sent reaches the page as text nodes only (`textContent`): nothing
- * that a message contains is ever markup, and the page's policy (Trusted Types) holds
- * it to that. The token stays in its field: it is neither stored nor written anywhere.
+ * Text of other people reaches the page as text nodes only (`textContent`), so it is
+ * never markup. The page's policy (Trusted Types) enforces that. The token stays in its
+ * field: it is neither stored nor shown anywhere else.
  *
- * Messages may come by the thousand: they are kept as data, and drawn ten times a
- * second, the newest few hundred of one room.
+ * Messages may come by the thousand. They are kept as data, and the newest few hundred
+ * of one room are drawn ten times a second.
  */
 
 import { expiry, LabClient } from "/lab-client.js";
 
-const LINES = 200; // that a log keeps
-const TEXT = 240; // characters of a message that are shown
-const JSON_TEXT = 80;
+const LINES = 200; // lines that a log keeps
+const TEXT = 240; // characters shown of a message that is text
+const JSON_TEXT = 80; // characters shown of any other message
 const MINUTE = 60_000; // milliseconds that the chart shows
-const DRAW = 100;
-const ANNOUNCE = 3_000; // between two summaries for a screen reader
+const DRAW = 100; // milliseconds between two drawings
+const ANNOUNCE = 3_000; // milliseconds between two summaries for a screen reader
 const WINDOW = 8; // publishes of a flood that wait for their ack
 const FLOOD_LIMIT = 20_000; // messages
 
@@ -55,7 +55,7 @@ const short = (text, limit = TEXT) =>
     ? `${text.slice(0, limit)}… (${number(text.length)} characters)`
     : text;
 
-/** Add lines to a log; it stays at its end unless somebody has scrolled up. */
+/** Add lines to a log; it stays at its end unless the reader has scrolled up. */
 function append(log, ...lines) {
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.append(...lines.slice(-LINES));
@@ -63,7 +63,7 @@ function append(log, ...lines) {
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
-/** A button that must not be used now keeps its place in the order of tabs. */
+/** Enable or disable a button; a disabled one can still be reached with Tab. */
 function enable(id, yes) {
   at(id).setAttribute("aria-disabled", String(!yes));
 }
@@ -78,7 +78,7 @@ function onClick(id, act) {
 
 let latest = { text: null, times: 0, mark: null };
 
-/** Write a line of the story; one that is said again is counted. */
+/** Write a line of the story; count the line if it repeats the last one. */
 function told(kind, text) {
   if (text === latest.text) {
     latest.times += 1;
@@ -95,12 +95,12 @@ function told(kind, text) {
 
 const meanings = new Map([
   [1001, "the replica is shutting down"],
-  [1006, "the line broke without a goodbye"],
+  [1006, "the connection broke without a goodbye"],
   [1009, "a message was too big"],
   [1011, "the server made a mistake"],
   [1013, "the server has too much to do"],
-  [4401, "the token is invalid, or has run out"],
-  [4403, "the server does not want this page"],
+  [4401, "the token is invalid or has expired"],
+  [4403, "the server refuses this page"],
   [4408, "the server heard nothing from this page"],
   [4409, "this page read too slowly"],
   [4429, "this page sent too much"],
@@ -144,7 +144,7 @@ const stories = {
   closed(facts) {
     lostAt = 0;
     if (facts.code === 1000) told("bad", "Disconnected.");
-    else told("bad", `Ended: ${because(facts)}. It does not come back by itself.`);
+    else told("bad", `Ended: ${because(facts)}. It does not reconnect by itself.`);
   },
 };
 
@@ -156,7 +156,7 @@ const statuses = {
     facts.comesBack === "new_token" ? "A new token is needed" : "Not connected",
 };
 
-let nextAttempt = null; // when, by performance.now()
+let nextAttempt = null; // time of the next attempt, by performance.now()
 
 client.addEventListener("state", ({ detail }) => {
   const { state, hello } = detail;
@@ -178,7 +178,7 @@ client.addEventListener("state", ({ detail }) => {
     goSlow(false);
     if (flooding) flooding.over = true;
     until = null;
-    for (const room of rooms.values()) room.here = null; // who knows, from here
+    for (const room of rooms.values()) room.here = null; // unknown without a connection
     soon();
     trips.push({ when: performance.now(), milliseconds: null });
   }
@@ -244,7 +244,7 @@ onClick("cut", () => client.cut());
 // Vital signs
 
 const trips = []; // {when, milliseconds}; null where the connection was lost
-let until = null; // when the token runs out, in ms since 1970
+let until = null; // when the token expires, in ms since 1970
 
 client.addEventListener("latency", ({ detail: { milliseconds } }) => {
   trips.push({ when: performance.now(), milliseconds });
@@ -254,7 +254,7 @@ client.addEventListener("latency", ({ detail: { milliseconds } }) => {
 const trip = (milliseconds) =>
   milliseconds < 1000 ? `${milliseconds.toFixed(1)} ms` : seconds(milliseconds);
 
-/** Show what changes by itself: ages, the countdown, the chart. */
+/** Show what changes with time: ages, the countdown, the chart. */
 function tick() {
   const now = performance.now();
   const left = nextAttempt === null ? 0 : Math.max(0, nextAttempt - now);
@@ -294,7 +294,7 @@ function draw(now, most, due) {
       path += before?.milliseconds == null ? `M${place}h.1` : `L${place}`;
     }
     if (milliseconds !== null || before?.milliseconds != null) {
-      before = { when, milliseconds }; // of several failures, the first
+      before = { when, milliseconds }; // keep the first of several failures
     }
   }
   if (before !== null && before.milliseconds === null) {
@@ -350,12 +350,12 @@ function roomLine(name) {
 
 let showing = null;
 
-/** Draw what has changed, a little later: one drawing for many messages. */
+/** Draw the changes a little later, once for many messages. */
 function soon() {
   showing ??= setTimeout(show, DRAW);
 }
 
-/** Bring rooms and log up to date; a line that is there keeps its focus. */
+/** Update rooms and log; existing lines stay, so that the focus does. */
 function show() {
   clearTimeout(showing);
   showing = null;
@@ -416,7 +416,7 @@ async function join(name) {
   try {
     await client.join(name, null, { presence: true });
   } catch (error) {
-    if (error.code === undefined) return; // the connection: it joins when it is back
+    if (error.code === undefined) return; // no connection: the client joins later
     at("join-problem").textContent = `${short(name, 64)}: ${error.message}.`;
     quit(name);
   }
@@ -458,7 +458,7 @@ function company({ count: many, users }) {
 
 // Messages
 
-/** Add a line to a room; `line` makes it, when it is drawn. */
+/** Add a line to a room's log; `line` creates the element when it is drawn. */
 function say(name, line) {
   const room = rooms.get(name);
   if (!room) return;
@@ -501,7 +501,7 @@ client.addEventListener("message", ({ detail }) => {
 const heard = { many: 0, from: "", text: "" };
 let announcing = null;
 
-/** Tell a screen reader what was said: a message, or how many there were. */
+/** Read out to a screen reader: the message, or how many there were. */
 function announce(from, text) {
   heard.many += 1;
   Object.assign(heard, { from, text });
@@ -549,8 +549,8 @@ client.addEventListener("joined", ({ detail }) => {
     told(missed ? "good" : "room", `${name}: ${what}.`);
     room.resumed += missed;
   } else {
-    const what = `what came after #${room.seq} is too much, or too old`;
-    notice(name, `Not resumed: ${what}. The room stands at #${seq}.`, true);
+    const what = `the messages after #${room.seq} are too many or too old`;
+    notice(name, `Not resumed: ${what}. The room is at #${seq} now.`, true);
     told("bad", `${name}: not resumed, ${what}.`);
     room.missing += Math.max(0, missed);
   }
@@ -559,7 +559,7 @@ client.addEventListener("joined", ({ detail }) => {
 });
 
 client.addEventListener("left", ({ detail: { room: name, ref } }) => {
-  if (ref !== undefined || !rooms.has(name)) return; // it was this page's wish
+  if (ref !== undefined || !rooms.has(name)) return; // this page asked for it
   told("bad", `${name}: the server ended the membership.`);
   gone(name);
 });
@@ -575,7 +575,7 @@ at("publish").addEventListener("submit", async (event) => {
   if (!text || chosen === null) return;
   field.value = "";
   at("publish-problem").textContent =
-    client.state === "open" ? "" : "It goes out as soon as there is a connection.";
+    client.state === "open" ? "" : "It is sent as soon as there is a connection.";
   try {
     await client.publish(chosen, text);
     at("publish-problem").textContent = "";
@@ -600,11 +600,11 @@ function goSlow(yes) {
   else if (client.canPace) {
     told("wait", pace ? `Reads ${pace} messages a second.` : "Reads nothing any more.");
   } else {
-    told("wait", "Blocks itself for 15 s: this browser reads sockets on its own.");
+    told("wait", "Blocks itself for 15 s: this browser cannot stop reading a socket.");
     const over = performance.now() + 15_000;
     blocking = setInterval(() => {
       const end = performance.now() + 450;
-      while (performance.now() < end); // the only way left to read late
+      while (performance.now() < end); // the only other way to read late
       if (end > over) goSlow(false);
     }, 500);
   }
@@ -616,8 +616,8 @@ at("pace").addEventListener("change", () => {
 });
 if (!client.canPace) {
   at("slow-hint").textContent =
-    "This browser has no WebSocketStream, and reads a socket whatever a page does. " +
-    "Instead the page blocks itself for 15 s; whether the server feels it is chance.";
+    "This browser has no WebSocketStream, so a page cannot stop it from reading. " +
+    "Instead the page blocks itself for 15 s; the server may or may not notice.";
   at("pace").disabled = true;
 }
 
@@ -625,7 +625,7 @@ if (!client.canPace) {
 
 let flooding = null;
 
-/** Text that deflate cannot shrink, or the network would carry next to nothing. */
+/** Return random text, which deflate cannot shrink to almost nothing. */
 function noise(size) {
   const bytes = crypto.getRandomValues(new Uint8Array(Math.ceil((size * 3) / 4)));
   return btoa(String.fromCharCode(...bytes)).slice(0, size);
@@ -639,14 +639,14 @@ async function flood(room, size, time, obeys) {
   const run = { sent: 0, acks: 0, limited: 0, over: false };
   flooding = run;
   let quietUntil = 0;
-  let quiet = 250; // milliseconds, twice as many each time in a row
+  let quiet = 250; // milliseconds of the last pause; doubled each time in a row
   const goesOn = () => !run.over && performance.now() < began + time;
   const report = () => {
     const rate = run.acks / Math.max(0.001, (performance.now() - began) / 1000);
     at("flood-hint").textContent =
       `${number(run.acks)} of ${number(run.sent)} published, ` +
       `${number(Math.round(rate))} a second; ` +
-      `${number(run.limited)} times rate_limited`;
+      `rate_limited ${number(run.limited)} times`;
   };
   const publisher = async () => {
     while (goesOn() && run.sent < FLOOD_LIMIT) {
@@ -693,9 +693,9 @@ onClick("flood", () => {
   }
 });
 
-// A link may carry a token and a room behind #, which browsers do not send (behind ? it
-// works too, but was sent). It goes out of the address at once, so that neither history
-// nor a screenshot shows it.
+// A link may carry a token and a room after #, which browsers do not send. (After ? it
+// works, too, but it was sent.) It is removed from the address at once, so that neither
+// history nor a screenshot shows it.
 const { search, hash } = location;
 const given = new URLSearchParams(`${search.slice(1)}&${hash.slice(1)}`);
 if (search || hash) history.replaceState(null, "", location.pathname);

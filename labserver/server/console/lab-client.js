@@ -1,5 +1,5 @@
 /*
- * A client that comes back: the browser's twin of labserver/client.py.
+ * A client that reconnects: labserver/client.py for browsers.
  *
  *     import { LabClient } from "/lab-client.js";
  *
@@ -11,9 +11,9 @@
  *     await client.join("lobby");
  *     await client.publish("lobby", "hello"); // resolves when the server has it
  *
- * It joins its rooms again with a cursor, so that the server can replay what was
- * missed, and it obeys close codes: it does not return where it is not welcome. It
- * needs nothing but this file; nothing in it knows the console page.
+ * It joins its rooms again with a cursor, so that the server can replay what was missed.
+ * It obeys close codes: after a refusal it does not reconnect. It needs no other file,
+ * and does not depend on the console page.
  */
 
 /* Whether a client may connect again after a close code; closing.py says the same. */
@@ -32,7 +32,7 @@ export const CLOSES = new Map([
   [4429, "later"],
 ]);
 
-/** Return "soon", "later", "new_token" or "never". */
+/** Return when to reconnect after a code: "soon", "later", "new_token" or "never". */
 export function comesBack(code) {
   if (CLOSES.has(code)) return CLOSES.get(code);
   // A refusal that this client cannot read is still a refusal.
@@ -48,9 +48,9 @@ export function retryAfter(reason) {
 /**
  * How long to wait before the next attempt, in milliseconds.
  *
- * Full jitter: uniform between 0 and a ceiling that doubles up to a cap. The cap comes
- * before the draw, so that even the longest waits are spread; the first delay is random
- * too, because everybody loses the same server at the same moment.
+ * Full jitter: a delay is uniform between 0 and a ceiling that doubles up to a cap. The
+ * cap is applied before the draw, so that even the longest delays are spread. The first
+ * delay is random, too, because all clients lose a server at the same moment.
  */
 export class Backoff {
   /**
@@ -66,12 +66,12 @@ export class Backoff {
     this.attempt = 0;
   }
 
-  /** What the next delay is drawn below. */
+  /** The upper bound of the next delay, in milliseconds. */
   get ceiling() {
     return Math.min(this.cap, this.first * 2 ** Math.min(this.attempt, 60));
   }
 
-  /** Return the next delay; `draw` returns a number in [0, 1). */
+  /** Return the next delay in milliseconds; `draw` returns a number in [0, 1). */
   next(draw = Math.random) {
     const { ceiling } = this;
     this.attempt += 1;
@@ -101,11 +101,11 @@ export class ConnectionLost extends Error {
   }
 }
 
-/** A message is larger than the server takes; `limit` is null where it does not say. */
+/** A message is larger than the server's limit (bytes), which is null if unknown. */
 export class TooBig extends Error {
   constructor(size, limit) {
     const most = limit === null ? "fewer" : `at most ${limit}`;
-    super(`the message has ${size} bytes, and the server takes ${most}`);
+    super(`the message has ${size} bytes; the server accepts ${most}`);
     Object.assign(this, { name: "TooBig", code: "too_big", size, limit });
   }
 }
@@ -118,15 +118,15 @@ export class RoomLeft extends Error {
   }
 }
 
-// A browser hides the status of a refused handshake (whatwg/websockets#39). A failure
-// may as well be a cap, a drain or a proxy, which pass: after so many in a row the
-// server is asked, and only its own word against this client is final.
+// A browser hides the status of a refused handshake (whatwg/websockets#39). A limit, a
+// drain or a proxy may have refused it, which passes. So after this many failures in a
+// row the server is asked over HTTP, and only its refusal of this client is final.
 const ASK_AFTER = 3;
 const OPEN_TIMEOUT = 10_000; // milliseconds
-const TOKEN_TIMEOUT = 30_000; // for a source of tokens, which may ask a person
-const LATE = 1_000; // milliseconds by which a timer shows that this page was held up
+const TOKEN_TIMEOUT = 30_000; // milliseconds; a source of tokens may ask a person
+const LATE = 1_000; // a timer that is so many milliseconds late: the page was blocked
 const WINDOW = [4, 16]; // joins that wait for their answers: at first, and at most
-const REST = [500, 8_000]; // milliseconds without a join after a `rate_limited`
+const REST = [500, 8_000]; // milliseconds without joins after a `rate_limited`
 const ROOM = /^[A-Za-z0-9_.:-]{1,64}$/;
 const TOLD = new Set([
   "message",
@@ -139,41 +139,42 @@ const TOLD = new Set([
 ]);
 
 /**
- * A connection that survives its sockets.
+ * A connection that reconnects when its socket is lost.
  *
  * Events, each with its facts in `detail`:
  *
  * - `state`: `{state, ...}`. `connecting`; `open` with `hello`; `waiting` with `delay`
- *   (ms), `ceiling` (ms; what it was drawn below, or null when the server said how
- *   long), `opened` (false when the attempt failed), `code` and `reason`; `closed` with
- *   `code`, `reason` and `comesBack`, when it will not try again by itself.
+ *   (ms), `ceiling` (ms; upper bound of the random delay, or null if the server named
+ *   the delay), `opened` (false if the attempt failed), `code` and `reason`; `closed`
+ *   with `code`, `reason` and `comesBack`: it will not try again by itself.
  * - `message`, `gap`, `joined`, `left`, `error`: the server's messages, as they are.
- *   `joined` comes after every reconnect; its `recovered` says whether nothing was
- *   missed.
- * - `present`, `presence`: who is in a room that was joined with `presence`, and who
- *   came and went. People are connections: group by `user`. Without names they are too
- *   many to be named.
+ *   `joined` comes after every reconnect; its `recovered` is true if every missed
+ *   message follows.
+ * - `present`, `presence`: the people in a room that was joined with `presence`, and
+ *   the changes. A person is a connection: group by `user`. There are no names if the
+ *   people are too many.
  * - `latency`: `{milliseconds}`, the round trip of a ping.
  *
- * An `error` with the code `unreadable` is this client's own: it could not read what the
- * server said.
+ * The client itself makes an `error` with the code `unreadable` when it cannot read a
+ * message of the server.
  */
 export class LabClient extends EventTarget {
   #pace = Infinity;
   #wake = () => {};
 
   /**
-   * @param {string|string[]|function} url Address of the server, without a token. Of a
-   *   list the next one is taken whenever one fails; a function is asked at every
+   * @param {string|string[]|function} url Address of the server, without a token. With
+   *   a list, the next one is used whenever one fails. A function is called at every
    *   attempt.
    * @param {object} options
-   * @param {function} options.token Returns the token or a promise of it; asked at
-   *   every attempt, so that an expired one is replaced. Without it none is sent.
+   * @param {function} options.token Returns the token or a promise of it. It is called
+   *   at every attempt, so that an expired token is replaced. Without it no token is
+   *   sent.
    * @param {Backoff} options.backoff When to try again.
    * @param {number} options.pingInterval Milliseconds between two pings. They are
-   *   messages, since a page cannot see the protocol's own.
-   * @param {number} options.pingTimeout Milliseconds of silence after a ping, after
-   *   which the connection is given up.
+   *   messages, since a page cannot see the protocol's own pings.
+   * @param {number} options.pingTimeout Milliseconds without any message after a ping
+   *   before the connection is dropped.
    * @param {boolean} options.stream Use WebSocketStream where the browser has it, so
    *   that `pace` can stop the socket itself.
    */
@@ -181,7 +182,7 @@ export class LabClient extends EventTarget {
     super();
     const { token, backoff, pingInterval = 10_000, pingTimeout = 8_000 } = options;
     this.urls = typeof url === "string" ? [url] : url;
-    this.url = null; // of the latest attempt
+    this.url = null; // address of the latest attempt
     this.token = token ?? (() => null);
     this.backoff = backoff ?? new Backoff();
     this.pingInterval = pingInterval;
@@ -192,22 +193,22 @@ export class LabClient extends EventTarget {
     this.connects = 0; // how often a connection was made
     this.rooms = new Map(); // name -> {cursor, presence, inside, wish}
     this.socket = null;
-    this.attempt = 0; // names the present socket; what belongs to an older one is late
-    this.turn = 0; // which of the addresses is next
+    this.attempt = 0; // number of the present socket; events of older ones are ignored
+    this.turn = 0; // number of the next address
     this.offered = null; // the token of the latest attempt
-    this.refused = undefined; // the token that the server does not want (any more)
-    this.refusals = 0; // in a row
-    this.sizeLimit = null; // bytes of a message, once a server has said so
+    this.refused = undefined; // the last token that the server refused
+    this.refusals = 0; // failed handshakes in a row
+    this.sizeLimit = null; // bytes of a message, once a server has named its limit
     this.waiting = []; // requests that wait for the connection, in order
     this.requests = new Map(); // ref -> request that was sent, or waits for its room
     this.joins = new Map(); // ref -> join that was sent
     this.pings = new Set(); // requests that wait for their pong
     this.pacing = { first: WINDOW[0], window: WINDOW[0], streak: 0, rest: REST[0] };
-    this.trusted = 0; // since when silence means that the other side is silent
+    this.trusted = 0; // since when this page reads at full speed (performance.now)
     this.refs = 0;
   }
 
-  /** Connect, and stay connected until `stop()` or a refusal. Waits for no back-off. */
+  /** Connect at once, and stay connected until `stop()` or a refusal. */
   start() {
     if (["connecting", "open"].includes(this.state)) return;
     this.refusals = 0;
@@ -216,12 +217,12 @@ export class LabClient extends EventTarget {
     this.#connect();
   }
 
-  /** Disconnect for good. Cursors stay: after another `start()` it resumes. */
+  /** Disconnect for good. Cursors are kept: another `start()` resumes. */
   stop() {
     this.#finish(1000, "bye", "never");
   }
 
-  /** Drop the connection as if it had broken: it comes back by itself. */
+  /** Drop the connection as if it had broken: the client reconnects by itself. */
   cut() {
     if (this.state === "open") this.#lost(1006, "cut");
   }
@@ -229,9 +230,9 @@ export class LabClient extends EventTarget {
   /**
    * How many messages a second are read: Infinity, or less to play a slow reader.
    *
-   * A WebSocket reads on whatever a page does, and keeps what it read in memory. Only a
-   * WebSocketStream lets what is not read wait in the network, where the server feels
-   * it; without one (`canPace` is false) this changes nothing.
+   * A WebSocket always reads at full speed, and keeps the messages in memory. Only with
+   * a WebSocketStream do unread messages wait in the network, where the server notices.
+   * Without it (`canPace` is false) this has no effect.
    */
   get pace() {
     return this.#pace;
@@ -244,20 +245,22 @@ export class LabClient extends EventTarget {
   }
 
   // Requests. Each returns a promise of the server's answer, and waits for a connection
-  // when there is none. They reject with ServerError, ConnectionLost or TooBig. What is
-  // said of a room goes out in the order in which it was said.
+  // if there is none. They reject with ServerError, ConnectionLost or TooBig. Requests
+  // for a room are sent in the order of the calls.
 
   /**
    * Enter a room, now and after every reconnect; resolves with the `joined`.
    *
-   * It is asked again, and paced, when the server has no time for it (`rate_limited`,
-   * `broker_down`); it rejects with RoomLeft when the room is left before.
+   * The join is sent again later, at a slower pace, if the server cannot serve it now
+   * (`rate_limited`, `broker_down`). It rejects with RoomLeft if the room is left
+   * first.
    *
    * @param {string} name
    * @param {?{epoch: string, seq: number}} after The newest message that is known
-   *   already: what came after it follows.
+   *   already: the messages after it follow.
    * @param {object} options
-   * @param {boolean} options.presence Tell the others who asked for it, and be told.
+   * @param {boolean} options.presence Be seen by the members that asked for presence,
+   *   and see them.
    */
   async join(name, after = null, { presence = false } = {}) {
     if (!ROOM.test(name)) {
@@ -271,7 +274,7 @@ export class LabClient extends EventTarget {
     }
     room.presence = presence;
     if (room.wish?.ref && room.wish.presence !== presence) {
-      await room.wish.promise; // two at a time would be given twice what they missed
+      await room.wish.promise; // two joins at once would get missed messages twice
       if (this.rooms.get(name) !== room) throw new RoomLeft();
       return this.join(name, after, { presence });
     }
@@ -282,7 +285,7 @@ export class LabClient extends EventTarget {
     return promise;
   }
 
-  /** Leave a room; resolves with the `left`, or null without a connection. */
+  /** Leave a room; resolves with the `left`, or with null if there is no connection. */
   async leave(name) {
     const room = this.rooms.get(name);
     this.rooms.delete(name);
@@ -302,8 +305,8 @@ export class LabClient extends EventTarget {
   /**
    * Publish; resolves with the `ack`.
    *
-   * A connection that is lost before the answer leaves open whether the server has the
-   * message. The key makes it safe to send it again, and so this does.
+   * If the connection is lost before the answer, the client cannot know whether the
+   * server has the message. So the message is sent again, and the key makes that safe.
    */
   async publish(room, payload, key = randomKey()) {
     return this.#ask({ type: "publish", room, payload, key }, true).promise;
@@ -323,13 +326,13 @@ export class LabClient extends EventTarget {
     return milliseconds;
   }
 
-  /** Milliseconds that the oldest ping has waited for its answer; 0 when none does. */
+  /** Milliseconds that the oldest ping has waited for its answer; 0 if none waits. */
   get silence() {
     const [oldest] = this.pings;
     return oldest?.sent ? performance.now() - oldest.sent : 0;
   }
 
-  /** Replace the token of the living connection; resolves with the `refreshed`. */
+  /** Replace the token of the open connection; resolves with the `refreshed`. */
   async refresh(token) {
     const refreshed = await this.#ask({ type: "refresh", token }).promise;
     this.offered = token;
@@ -337,7 +340,7 @@ export class LabClient extends EventTarget {
   }
 
   /**
-   * Send a message, now or when there is a connection.
+   * Send a message, now or as soon as there is a connection; return the request.
    *
    * @param {object} message
    * @param {boolean} again Whether it may be sent a second time.
@@ -363,12 +366,12 @@ export class LabClient extends EventTarget {
     else this.socket.send(request.text);
   }
 
-  // Rooms. A wish is a join that was not answered yet: it is sent when it is its turn,
-  // and again when the server had no time for it. `held` is what has to go out behind
-  // it. A room that was left and entered again is another object: an answer finds out
-  // whether it is meant.
+  // Rooms. A wish is a join without its answer. It is sent in its turn, and again if
+  // the server could not serve it. `held` are the requests that must be sent after it.
+  // A room that was left and joined again is a new object, so that an answer to the old
+  // join can be told apart.
 
-  /** Send the joins that may go out; a burst of them would meet the rate limit. */
+  /** Send a few joins; all at once they would exceed the rate limit. */
   #enter() {
     if (this.state !== "open" || this.pacing.rests) return;
     for (const [name, room] of this.rooms) {
@@ -384,7 +387,7 @@ export class LabClient extends EventTarget {
     }
   }
 
-  /** Take the answer to a join; return whether it is the last word. */
+  /** Take the answer to a join; return false if the join will be sent again. */
   #entered({ name, room, wish }, message) {
     const meant = this.rooms.get(name) === room;
     const { type, code } = message;
@@ -404,7 +407,7 @@ export class LabClient extends EventTarget {
       wish.ref = null;
       return false;
     } else if (meant && code === "broker_down") {
-      // Of this room: in a cluster others may do well.
+      // Only this room waits: in a cluster, other rooms may work.
       Object.assign(wish, { ref: null, rests: true });
       this.#soon(500 + Math.random() * 1000, () => (wish.rests = false));
       return false;
@@ -415,7 +418,7 @@ export class LabClient extends EventTarget {
     return true;
   }
 
-  /** Enter rooms one by one, after a rest: the server takes no more. */
+  /** After a `rate_limited`: rest, then join one room at a time. */
   #slowDown() {
     const { pacing } = this;
     Object.assign(pacing, { first: 1, window: 1, streak: 0 });
@@ -425,7 +428,7 @@ export class LabClient extends EventTarget {
     pacing.rest = Math.min(2 * pacing.rest, REST[1]);
   }
 
-  /** Go on to enter rooms after a while, unless the connection is another by then. */
+  /** After `delay` ms call `first` and go on to join, if the connection is the same. */
   #soon(delay, first) {
     const { attempt } = this;
     setTimeout(() => {
@@ -471,7 +474,7 @@ export class LabClient extends EventTarget {
         ? openStream(this.url, protocols, heard, ended, () => this.#turnToRead())
         : openSocket(this.url, protocols, heard, ended);
     } catch {
-      const reason = "this cannot be a token";
+      const reason = "this is not a token";
       if (this.welcomed) this.#wait(1006, reason);
       else this.#finish(4401, reason, "new_token");
       return;
@@ -482,7 +485,7 @@ export class LabClient extends EventTarget {
     });
   }
 
-  /** Ask the source; resolves with a `token`, or with the `problem` that it has. */
+  /** Ask the source of tokens; resolves with `token` or with a `problem`. */
   async #freshToken() {
     let token;
     try {
@@ -490,12 +493,12 @@ export class LabClient extends EventTarget {
     } catch (error) {
       return { problem: `no token: ${reasonOf(error)}` };
     }
-    // Who had one will have one again; without any the refusal would be certain.
+    // No token for now: connecting without one would certainly be refused.
     if (token === null && this.refused) return { problem: "no token" };
     return { token };
   }
 
-  /** Wait until one more message may be read; null when that is now. */
+  /** Return a promise that one more message may be read, or null if it may be now. */
   #turnToRead() {
     if (this.#pace === Infinity) return null;
     return new Promise((resolve) => {
@@ -504,7 +507,7 @@ export class LabClient extends EventTarget {
     });
   }
 
-  /** The connection is gone, or given up: decide what comes next. */
+  /** The connection is lost or dropped: decide what to do next. */
   async #lost(code, reason) {
     const opened = this.state === "open";
     const blamed = code === 1009 && this.#blame(reason);
@@ -528,7 +531,7 @@ export class LabClient extends EventTarget {
     else this.#wait(code, reason, opened);
   }
 
-  /** After a failed handshake: return code and reason if this client is not wanted. */
+  /** After a failed handshake: return code and reason if the refusal is final. */
   async #refusal() {
     this.refusals += 1;
     const expires = expiry(this.offered);
@@ -537,10 +540,10 @@ export class LabClient extends EventTarget {
     const status = await admission(this.url, this.offered);
     if (status === 401) return [4401, "the server is there, and refuses this token"];
     if (status === 403) return [4403, "the server is there, and refuses this page"];
-    return null; // whatever it is, it passes
+    return null; // any other trouble passes
   }
 
-  /** After a 1009: fail what was too big; return whether that is known. */
+  /** After a 1009: fail the requests that were too big; return whether one was. */
   #blame(reason) {
     const limit = Number(/limit of (\d{1,12}) bytes/.exec(reason)?.[1] ?? NaN) || null;
     if (limit !== null) this.sizeLimit = limit;
@@ -573,7 +576,7 @@ export class LabClient extends EventTarget {
     for (const room of this.rooms.values()) this.#giveUp(room);
   }
 
-  /** Let go of the socket without waiting: a dead one would take minutes to close. */
+  /** Drop the socket without waiting: a dead one would take minutes to close. */
   #discard() {
     this.attempt += 1;
     this.state = "lost";
@@ -595,7 +598,7 @@ export class LabClient extends EventTarget {
 
   // Listening
 
-  /** Take what the server said; what cannot be understood ends nothing. */
+  /** Handle a message of the server; one that cannot be read ends nothing. */
   #hear(data) {
     this.seen = performance.now();
     try {
@@ -639,41 +642,41 @@ export class LabClient extends EventTarget {
     this.#enter();
     for (const request of this.waiting.splice(0)) this.#send(request);
     this.#become("open", { hello });
-    if (this.state !== "open") return; // whoever was told has stopped it
+    if (this.state !== "open") return; // a listener has stopped it
     this.pinging = setInterval(() => this.#watch(), this.pingInterval);
     this.#watch();
   }
 
-  /** Ping; give the connection up when nothing at all comes in time. */
+  /** Ping; drop the connection if no message at all comes in time. */
   #watch() {
     const { attempt } = this;
     const sent = performance.now();
-    this.ping().catch(() => {}); // whoever ends the connection says so
+    this.ping().catch(() => {}); // the `state` event tells why a connection ended
     patiently(this.pingTimeout, () => {
-      // Who reads slowly may have the answer lying unread.
+      // A page that reads slowly may not have read the answer yet.
       if (this.#pace < Infinity || sent < this.trusted) return;
       if (attempt === this.attempt && this.seen < sent) this.#lost(1006, "silence");
     });
   }
 
-  /** Note what no request has asked for. */
+  /** Note a message that answers no request. */
   #note(message) {
     const room = this.rooms.get(message.room);
-    if (!room?.inside || message.ref !== undefined) return; // of a room that was left
+    if (!room?.inside || message.ref !== undefined) return; // the room was left
     if (message.type !== "left") this.#move(room, message);
-    else if (room.wish) room.inside = false; // the join behind it has the last word
+    else if (room.wish) room.inside = false; // a later join decides
     else this.rooms.delete(message.room);
   }
 
-  /** Keep the cursor of a room at the newest that is known. */
+  /** Move the cursor of a room to its newest message. */
   #move(room, { type, epoch, seq, to, recovered }) {
     const cursor = room.cursor ?? { epoch: "", seq: 0 };
     if (type === "joined" && !recovered) room.cursor = { epoch, seq };
     else if (type === "joined") {
-      room.cursor = { ...cursor, epoch }; // what was missed follows, maybe renumbered
+      room.cursor = { ...cursor, epoch }; // missed messages follow, maybe renumbered
     } else if (type === "message") room.cursor = { ...cursor, seq };
     else if (type === "gap") room.cursor = { ...cursor, seq: to };
-    // A cursor that is none would be refused, and the room lost with it.
+    // The server would refuse a join with an invalid cursor.
     const { epoch: name, seq: newest } = room.cursor ?? cursor;
     if (typeof name !== "string" || !Number.isSafeInteger(newest)) room.cursor = null;
   }
@@ -688,13 +691,13 @@ export class LabClient extends EventTarget {
   }
 }
 
-/** Open a WebSocket: what every browser has, and what reads as fast as it can. */
+/** Open a WebSocket: every browser has it, and it reads as fast as it can. */
 function openSocket(url, protocols, heard, ended) {
   const socket = new WebSocket(url, protocols);
   socket.onmessage = ({ data }) => heard(data);
   socket.onclose = ({ code, reason }) => ended(code, reason);
-  // Nearly always a close follows at once; not in Chromium after a page's policy has
-  // blocked the address.
+  // A close follows at once, except in Chromium after a page's policy has blocked the
+  // address.
   socket.onerror = () => setTimeout(() => ended(1006, ""));
   return { send: (data) => socket.send(data), close: () => socket.close(1000) };
 }
@@ -702,8 +705,8 @@ function openSocket(url, protocols, heard, ended) {
 /** Open a WebSocketStream, and read a message whenever `turn` allows one. */
 function openStream(url, protocols, heard, ended, turn) {
   const stream = new WebSocketStream(url, { protocols });
-  // Asked for now: it may end while a turn is waited for. A failure carries the same
-  // two facts as an end.
+  // Begin now: the stream may end during the wait for a turn. Like a normal end, a
+  // failure has `closeCode` and `reason`.
   const closed = stream.closed.catch((error) => error);
   let writer = null;
   let reads = true;
@@ -726,19 +729,19 @@ function openStream(url, protocols, heard, ended, turn) {
   return {
     send: (data) => writer?.write(data).catch(() => {}),
     close: () => {
-      reads = false; // the rest is taken, or the goodbye would wait behind it
+      reads = false; // read the rest without turns, or the goodbye would wait behind it
       stream.close({ closeCode: 1000 });
     },
   };
 }
 
-// Not randomUUID: a page that came over plain HTTP from another machine has none.
+// A page that came over plain HTTP from another machine has no crypto.randomUUID.
 function randomKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Return when a token runs out by its own word (ms since 1970), or null. */
+/** Return the expiry that a token states (ms since 1970), or null. */
 export function expiry(token) {
   try {
     const claims = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
@@ -748,11 +751,11 @@ export function expiry(token) {
   }
 }
 
-/** Return the status that a handshake would get; null when that cannot be seen. */
+/** Return the HTTP status that a handshake would get; null if it cannot be seen. */
 async function admission(url, token) {
   try {
     const place = new URL("/admission", String(url).replace(/^ws/, "http"));
-    if (place.origin !== globalThis.location?.origin) return null; // another site's
+    if (place.origin !== globalThis.location?.origin) return null; // another site
     const headers = token ? { Authorization: `Bearer ${token}` } : {};
     const signal = AbortSignal.timeout(OPEN_TIMEOUT);
     return (await fetch(place, { headers, cache: "no-store", signal })).status;
@@ -761,7 +764,7 @@ async function admission(url, token) {
   }
 }
 
-/** Return a promise, and what settles it. */
+/** Return `{promise, resolve, reject}`. */
 function promised() {
   const parts = {};
   parts.promise = new Promise((resolve, reject) => {
@@ -772,11 +775,11 @@ function promised() {
 
 function newWish() {
   const wish = { ref: null, presence: false, rests: false, held: [], ...promised() };
-  wish.promise.catch(() => {}); // after a reconnect nobody waits for it
+  wish.promise.catch(() => {}); // after a reconnect nobody may wait for it
   return wish;
 }
 
-/** Wait for a promise, or a value, but no longer than some milliseconds. */
+/** Wait for a promise or a value, but at most `limit` milliseconds. */
 function within(limit, promise) {
   const { promise: over, reject } = promised();
   const timer = setTimeout(() => reject(new Error("it takes too long")), limit);
@@ -784,10 +787,10 @@ function within(limit, promise) {
 }
 
 /**
- * Call `verdict` after some milliseconds; when this page was held up, look once more.
+ * Call `verdict` after `delay` milliseconds; after twice that if the page was blocked.
  *
- * What has arrived may still lie unread then. Not more than once: in a hidden tab every
- * timer is late, up to a minute.
+ * After a block, messages that have arrived may still be unread. The delay is repeated
+ * only once, since in a hidden tab every timer is late, up to a minute.
  */
 function patiently(delay, verdict) {
   const due = performance.now() + delay;
@@ -797,5 +800,5 @@ function patiently(delay, verdict) {
   }, delay);
 }
 
-/** Return what somebody threw, in words: it may be anything. */
+/** Return the text of whatever was thrown: it need not be an Error. */
 const reasonOf = (error) => String(error?.message ?? error);
