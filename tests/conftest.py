@@ -1,4 +1,4 @@
-"""Real servers, real Redis, real sockets; nothing here waits by sleeping."""
+"""Fixtures: real servers, a real Redis, real sockets. No fixture waits by sleeping."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from labserver.stages import build, included
 
 __all__ = ["DEADLINE", "SECRET", "Command", "Peer", "Running", "eventually", "peer"]
 
-DEADLINE = PATIENCE  # seconds that a test waits for what must happen
+DEADLINE = PATIENCE  # seconds that a test waits for a condition
 LOOPS = {"uvloop": loop_factory(), "asyncio": asyncio.new_event_loop}
 
 
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run a test on the loop that serves, or on those that its module marks.
+    """Run a test on uvloop, which servers use, or on the loops that its module marks.
 
-    What the two promise is one; the order in which they tell of it is not. Only uvloop
-    reads a request and the reset behind it in one go, only asyncio's own has a timer
-    that is never early.
+    Both loops promise the same, but they report events in a different order. Only
+    uvloop reads a request and the reset after it at once; only the timers of asyncio's
+    own loop are never early.
     """
     mark = item.get_closest_marker("loops")
     names = mark.args if mark else ("uvloop",)
@@ -45,7 +45,7 @@ def pytest_asyncio_loop_factories(
 
 
 class Reports(logging.Handler):
-    """Keeps what a loop says of exceptions that nobody awaits."""
+    """Keeps a loop's reports of exceptions that nobody awaits."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -57,7 +57,7 @@ class Reports(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def unheard() -> Iterator[None]:
-    """Fail a test in which a callback, or a task that nobody awaits, failed."""
+    """Fail a test if a callback failed in it, or a task that nobody awaits."""
     log, reports = logging.getLogger("asyncio"), Reports()
     log.addHandler(reports)
     yield
@@ -67,9 +67,9 @@ def unheard() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def redis_url() -> Iterator[str]:
-    """One Redis for the whole session.
+    """One Redis for the whole session; the value is its URL.
 
-    Used by itself, because it cannot be started from inside a test's event loop.
+    It starts with the session, because it cannot be started inside a test's event loop.
     """
     with asyncio.Runner() as runner:
         context = running_redis()
@@ -111,7 +111,7 @@ def running(request: pytest.FixtureRequest) -> Running:
 
 @pytest.fixture(params=LOOPS)
 def loop_of_process(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Return variables with which a server process serves on one loop, then another."""
+    """Environment variables that make a server process use uvloop, then asyncio's."""
     if request.param == "uvloop":
         return {}
     (tmp_path / "uvloop.py").write_text("raise ImportError('not here')")
@@ -125,10 +125,11 @@ Command = Callable[..., tuple[int, str, str]]
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Command]:
-    """Run ``labserver`` in this process, with these variables: status, output, errors.
+    """Run ``labserver`` in this process: returns exit status, stdout and stderr.
 
-    What it changes of logging is put back: its handler writes to this test's output,
-    which is closed when another test's server logs.
+    Keyword arguments are environment variables. The logging configuration is restored:
+    the command's handler writes to this test's output, which is closed when another
+    test's server logs.
     """
     for name in list(os.environ):
         if name.startswith("LAB_"):
@@ -156,6 +157,6 @@ def command(
 async def eventually(
     condition: Callable[[], bool | Awaitable[bool]], within: float = DEADLINE
 ) -> None:
-    """Return as soon as a condition holds; fail when it does not hold in time."""
+    """Return as soon as a condition holds; fail if it does not within some seconds."""
     async with asyncio.timeout(within):
         await until(condition)

@@ -1,4 +1,4 @@
-"""The client that comes back: when, where to, and with what it missed."""
+"""The client that reconnects: when it does, where to, and what it catches up with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def deadline() -> AsyncIterator[None]:
 
 
 class Scripted:
-    """A server that does with its n-th connection what the n-th line says."""
+    """A server that handles its n-th connection with the n-th handler of a list."""
 
     def __init__(self, script: list[Callable[[ServerConnection], Awaitable[Any]]]):
         self.script = script
@@ -107,7 +107,7 @@ async def stays(connection: ServerConnection) -> None:
 
 
 async def breaks(connection: ServerConnection) -> None:
-    """Break the connection when something is asked."""
+    """Break the connection at the first request."""
     await connection.recv()
     connection.transport.abort()
 
@@ -132,7 +132,7 @@ def test_ceiling_doubles_up_to_the_cap() -> None:
 
 
 def test_cap_is_applied_before_the_jitter() -> None:
-    # Applied after it, nine of ten clients wait exactly as long as the cap.
+    # With the cap applied after the draw, nine of ten clients wait exactly the cap.
     backoff = Backoff(first=0.5, cap=20)
     backoff.attempt = 1000
     assert backoff.next(lambda: 0.5) == 10.0
@@ -343,7 +343,7 @@ async def test_request_fails_with_connection_error_when_the_connection_is_lost()
     ):
         with pytest.raises(ConnectionError):
             await client.publish("a", 1)
-        assert (await client.ping())["type"] == "pong"  # of the next connection
+        assert (await client.ping())["type"] == "pong"  # from the next connection
 
 
 async def test_every_waiting_request_fails_at_once() -> None:
@@ -535,7 +535,7 @@ async def test_goodbye_does_not_wait_for_what_was_not_read(
                 await client.join("lobby")
                 for _ in range(
                     3 * QUEUE
-                ):  # more than a client takes that reads nothing
+                ):  # more than fits into a client that reads nothing
                     await bob.send(type="publish", room="lobby", payload=1)
                 await eventually(lambda: client._queue.qsize() >= QUEUE)
 
@@ -548,7 +548,7 @@ async def test_publisher_that_never_iterates_still_gets_its_answers(
         Client(server.url, issue(SECRET, "ann")) as client,
     ):
         await client.join("lobby")
-        for number in range(QUEUE + 200):  # each comes back and waits to be read
+        for number in range(QUEUE + 200):  # each is delivered back and waits unread
             async with asyncio.timeout(5):
                 await client.publish("lobby", number)
 
@@ -577,7 +577,7 @@ async def test_reading_stops_while_nobody_iterates_and_goes_on_after(
 
 
 async def test_room_is_entered_once_on_a_new_connection() -> None:
-    """Another try that was due on the connection before would be given all twice."""
+    """A second join, due on the old connection, would get every message twice."""
     joins = 0
 
     async def welcomes(connection: ServerConnection) -> None:
@@ -609,7 +609,7 @@ async def test_room_is_entered_once_on_a_new_connection() -> None:
 
 
 async def entered(client: Client, rooms: list[str]) -> None:
-    """Join many rooms, for the first time, as fast as the server takes it."""
+    """Join many rooms for the first time, as fast as the server allows."""
     for room in rooms:
         while True:
             try:
@@ -625,7 +625,7 @@ async def entered(client: Client, rooms: list[str]) -> None:
 async def test_every_room_is_entered_again_below_any_rate(
     counted: bool, running: Running
 ) -> None:
-    """Also where the server counts it: without a limit on rooms there is no bound."""
+    """Also without a limit on rooms, so that each join counts as a message."""
     rooms = [f"room-{number}" for number in range(45)]
     limits = {"message_rate_limit": 15, "rooms_limit": 0 if counted else 128}
     async with (
@@ -642,7 +642,7 @@ async def test_every_room_is_entered_again_below_any_rate(
         assert {*client.cursors} == {*rooms}
 
 
-# What was asked first comes first
+# Order of requests
 
 
 @pytest.mark.parametrize("connected", [True, False])
@@ -653,7 +653,7 @@ async def test_client_is_where_the_last_of_several_requests_put_it(
     inside = order.endswith("join")
     async with (
         running("resume") as server,
-        # As long away as it takes to see that it is.
+        # Disconnected for 0.3 s, so that the test can see it.
         Client(
             server.url, issue(SECRET, "ann"), backoff=NoJitter(first=0.3, cap=0.3)
         ) as client,
@@ -766,7 +766,7 @@ async def test_what_takes_long_before_the_hello_is_no_stable_connection() -> Non
         assert backoff.attempt == 2
 
 
-# What is said
+# Sending
 
 
 @pytest.mark.parametrize("letter", ["\u4e2d", "\u0439", "\N{GRINNING FACE}", '"'])
@@ -829,7 +829,7 @@ async def test_what_json_cannot_say_fails_where_it_was_said(payload: Any) -> Non
         assert (await client.ping())["type"] == "pong"
 
 
-# What is heard
+# Receiving
 
 NONSENSE: dict[str, str | bytes] = {
     "5,000 digits": '{"type":"message","room":"a","seq":1,"payload":%s}' % ("9" * 5000),
@@ -865,7 +865,7 @@ async def test_nothing_that_a_server_says_ends_the_client(said: str) -> None:
             await connection.send(json.dumps(answer))
             if len(server.requests) == 1:
                 await connection.send(NONSENSE[said], text=said != "binary")
-        # It may be the client that ended this one.
+        # The client may have ended this connection.
 
     async with (
         scripted(says, says, says) as server,
@@ -896,7 +896,7 @@ async def test_server_whose_first_message_is_no_hello_is_tried_again() -> None:
 
 
 async def frozen(connection: ServerConnection) -> None:
-    """Read nothing any more, not even a goodbye."""
+    """Stop reading: not even a goodbye is read."""
     connection.transport.pause_reading()
     await connection.wait_closed()
 
@@ -944,7 +944,7 @@ async def test_first_connection_has_a_deadline_and_each_attempt_a_line(
     caplog.set_level(logging.DEBUG)
     token = issue(SECRET, "ann")
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets it
+        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else can use it
         port = listener.getsockname()[1]
         url = f"ws://user:secret@127.0.0.1:{port}/path?token={token}"
         backoff = Backoff(first=0.05, cap=0.05)

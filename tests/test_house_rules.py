@@ -1,4 +1,4 @@
-"""The architecture, as facts that break when somebody bends them."""
+"""The rules of the architecture, as tests that fail when a rule is broken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOMS = {
 }
 SETTINGS = Settings(secret="s" * 32, redis="unix:///nowhere")
 
-# A folder, or a file beside the folders, may import what stands on lines above its own.
+# A folder, or a file beside the folders, may import those on the lines above its own.
 LAYERS = [
     {"errors"},
     {"contract"},
@@ -156,7 +156,7 @@ def test_stages_replace_different_parts_but_for_the_application() -> None:
 
 
 def kind(part: object) -> object:
-    """Return what tells one answer for a part from another."""
+    """Return the class of a part: parts that are classes stand for themselves."""
     return part if isinstance(part, type) else type(part)
 
 
@@ -193,9 +193,8 @@ def test_stage_fits_one_notebook_cell(stage) -> None:
     assert len(code) <= LINES.get(stage.name, 150)
 
 
-# The broker keeps its machinery in leaves (redis_commands, redis_nodes) and still needs
-# publishing, joining and delivering side by side to show why nothing is lost; and it
-# carries who is here beside what is said.
+# The broker keeps its machinery in labserver/redis. It still needs publishing, joining
+# and delivering side by side, to show why no message is lost, and presence beside them.
 LINES = {"broker": 230}
 
 

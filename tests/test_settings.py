@@ -1,4 +1,4 @@
-"""Settings: a value that cannot be used is refused by name."""
+"""Settings: an error names the variable whose value cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed from a wheel works, away from any checkout."""
+"""An installation from the wheel works without a checkout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWN = {
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command where no checkout can help it; return what it said."""
+    """Run a command outside of the checkout; return its output."""
     said = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
@@ -52,14 +52,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """A fresh environment with the wheel; what it depends on is borrowed."""
+    """A fresh environment with the wheel, which uses this one's dependencies."""
     home = wheel.parent / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", home, cwd=wheel.parent)
     python = home / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     run(*pip, "--python", python, "install", "-q", "--no-deps", wheel, cwd=home)
     (site,) = home.glob("lib/python*/site-packages")
-    # A line in a .pth is a path and no more: an editable install there stays out.
+    # A .pth file adds this folder only, not the .pth files (editable installs) in it.
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     where = run(python, "-c", "import labserver; print(labserver.__file__)", cwd=home)
     assert Path(where.strip()).is_relative_to(home)

@@ -1,4 +1,4 @@
-"""The instruments of the contest: a receiver that counts right, rivals that join."""
+"""The comparison with other servers: the receiver counts right, each server joins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.report import tables, write
 from bench.servers import CONTRACT, RIVALS, Server, lab, running
 
 needs_receiver = [
-    pytest.mark.timeout(150),  # the first of all runs installs what Node needs
+    pytest.mark.timeout(150),  # the first run installs Node's packages
     pytest.mark.skipif(sys.platform != "linux", reason="the receiver needs Linux"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
 ]
@@ -52,7 +52,7 @@ FIGURES = Figures(
 
 
 def needs(mark: list[pytest.MarkDecorator]):
-    """Put several marks on a test."""
+    """Return a decorator that puts several marks on a test."""
 
     def put(test):
         for each in mark:
@@ -140,7 +140,7 @@ def test_compressed_texts_are_the_same_in_every_run() -> None:
     texts = [json.dumps(each) for each in payloads(load, 0)]
     assert texts == [json.dumps(each) for each in payloads(load, 0)]
     assert len(set(texts)) == len(texts)
-    # With what the contract puts around it.
+    # With the fields that the contract puts around the payload.
     assert all(330 <= len(text) + 30 <= 390 for text in texts)
 
 
@@ -216,7 +216,7 @@ async def test_server_that_does_not_start_says_why() -> None:
 
 
 def contest() -> Contest:
-    """Return a contest that was over in no time: the lab is twice as fast."""
+    """Return the result of a made-up contest, in which the lab is twice as fast."""
     point = Point("fanout", Load(1000, in_flight=1))
     done = Contest(["lab", "node", "picows"], [point], rounds=2)
     for number in range(2):

@@ -1,4 +1,4 @@
-"""Nothing is lost while things die: short runs of the chaos, and of its audit."""
+"""Nothing is lost while processes die: short runs of the chaos tests, and its audit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_seed_decides_the_schedule() -> None:
     assert all(0 < at < 60 for at, _ in schedule(7, 60))
 
 
-# The audit itself: each fault, put into what one of two clients saw, is found.
+# The audit itself: it finds each fault that one of two clients saw.
 
 
 def messages(*seqs: int) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def messages(*seqs: int) -> list[dict[str, Any]]:
 
 JOINED = {"type": "joined", "room": ROOM, "epoch": "e", "seq": 0, "recovered": False}
 FAULTY = {
-    "lost": [JOINED, *messages(1, 2, 3)],  # the end of it never came
+    "lost": [JOINED, *messages(1, 2, 3)],  # the last messages never came
     "duplicated": [JOINED, *messages(1, 2, 2, 3, 4)],
     "reordered": [JOINED, *messages(1, 3, 2, 4)],
     "unsignalled": [JOINED, *messages(1, 2, 4)],

@@ -1,4 +1,4 @@
-"""The command line, as a stranger meets it."""
+"""The command line, as a new user sees it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labserver.settings import Settings
 from labserver.stages import STAGES
 from tests.conftest import DEADLINE, SECRET, Command, eventually, peer
 
-# Processes at a time: more than cores, since starting is half waiting.
+# Processes at a time: more than cores, since half of a start is waiting.
 AT_A_TIME = 4
 COMMANDS = ["serve", "stages", "token", "cluster", "lab", "doctor"]
 
@@ -41,7 +41,7 @@ class Run:
             return (await self.process.stdout.readline()).decode().rstrip("\n")
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
-        """Send a signal; return status, the rest of the output, and the errors."""
+        """Send a signal; return exit status, the rest of stdout, and stderr."""
         self.process.send_signal(how)
         return await self.ended()
 
@@ -101,8 +101,8 @@ async def test_every_stage_listens_and_ends_with_0_on_sigterm() -> None:
 async def test_every_part_can_be_left_out(
     part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # In this process, because seven more would take seconds; "echo" is the naive
-    # answer to itself.
+    # In this process, because seven processes would take seconds. Without "echo" the
+    # server is the same: its part is also the naive answer.
     settings = Settings(secret=SECRET)
     task = asyncio.create_task(
         serving.serve_until_signal("resume", "127.0.0.1", 0, [part], settings)
@@ -179,7 +179,7 @@ def test_no_redis_at_all_is_one_line_and_2(
 
 
 def refused(ended: tuple[int, str, str], word: str) -> None:
-    """Hold the end of a command against: one line that says what is wrong, and 2."""
+    """Check that a command ended with status 2 and one line that names the mistake."""
     status, out, err = ended
     assert status == 2
     assert out == ""

@@ -1,4 +1,4 @@
-"""Close codes as data: what each promises a client."""
+"""Close codes as data: what each code tells a client."""
 
 from __future__ import annotations
 

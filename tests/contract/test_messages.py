@@ -1,4 +1,4 @@
-"""Messages: nothing that a client sends raises anything but BadMessage."""
+"""Messages: whatever a client sends, decoding raises nothing but BadMessage."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def refuse_constant(name: str) -> None:
 
 
 def is_refused_json(text: str) -> bool:
-    """Python reads lone surrogates and control characters of another day."""
+    """Return whether a text must be refused: it is not JSON, or has lone surrogates.
+
+    Python's decoder accepts lone surrogates.
+    """
     try:
         json.loads(text, parse_constant=refuse_constant)
     except ValueError:
@@ -195,7 +198,7 @@ def test_no_cbor_tag_but_big_numbers_is_worked_out(value: Any) -> None:
 
 @pytest.mark.timeout(5)
 def test_a_cbor_pattern_is_not_compiled() -> None:
-    # re.compile takes half a minute for this one.
+    # re.compile takes half a minute for this pattern.
     data = cbor2.dumps(cbor2.CBORTag(35, "(?i)" + "[\x01-\U0010ffff]" * 5000))
     with pytest.raises(BadMessage):
         from_cbor(data)
@@ -278,7 +281,7 @@ def test_depth_counts_brackets_outside_strings(text: str) -> None:
 
 @pytest.mark.timeout(5)
 def test_a_string_without_an_end_is_scanned_once() -> None:
-    # Looking for the end again from each escaped quote takes minutes here.
+    # A search for the end of the string from each escaped quote would take minutes.
     with pytest.raises(BadMessage):
         decode("[" * 120 + '"' + '\\"[' * 200_000)
 

@@ -1,4 +1,4 @@
-"""Tokens: what is trusted, and what is not."""
+"""Tokens: which ones are trusted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def part(value: Any) -> str:
 
 
 def handmade(secret: str, body: dict[str, Any]) -> str:
-    """Return a token of claims and secrets that the library would not sign."""
+    """Return a token with claims or a secret that the library refuses to sign."""
     text = f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(body)}"
     digest = hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest()
     return f"{text}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"

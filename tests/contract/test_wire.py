@@ -52,12 +52,12 @@ def finished(parser: Iterator[None]) -> Frame:
 
 
 def text_of(length: int) -> bytes:
-    """Return JSON of a length."""
+    """Return JSON of some length in bytes."""
     return b'"' + b"x" * (length - 2) + b'"'
 
 
 def noise_of(length: int) -> bytes:
-    """Return JSON of a length that does not shrink."""
+    """Return JSON of some length in bytes, which compression does not shrink."""
     words = b"".join(b"%08x" % zlib.crc32(b"%d" % n) for n in range(length // 8 + 1))
     return b'"' + words[: length - 2] + b'"'
 

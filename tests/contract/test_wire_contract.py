@@ -57,10 +57,10 @@ ENDS = ["echo", "resume"]
 
 
 async def answer(server: LabServer | int, request: bytes) -> tuple[int, Raw, bytes]:
-    """Return the answer to a request, which is held against HTTP itself."""
+    """Return the response to a request, after checking that it is proper HTTP."""
     async with raw(server, request) as socket:
         status = await socket.head()
-        body = await socket.rest()  # comes back only when the server hangs up
+        body = await socket.rest()  # returns only when the server hangs up
     assert status != 101
     assert socket.headers["content-length"] == str(len(body))
     assert socket.headers["connection"] == "close"
@@ -205,7 +205,7 @@ async def test_origin_and_host_that_mean_nothing_are_not_the_same(
         assert status == 403
 
 
-# What is no upgrade, or none that could come to anything
+# Requests that are no upgrade, or an upgrade that cannot succeed
 
 
 async def test_upgrade_of_another_version_hears_which_would_do(
@@ -311,7 +311,7 @@ async def test_handshakes_beyond_the_rate_are_a_503(running: Running) -> None:
         for _ in range(3):
             status, socket, _ = await answer(server, upgrade("/", bearer()))
             assert status == 503
-            # One in a hundred seconds, and the refused do not make it longer.
+            # One handshake in a hundred seconds; refused ones do not make it longer.
             assert 90 <= int(socket.headers["retry-after"]) <= 100
 
 
@@ -352,8 +352,8 @@ async def test_malformed_handshake_is_refused_and_frees_its_place(
 
 
 async def test_client_that_resets_in_the_handshake_frees_its_place() -> None:
-    # With uvloop, which the command line uses, the request and the reset can arrive
-    # before the request is looked at.
+    # With uvloop, which the command line uses, both the request and the reset can
+    # arrive before the server handles the request.
     async with served("--stage", "auth", "--address-limit", "2") as server:
         for _ in range(50):
             with socket.create_connection(("127.0.0.1", server.port)) as client:
@@ -448,7 +448,7 @@ async def test_slow_handshake_is_hung_up_on(data: bytes, running: Running) -> No
 
 
 def leaky_requests(token: str) -> list[bytes]:
-    """Return handshakes, good and bad, that carry a token in every place."""
+    """Return good and bad handshakes, with a token in every possible place."""
     requests = [upgrade(path, header) for path, header in places(token).values()]
     requests += [
         upgrade(f"/?token={token}", bearer(token), method="POST"),
@@ -462,13 +462,13 @@ def leaky_requests(token: str) -> list[bytes]:
         f"GET /?token={token} HTTP/1.1\r\n{token}\r\n\r\n".encode(),
         f"GET /?token={token} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
         f"POST /healthz?token={token} HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
-        f"GET /?token={token}".encode(),  # and no more
+        f"GET /?token={token}".encode(),  # and nothing after it
     ]
     return requests
 
 
 async def provoke(port: int) -> list[str]:
-    """Do with tokens what might be logged; return what must not be."""
+    """Send tokens in ways that might be logged; return the texts that must not be."""
     good, bad = issue(SECRET, "ann"), issue("x" * 32, "ann")
     for token in (good, bad):
         for request in leaky_requests(token):
@@ -496,7 +496,7 @@ async def test_no_token_and_no_secret_in_a_log_at_debug(
     async with running(stage, handshake_timeout=0.5) as server:
         secrets = await provoke(server.port)
     assert not [secret for secret in secrets if secret in caplog.text]
-    # Nor a page of text for every port scan.
+    # A port scan must not fill the log either.
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -660,7 +660,7 @@ async def test_brackets_in_a_string_without_an_end_cost_nothing(
 
 
 def babble(dice: random.Random, native: int) -> bytes:
-    """Return a frame that is nearly what a client might send."""
+    """Return a random frame that resembles a client's."""
     types = ["echo", "join", "leave", "publish", "ping", "refresh", "nope", 1, None]
     values = ["a", "", 0, -1, 2**70, 1e300, None, True, [], {}, "\u20ac" * 70, [[[]]]]
     message = {"type": dice.choice(types)}
@@ -992,7 +992,7 @@ async def test_text_on_a_cbor_connection_is_closed_with_1003(
         assert await client.closed() == 1003
 
 
-SHARED = b"\xd8\x1c\x82\x61a\xd8\x1d\x00"  # a list that holds itself
+SHARED = b"\xd8\x1c\x82\x61a\xd8\x1d\x00"  # a list that contains itself
 BAD_CBOR = {
     "empty": b"",
     "half": b"\x82\x01",
@@ -1091,7 +1091,7 @@ async def test_each_type_is_answered_with_its_ref_and_without(
 
 @asynccontextmanager
 async def inside(server: LabServer, room: str = "a") -> AsyncIterator[Peer]:
-    """Keep a member in a room: where there is no history, an empty one is forgotten."""
+    """Keep a member in a room: without a history, an empty room is forgotten."""
     async with peer(server, "eve") as member:
         await member.join(room)
         yield member
@@ -1232,7 +1232,7 @@ async def test_who_left_hears_nothing(stage: str, running: Running) -> None:
 
 @asynccontextmanager
 async def crowd(server: LabServer, room: str) -> AsyncIterator[list[Peer]]:
-    """Eight members of a room: one that comes before another is not always lucky."""
+    """Eight members of a room, so that some are written to before others."""
     async with AsyncExitStack() as stack:
         members = [
             await stack.enter_async_context(peer(server, f"user{number}"))
@@ -1250,7 +1250,7 @@ async def test_member_that_hangs_up_takes_nothing_from_the_others(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Also what is delivered just when its end is noticed reaches all of them."""
+    """Also a message that is delivered when the end is noticed reaches the others."""
     async with running(stage) as server, crowd(server, "lobby") as members:
         noticed = LabConnection.eof_received
 
@@ -1270,7 +1270,7 @@ async def test_member_that_hangs_up_takes_nothing_from_the_others(
 async def test_member_that_breaks_the_protocol_takes_nothing_from_the_others(
     stage: str, running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor while it is told so, and does not hang up."""
+    """Also while the member has been told so, and does not hang up."""
     async with (
         running(stage) as server,
         raw_peer(server) as bad,

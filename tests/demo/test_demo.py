@@ -1,4 +1,4 @@
-"""The demo: it ends by itself, says the truth, and cleans up behind itself."""
+"""The demo: it ends by itself, tells the truth, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_strangers_payload_ends_no_clients_listening() -> None:
 
 
 async def test_a_loss_is_seen_even_at_the_very_end() -> None:
-    """The audit can fail: a message that one client never got is counted."""
+    """The audit can fail: it counts a message that one client never got."""
     async with (
         running_replica(secret=SECRET) as replica,
         Crowd(lambda: replica.url, SECRET) as crowd,

@@ -1,7 +1,7 @@
-"""docker-compose.yml, for real: several replicas behind the router, and what is said.
+"""docker-compose.yml in a real Docker engine: several replicas behind the router.
 
-Needs a Docker engine and the base images (or the means to fetch them). The first run
-builds the image, which takes minutes; it is kept, so that the next one does not.
+This needs the base images, or the means to download them. The first run builds the
+images, which takes minutes. They are kept for later runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TIMEOUT = 300.0  # an engine that copies whole images takes a minute for a conta
 
 
 def compose_command() -> list[str] | None:
-    """Return how compose is called here: the plugin, or the program of old."""
+    """Return the command of compose: the plugin, or the older program of its own."""
     with contextlib.suppress(OSError):
         said = subprocess.run(["docker", "compose", "version"], capture_output=True)
         if said.returncode == 0:
@@ -71,7 +71,7 @@ pytestmark = [
 
 @dataclass
 class Stack:
-    """A project of docker-compose.yml, apart from any that somebody runs."""
+    """A project of docker-compose.yml, separate from any that is already running."""
 
     port: int
     locust_port: int
@@ -88,7 +88,7 @@ class Stack:
         return issue(self.secret, user)
 
     def compose(self, *arguments: str, within: float = TIMEOUT) -> str:
-        """Run docker compose; return what it said."""
+        """Run docker compose; return its output."""
         said = subprocess.run(
             [*(compose_command() or []), "-p", self.name, *arguments],
             cwd=ROOT,
@@ -125,12 +125,12 @@ class Stack:
 
     @asynccontextmanager
     async def apart(self, *users: str) -> AsyncIterator[list[Peer]]:
-        """Connect users, each to a replica of its own."""
+        """Connect users to different replicas."""
         async with AsyncExitStack() as stack:
             peers: list[Peer] = []
             taken: set[str] = set()
             for user in users:
-                for number in range(20):  # the name decides; who is not kept leaves
+                for number in range(20):  # the router chooses a replica by user name
                     async with AsyncExitStack() as trying:
                         each = await trying.enter_async_context(
                             peer(self.url, token=self.token(f"{user}-{number}"))
@@ -167,14 +167,14 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def lab(stack: Stack) -> Stack:
-    """The stack, with what is on top of the servers."""
+    """The stack with its other services: load, metrics and notebooks."""
     stack.compose("build", "locust", within=BUILD_TIMEOUT)
     stack.compose("up", "-d", "--no-recreate")
     return stack
 
 
 def replicas(stack: Stack) -> set[str]:
-    """Return those that the router sends newcomers to, by being many of them."""
+    """Return the cookies of all replicas to which the router sends new clients."""
     try:
         cookies = [stack.get("/readyz")[1].get("set-cookie") for _ in range(16)]
     except OSError:
@@ -232,7 +232,7 @@ async def test_browser_stays_with_its_replica(stack: Stack) -> None:
 
 def test_who_keeps_no_cookie_stays_by_name(stack: Stack) -> None:
     places = {}
-    # One after the other on one connection: nobody else takes a share.
+    # One request after another on one connection, so that no other comes between.
     router = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=5)
     with contextlib.closing(router):
         for user in [f"user-{number}" for number in range(12)]:
@@ -251,7 +251,7 @@ def test_who_keeps_no_cookie_stays_by_name(stack: Stack) -> None:
 
 
 async def refused(stack: Stack, **options: Any) -> int:
-    """Return the status with which a handshake is refused."""
+    """Return the HTTP status that refuses a handshake."""
     with pytest.raises(InvalidStatus) as caught:
         async with connect(stack.url, **options):
             pass
@@ -264,7 +264,7 @@ async def test_admission_decides_behind_the_router(stack: Stack) -> None:
     assert await refused(stack) == 401
     strange = {**bearer, "Origin": "http://elsewhere.test"}
     assert await refused(stack, additional_headers=strange) == 403
-    # The page's own origin: the router leaves Host as it came.
+    # The page's own origin: the router does not change Host.
     same = {**bearer, "Origin": f"http://127.0.0.1:{stack.port}"}
     async with connect(stack.url, additional_headers=same):
         pass
@@ -278,8 +278,8 @@ async def test_router_caps_connections_of_one_address(stack: Stack) -> None:
                 connect(stack.url, additional_headers=bearer)
             )
         assert await refused(stack, additional_headers=bearer) == 429
-        assert stack.get("/readyz")[0] == 200  # a page is no connection
-    async with asyncio.timeout(10):  # the router notices that they have gone
+        assert stack.get("/readyz")[0] == 200  # a page does not count as a connection
+    async with asyncio.timeout(10):  # until the router notices that they have gone
         while True:
             with contextlib.suppress(InvalidStatus):
                 async with connect(stack.url, additional_headers=bearer):
@@ -316,7 +316,7 @@ def test_nothing_runs_as_root(stack: Stack, service: str) -> None:
 async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
     stack: Stack,
 ) -> None:
-    """A replica drains while people talk and newcomers arrive: nobody notices."""
+    """A replica drains while clients publish and new clients arrive: none notices."""
     async with Client(stack.url, stack.token("reader")) as reader:
         await reader.join("drain")
         leaving = reader.hello["replica"].partition("-")[0]
@@ -327,7 +327,7 @@ async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
         ended = asyncio.create_task(stopping.wait())
         sent = 0
         while not ended.done() or sent < 20:
-            # Every publish is a newcomer's; a refusal would raise here.
+            # Every publish has a new connection; a refused one would raise here.
             async with peer(stack.url, token=stack.token("writer")) as writer:
                 sent += 1
                 await writer.ask(type="publish", room="drain", payload=sent)
@@ -348,7 +348,7 @@ async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
 
 
 async def test_killed_replica_loses_nothing(stack: Stack) -> None:
-    """A replica vanishes without a word: its clients resume on others."""
+    """A replica vanishes without a goodbye: its clients resume on others."""
     async with Client(stack.url, stack.token("reader")) as reader:
         await reader.join("kill")
         gone = reader.hello["replica"].partition("-")[0]
@@ -376,7 +376,7 @@ async def test_killed_replica_loses_nothing(stack: Stack) -> None:
 
 
 async def say(writer: Client, room: str, number: int) -> None:
-    """Publish until it is acknowledged; the key makes twice the same as once."""
+    """Publish until it is acknowledged; the key prevents a second delivery."""
     while True:
         try:
             await writer.publish(room, number, key=f"{room}-{number}")
@@ -386,7 +386,7 @@ async def say(writer: Client, room: str, number: int) -> None:
 
 
 def docker(*arguments: str) -> str:
-    """Run docker; return what it said."""
+    """Run docker; return its output."""
     said = subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=60
     )
@@ -405,7 +405,7 @@ async def test_router_finds_a_replica_more_and_one_less(stack: Stack) -> None:
         await reader.join("scale")
         scale(4)
         await eventually(lambda: bool(replicas(stack) - before), within=30)
-        assert reader.connects == 1  # who is there notices nothing
+        assert reader.connects == 1  # clients that are connected notice nothing
         scale(3)
         ack = await reader.publish("scale", "still here", key="once")
         assert ack["seq"] == 1
@@ -431,7 +431,7 @@ async def test_locust_on_the_published_port_finds_nothing_lost(
         *("--headless", "--only-summary", "--host", stack.url),
         *("-u", "12", "-r", "12", "-t", "4s", "--results", str(tmp_path)),
         cwd=ROOT,
-        # What is measured here is what arrives; the machine may be busy.
+        # This checks which messages arrive, not how fast: the machine may be busy.
         env={**os.environ, "LAB_SECRET": stack.secret},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -526,7 +526,7 @@ def test_lab_is_as_contained_as_the_servers(lab: Stack, service: str) -> None:
 
 
 def test_metrics_profile_is_well_formed() -> None:
-    """Only read, not run: what it needs is an image that is not here."""
+    """Its files are only read: the image that it needs is not here."""
     known = {"LAB_SECRET": "s" * 32, "LAB_JUPYTER_TOKEN": "t" * 32}
     said = subprocess.run(
         [*(compose_command() or []), "--profile", "metrics", "config"],

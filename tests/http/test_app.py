@@ -1,4 +1,4 @@
-"""The SSE port: who is let in, what is refused and how, and what it withstands."""
+"""The SSE port: admission, publishing, refusals and attacks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_second_post_with_a_key_is_the_first(running: Running) -> None:
         again = await ann.ask(type="publish", room="red", payload=1, key="abc")
         assert again["seq"] == 1
         assert server.metrics.published == 1
-        async with peer(server, "eve") as eve:  # of another user, it is another key
+        async with peer(server, "eve") as eve:  # another user's key is another key
             other = await eve.ask(type="publish", room="red", payload=1, key="abc")
             assert other["seq"] == 2
         again = await post(server, "red", 1, headers=key)
@@ -75,7 +75,7 @@ async def test_bad_post_is_refused_with_a_code(
 
 
 async def raw(server: LabServer, *parts: bytes) -> bytes:
-    """Send what is no proper request; return what came back until the end."""
+    """Send bytes that are not a proper request; return the whole response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
     try:
         async with asyncio.timeout(5):
@@ -363,7 +363,7 @@ async def test_huge_head_is_refused(running: Running) -> None:
 
 
 async def test_huge_target_is_refused(running: Running) -> None:
-    # Less than what is read at a time, and so not held against the limit of a head.
+    # Smaller than one read, so the limit of a head does not refuse it.
     async with running("resume", sse_port=0) as server:
         said = await ask(server, "GET", f"/rooms/red?{'x' * 40_000}")
         assert said.status == 431
@@ -371,7 +371,7 @@ async def test_huge_target_is_refused(running: Running) -> None:
 
 
 async def test_page_of_another_site_cannot_embed_a_room(running: Running) -> None:
-    # An <img src> sends cookies, and no Origin.
+    # A browser sends cookies and no Origin for an <img src>.
     headers = {
         "Cookie": f"lab_token={issue(SECRET, 'ann')}",
         "Sec-Fetch-Mode": "no-cors",
@@ -496,6 +496,6 @@ async def test_stuck_stream_does_not_hold_up_sigterm() -> None:
         sloth = await stalled(port)
         for _ in range(100):
             await post(port, "red", "x" * 20_000)
-        async with asyncio.timeout(DEADLINE):  # and it will not read before that
+        async with asyncio.timeout(DEADLINE):  # the client does not read until then
             assert await replica.stop() == 0
         sloth.transport.abort()

@@ -1,4 +1,4 @@
-"""Long polls: at once what was missed, or else the next message, and nothing twice."""
+"""Long polls: missed messages come at once, or else the next one, and each once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def payloads(answer: Answer) -> list[object]:
 
 
 async def waiting(server: LabServer, count: int = 1) -> None:
-    """Return when polls are members of their room."""
+    """Wait until the polls are members of their room."""
     await eventually(lambda: sum(bool(v.rooms) for v in server.visitors) == count)
 
 

@@ -34,7 +34,7 @@ async def join(stream: Listener) -> str:
     return joined.id
 
 
-# What it carries
+# Messages
 
 
 @pytest.mark.parametrize("stage", FROM_ROOMS)
@@ -197,7 +197,7 @@ async def test_curl_gets_exactly_what_it_missed_while_the_server_was_away(
         await replica.process.wait()
         assert await stream.next() is None
         await process.wait()
-        for number in range(5, 25):  # while it is away
+        for number in range(5, 25):  # while the stream is closed
             await post(there, "red", number)
         again = ("--port", "0", *flags)
         async with running_replica("resume", *again, secret=SECRET) as replica:
@@ -272,7 +272,7 @@ async def test_numbering_that_begins_anew_changes_the_ids(
 
 
 async def test_numbering_that_goes_on_moves_no_cursor(running: Running) -> None:
-    """Neither forward, past what is still to come, nor back to where it began."""
+    """Not forward, past messages that are still to come, and not back to the start."""
     async with running("resume", sse_port=0) as server:
         async with listening(server, "red") as stream:
             start = await join(stream)
@@ -283,7 +283,7 @@ async def test_numbering_that_goes_on_moves_no_cursor(running: Running) -> None:
             server.hub.renumber("red", "f", 2, goes_on=True)
             joined = await stream.must()
             assert (joined.event, joined.data["epoch"]) == ("joined", "f")
-            assert joined.id == ""  # what it had last still says where it is
+            assert joined.id == ""  # the client keeps its last id
 
 
 @pytest.mark.parametrize("cursor", ["7", "e:x", "e:-1", "e:" + "9" * 30, ":1"])
@@ -331,7 +331,7 @@ async def test_slow_reader_is_bounded_and_hurts_nobody(
             ] or [0]
             worst = max(worst, waiting)
             assert (await stream.must()).data["seq"] == number + 1
-        # One message may be on its way into the socket beside what waits.
+        # One message may be on its way into the socket, beside those that wait.
         assert 0 < worst <= 50_000 + 21_000
         await eventually(lambda: len(server.visitors) == 1)
         assert server.metrics.closes[4409] == 1
@@ -411,7 +411,7 @@ async def test_drain_does_not_wait_for_who_does_not_read(running: Running) -> No
         sloths = [await stalled(port_of(server)) for _ in range(3)]
         for _ in range(200):
             await post(server, "red", "x" * 20_000)
-        async with asyncio.timeout(DEADLINE):  # and they will not read before that
+        async with asyncio.timeout(DEADLINE):  # the clients do not read until then
             await stack.aclose()
     assert asyncio.all_tasks() == before
     for sloth in sloths:
@@ -444,13 +444,13 @@ async def test_no_token_is_written_down(redis_url: str, tmp_path: Path) -> None:
     assert token not in log.read_text()
 
 
-# EventSource, whose standard takes every status but 200 for the end
+# EventSource: by its standard, every status but 200 ends it for good
 
 ASKS = {"Accept": "text/event-stream"}
 
 
 async def turned_away(server: LabServer) -> None:
-    """Check that a stream by name is a stream that ends, and says when to return."""
+    """Check that a refused EventSource gets a stream that says when to return."""
     assert (await ask(server, "GET", "/rooms/red")).status in (429, 500, 503)
     async with listening(server, "red", headers=ASKS) as stream:
         (last,) = await stream.rest()
@@ -545,7 +545,7 @@ class TestInBrowser:
 
 
 async def all_hear(page: Any, port: int, text: str) -> None:
-    """Publish until each stream of a page has heard it: they come one by one."""
+    """Publish until each stream of a page has got a message: they open one by one."""
 
     async def heard() -> bool:
         await post(port, "red", text)

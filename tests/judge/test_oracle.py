@@ -1,4 +1,4 @@
-"""The oracle finds each fault, and finds none where there is none."""
+"""The oracle finds every fault, and only real faults."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def watched(*messages: dict[str, Any]) -> Oracle:
 
 
 def faults(oracle: Oracle) -> dict[str, list[int]]:
-    """Return the seqs of each kind of fault that there is."""
+    """Return the seqs of faults by kind, without the kinds that have none."""
     found = {name: getattr(oracle.verdict, name) for name in FAULTS}
     return {
         name: [seq for *_, seq in places] for name, places in found.items() if places

@@ -1,4 +1,4 @@
-"""Each promise, at the stage that makes it and at every stage after it."""
+"""Each promise holds at its own stage and at every later stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.loops("uvloop", "asyncio")
 
 
 def from_stage(name: str) -> list[str]:
-    """Return the names of a stage and of all after it."""
+    """Return the names of a stage and of all later stages."""
     return [each for each in STAGES if STAGES[each].number >= STAGES[name].number]
 
 

@@ -1,4 +1,4 @@
-"""What is made of a run: slices, samples, tables, pictures, the report."""
+"""The results of a run: slices, samples, tables, pictures, the report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def recorded(values: list[int]) -> Any:
 
 
 @given(st.lists(durations, max_size=6))
-@settings(deadline=None)  # its examples differ in size; a busy machine does the rest
+@settings(deadline=None)  # examples differ in size, and the machine may be busy
 def test_slices_add_up_to_the_whole(pieces: list[list[int]]) -> None:
     latency, slicer, slices = Histogram(), Slicer(), []
     for values in pieces:
@@ -263,7 +263,7 @@ def test_picture_on_a_page_takes_its_colours_from_it(tmp_path: Path) -> None:
 
 
 def test_run_of_which_nobody_knows_anything_has_no_picture(tmp_path: Path) -> None:
-    """A page may be told to load a port where nobody is."""
+    """The page may be told to load a port on which no server listens."""
     table = [dict.fromkeys(("seconds", "p50_ms", "cpu")) for _ in range(4)]
     run = replace(_saved.load(saved(tmp_path)), record=_record.Record(), table=table)
     assert _gallery.pictures(run) == []
@@ -272,7 +272,7 @@ def test_run_of_which_nobody_knows_anything_has_no_picture(tmp_path: Path) -> No
 def test_percentiles_are_shown_for_each_number_of_members(tmp_path: Path) -> None:
     run = _saved.load(saved(tmp_path))
     counts = [(users, piece.published) for users, piece in _plots.steps(run)]
-    # The second in which the number changed counts for neither.
+    # The second in which the number changed counts for neither number.
     assert counts == [(10, 30), (20, 30), (30, 30)]
 
 
@@ -421,14 +421,14 @@ async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
         *("--results", str(tmp_path)),
         LAB_TOKEN="of another server",
     )
-    # On a machine that is busy with other tests the figures may mean nothing.
+    # On a machine that is busy with other tests the run may be invalid (4).
     assert code in (0, 4), out + err
     (name,) = os.listdir(tmp_path)
     folder = tmp_path / name
     assert str(folder / "report.html") in out
     run = _saved.load_all(folder)[0]
     assert "resume" in run.about["server"]
-    # Not in every second: a server that stands still answers nobody.
+    # Not in every second: a server that stalls does not answer.
     assert any(row["connections"] for row in run.table)
     assert "<svg" in (folder / "report.html").read_text()
 

@@ -1,4 +1,4 @@
-"""The scenarios of the load tests that break, empty and storm what they load."""
+"""The load scenarios for replicas, idle crowds, storms and churn, and their parser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.load.test_loadtests import (
 _frames = importlib.import_module("labserver.load.frames")
 _owned = importlib.import_module("labserver.load.run.owned")
 
-# The short cut through the protocol
+# The fast parser of frames
 
 bodies = st.binary(max_size=200) | st.integers(60_000, 70_000).map(bytes)
 whole = st.tuples(
@@ -55,7 +55,7 @@ def client() -> ClientProtocol:
 
 
 def stream(messages: list[tuple[Opcode, bytes, int]]) -> bytes:
-    """Return the frames in which a server would send these."""
+    """Return these messages as a server's frames."""
     data = b""
     for opcode, body, parts in messages:
         size = len(body) // parts + 1
@@ -90,8 +90,8 @@ def test_messages_are_those_of_the_protocol_however_the_stream_is_cut(
     [
         (b"\x81\x85abcdefghi", 1002),  # masked
         (b"\x81\x7f" + (2**40).to_bytes(8, "big"), 1009),  # a terabyte
-        (b"\x80\x01a", 1002),  # goes on with nothing
-        (b"\xc1\x01a", 1002),  # an extension that nobody agreed on
+        (b"\x80\x01a", 1002),  # a continuation without a beginning
+        (b"\xc1\x01a", 1002),  # an extension that was not negotiated
     ],
 )
 def test_what_no_server_may_send_ends_the_connection(data: bytes, code: int) -> None:
@@ -143,13 +143,13 @@ async def test_paused_redis_delays_publishes_and_loses_none(tmp_path: Path) -> N
     found = figures(tmp_path)
     tally = found["completeness"]["replicas/members"]
     assert tally["delivered"] == tally["expected"] == 4 * found["published"]["replicas"]
-    # They waited as long as Redis did, and the clock ran from when they were due.
+    # Messages waited as long as Redis was frozen; latency counts from their due time.
     assert found["latency_from_due_us"]["replicas/same replica"]["max"] > 1_500_000
 
 
 @pytest.mark.timeout(90)
 async def test_dead_peer_that_is_there_at_the_end_fails_the_run(tmp_path: Path) -> None:
-    # It takes two seconds longer than it may, and the run is over before.
+    # The mistake is two seconds too slow, and the run ends before that.
     mistake = ("--mistake", "close-instead-of-abort", "--heartbeat-interval", "0.2")
     async with running_replica("resume", *mistake, secret=SECRET) as replica:
         code, out, err = await locust(
@@ -168,11 +168,11 @@ async def test_dead_peer_that_is_there_at_the_end_fails_the_run(tmp_path: Path) 
 async def test_dead_peer_is_kept_longer_by_a_server_that_stood_still(
     tmp_path: Path,
 ) -> None:
-    """A standstill delays a judgement by no more than itself; that is no failure."""
+    """A stall delays the decision by its own length at most; that is no failure."""
     async with running_replica(
         "resume", "--heartbeat-interval", "2", secret=SECRET
     ) as replica:
-        # Nobody publishes before all have joined.
+        # The first message is published after all members have joined.
         there = reached(replica.url, messages_published_total=1)
         gone = reached(replica.url, peers_dead_total=1)
         stopped = False
@@ -182,9 +182,7 @@ async def test_dead_peer_is_kept_longer_by_a_server_that_stood_still(
             if not stopped and await there():
                 stopped = True
                 replica.process.send_signal(signal.SIGSTOP)
-                await asyncio.sleep(
-                    6
-                )  # the stall: three intervals, of two and a second
+                await asyncio.sleep(6)  # a stall of three intervals
                 replica.process.send_signal(signal.SIGCONT)
             return stopped and await gone()
 
@@ -203,7 +201,7 @@ async def test_dead_peer_is_kept_longer_by_a_server_that_stood_still(
 
 @pytest.mark.timeout(90)
 async def test_storm_idle_crowd_and_churn_add_up_over_processes(tmp_path: Path) -> None:
-    """One run for three scenarios: to start Locust takes longer than they do."""
+    """One run for three scenarios: Locust takes longer to start than they take."""
     async with running_replica(
         "resume", "--heartbeat-interval", "1.5", secret=SECRET
     ) as replica:
@@ -308,7 +306,7 @@ async def test_page_says_in_a_sentence_what_it_will_not_load(
 
 
 def listening(process: int) -> int:
-    """Return the port that a process listens on, 0 as long as there is none."""
+    """Return the port that a process listens on; 0 if there is none yet."""
     with contextlib.suppress(psutil.Error):
         for each in psutil.Process(process).net_connections("tcp"):
             if each.status == psutil.CONN_LISTEN:

@@ -1,4 +1,4 @@
-"""The load tests: real servers, and Locust as the subprocess that it must be."""
+"""The load tests: real servers, and Locust in a subprocess."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 LOADTESTS = ROOT / "loadtests"
 SECRET = "a secret of thirty-two bytes or more"
 
-# These four are pure. The others import gevent, which changes the process it is in.
+# These four modules are pure. The others import gevent, which patches its process.
 _hist = importlib.import_module("labserver.load.figures.histogram")
 _audit = importlib.import_module("labserver.load.figures.audit")
 _record = importlib.import_module("labserver.load.figures.record")
@@ -152,7 +152,7 @@ steps = st.one_of(
 
 @given(st.integers(0, 5), st.lists(steps, max_size=30), st.integers(0, 12))
 def test_audit_says_what_the_oracle_says(start, stream, straight) -> None:
-    """The two integers of a well-behaved stream stand for all that an oracle knows."""
+    """For a stream in order, two integers say everything that the oracle says."""
     joined = {"type": "joined", "epoch": "one", "seq": start, "recovered": False}
     straight_on = [
         {"type": "message", "seq": start + 1 + each} for each in range(straight)
@@ -215,7 +215,7 @@ def test_one_loss_in_a_thousand_is_counted_exactly() -> None:
 
 
 def test_tail_loss_is_seen_across_processes() -> None:
-    """The process of the publisher knows the top, that of the reader its end."""
+    """The publisher's process knows the newest seq, the reader's process its last."""
     parts = [heard(1, 2, 3, last=0), heard(last=9)]
     parts[1].ends.clear()
     texts = [json.dumps(part.as_json()) for part in parts]
@@ -308,7 +308,7 @@ def test_dead_peer_that_is_kept_fails_a_run_of_a_server_never_late(
     assert ("beyond two intervals" in str(verdict)) == (code == 1)
 
 
-# What Locust collects
+# The files that Locust loads
 
 
 def collected() -> list[Path]:
@@ -322,7 +322,7 @@ def classes(path: Path) -> list[ast.ClassDef]:
 
 @pytest.mark.parametrize("path", collected(), ids=lambda path: path.stem)
 def test_scenario_file_holds_only_concrete_users(path: Path) -> None:
-    """Locust loads each as a module of its own: anything shared would exist twice."""
+    """Locust loads each file as its own module: shared code would exist twice."""
     kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.ClassDef)
     assert all(isinstance(node, kinds) for node in ast.parse(path.read_text()).body)
     for each in classes(path):
@@ -369,7 +369,7 @@ Condition = Callable[[], Awaitable[bool]]
 async def started(
     *arguments: str, **variables: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start Locust without its page; end it with the block."""
+    """Start Locust without its page; it ends with the block."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "locust", "-f", "loadtests", "--headless", *arguments),
@@ -394,10 +394,10 @@ async def locust(
     """Run Locust without its page; return exit code, stdout and stderr.
 
     Args:
-        arguments: Of Locust.
-        until: When this holds, Ctrl-C in a terminal: every process of it is told. So
-            a run is as long as a slow machine needs.
-        variables: Of its environment.
+        arguments: Arguments of Locust.
+        until: When this holds, all its processes get SIGINT, as after Ctrl-C. So a run
+            is as long as a slow machine needs.
+        variables: Variables of its environment.
 
     """
     async with started("--only-summary", *arguments, **variables) as process:
@@ -413,7 +413,7 @@ async def locust(
 
 
 def reached(url: str, **least: int) -> Condition:
-    """Return whether figures of ``/metrics`` are at least so much."""
+    """Return a function that checks whether metrics have reached these values."""
     page = url.replace("ws", "http", 1) + "/metrics"
 
     def look() -> bool:
@@ -428,7 +428,7 @@ def reached(url: str, **least: int) -> Condition:
 
 
 def written(results: Path) -> Path | None:
-    """Return the folder of the only run, None when there was no run."""
+    """Return the folder of the only run; None if there was no run."""
     folders = list(results.iterdir())
     assert len(folders) <= 1
     return folders[0] if folders else None
@@ -447,7 +447,7 @@ async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
         code, out, err = await locust(
             *("--host", replica.url, "-u", "30", "-r", "30", "-t", "40s", "--probe"),
             *("--results", str(tmp_path), "--lag-limit", "10000"),
-            # 20 of the connections are the probe's.
+            # The probe has 20 of the connections.
             until=reached(replica.url, connections=40, messages_published_total=200),
             LAB_SECRET=SECRET,
         )
@@ -472,10 +472,10 @@ async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
 
 
 class LossyServer:
-    """Speaks the contract, and loses one delivery in a thousand.
+    """A server that speaks the contract, and loses one delivery in a thousand.
 
     Args:
-        delay: Seconds that a message takes.
+        delay: Seconds before a message is delivered.
 
     """
 
@@ -572,7 +572,7 @@ async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> 
 async def test_user_comes_back_after_a_passing_refusal(
     answer: int | None, tmp_path: Path
 ) -> None:
-    """None: the server hangs up in the middle of the handshake."""
+    """The answer None stands for a server that hangs up during the handshake."""
     server, refused = LossyServer(), 0
 
     def refuse(connection: ServerConnection, request: Request) -> Response | None:
@@ -600,7 +600,7 @@ async def test_user_comes_back_after_a_passing_refusal(
             LAB_TOKEN="any",
         )
     assert (len(server.members), refused) == (2, 1), out
-    # During the drain at the end of a run even those come back that stayed away.
+    # Not only in the drain at the end of a run, when every user connects again.
     assert figures(tmp_path)["generator"]["seconds"] < 25, out
 
 
@@ -619,7 +619,7 @@ async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
     found = figures(tmp_path)
     tally = found["completeness"]["replicas/members"]
     assert tally["delivered"] == tally["expected"] > 0
-    # Eight members, each of whom got everything: the publisher hears itself too.
+    # Each of eight members got every message, the publisher included.
     assert tally["expected"] == 8 * found["published"]["replicas"]
     latency = found["latency_from_due_us"]
     sides = [latency[f"replicas/{side} replica"]["count"] for side in ("same", "other")]
@@ -674,7 +674,7 @@ async def test_worker_that_died_is_missed_though_another_took_its_place(
 @pytest.mark.timeout(60)
 async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets it
+        listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else can use it
         closed = f"ws://127.0.0.1:{listener.getsockname()[1]}"
         cases = [
             (3, "no server answers at", ("--host", closed), {"LAB_SECRET": SECRET}),
@@ -716,7 +716,7 @@ for kind in (
 
 
 async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
-    """A dead peer reads at the end what came long before: nobody was too busy."""
+    """Users that play dead or slow peers read late on purpose, not for lack of time."""
     assert (await printed(LATE)).split() == ["1", "0", "0", "0", "0"]
 
 
@@ -737,7 +737,7 @@ print(user.audit.last(), sum(user.record.problems.values()))
 
 
 async def test_nothing_that_a_server_says_ends_a_user() -> None:
-    """Somebody else's message counts; what cannot be read is a problem of the run."""
+    """Messages with foreign payloads count; unreadable ones are counted as problems."""
     assert (await printed(STRANGE)).split() == ["3", "7"]
 
 
@@ -761,7 +761,7 @@ busy.join()
 
 
 async def test_ctrl_c_ends_no_user_that_happens_to_run() -> None:
-    """It would end in the middle of a message, which is then lost by nobody's fault."""
+    """A user that ended in the middle of a message would make it look lost."""
     said = (await printed(INTERRUPTED)).splitlines()
     assert said == ["a user goes on", "the main greenlet is told"]
 

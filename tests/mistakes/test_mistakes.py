@@ -1,4 +1,4 @@
-"""Every promise can fail: each probe goes red on its mistakes, for the right reason."""
+"""Every promise can fail: each probe fails on its mistakes, for the right reason."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ CRASHES = {"unguarded-parse"}  # where an exception is the point
 
 
 def world_of(name: str, stage: str, redis_url: str) -> World:
-    # What never comes is waited for a second. The right version is given more time
-    # (test_promises.py), though it needs a few milliseconds.
+    # A probe waits one second for a message that never comes. The right version gets
+    # more time (test_promises.py), though it needs a few milliseconds.
     patience = 1.0 if "in vain" in REASONS[name] else PATIENCE
     return World(stage, redis_url, mistake=name, patience=patience)
 
@@ -84,7 +84,7 @@ async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
     interval, count = 0.5, 8
 
     async def left(*arguments: str) -> float:
-        """Return how many connections are left two intervals after all went silent."""
+        """Return how many connections are left two intervals after all fell silent."""
         async with running_replica(
             *("heartbeat", "--heartbeat-interval", str(interval), *arguments),
             secret=SECRET,

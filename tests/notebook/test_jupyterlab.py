@@ -1,4 +1,4 @@
-"""A chapter in the real JupyterLab in a real browser: opened, run, solved by typing."""
+"""A chapter in a real JupyterLab and a real browser: opened, run, solved by typing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def lab(folder: Path) -> AsyncIterator[str]:
                 assert line, "JupyterLab ended"
                 if found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", line):
                     break
-        # It goes on talking, and would stop at a full pipe.
+        # JupyterLab goes on to log, and would block on a full pipe.
         reading = asyncio.create_task(process.stderr.read())
         yield found.group()
     finally:
@@ -65,7 +65,7 @@ async def lab(folder: Path) -> AsyncIterator[str]:
 
 
 def copied(name: str, folder: Path) -> None:
-    """Put a chapter as it is before anybody ran it where JupyterLab finds it."""
+    """Copy a chapter, without outputs, to the folder of JupyterLab."""
     (folder / "notebooks").mkdir()
     nbformat.write(chapter(name), folder / "notebooks" / f"{name}.ipynb")
 
@@ -94,7 +94,7 @@ class Chapter:
     async def cell(self, starts: str) -> Any:
         """Return the code cell whose source starts so, scrolled into view.
 
-        JupyterLab draws what is in view only, so the way there is by the wheel.
+        JupyterLab only draws cells in view, so this scrolls with the mouse wheel.
         """
         sources = [each.source for each in self.notebook.cells]
         (place,) = [i for i, text in enumerate(sources) if text.startswith(starts)]
@@ -120,14 +120,14 @@ class Chapter:
         await self.expect(output).to_contain_text(text, timeout=RUN_TIME)
 
     async def type(self, starts: str, lines: list[str]) -> None:
-        """Replace a cell's source by typing, as fast as the keyboard takes it."""
+        """Replace a cell's source by typing."""
         editor = (await self.cell(starts)).locator(".cm-content")
         await editor.click()
         await self.tab.keyboard.press("ControlOrMeta+a")
         for number, line in enumerate(lines):
             if number:
                 await self.tab.keyboard.press("Enter")
-            # The editor indents what follows a colon by itself, as it does for people.
+            # The editor indents lines after a colon by itself.
             await self.tab.keyboard.type(line.strip())
 
     async def run_here(self) -> None:
@@ -135,14 +135,14 @@ class Chapter:
         await self.tab.keyboard.press("Shift+Enter")
 
     async def picture(self, starts: str) -> int:
-        """Return the width of the picture under a cell, as the browser drew it."""
+        """Return the width of the picture under a cell, in the browser's pixels."""
         image = (await self.cell(starts)).locator(".jp-OutputArea img")
         await self.expect(image).to_be_visible(timeout=RUN_TIME)
         width: int = await image.evaluate("image => image.naturalWidth")
         return width
 
     async def shoot(self, name: str) -> None:
-        """Keep what is to be seen, where SHOTS names a folder."""
+        """Save a screenshot if the variable SHOTS names a folder."""
         if folder := os.environ.get("SHOTS"):
             await self.tab.screenshot(path=Path(folder) / f"lab-{name}.png")
 

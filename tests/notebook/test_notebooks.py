@@ -1,4 +1,4 @@
-"""Chapters run from top to bottom, teach what they say, and store nothing private."""
+"""Chapters run from top to bottom, show what they claim, and store nothing private."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 CHAPTERS = sorted(path.stem for path in (FOLDER / "source").glob("*.py"))
 CHAPTER_LIMIT = 60.0  # seconds
 CELL_LIMIT = 5.0
-BUSY = 3  # a machine that runs tests is so many times slower, at worst
+BUSY = 3  # a machine that runs other tests is at most so many times slower
 STORED_LIMIT = 150 * 1024  # bytes of a stored chapter
 THUMBNAIL_LIMIT = 16 * 1024
 
@@ -61,7 +61,7 @@ def stored(name: str) -> NotebookNode:
 
 
 def verdicts(notebook: NotebookNode) -> list[str]:
-    """Return what the chapter's checks said."""
+    """Return the output of the chapter's checks."""
     return [
         output.data["text/plain"]
         for cell in code(notebook)
@@ -92,8 +92,8 @@ async def run(notebook: NotebookNode) -> tuple[NotebookNode, list[float]]:
 @pytest.mark.timeout(BUSY * CHAPTER_LIMIT)
 @pytest.mark.parametrize("name", CHAPTERS)
 async def test_chapter_runs_unsolved_and_then_solved_within_its_time(name: str) -> None:
-    # In a fresh kernel; an error in any cell raises here. The learner solves the
-    # exercise when all else has run: no other section depends on it, see below.
+    # In a fresh kernel; an error in any cell raises here. The exercise is solved after
+    # everything else has run: no other section depends on it, see below.
     notebook = chapter(name)
     solution = build.exercise(build.solved(chapter(name)))
     (check_again,) = [c for c in notebook.cells if c.source.startswith("check(")]
@@ -109,7 +109,7 @@ async def test_chapter_runs_unsolved_and_then_solved_within_its_time(name: str) 
 
 
 def defined(source: str) -> Any:
-    """Return the function that a cell defines last."""
+    """Return the last function that a cell defines."""
     names: dict[str, Any] = {}
     exec(source, names)
     return [value for value in names.values() if hasattr(value, "__code__")][-1]
@@ -197,7 +197,7 @@ def test_every_exercise_belongs_to_a_chapter() -> None:
     assert asked == set(EXERCISES)
 
 
-# What is stored
+# Stored chapters
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -264,7 +264,7 @@ def test_chapter_has_the_form_of_a_chapter(name: str) -> None:
 
 
 def sections(notebook: NotebookNode) -> dict[str, list[str]]:
-    """Return the code under each heading; what is observed belongs to its run."""
+    """Return the code by heading; the section "Observe" belongs to "Run"."""
     found: dict[str, list[str]] = {"": []}
     title = ""
     for cell in notebook.cells:
@@ -349,7 +349,7 @@ def test_chapter_brings_no_locust_and_no_pyplot_into_the_kernel(name: str) -> No
     assert not re.search(r"import locust|from locust|pyplot|ipywidgets", text)
 
 
-# What a chapter measures
+# Measurements of chapters
 
 
 async def test_measurement_goes_on_after_redis_stood_still() -> None:
@@ -364,7 +364,7 @@ async def test_measurement_goes_on_after_redis_stood_still() -> None:
         assert ann.of("error")
 
 
-# What a chapter starts is stopped
+# Processes that a chapter starts are stopped
 
 ENDLESS = """
 import asyncio
@@ -411,7 +411,7 @@ async def printed(client: NotebookClient) -> str:
 async def test_server_is_stopped_when_its_cell_ends_early(how: str, cell: str) -> None:
     client = build.client(nbformat.v4.new_notebook())
     async with client.async_setup_kernel():
-        # Otherwise the kernel drops what is asked while the error is on its way.
+        # Otherwise the kernel drops later requests while the error is on its way.
         client.kc.execute(cell, stop_on_error=False)
         pid = int(await printed(client))
         assert not gone(pid)

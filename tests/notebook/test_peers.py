@@ -1,4 +1,4 @@
-"""The peers of the chapters: what they say, and what they hear."""
+"""The peers of the chapters: sending and receiving."""
 
 from __future__ import annotations
 

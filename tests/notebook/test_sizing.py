@@ -1,4 +1,4 @@
-"""The cost model of chapter 10: it finds what it is made from, and keeps its word."""
+"""The cost model of chapter 10: it finds known costs, and predicts from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COSTS = Costs(
 
 
 def entry(members: int, count: int, copies: int = 1, listeners: int = 0) -> Entry:
-    """Return a run in which everything cost exactly what it costs."""
+    """Return a run whose CPU time is exactly what ``COSTS`` says."""
     here = (copies - 1) * (COSTS.heard + COSTS.delivery)
     first = COSTS.publish + here
     second = COSTS.heard + members * COSTS.delivery

@@ -18,7 +18,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @asynccontextmanager
 async def echoing() -> AsyncIterator[int]:
-    """Run a server that sends back what it gets; the value is its port."""
+    """Run a server that sends back its input; yields its port."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,7 +117,7 @@ async def test_throttled_way_is_slow(net: Proxy) -> None:
     async with dial(net) as streams:
         started = loop.time()
         await say(streams, b"x" * 40_000)
-        assert loop.time() - started >= 0.2 - 0.002  # uvloop's are whole milliseconds
+        assert loop.time() - started >= 0.2 - 0.002  # uvloop counts whole milliseconds
 
 
 async def test_cut_ends_connections_and_new_ones_work(net: Proxy) -> None:

@@ -46,7 +46,7 @@ async def two_replicas(
 async def ann_and_bob(
     running: Running,
 ) -> AsyncIterator[tuple[RedisCluster, LabServer, Peer, Peer]]:
-    """A cluster, the server that bob is on, ann on another one, and bob."""
+    """Run a cluster and two servers; yields the cluster, bob's server, ann and bob."""
     async with (
         redis_cluster() as cluster,
         two_replicas(running, cluster) as (one, two),
@@ -57,7 +57,7 @@ async def ann_and_bob(
 
 
 async def publish(ann: Peer, room: str, number: int) -> int:
-    """Publish until it is acknowledged, as a client with a key does."""
+    """Publish with a key until it is acknowledged; return the seq."""
     while True:
         answer = await ann.ask(
             type="publish", room=room, payload=number, key=f"{room} {number}"
@@ -91,7 +91,7 @@ async def test_rooms_of_all_slots_are_carried(running: Running) -> None:
                 said = [each["payload"] for each in heard if each["room"] == room]
                 assert said == [0, 1, 2]
         async with peer(two, "bob") as bob:
-            # And who comes back gets what was missed, from whichever server it is on.
+            # A client that comes back gets what it missed, on either server.
             for room in rooms:
                 joined = await bob.ask(type="join", room=room)
                 after = {"epoch": joined["epoch"], "seq": 1}
@@ -115,7 +115,7 @@ async def test_dead_primary_costs_nothing_that_its_replica_had(
             }
             primary = await cluster.owner("red")
             async with Redis.from_url(primary.url) as redis:
-                await redis.wait(1, 5000)  # the replica has all of it
+                await redis.wait(1, 5000)  # until the replica has everything
             primary.stop()
             second = [await publish(ann, "red", number) for number in range(100, 200)]
             assert await cluster.owner("red") is not primary
@@ -126,7 +126,7 @@ async def test_dead_primary_costs_nothing_that_its_replica_had(
                 assert lost(oracle, "red", first + second) == []
                 assert oracle.cursor("red")["epoch"] != places[member]["epoch"]
         async with peer(two, "bob") as bob:
-            # A cursor of the time before the death still says where to go on.
+            # A cursor from before the death is still valid.
             joined = await bob.join("red", after=places[eve] | {"seq": 90})
             assert joined["recovered"]
             missed = [(await bob.recv())["seq"] for _ in range(110)]
@@ -136,7 +136,7 @@ async def test_dead_primary_costs_nothing_that_its_replica_had(
 async def test_tail_that_the_replica_never_had_is_told_and_not_numbered_again(
     running: Running,
 ) -> None:
-    """Redis replicates after it has answered: that window is its promise, not ours."""
+    """Redis answers before it replicates, so it may lose acknowledged messages."""
     async with ann_and_bob(running) as (cluster, two, ann, bob):
         oracle = Oracle()
         oracle.saw(await bob.join("red"))
@@ -156,11 +156,11 @@ async def test_tail_that_the_replica_never_had_is_told_and_not_numbered_again(
             replica.signal(signal.SIGCONT)
         await promoted(cluster, "red", primary)
         later = [await publish(ann, "red", number) for number in range(20, 25)]
-        assert later[0] == kept[-1] + 1  # the new primary knows no better ...
+        assert later[0] == kept[-1] + 1  # the new primary does not know the tail ...
         told = await bob.until("joined")
-        assert told["recovered"] is False  # ... and everyone learns it
+        assert told["recovered"] is False  # ... and the members are told
         assert told["epoch"] != before["epoch"]
-        # Nobody is given the new message of that number for the old one.
+        # The new message with an old number is not taken for the old message.
         assert not (await bob.join("red", after=before))["recovered"]
 
 
@@ -218,7 +218,7 @@ async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
         async def taken() -> bool:
             try:
                 await target.ask("CLUSTER", "ADDSLOTSRANGE", *slots)
-            except ResponseError:  # somebody's gossip was still under way
+            except ResponseError:  # not all servers of the cluster know the move yet
                 await target.ask("CLUSTER", "DELSLOTSRANGE", *slots)
                 return False
             return True
@@ -233,7 +233,7 @@ async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
 async def test_server_whose_name_the_cluster_does_not_know_is_where_it_was_asked(
     preferred: str, running: Running
 ) -> None:
-    """Redis says ``?`` for a host name that nobody gave, and nothing where it may."""
+    """Redis answers ``?`` for a host name that is not set, or nil if it may."""
     async with redis_cluster() as cluster:
         for server in cluster.servers:
             option = "cluster-preferred-endpoint-type"

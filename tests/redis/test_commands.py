@@ -1,4 +1,4 @@
-"""What Redis answers is believed only as the answer to what it was asked."""
+"""An answer of Redis is only accepted for the call that it answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labserver.processes.faults import Proxy
 from tests.conftest import Peer, Running, eventually, peer
 from tests.redis.test_link import hears, net_to_redis
 
-# A simple answer, the answers of two other scripts, and what is no answer at all.
+# A simple answer, the answers of two other scripts, and a string that is no answer.
 STRAYS = [
     b"+OK\r\n",
     b":1\r\n",
@@ -22,7 +22,7 @@ STRAYS = [
 
 
 def say(net: Proxy, data: bytes) -> None:
-    """Say something to each client of a network, in the name of the server."""
+    """Send bytes to each client of a proxy, as if they came from the server."""
     for writer in net.writers:
         if writer.get_extra_info("sockname")[1] == net.port:
             writer.write(data)
@@ -51,7 +51,7 @@ async def test_stray_answer_is_taken_for_nothing_and_ends_the_connection(
             answer = await ann.ask(type="publish", room="red", payload=number)
             if answer["type"] == "ack":
                 said[answer["seq"]] = number
-        await eventually(lambda: joined(bob, "green"))  # from now on all is well
+        await eventually(lambda: joined(bob, "green"))  # the connection works again
         after = {"epoch": place["epoch"], "seq": 0}
         now = await bob.join("red", after=after)
         assert now["recovered"]
@@ -64,7 +64,7 @@ async def test_stray_answer_is_taken_for_nothing_and_ends_the_connection(
 async def test_much_that_is_published_at_once_does_not_have_to_be_stored_at_once(
     running: Running,
 ) -> None:
-    """It takes the network longer than Redis has to answer, and Redis answers."""
+    """The network needs longer than the deadline of an answer, and Redis answers."""
     async with (
         net_to_redis() as (_, net),
         running("resume", redis=f"redis://127.0.0.1:{net.port}") as server,

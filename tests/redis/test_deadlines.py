@@ -1,4 +1,4 @@
-"""A server that stood still looks at what has come before it gives anybody up."""
+"""A server that stalled reads its sockets before it decides that a peer is silent."""
 
 from __future__ import annotations
 

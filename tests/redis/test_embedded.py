@@ -1,4 +1,4 @@
-"""The embedded Redis: a real one that nobody installed and nobody has to end."""
+"""The embedded Redis: a real one that nobody has to install or to stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import eventually
 
 
 def processes_with(word: str) -> list[int]:
-    """Return the processes whose command line has a word in it (Linux)."""
+    """Return the processes whose command line contains a word (Linux)."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

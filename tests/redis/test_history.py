@@ -1,4 +1,4 @@
-"""Many come back at once, to much that was said: each has it, and nobody waits long."""
+"""Many clients come back to long histories: each gets its part, and none waits long."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = 4000  # bytes of a message
 
 @asynccontextmanager
 async def behind_a_network(running: Running) -> AsyncIterator[tuple[LabServer, Proxy]]:
-    """Run a server whose way to Redis can be slow."""
+    """Run a server behind a proxy that can slow down its connection to Redis."""
     async with (
         net_to_redis() as (_, net),
         running("resume", redis=f"redis://127.0.0.1:{net.port}") as server,
@@ -29,7 +29,7 @@ async def behind_a_network(running: Running) -> AsyncIterator[tuple[LabServer, P
 
 
 async def room_of(ann: Peer, room: str, count: int) -> dict[str, object]:
-    """Fill a room; return the place before all of it."""
+    """Fill a room; return the cursor from before its first message."""
     joined = await ann.join(room)
     await ann.ask(type="leave", room=room)
     await ann.publish(room, count, SIZE)
@@ -44,7 +44,7 @@ async def crowd(stack: AsyncExitStack, server: LabServer, count: int) -> list[Pe
 
 
 async def test_crowd_that_returns_shares_one_reading(running: Running) -> None:
-    """Read for each, it would be 40 MB, and take longer than Redis has to answer."""
+    """One reading for each client would be 40 MB, too slow for the deadline."""
     async with behind_a_network(running) as (server, net), AsyncExitStack() as stack:
         async with peer(server) as ann:
             place = await room_of(ann, "red", 200)
@@ -64,7 +64,7 @@ async def test_crowd_that_returns_shares_one_reading(running: Running) -> None:
 
 
 async def test_long_histories_keep_no_message_waiting(running: Running) -> None:
-    """Eight rooms of 800 KB, through a network that needs longer than the deadline."""
+    """Eight rooms of 800 KB over a network that needs longer than the deadline."""
     rooms = [f"room-{number}" for number in range(8)]
     async with behind_a_network(running) as (server, net), AsyncExitStack() as stack:
         async with peer(server) as ann:
@@ -76,7 +76,7 @@ async def test_long_histories_keep_no_message_waiting(running: Running) -> None:
             asyncio.create_task(each.join(room, after=place))
             for each, room, place in zip(back, rooms, places, strict=True)
         ]
-        # While they are being read, others go first.
+        # While the histories are read, other commands go first.
         assert await eve.publish("green", 1) == [1]
         assert not all(each.done() for each in joins)
         for each in back:
@@ -130,7 +130,7 @@ async def test_replica_that_was_away_for_longer_than_messages_live_gets_the_youn
         await ann.join("red")
         await bob.publish("red", 1)
         assert (await ann.until("message"))["seq"] == 1
-        # Nobody hears of these, and the first are too old when somebody asks.
+        # These are stored, not published; the first are too old when a client asks.
         for seq in range(2, 12):
             body = b'"from":"bob","payload":"%b"}' % (b"x" * 400)
             entry = {"t": 1 if seq < 8 else 2**52, "b": body}

@@ -1,4 +1,4 @@
-"""One way to Redis is dead and the other works: who is deaf, and who is told."""
+"""One of a server's two connections to Redis is dead, and the other works."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import DEADLINE, Peer, Running, eventually, peer
 
 @asynccontextmanager
 async def net_to_redis() -> AsyncIterator[tuple[str, Proxy]]:
-    """Run a Redis; the value is its URL, and a network between it and who asks."""
+    """Run a Redis behind a proxy; yields the URL of Redis, and the proxy."""
     (port,) = free_ports(1)
     async with (
         embedded_redis("--port", str(port)) as redis,
@@ -45,7 +45,7 @@ async def test_silent_link_is_noticed_though_commands_work(running: Running) -> 
         peer(two, "bob") as bob,
     ):
         await hears(one)
-        # The link of one server, and nothing else, goes by way of the network.
+        # Only the link of one server goes through the proxy.
         link = one.parts.broker.redis.node.link
         generation = link.generation
         link.connections = pool(f"redis://127.0.0.1:{net.port}")
@@ -56,7 +56,7 @@ async def test_silent_link_is_noticed_though_commands_work(running: Running) -> 
         assert (await bob.ask(type="publish", room="red", payload=1))["seq"] == 1
         assert (await ann.until("message"))["seq"] == 1
         net.freeze()
-        # Nobody is told: the connection stands, and publishing goes on.
+        # Nothing shows it: the connection stays open, and publishing works.
         for number in (2, 3):
             answer = await ann.ask(type="publish", room="red", payload=number)
             assert answer["seq"] == number
@@ -78,7 +78,7 @@ async def test_silent_commands_are_answered_though_the_link_works(
     ):
         await hears(one)
         await ann.join("red")
-        # The commands of one server, and nothing else, go by way of the network.
+        # Only the commands of one server go through the proxy.
         commands = one.parts.broker.redis.node.commands
         commands.connections = pool(f"redis://127.0.0.1:{net.port}")
         async with Redis.from_url(url) as redis:
@@ -87,7 +87,7 @@ async def test_silent_commands_are_answered_though_the_link_works(
         await eventually(lambda: published(ann))
         net.freeze()
         await ann.send(type="publish", room="red", payload="nobody knows")
-        # What the others say still comes, until the link misses its probe.
+        # Messages of others still arrive, until the link misses its probe.
         said = await bob.ask(type="publish", room="red", payload="said")
         while (await ann.until("message"))["seq"] < said["seq"]:
             pass
@@ -101,11 +101,11 @@ async def test_silent_commands_are_answered_though_the_link_works(
 async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
     breaks: bool, stage: str, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is said while the answer to its join is on the way, the link broken or not.
+    """Messages arrive while the answer to the join is on its way; the link may break.
 
-    Where the link broke and nothing is remembered, it is told.
+    If the link broke and there is no history, the client is told of a gap.
     """
-    # No probe is under way when the join is sent: it would go behind it.
+    # No probe is under way when the join is sent: the join would wait behind it.
     monkeypatch.setattr(redis_link, "PROBE_INTERVAL", 60)
     monkeypatch.setattr(redis_link, "SILENCE", 60)
     async with (
@@ -116,16 +116,16 @@ async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
         peer(two, "bob") as bob,
     ):
         await hears(one)
-        # The commands of one server, and nothing else, go by way of the network.
+        # Only the commands of one server go through the proxy.
         node = one.parts.broker.redis.node
         node.commands.connections = pool(f"redis://127.0.0.1:{net.port}")
         async with Redis.from_url(url) as redis:
             await redis.client_kill_filter(_type="normal", skipme=True)
             await eventually(lambda: published(ann, "other"))
-            await redis.script_load(answering(READ))  # not to be asked for it
+            await redis.script_load(answering(READ))  # saves a round trip
             await eventually(lambda: published(bob, "other"))
             assert net.writers
-            # Ann's join is read, but the answer stays on the way.
+            # Redis gets ann's join, but the answer does not arrive.
             net.down.freeze()
             await ann.send(type="join", room="red", ref="join")
             await eventually(lambda: redis.exists("lab:{red}"))
@@ -136,7 +136,7 @@ async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
             await eventually(lambda: node.link.generation == generation + breaks)
             await eventually(lambda: not node.link.asked)
             await eventually(lambda: published(bob, "red"))
-            # The link has heard it when it hears what was said after it.
+            # When the link has heard this probe, it has heard the messages before it.
             probed = node.link.probed
             await redis.publish(redis_link.channel_of(node.link.probe), "")
             await eventually(lambda: node.link.probed > probed)

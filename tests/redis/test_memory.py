@@ -1,4 +1,4 @@
-"""A Redis that somebody fills: the others go on."""
+"""One user fills Redis, and the others go on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Peer, Running, eventually, peer
 pytestmark = pytest.mark.timeout(60)
 MOST = 32 * 2**20  # bytes of Redis's memory
 LARGE = "x" * 60_000
-ANY_RATE = {"message_rate_limit": 0.0}  # of many connections, say
+ANY_RATE = {"message_rate_limit": 0.0}  # as fast as many connections would be
 
 
 async def hear(*servers: LabServer) -> None:
@@ -54,7 +54,7 @@ async def test_messages_to_rooms_that_nobody_is_in_fill_no_redis(
 async def test_rooms_of_who_fills_redis_are_forgotten_and_no_other_s(
     running: Running,
 ) -> None:
-    """Whoever joins first has messages remembered, on several replicas, too."""
+    """A user fills Redis from two replicas; another user's history stays."""
     async with (
         embedded_redis("--maxmemory", str(MOST)) as redis,
         running("resume", redis=redis.url, **ANY_RATE) as one,

@@ -1,4 +1,4 @@
-"""How a connection ends, whatever its peer does meanwhile."""
+"""How a connection ends, whatever its peer does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.raw_sockets import (
     upgrade,
 )
 
-# What ends a connection: a goodbye, or what no client may send.
+# Bytes that end a connection: a goodbye, or frames that no client may send.
 ENDS = {
     "close": masked(CLOSE, b"\x03\xe8"),
     "close inside a message": masked(TEXT, b"[", fin=False) + masked(CLOSE),
@@ -48,7 +48,7 @@ ENDS = {
 
 
 async def trickle(client: Raw) -> None:
-    """Give signs of life, a byte at a time, until the socket is closed."""
+    """Send one byte after another until the socket is closed."""
     while not client.writer.is_closing():
         client.send(b"\x81")
         await asyncio.sleep(0.05)
@@ -108,7 +108,7 @@ async def test_zombie_is_not_seen_and_gives_its_place_back(running: Running) -> 
 async def test_who_hangs_up_without_reading_is_not_waited_for(
     running: Running,
 ) -> None:
-    """Its end of the stream has come, but what lies in the buffer is never taken."""
+    """Its end of the stream has arrived, but it never takes the server's buffer."""
 
     def held(server: LabServer) -> int:
         return connection_of(server, "ann").transport.get_write_buffer_size()
@@ -162,7 +162,7 @@ async def test_who_left_while_it_joined_is_no_member(running: Running) -> None:
             await eventually(lambda: not server.connections)
 
 
-# Before the end: what began and does not come
+# Before the end: messages that begin and do not end
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ async def test_message_that_began_must_come_to_its_end(
             assert await client.close_code() == 4409
             if begun[0] == TEXT:
                 pings.cancel()
-        # A message that comes slowly, and a stream that never stops at an end.
+        # A message that comes slowly, and a stream of messages without a pause.
         async with raw_peer(server) as client:
             for _ in range(10):
                 client.send(masked(TEXT, b"1" * 200)[100:] if _ else b"")
@@ -193,7 +193,7 @@ async def test_message_that_began_must_come_to_its_end(
 
 
 async def ping_on(client: Raw) -> None:
-    """Give signs of life until the socket is closed."""
+    """Send pings until the socket is closed."""
     while not client.writer.is_closing():
         client.send(masked(PING))
         await asyncio.sleep(0.05)
@@ -229,7 +229,7 @@ async def test_fragments_of_a_message_cost_what_they_hold() -> None:
                 client.send(empty + masked(PING))
                 assert await client.frame() == (0x80 | PONG, b"")
             grown = await server.metric("process_resident_memory_bytes") - before
-            assert grown < count * fragments * 30  # as frames they hold 150 each
+            assert grown < count * fragments * 30  # frame objects hold 150 bytes each
             clients[0].send(masked(CONTINUATION, b"1"))
             echo = json.loads((await clients[0].frame())[1])
             assert echo == {"type": "echo", "payload": 1}

@@ -1,4 +1,4 @@
-"""The console page: how it is served, and what it does in a real browser."""
+"""The console page: its files as they are served, and the page in a real browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def source(name: str) -> str:
     return files("labserver.server").joinpath("console", name).read_text()
 
 
-# Served
+# The files
 
 
 KINDS = {
@@ -117,7 +117,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 class Page:
-    """The console in a tab of its own, with what it complained about."""
+    """The console in a tab of its own, with the errors and lines that it logged."""
 
     def __init__(self, tab: Any) -> None:
         self.tab = tab
@@ -155,12 +155,12 @@ class Page:
         await self.press("Flood")
 
     async def shows(self, selector: str, text: str | re.Pattern[str]) -> None:
-        """Wait until the newest of the elements has this text in it."""
+        """Wait until the newest of the elements contains this text."""
         place = self.tab.locator(selector).last
         await self.expect(place).to_contain_text(text, timeout=15_000)
 
     async def tells(self, text: str) -> None:
-        """Wait until the story has a line with this text."""
+        """Wait until the page's story has a line with this text."""
         lines = self.tab.locator("#event-log li").filter(has_text=text)
         await self.expect(lines.first).to_be_attached(timeout=15_000)
 
@@ -244,7 +244,7 @@ class TestInBrowser:
     ) -> None:
         room = f"broken-{stream}"
         ann, bob = await open_page(browser), await open_page(browser)
-        if not stream:  # a browser that has only what every browser has
+        if not stream:  # a browser with WebSocket only, which every browser has
             await bob.tab.add_init_script("delete window.WebSocketStream")
         for page, replica, user in zip(
             (ann, bob), cluster.replicas, ("ann", "bob"), strict=True
@@ -389,7 +389,7 @@ class TestInBrowser:
         await page.open(replica.url, "/#token=nonsense")
         await page.shows("#status", "A new token is needed")
         await page.shows("#connect-problem", "refuses this token")
-        # The rooms, and a better token, continue where that ended.
+        # With a valid token, the page resumes its rooms.
         await page.connect(replica.url, replica.token("ann"), "ann")
         await page.join("lobby")
 
@@ -696,7 +696,7 @@ COUNT_ANNOUNCEMENTS = """() => {
     new MutationObserver(count).observe(announcer, { childList: true });
 }"""
 
-# Text whose contrast to what lies behind it is below 4.5 (WCAG 2.2, 1.4.3).
+# Text whose contrast to its background is below 4.5 (WCAG 2.2, 1.4.3).
 UNREADABLE = """() => {
     const channels = (color) => color.match(/[\\d.]+/g).map(Number);
     const light = (color) => {
@@ -745,7 +745,7 @@ UNNAMED = """() =>
         })
         .map((each) => each.outerHTML)"""
 
-# What is to be hit with a finger (WCAG 2.2, 2.5.8), a label counting with its box.
+# Targets too small for a finger (WCAG 2.2, 2.5.8); a label counts with its checkbox.
 TOO_SMALL = """() =>
     [...document.querySelectorAll("input, select, button")]
         .map((each) => each.closest("label") ?? each)
@@ -767,7 +767,7 @@ FLOOD = 300  # messages
 
 
 def slow_link(policy: str, redis: str) -> Any:
-    """A server that feels at once when a page does not read."""
+    """A server with small buffers, which notices soon when a page does not read."""
     limits = ("--send-buffer", "16384", "--outbox-limit", "65536")
     return running_replica(
         "resume",
@@ -792,14 +792,14 @@ async def flood_slow_page(page: Page, replica: Replica, room: str) -> None:
     await page.tells("Reads 50 messages a second")
     async with Client(replica.url, replica.token("bob")) as bob:
         for _ in range(FLOOD // 10):
-            # What deflate makes small would fit in the network for a long time.
+            # Text that deflate shrinks would take long to fill the network.
             noise = [secrets.token_urlsafe(6000) for _ in range(10)]
             await asyncio.gather(*(bob.publish(room, each) for each in noise))
 
 
 @asynccontextmanager
 async def hostile_server() -> AsyncIterator[str]:
-    """A server that says markup wherever the contract has a string."""
+    """A server that sends markup wherever the contract has a string."""
     status = SimpleNamespace(unready=lambda: None, metrics_page=lambda: b"")
 
     def answer(connection: ServerConnection, request: Request) -> Response | None:
@@ -849,7 +849,7 @@ HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 
 @asynccontextmanager
 async def router(replicas: Iterable[Replica]) -> AsyncIterator[str]:
-    """A router before replicas, on one port: the part of haproxy.cfg that matters."""
+    """A router before replicas, on one port, which does what haproxy.cfg does."""
     if HAPROXY is None:
         pytest.skip("REPLICA WAS NOT KILLED: no haproxy")
     servers = "\n".join(

@@ -29,7 +29,7 @@ class FakeOutbox:
 
 
 class FakeMember:
-    """What the hub needs to know of a connection."""
+    """Stands in for a connection, with what the hub uses of it."""
 
     def __init__(self, variant: Variant = wire.PLAIN) -> None:
         self.variant = variant
@@ -149,7 +149,7 @@ async def test_empty_room_is_forgotten_on_both_sides() -> None:
     assert member.rooms == {"a", "b"}
     hub.remove(member, "a")
     assert (member.rooms, set(hub.rooms), emptied) == ({"b"}, {"b"}, ["a"])
-    hub.remove(member, "a")  # twice is once
+    hub.remove(member, "a")  # a second time does nothing
     hub.remove(member, "never")
     assert emptied == ["a"]
 
@@ -160,7 +160,7 @@ async def test_join_that_fails_leaves_nothing_behind() -> None:
         assert set(hub.rooms) == {"a"}
     assert not hub.rooms
     assert emptied == ["a"]
-    hub.deliver("a", message(1))  # nobody is there to hear it
+    hub.deliver("a", message(1))  # the room has no member
 
 
 async def test_new_epoch_is_told_to_members_and_to_those_who_are_joining() -> None:

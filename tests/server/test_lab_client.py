@@ -1,4 +1,4 @@
-"""The browser's client, in a browser: it comes back, and a room's order is kept."""
+"""lab-client.js in a browser: it reconnects, and keeps the order of requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.chromium import http_of, in_browser, launched
 
 pytestmark = in_browser
 
-# What each script begins with: a client that tries again at once, and what it told.
+# The start of each script: a client that reconnects at once, and a list of its events.
 CLIENT = """async ({ url, token, ...given }) => {
     const { Backoff, LabClient } = await import("/lab-client.js");
     const until = async (condition) => {
@@ -68,7 +68,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 @asynccontextmanager
 async def page_of(browser: Any, url: str, before: str = "") -> AsyncIterator[Any]:
-    """Open a page of a server, from which scripts run."""
+    """Open a page of a server in which scripts can run."""
     context = await browser.new_context()
     page = await context.new_page()
     if before:
@@ -94,7 +94,7 @@ async def scripted(
     converse: Converse,
     refuse: Callable[[ServerConnection, Request], Response | None] | None = None,
 ) -> AsyncIterator[str]:
-    """Run a server that serves the files, and says what a test wants."""
+    """Run a server that serves the files; ``converse`` handles its connections."""
     status = SimpleNamespace(unready=lambda: None, metrics_page=lambda: b"")
 
     def answer(connection: ServerConnection, request: Request) -> Response | None:
@@ -431,10 +431,10 @@ async def test_message_that_is_too_large_fails_with_size_and_limit(
     assert 90_000 < size < 90_200
     assert again[0] == "TooBig"
     assert seq == rest[0] + 1
-    assert connects == 2  # the server said how large once; from then on it is known
+    assert connects == 2  # after one close the client knows the server's limit
 
 
-# Nonsense
+# Messages that cannot be read
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,4 +1,4 @@
-"""Whose rooms are forgotten when all together remember too much."""
+"""The ledger: which rooms are emptied when histories hold too much."""
 
 from __future__ import annotations
 

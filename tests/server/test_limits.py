@@ -10,7 +10,7 @@ from labserver.server.limits import TokenBucket
 
 
 def taken(bucket: TokenBucket, start: float, seconds: float, tries: float) -> int:
-    """Return how many of ``tries`` a second succeed, none of them in debt."""
+    """Return how many of ``tries`` a second succeed; a refusal makes no debt."""
     count = 0
     for number in range(round(seconds * tries)):
         bucket.refill(start + number / tries)
@@ -27,7 +27,7 @@ def test_burst_is_what_may_happen_at_once() -> None:
 
 @pytest.mark.parametrize("rate", [1, 10, 250])
 def test_refills_at_its_rate_after_the_burst(rate: int) -> None:
-    # A bucket that gains one a second whatever its rate passes the test above.
+    # A bucket that gained one token a second at any rate would pass the test above.
     bucket = TokenBucket(rate, 2 * rate, now=0.0)
     assert taken(bucket, 0.0, 1.0, 10_000) == pytest.approx(3 * rate, abs=1)
     assert taken(bucket, 1.0, 10.0, 2_000) == pytest.approx(10 * rate, abs=1)

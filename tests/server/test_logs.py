@@ -1,4 +1,4 @@
-"""What the server logs: what an operator looks for, and never a token."""
+"""The server's log: it has what an operator looks for, and never a token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.plain_http import ask
 
 @pytest.fixture
 def log() -> Iterator[logging.Logger]:
-    """A logger of this test's own, so that no other's settings are touched."""
+    """A logger for one test, so that it changes no other logger's settings."""
     logger = logging.getLogger("labserver.test_logs")
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
@@ -93,7 +93,7 @@ def test_json_has_no_line_break_and_no_escape_that_a_peer_made_up(
     stream = lines_of(log, logs.JsonFormatter())
     name = "ann\x85{}\u2028{}\x9b31m\u202e"
     log.warning("a", extra={"user": name})
-    (line,) = stream.getvalue().splitlines()  # which breaks at more than \n
+    (line,) = stream.getvalue().splitlines()  # splits at Unicode line breaks, too
     assert line.isprintable()
     assert json.loads(line)["user"] == name
 

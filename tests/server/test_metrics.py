@@ -1,4 +1,4 @@
-"""The metrics page: what Prometheus reads is what was counted."""
+"""The metrics page: Prometheus reads what the server counted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def samples(page: bytes | str) -> dict[str, float]:
-    """Return name (with labels, if any) and value of every sample of a page."""
+    """Return the value of every sample of a page, by name and labels."""
     text = page.decode() if isinstance(page, bytes) else page
     found = {}
     for family in text_string_to_metric_families(text):
@@ -165,7 +165,7 @@ async def test_every_query_of_the_dashboard_names_a_metric_that_is_there(
     asked = list(queries(json.loads((ROOT / "deploy" / "grafana.json").read_text())))
     assert len(asked) > 20
     for query in asked:
-        if query != "prometheus":  # the kind of the source
+        if query != "prometheus":  # the kind of a data source, not a query
             names = re.findall(r"(?:labserver|process)_\w+", query)
             assert names, query
             assert {*names} <= there, query

@@ -22,7 +22,7 @@ LIMIT = 8
 
 
 def give_up(port: int, request: bytes, reset: bool) -> None:
-    """Send a request, and be gone before anybody can have read it."""
+    """Send a request, and close the socket before the server can have read it."""
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
         if reset:
             linger = struct.pack("ii", 1, 0)
@@ -58,13 +58,13 @@ async def test_peers_that_give_up_while_the_server_stands_still_leave_no_place_t
 async def test_who_is_gone_is_not_believed_where_it_is(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The name of its socket is gone, too: it may be no trusted proxy's."""
+    """The server cannot read its address any more: it may not be a trusted proxy."""
     caplog.set_level("INFO", "labserver")
     forged = upgrade("/", "X-Forwarded-For: 203.0.113.5")
     async with running("auth", trusted_proxies=("10.0.0.0/8",)) as server:
         for number in range(20):  # no await: the server stands still
             give_up(server.port, forged, reset=number % 2 == 0)
-        async with raw_peer(server):  # it came after them
+        async with raw_peer(server):  # accepted after them
             await eventually(lambda: len(server.sockets) == 1)
     refused = [each for each in caplog.records if each.msg == "handshake refused"]
     assert {each.address for each in refused} <= {"127.0.0.1", "unknown"}
@@ -72,7 +72,7 @@ async def test_who_is_gone_is_not_believed_where_it_is(
 
 @asynccontextmanager
 async def silent(port: int, count: int) -> AsyncIterator[None]:
-    """Keep sockets open that say nothing."""
+    """Keep sockets open that send nothing."""
     async with AsyncExitStack() as stack:
         for _ in range(count):
             await stack.enter_async_context(raw(port))
@@ -96,7 +96,7 @@ async def test_socket_in_handshake_has_a_place(
             async with raw(server, upgrade("/", bearer())) as late:
                 assert await late.head() == status
             assert (await ask(server, "GET", "/rooms/a/poll?wait=0")).status == status
-            # Who asks how it is needs no place.
+            # A health check needs no place.
             health = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
             async with raw(server, health) as probe:
                 assert await probe.head() == 200
@@ -121,7 +121,7 @@ async def test_refused_and_plain_requests_keep_no_place(running: Running) -> Non
     async with running("auth", connection_limit=1) as server, AsyncExitStack() as stack:
         for request in (upgrade("/"), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
             client = await stack.enter_async_context(raw(server, request))
-            assert await client.head() in (401, 200)  # and it does not hang up
+            assert await client.head() in (401, 200)  # the client does not hang up
         async with raw_peer(server):
             pass
 
@@ -129,7 +129,7 @@ async def test_refused_and_plain_requests_keep_no_place(running: Running) -> Non
 async def test_requests_behind_a_proxy_count_for_their_clients(
     running: Running,
 ) -> None:
-    """One socket of a proxy carries the requests of many, one after the other."""
+    """One socket of a proxy carries requests of many clients, one after another."""
 
     def asked(client: str) -> bytes:
         lines = ("GET /rooms/a/poll?wait=0 HTTP/1.1", "Host: a", bearer())

@@ -1,4 +1,4 @@
-"""Who is here: correct over replicas and deaths, and never a storm."""
+"""Presence: correct over replicas and deaths, and without storms of messages."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ EVERYWHERE = pytest.mark.parametrize(
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything happens ten times as fast, in the same proportions."""
+    """All intervals of presence are ten times shorter, in the same proportions."""
     for name in ("INTERVAL", "REFRESH"):
         monkeypatch.setattr(presence, name, getattr(presence, name) / 10)
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> int:
-    """No more than three are named."""
+    """No more than three people are named."""
     monkeypatch.setattr(presence, "NAMED_LIMIT", 3)
     monkeypatch.setattr(redis_presence, "NAMED_LIMIT", 3)
     return 3
@@ -61,7 +61,7 @@ async def own_redis() -> AsyncIterator[EmbeddedRedis]:
 
 
 class View:
-    """What one client knows of who is in a room, from what it was told."""
+    """The people in a room as one client knows them from the server's messages."""
 
     def __init__(self, client: Peer) -> None:
         self.client = client
@@ -90,7 +90,7 @@ class View:
         assert self.names is None or len(self.names) == self.count
 
     async def until(self, *users: str) -> None:
-        """Read until exactly these are here."""
+        """Read until exactly these users are in the room."""
         while self.users() != sorted(users):
             self.saw(await self.client.recv())
 
@@ -125,7 +125,7 @@ async def present(client: Peer, room: str = "red") -> View:
     return view
 
 
-# Who is told what
+# Messages about people
 
 
 @EVERYWHERE
@@ -334,7 +334,7 @@ async def test_crowd_that_comes_at_once_is_told_in_a_few_events(
         await asyncio.gather(*(each.join("red", presence=True) for each in crowd))
         views = [View(each) for each in crowd]
         await asyncio.gather(*(view.until_count(count) for view in views))
-        # One an interval, however slow this machine is; naive is up to 300 for each.
+        # One an interval, also on a slow machine; naively there are up to 300 for each.
         intervals = int(asyncio.get_running_loop().time() - began) + 2
         for view in views:
             assert 1 <= len(view.told) <= intervals
@@ -366,7 +366,7 @@ async def test_nothing_is_told_when_nothing_changed(
     async with running("resume") as server, peer(server) as ann:
         await present(ann)
         said = redis.hgetall(KEY)
-        # It says again that it is here, often enough not to be forgotten.
+        # The replica says so again, often enough not to be forgotten.
         for _ in range(10):
             await eventually(lambda said=said: redis.hgetall(KEY) != said)
             after = redis.hgetall(KEY)
@@ -432,7 +432,7 @@ async def test_too_many_are_counted_and_named_again_when_they_are_fewer(
 
 @asynccontextmanager
 async def sleepy(server: LabServer) -> AsyncIterator[Peer]:
-    """A client with small buffers; the test says when it reads."""
+    """A client with small buffers, which only reads when the test says so."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     sock.setblocking(False)
@@ -442,7 +442,7 @@ async def sleepy(server: LabServer) -> AsyncIterator[Peer]:
 
 
 def held(connection: LabConnection) -> int:
-    """Return the bytes that wait in this process."""
+    """Return the bytes that wait for a connection in this process."""
     unsent = connection.transport.get_write_buffer_size()
     return max(connection.outbox.waiting(), unsent)
 
@@ -463,7 +463,7 @@ async def test_for_a_slow_reader_no_presence_waits_and_it_is_told_when_it_reads(
         await slow.until("ann", "sloth")
         sloth.socket.transport.pause_reading()
         connection = connection_of(server, "sloth")
-        while held(connection) < 20_000:  # the kernel is full for good
+        while held(connection) < 20_000:  # until the kernel's buffers stay full
             await ann.publish("lobby", 1, 2000)
         before = held(connection)
         for _ in range(10):
@@ -528,7 +528,7 @@ async def test_change_elsewhere_is_told_without_waiting_for_a_refresh(
 async def test_rooms_on_every_server_of_a_redis_cluster_know_who_is_there(
     running: Running, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "REFRESH", 60.0)  # it takes the hints to be told
+    monkeypatch.setattr(presence, "REFRESH", 60.0)  # so only hints can bring changes
     rooms = [f"room-{number}" for number in range(12)]
     async with (
         redis_cluster() as cluster,
@@ -572,7 +572,7 @@ async def test_many_quiet_rooms_are_looked_at_less_often_and_not_forgotten(
 
 
 def set_back(redis: Redis, seconds: int) -> None:
-    """Make all stamps as far ahead as a clock that is set back does."""
+    """Move all expiries ahead, as if Redis's clock had been set back."""
     for name, said in redis.hgetall(KEY).items():
         if name != b"version":
             expiry, rest = said.split(b" ", 1)
@@ -605,7 +605,7 @@ async def test_people_of_a_killed_replica_leave_though_the_clock_is_set_back(
             assert 0 < redis.pttl(KEY) <= ttl * 1000
 
 
-# While Redis is not itself
+# Trouble with Redis
 
 
 @pytest.mark.parametrize("how", ["frozen", "emptied", "started again"])
@@ -626,12 +626,12 @@ async def test_presence_heals_by_itself_and_tells_of_nobody_who_stayed(
         if how == "frozen":
             own_redis.signal(signal.SIGSTOP)
             try:
-                # Both notice, and all that was said has run out by then.
+                # Until both notice; all entries in Redis have expired by then.
                 for server in (one, two):
                     watched = server.attendance.audiences["red"]
                     before = watched.trusted
                     await eventually(lambda w=watched, b=before: w.trusted > b)
-                await leaves(two, cat)  # nothing waits for Redis
+                await leaves(two, cat)  # this does not wait for Redis
             finally:
                 own_redis.signal(signal.SIGCONT)
         else:
@@ -655,7 +655,7 @@ async def test_presence_heals_by_itself_and_tells_of_nobody_who_stayed(
 async def test_what_cannot_be_read_of_a_replica_is_dropped(
     running: Running, redis: Redis, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "TTL", 500)  # refreshes: it does not go by itself
+    monkeypatch.setattr(presence, "TTL", 500)  # refreshes: entries do not expire
     async with running("resume") as server, peer(server) as ann:
         view = await present(ann)
         redis.hset(KEY, "another", "who knows")
@@ -685,7 +685,7 @@ async def test_what_goes_wrong_with_presence_holds_up_nothing_else(
         assert [each["type"] for each in view.told] == ["present"]
 
 
-# The client that comes back
+# The client that reconnects
 
 
 async def test_client_asks_for_presence_again_after_a_reconnect(
@@ -714,7 +714,7 @@ async def test_client_asks_for_presence_again_after_a_reconnect(
         for told_of in (first, again):
             assert [each["user"] for each in told_of["clients"]] == ["ann"]
         assert again["clients"] != first["clients"]
-        await client.join("red")  # and no more
+        await client.join("red")  # without presence from now on
         async with peer(server, "bob") as bob:
             assert (await present(bob)).users() == ["bob"]
         assert client.present == set()

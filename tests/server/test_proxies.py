@@ -1,4 +1,4 @@
-"""Where a client is: what a trusted proxy says, and nothing that anybody else says."""
+"""A client's address: trusted proxies are believed, and nobody else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROXIES = Proxies(("10.0.0.0/8", "192.0.2.1", "fd00::/8"))
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
-        # From a stranger the header is worth nothing.
+        # The header of a peer that is not trusted is ignored.
         ("203.0.113.9", ["198.51.100.7"], "203.0.113.9"),
         # From a proxy, the rightmost address that is not a proxy's.
         ("10.1.1.1", ["198.51.100.7"], "198.51.100.7"),
@@ -34,11 +34,11 @@ PROXIES = Proxies(("10.0.0.0/8", "192.0.2.1", "fd00::/8"))
         # With a port, as some write it.
         ("10.1.1.1", ["198.51.100.7:4711"], "198.51.100.7"),
         ("10.1.1.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
-        # What is no address ends the search at the last that is vouched for.
+        # An entry that is no address ends the search at the last trusted entry.
         ("10.1.1.1", ["unknown"], "10.1.1.1"),
         ("10.1.1.1", [""], "10.1.1.1"),
         ("10.1.1.1", ["198.51.100.7, nonsense, 10.2.2.2"], "10.2.2.2"),
-        # Proxies only: the one that is farthest away.
+        # Only proxies: the farthest one counts.
         ("10.1.1.1", ["10.3.3.3, 10.2.2.2"], "10.3.3.3"),
         ("10.1.1.1", [], "10.1.1.1"),
     ],
@@ -81,7 +81,7 @@ async def test_cap_is_on_the_client_behind_a_trusted_proxy(running: Running) -> 
         one = await connected(server, X_Forwarded_For="198.51.100.1")
         two = await connected(server, X_Forwarded_For="evil, 198.51.100.2")
         assert addresses(server) == {"198.51.100.1", "198.51.100.2"}
-        with pytest.raises(InvalidStatus) as refused:  # whatever it puts on the left
+        with pytest.raises(InvalidStatus) as refused:  # entries on the left do not help
             await connected(server, X_Forwarded_For="198.51.100.9, 198.51.100.1")
         assert refused.value.response.status_code == 429
         await one.close()

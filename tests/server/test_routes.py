@@ -1,4 +1,4 @@
-"""The HTTP side of the port."""
+"""The HTTP pages of the WebSocket port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 
 
 class Fake:
-    """A server that is ready or not."""
+    """Stands in for a server, which is ready or not."""
 
     def __init__(self, why: str | None = None) -> None:
         self.why = why

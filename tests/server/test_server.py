@@ -53,7 +53,7 @@ async def test_send_buffer_is_inherited_by_connections(running: Running) -> None
     async with running("rooms", send_buffer=16384) as server, peer(server):
         (connection,) = server.connections
         sock = connection.transport.get_extra_info("socket")
-        # Linux doubles what is asked for, see socket(7).
+        # Linux doubles the value that is set, see socket(7).
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * 16384
 
 
@@ -185,7 +185,7 @@ async def test_drain_does_not_wait_for_who_came_just_before(
 ) -> None:
     async with running("rooms", handshake_timeout=3 * DEADLINE) as server:
         with ExitStack() as stack:
-            for _ in range(20):  # accepted already, or about to be
+            for _ in range(20):  # accepted, or still in the backlog
                 address = ("127.0.0.1", server.port)
                 stack.enter_context(socket.create_connection(address))
             for _ in range(turns):

@@ -60,7 +60,7 @@ async def test_server_without_descriptors_complains_briefly_and_recovers(
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writers.append(writer)
                 stack.callback(writer.transport.abort)
-            if loop == "asyncio":  # uvloop accepts them with a spare, and hangs up
+            if loop == "asyncio":  # uvloop accepts with a spare descriptor and hangs up
                 said = "no connection can be accepted: Too many open files"
                 await eventually(lambda: errors.read_text().count(said) >= 3)
             assert errors.stat().st_size < 10_000

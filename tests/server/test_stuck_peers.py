@@ -1,4 +1,4 @@
-"""Twenty readers that never read among fifty healthy ones, on a server of its own."""
+"""Twenty members that never read among fifty healthy ones, on one server process."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_stuck_readers_cost_the_healthy_nothing_and_memory_stays_bounded(
             assert oracle.verdict.clean
             assert not lost(oracle, "lobby", seqs)
         assert 0 < held <= STUCK * LIMIT
-        # What is held is shared by all who wait for it; the kernel's part is not ours.
+        # Members share the messages that wait; the kernel's buffers do not count here.
         assert grown <= STUCK * (LIMIT + SEND_BUFFER)
 
         async def only_the_healthy() -> bool:
@@ -120,6 +120,6 @@ async def test_sigterm_ends_in_time_with_stuck_readers(
         loop = asyncio.get_running_loop()
         started = loop.time()
         assert await server.stop() == 0
-        assert loop.time() - started < 10  # killed after 15 if it had not ended
+        assert loop.time() - started < 10  # it would be killed after 15
         for sloth in sloths:
             sloth.transport.abort()

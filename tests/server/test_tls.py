@@ -1,4 +1,4 @@
-"""wss: the same promises through TLS, and one line for a certificate that is none."""
+"""wss: the same promises over TLS, and a one-line error for a bad certificate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate of 127.0.0.1 that nobody but its owner signed."""
+    """A self-signed certificate for 127.0.0.1."""
 
     cert: str
     key: str
@@ -46,7 +46,7 @@ class Certificate:
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """Return what a client needs that trusts this certificate alone."""
+        """The context of a client that trusts only this certificate."""
         return ssl.create_default_context(cafile=self.cert)
 
 
@@ -121,7 +121,7 @@ async def test_client_without_tls_gets_nothing_and_holds_nothing(
 
 
 async def deaf(server: LabServer, trust: ssl.SSLContext) -> asyncio.StreamWriter:
-    """Join a room through TLS, and read nothing more."""
+    """Join a room over TLS, and then stop reading."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
@@ -175,7 +175,7 @@ async def test_slow_reader_behind_tls_hurts_only_itself(
                     assert (await ann.until("message"))["seq"] == sent
                     most = max(most, connection.outbox.waiting())
                     assert sent < 2000, "nothing ever waits behind TLS"
-                # What TLS itself holds (64 KB and a record) comes on top.
+                # TLS itself holds 64 KB and a record more.
                 assert most <= limit + 2**17
                 await eventually(lambda: server.metrics.closes[4409] == 1)
                 assert connection not in server.sockets
@@ -203,11 +203,11 @@ async def test_event_streams_are_encrypted_too(
         await heard_and_polled(port_of(server), certificate.trust)
 
 
-@pytest.mark.loops("asyncio")  # looks into its TLS
+@pytest.mark.loops("asyncio")  # the test reads a private attribute of its TLS
 async def test_stream_that_leaves_takes_nothing_from_the_others(
     certificate: Certificate, running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its transport has no size any more while it still is a member."""
+    """Its transport no longer knows its buffer's size while it is still a member."""
     async with (
         running(
             "resume", without=("broker",), sse_port=0, **certificate.settings
@@ -216,12 +216,12 @@ async def test_stream_that_leaves_takes_nothing_from_the_others(
     ):
         async with listening(server, "a", ssl=certificate.trust) as stream:
             await stream.must()
-            await bob.join("a")  # so that its turn comes later
+            await bob.join("a")  # bob is written to after the stream
             [visitor] = server.visitors
             stream.writer.close()  # TLS says goodbye
             said = 0
             while visitor in server.visitors:
-                if visitor.socket._ssl_protocol is None:  # closed twice
+                if visitor.socket._ssl_protocol is None:  # TLS is closed already
                     await server.parts.broker.publish("a", b'"from":"x","payload":1}')
                     said += 1
                 await asyncio.sleep(0)
@@ -232,7 +232,7 @@ async def test_stream_that_leaves_takes_nothing_from_the_others(
 
 
 async def test_serve_streams_events_through_tls(certificate: Certificate) -> None:
-    # On uvloop, whose TLS is another.
+    # On uvloop, which has its own TLS.
     flags = ("--tls-cert", certificate.cert, "--tls-key", certificate.key)
     async with running_replica(
         "resume", *flags, "--sse-port", "0", secret=SECRET

@@ -1,4 +1,4 @@
-"""Turns: what one connection asks for does not decide how long the others wait."""
+"""Turns: an expensive connection does not make the others wait long."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEAR = ["maps", "most maps", "arrays", "most arrays", "rows", "spaces", "big"]  
 
 @asynccontextmanager
 async def attacked(server: Replica, kind: str, count: int) -> AsyncIterator[None]:
-    """Attack a server while the block lasts, ten seconds at most."""
+    """Attack a server during the block, for ten seconds at most."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, attackers.__file__),
         *(server.url, server.token("mallory"), kind, str(count), "10"),
@@ -39,7 +39,7 @@ async def attacked(server: Replica, kind: str, count: int) -> AsyncIterator[None
 
 
 async def pinged(client: Peer, seconds: float) -> list[float]:
-    """Return how long each answer took, the longest last."""
+    """Ping for some seconds; return the seconds that each answer took, sorted."""
     taken = []
     end = time.monotonic() + seconds
     while (began := time.monotonic()) < end:
@@ -63,14 +63,14 @@ async def test_others_are_answered_beside_those_who_cost_a_lot(kind: str) -> Non
                 while await server.metric(ACCEPTED) < count:
                     pass
             taken = await pinged(ann, 2.0)
-        # On two cores 1 ms alone, and 5 to 20 beside them; it was seconds.
+        # On two cores 1 ms alone and 5 to 20 ms beside them; without turns, seconds.
         assert taken[len(taken) * 95 // 100] < 0.25
         grown = await server.metric("process_resident_memory_bytes") - before
-        assert grown < 160 * 2**20  # of which a room's history may hold 64
+        assert grown < 160 * 2**20  # a room's history may hold 64 MB of this
 
 
 def attacker(server: LabServer, kind: str) -> tuple[attackers.socket.socket, bytes]:
-    """Return a socket whose handshake is over, and what is to be sent on it."""
+    """Return a connected socket, and the bytes to send on it."""
     make, headers = attackers.KINDS[kind]
     sock = attackers.connected(server.url, issue(SECRET, "mallory"), headers)
     return sock, make()
@@ -126,7 +126,7 @@ async def test_goodbye_that_is_answered_after_what_was_on_its_way_is_over(
                 await ann.recv()
         assert ann.socket.close_code == 4429
         await eventually(lambda: not server.sockets)
-        assert time.monotonic() - began < 1.5  # its time would have been 2 s
+        assert time.monotonic() - began < 1.5  # its deadline would have been after 2 s
 
 
 async def test_inflated_bytes_count_towards_the_rate(running: Running) -> None:

@@ -1,4 +1,4 @@
-"""What admission keeps an eye on, once a stranger is none any more."""
+"""Tokens expire on open connections, also when a clock is set."""
 
 from __future__ import annotations
 

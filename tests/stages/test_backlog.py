@@ -1,4 +1,4 @@
-"""The backlog: what waits keeps its order, and every loss is told where it was."""
+"""The backlog: messages keep their order, and a gap stands where one was lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOMS = ["a", "b", "c"]
 
 
 def frames(data: bytes) -> list[dict[str, Any]]:
-    """Return the messages in plain frames."""
+    """Return the messages of plain frames."""
     said = []
     while data:
         length, start = data[1], 2
@@ -37,7 +37,7 @@ def answer(number: int, length: int = 0) -> bytes:
 
 @dataclass
 class Reader:
-    """A backlog, what went in, and what a reader makes of what came out."""
+    """A backlog, the messages that went in, and those that its reader got."""
 
     policy: str = "drop-newest"
     limit: float = float("inf")
@@ -50,7 +50,7 @@ class Reader:
     def chunk(
         self, room: str, count: int = 1, length: int = 10, span: int = 1
     ) -> Chunk:
-        """Return the next messages of a room; ``span`` > 1 ends it with a gap."""
+        """Return the next messages of a room; with ``span`` > 1 a gap follows them."""
         events: list[Event] = []
         for _ in range(count):
             self.seqs[room] += 1
@@ -65,7 +65,7 @@ class Reader:
         return chunk(PLAIN, room, events)
 
     def deliver(self, chunk: Chunk) -> None:
-        """Do what the outbox does."""
+        """Give a chunk to the backlog as the outbox does."""
         if self.backlog.size + len(chunk.data) <= self.limit:
             self.backlog.hold(chunk)
         else:
@@ -91,7 +91,7 @@ class Reader:
                     self.told.update(places)
 
     def check(self) -> None:
-        """Compare with the contract what a reader saw so far and may still see."""
+        """Check the sizes of the backlog against its entries."""
         entries = self.backlog.entries
         held = [len(e.data) for e in entries if isinstance(e, Chunk)]
         answers = [len(e) for e in entries if isinstance(e, bytes)]
@@ -99,7 +99,7 @@ class Reader:
         assert self.backlog.kept == sum(answers) + LOSS_SIZE * losses
         assert self.backlog.size == sum(held) + sum(answers) + LOSS_SIZE * losses
         assert sum(held) <= self.limit
-        # Losses that stand side by side, as the reader sees them, are one.
+        # Losses of a room that follow each other are joined to one.
         assert losses <= len(ROOMS) * (len(held) + len(answers) + 1)
 
     def finish(self) -> None:

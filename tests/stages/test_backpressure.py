@@ -57,7 +57,7 @@ async def flood(ann: Peer, room: str, count: int, size: int = 2000) -> None:
 
 
 async def collect(client: Peer, last: int) -> tuple[Oracle, list[dict]]:
-    """Read until the ``last`` seq of the lobby was received or told as lost."""
+    """Read until the ``last`` seq of the lobby has arrived, or its loss is told."""
     oracle, messages = Oracle(), []
     joined = {"room": "lobby", "epoch": "e", "seq": 0, "recovered": False}
     oracle.saw({"type": "joined", **joined})
@@ -86,7 +86,7 @@ async def test_every_loss_is_told_and_answers_are_never_dropped(
         await flood(ann, "lobby", 150)
         assert connection.paused
         assert 0 < connection.outbox.waiting() <= LIMIT + 4096
-        # It asks while it does not listen: the answer waits, and comes.
+        # It sends a request while it does not read: the answer waits, and arrives.
         await slow.send(type="ping", ref="still here")
         await eventually(lambda: server.metrics.received == 153)
         await flood(ann, "lobby", 50)
@@ -98,7 +98,7 @@ async def test_every_loss_is_told_and_answers_are_never_dropped(
         assert {"type": "pong", "ref": "still here"} in messages
         newest = max(m["seq"] for m in messages if m["type"] == "message")
         assert (newest == 200) is (policy != "drop-newest")
-        # And it goes on as if nothing had happened.
+        # After that it gets messages as before.
         await flood(ann, "lobby", 1)
         assert (await slow.until("message"))["seq"] == 201
 
@@ -119,9 +119,9 @@ async def test_notice_of_a_loss_fits_within_the_limit_too(
         before = waiting()
         await flood(ann, "lobby", 1, 1000)
         frame = waiting() - before
-        # A message that leaves 10 bytes, then one that there is no room for.
+        # A message that leaves 10 bytes, then one that does not fit.
         await flood(ann, "lobby", 1, 1000 + LIMIT - waiting() - frame - 10)
-        while not server.metrics.drops:  # the kernel may have taken some after all
+        while not server.metrics.drops:  # the kernel may have taken some bytes
             await flood(ann, "other", 1, 1000)
         assert waiting() <= LIMIT
 
@@ -217,7 +217,7 @@ async def test_reader_hears_why_it_was_ended_where_being_stuck_has_no_deadline(
     ):
         while connection.ending is None:
             await flood(ann, "lobby", 1)
-        await ann.ask(type="ping")  # a turn of the loop, and what was due at once
+        await ann.ask(type="ping")  # the loop runs the callbacks that are due
         slow.socket.transport.resume_reading()
         assert await slow.closed() == 4409
 

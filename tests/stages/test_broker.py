@@ -28,7 +28,7 @@ Redis = redis_client.Redis
 
 @pytest.fixture
 async def own_redis() -> AsyncIterator[str]:
-    """A Redis of this test's own, which it may stop."""
+    """A Redis for one test, which may stop it."""
     async with embedded_redis() as redis:
         yield redis.url
 
@@ -39,13 +39,13 @@ def pid_of(url: str) -> int:
 
 
 def channels(redis: Redis) -> set[str]:
-    """Return the rooms that somebody listens to."""
+    """Return the rooms that a server is subscribed to."""
     names = {name.decode() for name in redis.pubsub_channels("lab:*")}
     return {name[5:-1] for name in names if not name.startswith("lab:{probe:")}
 
 
 async def hear(server: LabServer) -> None:
-    """Wait until a server's way to Redis and back is known to work."""
+    """Wait until a server hears its own probe through Redis."""
     await eventually(lambda: not server.parts.broker.deaf)
 
 
@@ -84,7 +84,7 @@ async def test_room_that_is_entered_again_at_once_stays_subscribed(
             await bob.ask(type="publish", room="red", payload=1)
             await ann.until("message")
             await ann.ask(type="leave", room="red")
-            await asyncio.sleep(0.01)  # less than the linger, and sometimes more
+            await asyncio.sleep(0.01)  # about as long as the linger
 
 
 @pytest.mark.parametrize("stage", ["broker", "resume"])
@@ -99,17 +99,17 @@ async def test_broken_link_is_made_anew_and_nothing_is_missed_silently(
             for _ in range(3):
                 kill_subscribers(redis)
                 await bob.ask(type="publish", room="red", payload="while it is cut")
-            # However quiet the room is from now on, the hole is noticed.
+            # The hole is noticed even if no further message comes.
             assert await accounted(ann, stage, 3) == [1, 2, 3]
 
 
 async def accounted(client: Peer, stage: str, count: int) -> list[int]:
-    """Return the seqs that a member got or was told to be lost, as they came."""
+    """Return the seqs that a member got, or whose loss it was told, in that order."""
     seqs: list[int] = []
     while len(seqs) < count:
         message = await client.recv()
         if message["type"] == "gap":
-            assert stage == "broker"  # without a history it cannot be filled
+            assert stage == "broker"  # no history to fill the hole from
             assert message["reason"] == "broker"
             seqs += range(message["from"], message["to"] + 1)
         else:
@@ -215,7 +215,7 @@ async def test_second_publish_with_the_same_key_is_the_first(
 async def test_key_belongs_to_its_user(
     without: tuple[str, ...], running: Running
 ) -> None:
-    # Names and keys may hold whatever a separator could be.
+    # Names and keys may contain any separator.
     said = [("ann", "order-17"), ("ann:order", "17"), ("ann", "order\u000017")]
     async with running("resume", without=without) as server:
         async with peer(server, "eve") as eve:
@@ -244,7 +244,7 @@ async def test_room_that_nobody_was_in_costs_little_and_not_for_long(
         keys = list(redis.scan_iter("lab:*"))
         assert sum(redis.memory_usage(key) for key in keys) < 500 * rooms
         assert all(0 < redis.ttl(key) <= 300 for key in keys)
-        # From when somebody was told a place in a room, it remembers what comes after.
+        # Once a client is told a position in a room, the room keeps later messages.
         epoch = (await ann.join("room-0"))["epoch"]
         await ann.ask(type="publish", room="room-0", payload="y" * 10_000)
         joined = await ann.join("room-0", after={"epoch": epoch, "seq": 2})
@@ -271,11 +271,11 @@ async def test_rooms_that_one_user_begins_are_bounded_over_all_its_connections(
         ]
         assert [each["type"] for each in said[:5]] == ["ack"] * 5
         refused = [each for each in said if each["type"] == "error"]
-        assert len(refused) >= 14  # but for what accrues meanwhile
+        assert len(refused) >= 14  # all but the tokens that come back meanwhile
         assert {each["code"] for each in refused} == {"rate_limited"}
         answer = await post(server, "another", 1)
         assert (answer.status, answer.body["code"]) == (429, "rate_limited")
-        # Rooms that are there cost nothing more, and others pay for themselves.
+        # Existing rooms cost no token, and other users have tokens of their own.
         for _ in range(20):
             for room in ("lobby", "one-0"):
                 answer = await one.ask(type="publish", room=room, payload=1)
@@ -339,7 +339,7 @@ async def test_redis_that_became_a_read_only_replica_acknowledges_nothing(
         await hear(server)
         assert (await ann.ask(type="publish", room="red", payload=1))["seq"] == 1
         with Redis.from_url(own_redis) as redis:
-            redis.replicaof("127.0.0.1", 1)  # of a primary that is not there
+            redis.replicaof("127.0.0.1", 1)  # a primary that does not exist
             answer = await ann.ask(type="publish", room="red", payload=2)
             assert (answer["type"], answer["code"]) == ("error", "broker_down")
             redis.replicaof("no", "one")
@@ -355,7 +355,7 @@ async def acknowledged(client: Peer, seq: int) -> bool:
 async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own(
     running: Running,
 ) -> None:
-    # Written before it answers: "everysec" puts off writing while the disk is busy.
+    # Redis writes before it answers; with "everysec" a busy disk would delay writes.
     on_disk = "--appendonly", "yes", "--appendfsync", "no"
     async with (
         embedded_redis(*on_disk) as redis,
@@ -370,7 +370,7 @@ async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own
         redis.stop()
         await redis.start()
         await eventually(lambda: acknowledged(bob, 2))
-        # What it had on its disk is the same in both epochs: nothing was missed.
+        # Both epochs share the messages on its disk, so nothing was missed.
         told = await ann.until("joined")
         assert told["recovered"]
         assert told["epoch"] != joined["epoch"]
@@ -393,11 +393,11 @@ async def test_who_joins_while_another_server_takes_over_is_told_its_place(
         await ann.ask(type="publish", room="red", payload=1)
         feed = server.parts.broker.feeds["red"]
         await eventually(lambda: feed.seq == 1)
-        # Three messages were numbered, and bob reads that, but they never arrive.
+        # Three messages are numbered, as bob reads, but they never arrive.
         redis.hset("lab:{red}", "seq", 4)
         joining = asyncio.create_task(bob.join("red"))
         await eventually(lambda: feed.moved is not None)
-        # Who takes over never had them.
+        # The server that takes over never had them.
         redis.hset("lab:{red}", mapping={"seq": 1, "by": "another"})
         assert (await ann.ask(type="publish", room="red", payload=2))["seq"] == 2
         oracle = Oracle()
@@ -422,7 +422,7 @@ async def test_frozen_redis_keeps_nobody_waiting_for_those_before(
         pid = pid_of(own_redis)
         os.kill(pid, signal.SIGSTOP)
         try:
-            # More than one round trip takes along.
+            # More rooms than fit into one round trip.
             rooms = [f"room-{number}" for number in range(5 * BATCH)]
             publish = server.parts.broker.publish
             asked = time.monotonic()

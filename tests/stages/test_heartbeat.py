@@ -1,4 +1,4 @@
-"""The wheel, turned by hand; and a server that was late, not its peers."""
+"""The wheel, turned by hand; and a server that is late itself."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FakePeer:
 
 
 class Wheel:
-    """A heartbeat whose time passes when it is told."""
+    """A heartbeat whose clock the test moves."""
 
     def __init__(self) -> None:
         self.clock = [1.0]
@@ -78,7 +78,7 @@ def test_dead_peer_is_cut_within_two_intervals(dies_after: int) -> None:
     assert all(fake.gone_at is not None for fake in peers)
     assert wheel.metrics.dead == 50
     wheel.turn(SLOTS)
-    assert wheel.metrics.dead == 50  # each once
+    assert wheel.metrics.dead == 50  # each peer counts once
 
 
 def test_live_peers_are_pinged_once_an_interval_and_never_cut() -> None:
@@ -132,7 +132,7 @@ async def test_stalled_server_does_not_kill_its_crowd(running: Running) -> None:
 
 @asynccontextmanager
 async def standing_still(every: float, long: float) -> AsyncIterator[None]:
-    """Block this loop again and again, as a server with too much to do is blocked."""
+    """Block the loop for ``long`` seconds of every ``every``, like an overload."""
     loop = asyncio.get_running_loop()
 
     async def stand() -> None:
@@ -184,7 +184,7 @@ async def test_peer_that_is_over_already_does_not_end_the_heartbeat_of_others(
         leaver = await stalled(server.port)
         (connection,) = server.connections
         await filled(connection)
-        # Its last message is being served while it goes, and its buffer stays full.
+        # It leaves while its last message is served, and its buffer stays full.
         served = asyncio.Event()
         monkeypatch.setattr(server.application, "receive", lambda *_: served.wait())
         leaver.write(bytes((0x81, 0x82, 0, 0, 0, 0)) + b"{}")

@@ -1,4 +1,4 @@
-"""All or nothing: what a cursor is worth."""
+"""Cursors: a client gets every message that it missed, or is told that it cannot."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_replay_comes_between_joined_and_live_messages(
 async def test_who_leaves_a_room_that_was_quiet_for_long_may_come_back(
     without: tuple[str, ...], running: Running
 ) -> None:
-    """The messages are too old to be remembered, but none of them was missed."""
+    """The messages are too old for the history, but the client missed none of them."""
     async with running("resume", without=without, history_ttl=1.0) as server:
         async with peer(server) as ann:
             epoch = (await ann.join("red"))["epoch"]
@@ -188,13 +188,13 @@ async def test_memory_of_all_histories_together_is_bounded(
             assert 0 < broker.kept <= 110_000
         kept = sum(len(e.json) for log in broker.logs.values() for _, e in log.kept)
         assert broker.kept == kept > 50_000
-        # Who filled it gave way, and nobody else.
+        # Only the rooms of the user who filled the memory were emptied.
         joined = await ann.join("red", after={"epoch": epoch, "seq": 0})
         assert joined["recovered"]
 
 
 async def test_return_to_many_rooms_is_no_flood(running: Running) -> None:
-    """What a client was in is bounded: nobody gains more by leaving, which counts."""
+    """Joins with a cursor are free up to the rooms limit, and each leave counts."""
     cursor = {"epoch": "e", "seq": 1}
     async with (
         running("resume", message_rate_limit=1, rooms_limit=40) as server,

@@ -1,11 +1,12 @@
 """Clients that cost a server as much as they can, within or beyond its limits.
 
-A process of its own, so that whoever measures the server does not measure them::
+They run in a process of their own, so that a measurement of the server does not include
+them::
 
     python attackers.py URL TOKEN KIND COUNT SECONDS
 
-They send as fast as the server reads, read what it answers, and come back when they
-were closed. They stop by themselves.
+They send as fast as the server reads, read its answers, and reconnect when the server
+closes them. They stop by themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CBOR = "Sec-WebSocket-Protocol: lab.cbor\r\n"
 
 
 def frame(first: int, data: bytes) -> bytes:
-    """Return a frame, masked with zeros."""
+    """Return a client's frame, masked with zeros."""
     size = len(data)
     if size < 126:
         return bytes((first, 0x80 | size, 0, 0, 0, 0)) + data
@@ -46,14 +47,14 @@ def publish(payload: str, room: str = "attacked") -> bytes:
 
 
 def cbor_maps(count: int) -> bytes:
-    """Return an echo of an array of empty maps."""
+    """Return an ``echo`` in CBOR: its payload is an array of empty maps."""
     head = b"\xa2\x64type\x64echo\x67payload\x99" + count.to_bytes(2, "big")
     return frame(BINARY, head + b"\xa0" * count)
 
 
 ROWS = json.dumps([{"n": number, "text": "words here"} for number in range(1600)])
 
-# What is sent again and again, and the headers with which it is understood.
+# By kind: a function that makes the message, and the headers that it needs.
 KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "bombs": (bomb, DEFLATE),
     "pings": (lambda: frame(PING, b""), ""),
@@ -89,7 +90,12 @@ def connected(url: str, token: str, headers: str) -> socket.socket:
 
 
 def attack(url: str, token: str, kind: str, count: int, seconds: float) -> int:
-    """Send for a while; return the bytes that the server took."""
+    """Send a kind of message from ``count`` connections for some seconds.
+
+    Returns:
+        Bytes that the server read.
+
+    """
     make, headers = KINDS[kind]
     message = make()
     data = message * max(1, 65_536 // len(message))

@@ -42,7 +42,7 @@ in_browser = [*needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 @asynccontextmanager
 async def launched() -> AsyncIterator[Any]:
-    """Run a browser."""
+    """Run a browser; yields Playwright's object for it."""
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

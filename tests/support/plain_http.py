@@ -31,7 +31,7 @@ def request(
     headers: Mapping[str, str] = {},
     token: str | None = None,
 ) -> bytes:
-    """Return a request whose response ends with the connection, and has no chunks."""
+    """Return an HTTP/1.0 request: its response ends with the connection, unchunked."""
     token = issue(SECRET, "ann") if token is None else token
     fields = {
         "Host": "127.0.0.1",
@@ -156,7 +156,7 @@ async def listening(
     ssl: SSLContext | None = None,
     **more: Any,
 ) -> AsyncIterator[Listener]:
-    """Open a stream, again while the server says to come later; go away afterwards."""
+    """Open a stream, again while the server says to come later; close it at the end."""
     port = server if isinstance(server, int) else port_of(server)
     if last_id:
         headers = {**headers, "Last-Event-ID": last_id}

@@ -1,4 +1,4 @@
-"""A WebSocket client that says whatever a test wants, on a raw socket."""
+"""A WebSocket client on a raw socket, which can send any bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
 def masked(opcode: int, data: bytes = b"", fin: bool = True, rsv: int = 0) -> bytes:
-    """Return a client's frame; the mask is all zeros, so that the data is plain."""
+    """Return a client's frame; its mask is all zeros, so that the data is plain."""
     head = bytes([fin << 7 | rsv << 4 | opcode])
     if len(data) < 126:
         size = bytes([0x80 | len(data)])
@@ -33,7 +33,7 @@ def said(**message: Any) -> bytes:
 
 
 def upgrade(path: str = "/", *headers: str, method: str = "GET") -> bytes:
-    """Return a handshake; headers with the same name replace those of the default."""
+    """Return a handshake; given headers replace default headers of the same name."""
     fields = {
         "host": "Host: 127.0.0.1",
         "upgrade": "Upgrade: websocket",
@@ -52,7 +52,7 @@ def bearer(token: str | None = None) -> str:
 
 
 class Raw:
-    """A socket that speaks whatever the test says."""
+    """A socket that sends and reads for a test."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -102,7 +102,12 @@ class Raw:
         return json.loads(data)
 
     async def close_code(self) -> int:
-        """Read to the close frame, answer it, and read on to the end; 1006: none."""
+        """Read to the close frame, answer it, and read on to the end.
+
+        Returns:
+            The code of the close frame; 1006 if there was none.
+
+        """
         code = 1006
         try:
             while True:
@@ -117,7 +122,7 @@ class Raw:
 
 @asynccontextmanager
 async def raw(server: LabServer | int, data: bytes = b"") -> AsyncIterator[Raw]:
-    """Connect, and send something."""
+    """Connect, and send some bytes."""
     port = server if isinstance(server, int) else server.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)

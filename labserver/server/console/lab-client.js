@@ -11,7 +11,7 @@
  *     await client.join("lobby");
  *     await client.publish("lobby", "hello"); // resolves when the server has it
  *
- * It joins its rooms again with a cursor, so that the server can replay what was missed.
+ * It joins its rooms again with a cursor, so that the server can replay what it missed.
  * It obeys close codes: after a refusal it does not reconnect. It needs no other file,
  * and does not depend on the console page.
  */
