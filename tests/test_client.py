@@ -191,7 +191,7 @@ async def test_client_comes_back_when_the_connection_breaks() -> None:
         await eventually(lambda: client.connects == 2)
 
 
-async def test_who_is_sent_away_at_once_may_not_even_enter() -> None:
+async def test_final_refusal_at_once_is_raised() -> None:
     async with scripted(closes(4403)) as server:
         with pytest.raises(Rejected):
             async with Client(server.url) as client:
@@ -200,7 +200,7 @@ async def test_who_is_sent_away_at_once_may_not_even_enter() -> None:
     assert len(server.requests) == 1
 
 
-async def test_expired_token_is_final_for_who_has_no_other() -> None:
+async def test_expired_token_is_final_without_another() -> None:
     async with (
         scripted(closes_later(4401)) as server,
         Client(server.url, "abc") as client,
@@ -214,7 +214,7 @@ async def test_expired_token_is_final_for_who_has_no_other() -> None:
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine function"])
-async def test_expired_token_is_replaced_by_who_can_make_one(kind: str) -> None:
+async def test_expired_token_is_replaced_by_a_source_of_tokens(kind: str) -> None:
     made: list[str] = []
 
     def token() -> str:
@@ -318,7 +318,7 @@ async def test_client_waits_for_a_server_that_is_not_there_yet(
     await eventually(lambda: len(asyncio.all_tasks()) <= 2)  # it has given up
 
 
-async def test_client_survives_what_is_no_websocket_server() -> None:
+async def test_client_survives_a_server_that_speaks_no_websocket() -> None:
     async def garbage(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -495,7 +495,7 @@ async def test_cursor_follows_messages_gaps_and_a_new_epoch(running: Running) ->
     ]
 
 
-async def test_what_was_heard_is_read_before_the_end_is_told() -> None:
+async def test_received_messages_are_read_before_the_end() -> None:
     async def tells(connection: ServerConnection) -> None:
         for seq in range(1, 1500):  # more than the client holds
             message = {"type": "message", "room": "a", "seq": seq, "payload": 1}
@@ -525,7 +525,7 @@ async def test_leaving_the_context_says_goodbye() -> None:
         await eventually(lambda: codes == [1000])
 
 
-async def test_goodbye_does_not_wait_for_what_was_not_read(
+async def test_goodbye_does_not_wait_for_unread_messages(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("labserver.client.GOODBYE_TIMEOUT", 3 * DEADLINE)
@@ -752,7 +752,7 @@ async def test_token_source_that_fails_on_the_way_back_is_asked_again(
         assert (await client.ping())["type"] == "pong"
 
 
-async def test_what_takes_long_before_the_hello_is_no_stable_connection() -> None:
+async def test_connection_is_not_stable_before_its_hello() -> None:
     async def slow_token() -> str:
         await asyncio.sleep(0.3)
         return "abc"
@@ -819,7 +819,7 @@ UNSAYABLE = {
 
 
 @pytest.mark.parametrize("payload", UNSAYABLE.values(), ids=UNSAYABLE)
-async def test_what_json_cannot_say_fails_where_it_was_said(payload: Any) -> None:
+async def test_payload_that_json_cannot_express_fails_in_the_call(payload: Any) -> None:
     async with scripted(stays) as server, Client(server.url) as client:
         with pytest.raises((ValueError, TypeError)):
             await client.publish("a", payload)

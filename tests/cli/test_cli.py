@@ -226,7 +226,7 @@ def test_bad_variable_is_one_line_and_2(command: Command) -> None:
     refused(command("serve", LAB_HISTORY_LIMIT="many"), "LAB_HISTORY_LIMIT")
 
 
-def test_replicas_cannot_share_what_is_one_server_s(command: Command) -> None:
+def test_cluster_refuses_settings_of_a_single_server(command: Command) -> None:
     ended = command("cluster", "--replicas", "2", LAB_SSE_PORT="18")
     refused(ended, "LAB_SSE_PORT")
     assert "--host" not in ended[2]  # cluster has no such flag

@@ -91,7 +91,7 @@ def test_decode_raises_nothing_but_bad_message(text: str) -> None:
 
 @fuzz
 @given(st.text() | almost_json | values.map(json.dumps))
-def test_what_is_well_formed_is_json_to_others_too(text: str) -> None:
+def test_well_formed_text_is_json_to_other_decoders_too(text: str) -> None:
     try:
         accepted = bytes(well_formed(text))
     except BadMessage as exc:
@@ -318,7 +318,7 @@ def test_number_that_a_double_holds_is_carried(number: str) -> None:
     assert cbor2.loads(to_cbor(number.encode())) == json.loads(number)
 
 
-def test_what_is_refused_by_its_meaning_keeps_its_ref() -> None:
+def test_message_refused_by_its_meaning_keeps_its_ref() -> None:
     with pytest.raises(BadMessage) as caught:
         decode('{"type":"publish","room":"a","payload":1e400,"ref":7}')
     assert caught.value.ref == 7
@@ -425,7 +425,7 @@ def test_a_bad_message_keeps_its_ref(ref: str | int | float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"ref":[1]}', '{"ref":true}', "{}", "["])
-def test_what_has_no_ref_has_none(text: str) -> None:
+def test_text_without_a_ref_has_none(text: str) -> None:
     assert ref_of(text) is msgspec.UNSET
 
 

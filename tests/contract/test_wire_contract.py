@@ -844,7 +844,9 @@ async def test_message_that_inflates_beyond_the_limit_is_closed_with_1009(
         assert await socket.close_code() == 1009
 
 
-async def test_what_does_not_inflate_is_a_protocol_error(running: Running) -> None:
+async def test_frame_that_does_not_inflate_is_a_protocol_error(
+    running: Running,
+) -> None:
     async with running("resume") as server, raw_peer(server, offer("")) as socket:
         socket.send(masked(TEXT, b"\xff\xff\xff\xff", rsv=4))
         assert await socket.close_code() in (1002, 1007)
@@ -1221,7 +1223,7 @@ async def test_connection_may_be_in_so_many_rooms(stage: str, running: Running) 
 
 
 @pytest.mark.parametrize("stage", ROOMS)
-async def test_who_left_hears_nothing(stage: str, running: Running) -> None:
+async def test_member_that_left_hears_nothing(stage: str, running: Running) -> None:
     async with running(stage) as server, peer(server) as client:
         await client.join("a")
         await client.ask(type="leave", room="a")

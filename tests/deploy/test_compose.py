@@ -230,7 +230,7 @@ async def test_browser_stays_with_its_replica(stack: Stack) -> None:
     assert len({text.partition('"replica":')[2] for text in map(str, replicas)}) == 1
 
 
-def test_who_keeps_no_cookie_stays_by_name(stack: Stack) -> None:
+def test_client_without_a_cookie_stays_on_its_replica_by_name(stack: Stack) -> None:
     places = {}
     # One request after another on one connection, so that no other comes between.
     router = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=5)

@@ -400,7 +400,7 @@ async def test_noise_is_answered_or_dropped(running: Running) -> None:
         assert (await post(server, "red", 1)).status == 200
 
 
-async def test_answer_that_nobody_reads_is_let_go(running: Running) -> None:
+async def test_answer_that_nobody_reads_is_dropped(running: Running) -> None:
     limits = {"handshake_timeout": 0.4, "send_buffer": 16384, "outbox_limit": 2**22}
     async with running("resume", sse_port=0, **limits) as server:
         start = (await poll(server, "red")).body["epoch"]
@@ -461,7 +461,7 @@ async def test_get_with_a_body_is_refused(running: Running) -> None:
             assert (answer.status, answer.body["code"]) == (400, "bad_message")
 
 
-async def test_goodbye_to_who_just_left_does_not_end_the_next_request(
+async def test_goodbye_to_a_client_that_just_left_does_not_end_the_next_request(
     running: Running,
 ) -> None:
     async with running("resume", sse_port=0) as server:

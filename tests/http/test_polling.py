@@ -73,7 +73,7 @@ async def test_polls_in_turn_get_every_message_once_from_any_replica(
         await publishing
 
 
-async def test_what_does_not_fit_one_answer_comes_with_the_next(
+async def test_messages_that_do_not_fit_one_answer_come_with_the_next(
     running: Running,
 ) -> None:
     async with running("resume", sse_port=0, outbox_limit=10_000) as server:
@@ -174,7 +174,7 @@ async def test_token_that_runs_out_ends_a_poll(running: Running) -> None:
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "1e3", "soon", ""])
-async def test_wait_that_is_none_is_refused(wait: str, running: Running) -> None:
+async def test_invalid_wait_is_refused(wait: str, running: Running) -> None:
     async with running("resume", sse_port=0) as server:
         answer = await ask(server, "GET", f"/rooms/red/poll?wait={wait}")
         assert (answer.status, answer.body["code"]) == (400, "bad_message")

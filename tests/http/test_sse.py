@@ -287,7 +287,7 @@ async def test_numbering_that_goes_on_moves_no_cursor(running: Running) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["7", "e:x", "e:-1", "e:" + "9" * 30, ":1"])
-async def test_cursor_that_is_none_is_refused(cursor: str, running: Running) -> None:
+async def test_invalid_cursor_is_refused(cursor: str, running: Running) -> None:
     async with running("resume", sse_port=0) as server:
         answer = await ask(
             server, "GET", "/rooms/red", headers={"Last-Event-ID": cursor}
@@ -402,7 +402,9 @@ async def test_draining_server_admits_no_more(running: Running) -> None:
         server.draining = False
 
 
-async def test_drain_does_not_wait_for_who_does_not_read(running: Running) -> None:
+async def test_drain_does_not_wait_for_clients_that_do_not_read(
+    running: Running,
+) -> None:
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(

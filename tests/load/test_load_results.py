@@ -262,7 +262,7 @@ def test_picture_on_a_page_takes_its_colours_from_it(tmp_path: Path) -> None:
         assert not re.findall(r"#[0-9a-f]{6}\b", text)
 
 
-def test_run_of_which_nobody_knows_anything_has_no_picture(tmp_path: Path) -> None:
+def test_run_without_figures_has_no_picture(tmp_path: Path) -> None:
     """The page may be told to load a port on which no server listens."""
     table = [dict.fromkeys(("seconds", "p50_ms", "cpu")) for _ in range(4)]
     run = replace(_saved.load(saved(tmp_path)), record=_record.Record(), table=table)

@@ -94,7 +94,9 @@ def test_messages_are_those_of_the_protocol_however_the_stream_is_cut(
         (b"\xc1\x01a", 1002),  # an extension that was not negotiated
     ],
 )
-def test_what_no_server_may_send_ends_the_connection(data: bytes, code: int) -> None:
+def test_frame_that_no_server_may_send_ends_the_connection(
+    data: bytes, code: int
+) -> None:
     frames = _frames.Frames(client())
     assert frames.cut(data) == []
     assert frames.protocol.state is not OPEN
@@ -269,7 +271,7 @@ async def test_fault_without_servers_of_its_own_and_unknown_scenario_are_refused
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("host", ["ws://127.0.0.1:9", "ws://192.0.2.1"])
-async def test_page_says_in_a_sentence_what_it_will_not_load(
+async def test_page_says_in_a_sentence_which_host_it_will_not_load(
     tmp_path: Path, host: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(

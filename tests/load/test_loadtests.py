@@ -672,7 +672,7 @@ async def test_worker_that_died_is_missed_though_another_took_its_place(
 
 
 @pytest.mark.timeout(60)
-async def test_what_cannot_run_says_so_in_a_sentence(tmp_path: Path) -> None:
+async def test_run_that_cannot_start_says_why_in_a_sentence(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # bound, not listening: nobody else can use it
         closed = f"ws://127.0.0.1:{listener.getsockname()[1]}"
@@ -715,7 +715,7 @@ for kind in (
 """
 
 
-async def test_only_who_means_to_be_prompt_tells_the_generators_lag() -> None:
+async def test_only_prompt_readers_measure_the_generators_lag() -> None:
     """Users that play dead or slow peers read late on purpose, not for lack of time."""
     assert (await printed(LATE)).split() == ["1", "0", "0", "0", "0"]
 

@@ -194,7 +194,7 @@ async def test_server_that_gave_away_the_slot_of_its_probe_is_heard(
         assert (await bob.until("message"))["seq"] == seq
 
 
-async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
+async def test_room_whose_slot_had_no_owner_for_a_while_is_subscribed_again(
     running: Running,
 ) -> None:
     async with (
@@ -230,7 +230,7 @@ async def test_room_whose_slot_is_nobody_s_for_a_while_is_listened_to_again(
 
 
 @pytest.mark.parametrize("preferred", ["hostname", "unknown-endpoint"])
-async def test_server_whose_name_the_cluster_does_not_know_is_where_it_was_asked(
+async def test_server_without_a_name_is_at_the_address_that_answered(
     preferred: str, running: Running
 ) -> None:
     """Redis answers ``?`` for a host name that is not set, or nil if it may."""
@@ -249,7 +249,7 @@ async def test_server_whose_name_the_cluster_does_not_know_is_where_it_was_asked
                 assert (await bob.until("message"))["seq"] == seq
 
 
-async def test_server_that_somebody_fills_forgets_what_rooms_remember(
+async def test_server_of_a_cluster_that_is_nearly_full_empties_histories(
     running: Running,
 ) -> None:
     most = 16 * 2**20

@@ -61,7 +61,7 @@ async def test_stray_answer_is_taken_for_nothing_and_ends_the_connection(
         assert (await ann.ask(type="publish", room="red", payload=0))["type"] == "ack"
 
 
-async def test_much_that_is_published_at_once_does_not_have_to_be_stored_at_once(
+async def test_large_burst_may_take_longer_than_the_deadline_of_an_answer(
     running: Running,
 ) -> None:
     """The network needs longer than the deadline of an answer, and Redis answers."""

@@ -13,7 +13,7 @@ from tests.conftest import Running, eventually, peer
 from tests.redis.test_link import hears
 
 
-async def test_server_that_stood_still_takes_nobody_for_dead(running: Running) -> None:
+async def test_server_that_stalled_does_not_give_up_redis(running: Running) -> None:
     async with running("resume") as server, peer(server) as ann:
         await hears(server)
         node = server.parts.broker.redis.node
@@ -35,7 +35,7 @@ async def test_patience_ends() -> None:
     assert time.monotonic() - began >= 0.2
 
 
-async def test_one_standstill_is_not_the_whole_deadline() -> None:
+async def test_one_stall_is_not_the_whole_deadline() -> None:
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
     async with Patience(0.4):

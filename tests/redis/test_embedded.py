@@ -137,7 +137,7 @@ async def test_the_wheel_has_one_when_path_has_none(
         assert await redis.ping()
 
 
-def test_where_there_is_none_it_says_what_to_do(
+def test_error_without_a_redis_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -85,7 +85,7 @@ async def test_long_histories_keep_no_message_waiting(running: Running) -> None:
         assert all(each["recovered"] for each in answers), answers
 
 
-async def test_who_missed_too_much_takes_nothing_from_the_others(
+async def test_client_that_missed_too_much_takes_nothing_from_the_others(
     running: Running, redis: Redis
 ) -> None:
     async with running("resume", outbox_limit=500_000) as server, peer(server) as ann:

@@ -98,7 +98,7 @@ async def test_silent_commands_are_answered_though_the_link_works(
 
 @pytest.mark.parametrize("stage", ["broker", "resume"])
 @pytest.mark.parametrize("breaks", [False, True])
-async def test_who_joins_first_misses_nothing_that_is_said_meanwhile(
+async def test_first_member_misses_nothing_that_is_published_during_its_join(
     breaks: bool, stage: str, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages arrive while the answer to the join is on its way; the link may break.

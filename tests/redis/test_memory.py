@@ -51,7 +51,7 @@ async def test_messages_to_rooms_that_nobody_is_in_fill_no_redis(
         assert (await ann.join("another"))["type"] == "joined"
 
 
-async def test_rooms_of_who_fills_redis_are_forgotten_and_no_other_s(
+async def test_only_rooms_of_the_user_who_fills_redis_are_emptied(
     running: Running,
 ) -> None:
     """A user fills Redis from two replicas; another user's history stays."""

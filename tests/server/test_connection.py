@@ -54,7 +54,7 @@ async def trickle(client: Raw) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_who_is_at_its_end_leaves_its_rooms_at_once_and_its_socket_soon(
+async def test_connection_that_ends_leaves_its_rooms_at_once_and_its_socket_soon(
     running: Running,
 ) -> None:
     async with running("rooms") as server:
@@ -105,7 +105,7 @@ async def test_zombie_is_not_seen_and_gives_its_place_back(running: Running) -> 
             pass
 
 
-async def test_who_hangs_up_without_reading_is_not_waited_for(
+async def test_peer_that_hangs_up_without_reading_is_not_waited_for(
     running: Running,
 ) -> None:
     """Its end of the stream has arrived, but it never takes the server's buffer."""
@@ -122,7 +122,7 @@ async def test_who_hangs_up_without_reading_is_not_waited_for(
             await eventually(lambda: not server.sockets and not server.connections)
 
 
-async def test_what_was_said_before_a_goodbye_is_served(running: Running) -> None:
+async def test_messages_before_a_goodbye_are_served(running: Running) -> None:
     async with running("resume") as server, peer(server, "bob") as bob:
         await bob.join("a")
         async with raw_peer(server) as client:
@@ -132,7 +132,7 @@ async def test_what_was_said_before_a_goodbye_is_served(running: Running) -> Non
                 assert (await bob.until("message"))["payload"] == number
 
 
-async def test_who_left_while_it_joined_is_no_member(running: Running) -> None:
+async def test_client_that_left_during_its_join_is_no_member(running: Running) -> None:
     async with running("rooms") as server:
         broker, asked, go_on = server.parts.broker, asyncio.Event(), asyncio.Event()
         read = broker.read

@@ -310,7 +310,7 @@ async def test_room_that_is_left_and_entered_at_once_is_entered(
     assert await run(browser, replica, script) == ["left", "joined"]
 
 
-async def test_what_is_said_of_a_room_goes_out_in_the_order_in_which_it_was_said(
+async def test_requests_for_a_room_are_sent_in_the_order_of_the_calls(
     browser: Any,
 ) -> None:
     heard: list[tuple[str, Any]] = []

@@ -18,7 +18,7 @@ def ledger(limit: int = 1000, ttl: float = 60.0) -> Ledger:
     return Ledger(limit, ttl)
 
 
-def test_who_fills_the_most_gives_way_before_others_lose_anything() -> None:
+def test_users_who_fill_the_most_lose_rooms_before_others_do() -> None:
     kept = ledger()
     for number in range(10):
         kept.note(f"ann-{number}", "ann", 1000, now=0.0)
@@ -32,7 +32,7 @@ def test_who_fills_the_most_gives_way_before_others_lose_anything() -> None:
     assert not kept.cut(kept.size, now=0.0)
 
 
-def test_room_of_many_is_nobody_s_largest() -> None:
+def test_room_of_many_users_is_the_largest_of_none() -> None:
     kept = ledger()
     for number in range(50):
         kept.note("lobby", f"user-{number}", 10_000, now=0.0)
@@ -42,7 +42,7 @@ def test_room_of_many_is_nobody_s_largest() -> None:
     assert cut and "lobby" not in cut
 
 
-def test_what_fell_out_of_a_history_is_counted_no_longer() -> None:
+def test_messages_that_a_history_dropped_are_counted_no_longer() -> None:
     kept = ledger(limit=10)
     for _ in range(1000):
         kept.note("red", "ann", 100, now=0.0)

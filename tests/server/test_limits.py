@@ -77,7 +77,7 @@ def test_debt_is_at_most_a_burst_however_much_is_taken() -> None:
     assert bucket.wait() == pytest.approx(11 / 5)
 
 
-def test_what_was_dear_is_charged_but_exhausts_nobody() -> None:
+def test_expensive_work_is_charged_but_exhausts_no_bucket() -> None:
     bucket = TokenBucket(5, 10, now=0.0)
     assert bucket.take(0.0)
     bucket.charge(3.0)

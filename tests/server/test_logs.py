@@ -121,14 +121,14 @@ TOKEN = issue(SECRET, "ann")
         f"somewhere else: {TOKEN}",
     ],
 )
-def test_what_looks_like_a_secret_is_struck_out(text: str) -> None:
+def test_text_that_looks_like_a_secret_is_replaced(text: str) -> None:
     said = logs.redacted(text)
     assert "***" in said
     assert TOKEN not in said
     assert "opaque" not in said
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_text_that_is_no_secret_stays() -> None:
     text = "the broker is lost: ws://127.0.0.1:8080/ user=ann code=4409"
     assert logs.redacted(text) == text
 
@@ -225,7 +225,7 @@ async def test_log_of_a_server_has_what_happened_and_no_token() -> None:
     assert (refused["status"], refused["level"]) == (401, "info")
 
 
-async def test_who_is_put_out_is_in_the_log_and_who_leaves_is_not(
+async def test_log_has_clients_that_are_closed_and_not_those_that_leave(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "labserver")

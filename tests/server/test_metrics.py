@@ -75,7 +75,7 @@ def test_gauges_are_what_is_given() -> None:
     assert math.isnan(page["b"])
 
 
-def test_what_may_come_is_there_before_it_comes() -> None:
+def test_known_labels_are_on_the_page_from_the_start() -> None:
     page = samples(render(Metrics(), []))
     assert page["labserver_closes_total{4409}"] == 0
     assert page["labserver_closes_total{1006}"] == 0

@@ -55,7 +55,7 @@ async def test_peers_that_give_up_while_the_server_stands_still_leave_no_place_t
         await eventually(takes_as_many_as_it_should)
 
 
-async def test_who_is_gone_is_not_believed_where_it_is(
+async def test_header_of_a_peer_that_is_gone_is_not_trusted(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server cannot read its address any more: it may not be a trusted proxy."""

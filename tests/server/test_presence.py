@@ -129,7 +129,7 @@ async def present(client: Peer, room: str = "red") -> View:
 
 
 @EVERYWHERE
-async def test_who_joins_with_presence_sees_the_others_and_is_seen(
+async def test_member_with_presence_sees_the_others_and_is_seen(
     stage: str, without: tuple[str, ...], running: Running, hurried: None
 ) -> None:
     async with running(stage, without=without) as server, peer(server) as ann:
@@ -145,7 +145,7 @@ async def test_who_joins_with_presence_sees_the_others_and_is_seen(
 
 
 @EVERYWHERE
-async def test_who_did_not_ask_is_neither_seen_nor_told(
+async def test_member_without_presence_is_neither_seen_nor_told(
     stage: str, without: tuple[str, ...], running: Running, hurried: None
 ) -> None:
     async with (
@@ -214,7 +214,7 @@ async def is_ended(server: LabServer, bob: Peer) -> None:
 @pytest.mark.parametrize(
     "how", [leaves, is_gone, joins_without, loses_the_room, is_ended]
 )
-async def test_who_goes_is_told_of_however_it_goes(
+async def test_every_way_to_leave_is_told(
     how: Any, running: Running, hurried: None
 ) -> None:
     async with (
@@ -229,7 +229,7 @@ async def test_who_goes_is_told_of_however_it_goes(
         await view.until("ann")
 
 
-async def test_who_joins_again_is_told_anew_and_to_the_others_nothing_happened(
+async def test_member_that_joins_again_is_told_anew_and_the_others_nothing(
     running: Running, hurried: None
 ) -> None:
     async with (
@@ -343,7 +343,7 @@ async def test_crowd_that_comes_at_once_is_told_in_a_few_events(
             assert sum(len(json.dumps(each)) for each in view.told) < 20_000
 
 
-async def test_who_came_and_went_between_two_events_is_not_mentioned(
+async def test_member_that_came_and_left_between_two_events_is_not_mentioned(
     running: Running,
 ) -> None:
     async with running("resume") as server, peer(server) as ann:
@@ -652,7 +652,7 @@ async def test_presence_heals_by_itself_and_tells_of_nobody_who_stayed(
         assert len(joined) == 2
 
 
-async def test_what_cannot_be_read_of_a_replica_is_dropped(
+async def test_unreadable_entry_of_a_replica_is_deleted(
     running: Running, redis: Redis, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence, "TTL", 500)  # refreshes: entries do not expire
@@ -665,7 +665,7 @@ async def test_what_cannot_be_read_of_a_replica_is_dropped(
         assert not redis.hexists(KEY, "another")
 
 
-async def test_what_goes_wrong_with_presence_holds_up_nothing_else(
+async def test_error_in_presence_holds_up_nothing_else(
     running: Running, redis: Redis, hurried: None
 ) -> None:
     redis.set(KEY, "not a hash")

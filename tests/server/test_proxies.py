@@ -43,7 +43,7 @@ PROXIES = Proxies(("10.0.0.0/8", "192.0.2.1", "fd00::/8"))
         ("10.1.1.1", [], "10.1.1.1"),
     ],
 )
-def test_client_is_the_rightmost_that_is_no_proxy(
+def test_client_is_the_rightmost_address_that_is_no_proxy(
     peer: str, forwarded: list[str], client: str
 ) -> None:
     assert PROXIES.client_of(peer, forwarded) == client

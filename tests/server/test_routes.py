@@ -77,7 +77,7 @@ def test_unready_is_a_503_that_says_why_and_alive_is_still_alive(why: str) -> No
 @pytest.mark.parametrize(
     "path", ["/x", "/healthz/", "/HEALTHZ", "//", "//[", "*", "", "/../etc/passwd"]
 )
-def test_what_is_not_there_is_a_404(path: str) -> None:
+def test_unknown_path_is_a_404(path: str) -> None:
     assert ask(path).status_code == 404
 
 

@@ -180,7 +180,7 @@ async def test_drain_ends_at_its_deadline_with_a_peer_that_never_reads(
 # asyncio's own loop, of Python 3.11, forgets a transport whose listener was closed.
 @pytest.mark.loops("uvloop")
 @pytest.mark.parametrize("turns", range(5))
-async def test_drain_does_not_wait_for_who_came_just_before(
+async def test_drain_does_not_wait_for_a_client_that_came_just_before(
     turns: int, running: Running
 ) -> None:
     async with running("rooms", handshake_timeout=3 * DEADLINE) as server:

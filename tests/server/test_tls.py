@@ -285,7 +285,7 @@ def test_certificate_needs_its_key(certificate: Certificate) -> None:
             Settings(**one)
 
 
-def test_what_is_no_certificate_is_one_line_that_names_the_setting(
+def test_bad_certificate_is_one_line_that_names_the_setting(
     certificate: Certificate, tmp_path: Path
 ) -> None:
     other = made(tmp_path)

@@ -51,7 +51,7 @@ async def pinged(client: Peer, seconds: float) -> list[float]:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", FLOODS + DEAR)
-async def test_others_are_answered_beside_those_who_cost_a_lot(kind: str) -> None:
+async def test_others_are_answered_beside_expensive_clients(kind: str) -> None:
     count = 8 if kind in FLOODS else 20
     async with (
         running_replica("resume", "--without", "broker") as server,
@@ -97,7 +97,7 @@ async def test_connection_holds_no_more_than_its_queue_inflated(
 
 
 @pytest.mark.parametrize("kind", ["pings", "messages"])
-async def test_who_was_told_goodbye_is_not_read_on_and_on(
+async def test_client_that_ignores_its_close_is_cut_off(
     kind: str, running: Running
 ) -> None:
     async with running("rooms", message_rate_limit=10) as server:
@@ -114,7 +114,7 @@ async def test_who_was_told_goodbye_is_not_read_on_and_on(
             await eventually(lambda: not server.sockets)
 
 
-async def test_goodbye_that_is_answered_after_what_was_on_its_way_is_over(
+async def test_close_that_is_answered_behind_other_messages_ends_at_once(
     running: Running,
 ) -> None:
     async with running("rooms", message_rate_limit=10) as server, peer(server) as ann:
@@ -164,7 +164,7 @@ async def test_one_goes_on_at_a_time_and_the_loop_turns_between_them() -> None:
     assert all(b - a >= TICKS for a, b in zip(times, times[1:], strict=False))
 
 
-async def test_who_gave_up_waiting_holds_nobody_up() -> None:
+async def test_cancelled_wait_holds_nobody_up() -> None:
     turns = Turns()
     first = asyncio.ensure_future(turns.wait())
     await asyncio.sleep(0)
@@ -186,7 +186,7 @@ async def test_waiting_is_not_charged() -> None:
     assert 0.04 <= sum(spent) < 0.3
 
 
-async def test_cancelling_what_is_timed_cancels_it() -> None:
+async def test_cancelling_a_timed_coroutine_cancels_it() -> None:
     ended: list[type[BaseException]] = []
 
     async def work() -> None:

@@ -380,7 +380,7 @@ async def test_redis_that_came_back_from_its_disk_goes_on_in_an_epoch_of_its_own
         assert await received(ann, 2) == [1, 2]
 
 
-async def test_who_joins_while_another_server_takes_over_is_told_its_place(
+async def test_member_that_joins_during_a_takeover_is_told_its_position(
     running: Running, redis: Redis
 ) -> None:
     async with (
@@ -414,7 +414,7 @@ async def publish_seq(client: Peer) -> int:
     return (await client.ask(type="publish", room="red", payload=0))["seq"]
 
 
-async def test_frozen_redis_keeps_nobody_waiting_for_those_before(
+async def test_frozen_redis_makes_no_request_wait_for_earlier_ones(
     running: Running, own_redis: str
 ) -> None:
     async with running("resume", redis=own_redis) as server:

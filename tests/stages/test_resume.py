@@ -70,7 +70,7 @@ async def test_replay_comes_between_joined_and_live_messages(
 
 
 @pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
-async def test_who_leaves_a_room_that_was_quiet_for_long_may_come_back(
+async def test_client_may_come_back_to_a_room_that_was_quiet_for_long(
     without: tuple[str, ...], running: Running
 ) -> None:
     """The messages are too old for the history, but the client missed none of them."""
