@@ -1,1 +1,1 @@
-"""Other doors to the same rooms: event streams, long polls, POST."""
+"""The same rooms over plain HTTP: event streams, long polls, POST."""

@@ -1,7 +1,7 @@
-"""The HTTP port of a server, for whoever serves to hand to it.
+"""Opens the HTTP port of a server; the process that serves passes it to the server.
 
-Starlette and uvicorn come with the extra ``sse``; nothing here needs them before a
-server has such a port.
+Starlette and uvicorn come with the extra ``sse``. They are imported only if a server
+has such a port.
 """
 
 from __future__ import annotations

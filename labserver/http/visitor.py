@@ -1,8 +1,7 @@
-"""A client without a WebSocket: one HTTP request, for as long as it lasts.
+"""A client without a WebSocket: one HTTP request while it lasts.
 
-It is a :class:`~labserver.server.member.Member` as a WebSocket connection is, so that
-rooms, rights, limits and losses are the same for both, and no way of sending exists
-twice.
+It is a :class:`~labserver.server.member.Member`, as a WebSocket connection is. So rooms,
+rights, limits and losses are the same for both, and there is one way to send.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ class Visitor:
     """One request.
 
     Args:
-        address: Where it comes from.
-        socket: What its answer goes out on. Several requests may follow each other
-            on one, so only what hangs is aborted.
+        address: The client's address.
+        socket: The transport of its response. Several requests may follow each other
+            on it, so it is aborted only if the response hangs.
 
     """
 
@@ -40,24 +39,24 @@ class Visitor:
         self.socket = socket
         self.identity = ANONYMOUS
         self.outbox: Outbox = SHUT
-        self.rooms: set[str] = set()  # kept by the hub
+        self.rooms: set[str] = set()  # set by the hub
         self.paused = False
         self.in_flight = 0  # publishes that wait for the broker
-        self.ending: Close | None = None  # why this side ends it
+        self.ending: Close | None = None  # why the server ends it
         self.expiry: asyncio.TimerHandle | None = None
-        self.place: Place  # of the socket
-        self.deadline: asyncio.TimerHandle | None = None  # of a goodbye
+        self.place: Place  # the place of its socket
+        self.deadline: asyncio.TimerHandle | None = None  # deadline of a goodbye
 
     @property
     def gone(self) -> bool:
-        """Whether nothing goes out any more."""
+        """Whether nothing is sent to it any more."""
         return self.ending is not None
 
     def reply(self, message: Struct) -> None:
-        """Take an answer."""
+        """Handle an answer. Here it is ignored."""
 
     def returned(self) -> None:
-        """Take no notice: requests that listen are not counted."""
+        """Do nothing: joins over HTTP are not counted."""
 
     def ended(self) -> None:
         """Finish the response; :attr:`ending` says why."""
@@ -71,13 +70,13 @@ class Visitor:
             self.deadline = self.loop.call_later(within, abort, self.socket)
 
     def cut(self, close: Close) -> None:
-        """End at once, whatever waits in the buffer."""
+        """End at once, and discard the buffer."""
         self.end(close)
         self.ending = close
         abort(self.socket)
 
     def left(self) -> None:
-        """Note that the response is over: its socket may serve the next request."""
+        """Note that the response has ended: its socket may serve the next request."""
         self.ending = self.ending or NORMAL
         self.outbox = SHUT
         if self.deadline is not None:

@@ -1,4 +1,4 @@
-"""The six parts of a server, as protocols: the seams at which a stage replaces one."""
+"""The six parts of a server, as protocols. A stage replaces one of them."""
 
 from __future__ import annotations
 
@@ -19,59 +19,77 @@ from labserver.server.metrics import Metrics
 from labserver.server.places import Places
 from labserver.server.presence import Attendance, Roster
 
-BEGINS = "more rooms that nobody is in than one may publish to: wait, or join"
+BEGINS = "too many messages to rooms without members: wait, or join the room"
 KEPT_LIMIT = 2**28  # bytes of messages that one process keeps, all rooms together
-KEY_TTL = 300.0  # seconds in which a second publish with the same key is the first
+KEY_TTL = 300.0  # seconds in which a second publish with the same key is a repetition
 
 
 class Application(Protocol):
-    """What a message means."""
+    """Serves the messages of clients."""
 
     async def receive(self, member: Member, text: str) -> None:
         """Decode one message, JSON text, and handle it.
 
-        Raises BadMessage for a message that is wrong.
+        Raises:
+            BadMessage: It cannot be decoded, or may not be served.
+
         """
 
     async def handle(self, member: Member, message: ClientMessage) -> None:
-        """Serve one message. Raises BadMessage for one that may not be served."""
+        """Serve one message.
+
+        Raises:
+            BadMessage: It may not be served.
+
+        """
 
     def closed(self, member: Member) -> None:
-        """Forget a member that is over."""
+        """Forget a member that has ended."""
 
 
 class Admission(Protocol):
-    """Who gets a socket."""
+    """Decides which clients get a socket."""
 
     @property
     def places(self) -> Places:
-        """How many there may be; the server counts them here."""
+        """The places for sockets; the server counts its sockets there."""
 
     def admit(self, member: Member, request: Request) -> Identity:
-        """Return who asks. Raises Refused, which becomes an HTTP answer."""
+        """Return the identity of a client.
+
+        Raises:
+            Refused: The client is not admitted; this becomes an HTTP response.
+
+        """
 
     def opened(self, member: Member) -> None:
-        """Watch over a member that was admitted."""
+        """Begin to watch a member that was admitted."""
 
     def released(self, member: Member) -> None:
-        """Forget a member that is over, or was never admitted."""
+        """Forget a member that has ended, or was never admitted."""
 
     def refresh(self, member: Member, token: str) -> Refreshed | None:
-        """Extend the time of a member; None when there are no tokens here.
+        """Give a member a new token. A bad token ends the member.
 
-        A bad token ends the member.
+        Returns:
+            The answer to the client. None if the token was bad, or if there are no
+            tokens here.
+
         """
 
 
 class Heartbeat(Protocol):
-    """How a dead peer is noticed."""
+    """Notices dead peers."""
 
     @property
-    def interval(self) -> float | None: ...
+    def interval(self) -> float | None:
+        """Seconds between two pings to the same peer; None without pings."""
 
-    def watch(self, connection: LabConnection) -> None: ...
+    def watch(self, connection: LabConnection) -> None:
+        """Begin to ping a connection."""
 
-    def forget(self, connection: LabConnection) -> None: ...
+    def forget(self, connection: LabConnection) -> None:
+        """Stop pinging a connection."""
 
     async def start(self, metrics: Metrics) -> None: ...
 
@@ -80,11 +98,16 @@ class Heartbeat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a room stands, and what of it is still kept after some seq.
+    """The position of a room, with messages that it still keeps.
 
-    ``before`` is the epoch that this one goes on from, and up to which seq both say
-    the same. If it began from nothing, that seq is -1, which no cursor has: a client
-    can send any name, also the empty one.
+    Attributes:
+        epoch: Name of its numbering.
+        seq: Number of its newest message.
+        kept: Messages after the seq that was asked for.
+        before: The epoch that this one continues, and the last seq that both share. If
+            there is none, that seq is -1. No cursor has this seq, while a client may
+            send any epoch, also an empty one.
+
     """
 
     epoch: str
@@ -93,13 +116,13 @@ class Position:
     before: tuple[str, int] = ("", -1)
 
     def continues(self, epoch: str, seq: int) -> bool:
-        """Return whether what comes after a place in an epoch comes after it here."""
+        """Return whether a cursor of an epoch is also valid in this epoch."""
         epoch_before, base = self.before
         return epoch == self.epoch or (epoch == epoch_before and seq <= base)
 
 
 class Broker(Protocol):
-    """Decides a room's order and carries its messages to every replica's hub."""
+    """Decides the order of a room's messages, and brings them to every replica's hub."""
 
     @property
     def deaf(self) -> bool:
@@ -117,50 +140,76 @@ class Broker(Protocol):
         user: str = "",
         begins: TokenBucket | None = None,
     ) -> asyncio.Future[int]:
-        """Number a message, keep it, send it. The result is its seq.
+        """Number a message, keep it and send it.
 
-        A room remembers what is said from when somebody was first told a place in it:
-        nobody can come back to anything before. So a room costs next to nothing until
-        somebody was in it, and is forgotten five minutes after its last message.
+        A room keeps messages once a client was told a position in it: before that, no
+        client can come back. So a room in which nobody has been costs very little, and
+        is forgotten five minutes after its last message.
 
         Args:
             room: Name of the room.
-            tail: What the publisher decides, from :func:`messages.body`.
-            key: Names this message of this user in this room for ``KEY_TTL`` seconds,
-                less while memory is short: a second one is not sent, and has the first
-                one's seq.
+            tail: The end of the message's JSON, from :func:`messages.body`.
+            key: Idempotency key. For ``KEY_TTL`` seconds (less while memory is short) a
+                second message of this user in this room with the same key is not sent,
+                and gets the seq of the first.
             user: The publisher.
-            begins: Gives a token for each room that the publisher begins; None for
-                any number.
+            begins: Bucket that pays a token for each room that the publisher begins;
+                None for any number of rooms.
 
-        The future fails with BrokerDown when that cannot be promised, with TooManyRooms
-        when there is no such room, and no token.
+        Returns:
+            A future with the seq. It fails with BrokerDown if the message may not have
+            been stored, and with TooManyRooms if the room does not exist and the bucket
+            has no token.
+
         """
 
     async def subscribe(self, room: str) -> None:
-        """Return when the hub gets every message published from now on."""
+        """Return when the hub gets every message that is published from now on.
+
+        Raises:
+            BrokerDown: That cannot be promised.
+
+        """
 
     def unsubscribe(self, room: str) -> None:
         """Note that a room has no local member any more."""
 
     async def read(self, room: str, after: int | None) -> Position:
-        """Return where a room stands and what it keeps after a seq (None: nothing)."""
+        """Return a room's position, with the messages after a seq that it still keeps.
+
+        Args:
+            room: Name of the room.
+            after: Messages after this seq are wanted; None for none.
+
+        Raises:
+            BrokerDown: The position cannot be read.
+
+        """
 
     async def here(
         self, room: str, mine: Roster, ttl: float, known: Roster | None
     ) -> Roster:
-        """Note who of this replica is in a room; return who is of all of them.
+        """Store this replica's members of a room; return those of all replicas.
 
-        What is noted is forgotten after ``ttl`` seconds. A change is told to the hubs
-        of the other replicas that listen to the room. Raises BrokerDown.
+        The hubs of other replicas that are subscribed to the room hear of a change.
+
+        Args:
+            room: Name of the room.
+            mine: The members on this replica.
+            ttl: Seconds after which this is forgotten.
+            known: The last roster of the room that this replica knows.
+
+        Raises:
+            BrokerDown: The broker does not answer.
+
         """
 
 
 class History(Protocol):
-    """What a room remembers for those who come back.
+    """How many messages a room keeps for clients that come back.
 
-    A broker keeps the newest ``limit`` messages of a room for ``ttl`` seconds, and
-    need not read more than ``replay_limit`` bytes of them (0: any) for one replay.
+    A broker keeps the newest ``limit`` messages of a room for ``ttl`` seconds. For one
+    replay it need not read more than ``replay_limit`` bytes (0: no limit).
     """
 
     @property
@@ -175,12 +224,12 @@ class History(Protocol):
     def missed(
         self, cursor: Cursor | None, position: Position
     ) -> Sequence[Event] | None:
-        """Return every message after the cursor, or None if one of them is gone."""
+        """Return every message after the cursor; None if one of them is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """What an application works with."""
+    """What a server gives to its application."""
 
     hub: Hub
     broker: Broker
@@ -192,7 +241,7 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A server, taken apart."""
+    """The parts that a server is made of."""
 
     application: Callable[[Lab], Application]
     admission: Admission
