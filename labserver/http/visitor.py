@@ -1,7 +1,7 @@
 """A client without a WebSocket: one HTTP request while it lasts.
 
-It is a :class:`~labserver.server.member.Member`, as a WebSocket connection is. So rooms,
-rights, limits and losses are the same for both, and there is one way to send.
+It is a :class:`~labserver.server.member.Member`, as a WebSocket connection is. So
+rooms, rights, limits and losses are the same for both, and there is one way to send.
 """
 
 from __future__ import annotations

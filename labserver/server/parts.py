@@ -122,7 +122,7 @@ class Position:
 
 
 class Broker(Protocol):
-    """Decides the order of a room's messages, and brings them to every replica's hub."""
+    """Decides the order of a room's messages, and brings them to all replicas' hubs."""
 
     @property
     def deaf(self) -> bool:
