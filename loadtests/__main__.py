@@ -1,4 +1,4 @@
-"""``python -m loadtests``: run the scenarios here, compare results."""
+"""``python -m loadtests``: run the scenarios of this folder, compare results."""
 
 from labserver.load.commands import start
 

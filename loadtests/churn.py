@@ -1,14 +1,14 @@
-"""Churn: connect, join, hear oneself, leave, go; and strangers at the door.
+"""Churn: clients that connect, join, publish, leave and disconnect; and bad tokens.
 
-The question: what does a handshake cost, does a room work whose members come and go,
-and is everybody refused who should be? A refusal that was due is no failure.
+The question: what does a handshake cost, does a room work while members come and go,
+and does the server refuse every bad token? A refused bad token is not a failure.
 """
 
 from labserver.load.users.visitor import Stranger, Visitor
 
 
 class ChurnUser(Visitor):
-    """Comes with a good token, twice a second."""
+    """Visits a room with a good token, twice a second."""
 
     scenario = "churn"
     label = "visitors"
@@ -16,7 +16,7 @@ class ChurnUser(Visitor):
 
 
 class BadTokenUser(Stranger):
-    """Comes with a token that is expired, forged, garbage or not there."""
+    """Tries tokens that are expired, forged, garbage or missing."""
 
     scenario = "churn"
     label = "strangers"

@@ -1,14 +1,14 @@
-"""Fan-out: one publisher, a crowd of subscribers, one room.
+"""Fan-out: one publisher and many subscribers in one room.
 
-The question: how long after a message was due has everybody got it, and does everybody
-get it at all?
+The question: how long after a message was due does every subscriber have it, and does
+every subscriber get every message?
 """
 
 from labserver.load import Publisher, WebSocketUser
 
 
 class FanoutPublisher(Publisher):
-    """Publishes on schedule, and hears itself like everybody else."""
+    """Publishes on schedule, and gets its own messages like all members."""
 
     scenario = "fanout"
     fixed_count = 1

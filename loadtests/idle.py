@@ -1,8 +1,8 @@
-"""Idle: a crowd that says nothing and answers heartbeats, and peers that went silent.
+"""Idle: members that only answer heartbeats, and peers that have gone silent.
 
-The question: what does a connection cost that does nothing, and how long is a peer kept
-that is dead? The room hears one message a second, so that what is kept still works. A
-server with ``--heartbeat-interval 2`` has an answer within seconds.
+The question: how much memory does an idle connection take, and how long does the server
+keep a dead peer? The room gets one message a second, to check that idle connections
+still work. With ``--heartbeat-interval 2`` a server notices dead peers within seconds.
 """
 
 from labserver.load import Publisher
@@ -10,7 +10,7 @@ from labserver.load.users.quiet import QuietMember, SilentPeer
 
 
 class IdlePublisher(Publisher):
-    """Says something once a second."""
+    """Publishes once a second."""
 
     scenario = "idle"
     label = "members"
@@ -19,7 +19,7 @@ class IdlePublisher(Publisher):
 
 
 class IdleMember(QuietMember):
-    """Is there, and answers pings."""
+    """Stays connected, and answers pings."""
 
     scenario = "idle"
     label = "members"
@@ -27,7 +27,7 @@ class IdleMember(QuietMember):
 
 
 class DeadPeer(SilentPeer):
-    """Joins, and is half-open from then on: it neither reads nor answers."""
+    """Joins, and then neither reads nor answers, like a half-open connection."""
 
     scenario = "idle"
     label = "dead peers"

@@ -1,9 +1,10 @@
-"""Reconnect storm: everybody loses the connection at once, and comes back.
+"""Reconnect storm: all clients lose their connections at once, and reconnect.
 
-The question: how hard is the server hit, how long until 99 % are back, and what have
-they missed? One crowd waits with full jitter, the other as many clients do: it doubles
-its delay, and everybody's is the same. By default the clients cut their connections
-themselves; in a run of this scenario alone ``--fault kill-replica`` kills their server.
+The question: how high is the peak of new connections, how long until 99 % are back, and
+what have they missed? Half of the clients wait with full jitter. The other half double
+their delay without jitter, as many clients do, so that all wait equally long. By
+default the clients cut their own connections. In a run of this scenario alone,
+``--fault kill-replica`` kills their server.
 """
 
 from labserver.load import Publisher
@@ -11,7 +12,7 @@ from labserver.load.users.storm import StormMember
 
 
 class StormPublisher(Publisher):
-    """Publishes all the time, so that there is something to miss."""
+    """Publishes all the time, so that an absent client misses messages."""
 
     scenario = "reconnect_storm"
     label = "publisher"
@@ -20,7 +21,7 @@ class StormPublisher(Publisher):
 
 
 class JitterMember(StormMember):
-    """Comes back after a random part of a ceiling that doubles."""
+    """Reconnects after a random part of a ceiling that doubles."""
 
     scenario = "reconnect_storm"
     label = "with jitter"
@@ -28,7 +29,7 @@ class JitterMember(StormMember):
 
 
 class NoJitterMember(StormMember):
-    """Comes back after the ceiling itself, like everybody of its kind."""
+    """Reconnects after the whole ceiling, at the same moments as all of this class."""
 
     scenario = "reconnect_storm"
     label = "without jitter"

@@ -1,8 +1,8 @@
 """Replicas: readers on every server of a cluster, one publisher on the first.
 
-The question: what does the way through the broker cost, compared with a reader on the
-publisher's own replica? With one server it degrades to a fan-out. With ``--fault`` a
-server is killed or Redis is paused half-way, and the question is who notices.
+The question: how much latency does a message to another replica have, compared with one
+to the publisher's own replica? With one server it is a plain fan-out. With ``--fault``
+a server is killed or Redis is paused half-way, and the question is what clients notice.
 """
 
 from labserver.load import Publisher, WebSocketUser
@@ -26,7 +26,7 @@ class ReplicaPublisher(Publisher):
 
 
 class ReplicaReader(WebSocketUser):
-    """Listens on the server whose turn it is."""
+    """Listens; readers are spread over all servers in turn."""
 
     scenario = "replicas"
     label = "members"

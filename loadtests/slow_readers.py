@@ -1,8 +1,8 @@
-"""Slow readers: one stalls, one dawdles, one does both by turns, in a healthy room.
+"""Slow readers among healthy ones: one stalls, one reads slowly, one alternates.
 
-The question: do the healthy ones notice? And what becomes of the others: closed, told
-what they missed, or served late? ``python -m loadtests``
-tries each outbox policy of the server.
+The question: do healthy readers suffer? And does the server close slow readers, tell
+them what they missed, or serve them late? ``python -m loadtests`` tries each outbox
+policy of the server.
 """
 
 import gevent
@@ -13,7 +13,7 @@ from labserver.load.users.slow import SlowReader
 
 
 class SlowRoomPublisher(Publisher):
-    """Publishes messages that are big enough to fill a buffer."""
+    """Publishes messages that are large enough to fill a buffer."""
 
     scenario = "slow_readers"
     label = "healthy"
@@ -22,7 +22,7 @@ class SlowRoomPublisher(Publisher):
 
 
 class HealthyReader(WebSocketUser):
-    """Reads what comes, as it comes."""
+    """Reads every message at once."""
 
     scenario = "slow_readers"
     label = "healthy"
@@ -31,7 +31,7 @@ class HealthyReader(WebSocketUser):
 
 
 class StalledReader(SlowReader):
-    """Joins, and reads nothing more until the run is over."""
+    """Joins, and does not read again until the run is over."""
 
     scenario = "slow_readers"
     label = "stalled"
@@ -42,7 +42,7 @@ class StalledReader(SlowReader):
         super().converse()
 
     def delivered(self, message: object, size: int) -> None:
-        """A message that was not read for the whole run has no latency."""
+        """Ignore a message: it waited for the whole run, and has no latency."""
 
 
 class ThrottledReader(SlowReader):
@@ -52,7 +52,7 @@ class ThrottledReader(SlowReader):
     label = "throttled"
     fixed_count = 1
     sip = 16_000  # bytes, ten times a second
-    receive_buffer = 32_768  # bytes: there must be a sip in it
+    receive_buffer = 32_768  # bytes: must hold at least one sip
 
     def converse(self) -> None:
         while not RUN.draining:
@@ -62,7 +62,7 @@ class ThrottledReader(SlowReader):
 
 
 class OscillatingReader(SlowReader):
-    """Reads all there is for a second, and nothing in the next, until the end."""
+    """Reads everything for a second, then nothing for a second, until the end."""
 
     scenario = "slow_readers"
     label = "oscillating"

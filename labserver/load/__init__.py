@@ -2,8 +2,9 @@
 
     from labserver.load import Publisher, WebSocketUser
 
-in a file that Locust runs. Locust replaces what a process waits with, so that nothing
-here imports it before one of its users is asked for.
+is the import for a file that Locust runs. Importing Locust patches the blocking calls
+of the standard library in the whole process. So this module imports Locust only when
+one of its users is asked for.
 """
 
 from __future__ import annotations

@@ -46,14 +46,14 @@ app = typer.Typer(
     "the worst of them. One scenario against a server of yours: locust -f loadtests "
     "--headless --host ws://127.0.0.1:8080 -u 30 -t 12s",
 )
-Results = Annotated[Path, typer.Option(help="Where a folder for this is made.")]
+Results = Annotated[Path, typer.Option(help="Folder in which to make a new folder.")]
 Seconds = Annotated[
     int,
     typer.Option(
         min=0,
         max=SECONDS_LIMIT,
         show_default=False,
-        help="Seconds of load of each scenario. Default: its own.",
+        help="Seconds of load in each scenario. Default: the scenario's own.",
     ),
 ]
 Users = Annotated[
@@ -62,13 +62,13 @@ Users = Annotated[
         min=0,
         max=USERS_LIMIT,
         show_default=False,
-        help="Members in each scenario. Default: its own.",
+        help="Members in each scenario. Default: the scenario's own.",
     ),
 ]
 
 
 def known(names: list[str]) -> list[str]:
-    """Refuse scenarios that do not exist."""
+    """Return the names; raise BadParameter for a scenario that does not exist."""
     for name in names:
         if name not in scenarios():
             raise typer.BadParameter(
@@ -82,7 +82,7 @@ Scenario = Annotated[
     typer.Option(
         metavar="NAME",
         callback=known,
-        help=f"Run only this one; may be given again. One of {', '.join(scenarios())}.",
+        help=f"Run only this one; may be repeated. One of {', '.join(scenarios())}.",
     ),
 ]
 
@@ -95,10 +95,10 @@ def main(
     users: Users = 0,
     results: Results = Path("results"),
 ) -> None:
-    """Load a cluster that this starts itself, and judge: all scenarios in four minutes.
+    """Run all scenarios on clusters of their own, in four minutes, and judge the runs.
 
-    Without a command it runs them, one after the other, and writes a page with
-    verdicts and pictures. Nothing stays behind but the results. Load goes to this
+    Without a command, the scenarios run one after the other, and a page with verdicts
+    and pictures is written. All servers are stopped at the end. Load goes to this
     machine only.
     """
     if context.invoked_subcommand is None:
@@ -119,16 +119,16 @@ def report(
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="A run, or a folder with repeats.")],
-    b: Annotated[Path, typer.Argument(help="The same, of the other side.")],
+    b: Annotated[Path, typer.Argument(help="The same for the other side.")],
 ) -> None:
-    """Say what differs between A and B by more than their repeats do."""
+    """Print the figures that differ between A and B by more than their repeats do."""
     show(side([a]), side([b]))
 
 
 @app.command()
 def ab(
     a: Annotated[str, typer.Option("--a", help="Arguments of `labserver serve`.")] = "",
-    b: Annotated[str, typer.Option("--b", help="The same, of the other side.")] = "",
+    b: Annotated[str, typer.Option("--b", help="The same for the other side.")] = "",
     scenario: Annotated[
         str, typer.Option(metavar="NAME", help="Scenario to compare them with.")
     ] = "fanout",
@@ -139,7 +139,7 @@ def ab(
     users: Users = 0,
     results: Results = Path("results"),
 ) -> None:
-    """Compare two settings of the server, in turns: A B B A A B.
+    """Compare two servers with different settings, in turns: A B B A A B.
 
     For example: ab --a "--outbox-limit 65536" --b "--without backpressure"
     """
@@ -161,7 +161,7 @@ def ab(
 
 
 def with_server(case: Case, arguments: str) -> Case:
-    """Return the case with servers that have these arguments, too."""
+    """Return the case with further arguments of ``labserver serve``."""
     try:
         return replace(case, server=(*case.server, *shlex.split(arguments)))
     except ValueError as exc:
@@ -169,7 +169,7 @@ def with_server(case: Case, arguments: str) -> Case:
 
 
 def complete(work: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
-    """Run to the end, or clean up on Ctrl-C and SIGTERM."""
+    """Run to the end, or cancel and clean up on Ctrl-C and SIGTERM."""
 
     async def guarded() -> list[Outcome]:
         task = asyncio.current_task()
@@ -188,7 +188,7 @@ async def all_of(cases: Sequence[Case], folder: Path) -> list[Outcome]:
 
 
 async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
-    """Run one case after the other, and show how far it is."""
+    """Run one case after the other, and show the progress."""
     outcomes: list[Outcome] = []
     console = Console(stderr=True)
     total = sum(estimate(case) for _, case in turns)
@@ -217,7 +217,7 @@ async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
 
 
 async def advance(progress: Progress, bar: Any, done: float, most: float) -> None:
-    """Move the bar with the clock, never beyond what the case was given."""
+    """Move the bar with the clock, at most to the estimated end of the case."""
     began = time.monotonic()
     while True:
         elapsed = min(time.monotonic() - began, most)
@@ -226,7 +226,7 @@ async def advance(progress: Progress, bar: Any, done: float, most: float) -> Non
 
 
 class Left(ProgressColumn):
-    """The time left, as it was estimated."""
+    """A column with the estimated time left."""
 
     def render(self, task: Task) -> Text:
         left = max(0, round((task.total or 0) - task.completed))
@@ -234,7 +234,7 @@ class Left(ProgressColumn):
 
 
 def conclude(outcomes: Sequence[Outcome], folder: Path) -> NoReturn:
-    """Write the report, say where it is, and leave with the worst status."""
+    """Write the report, print its path, and exit with the worst status."""
     runs = []
     for each in outcomes:
         if each.folder is not None:
@@ -287,7 +287,7 @@ def fail(text: str) -> NoReturn:
 
 
 def start() -> None:
-    """Run the command line; what cannot be done ends with one line and status 2."""
+    """Run the command line; an error prints one line and exits with 2."""
     try:
         status = app(prog_name="python -m loadtests", standalone_mode=False)
     except (Unreadable, LabError) as exc:

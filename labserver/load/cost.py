@@ -1,13 +1,14 @@
-"""``python -m labserver.load.cost``: what a received message costs the generator.
+"""``python -m labserver.load.cost``: CPU time of the generator for each message.
 
-Processor time of one client process for each message, in the pattern of a fan-out: 200
-connections in one room, a publisher elsewhere that sends 10 messages a second. Four
-clients take turns: the one of these load tests as a whole user (decoded, timed,
-audited, shown to Locust), the same client with the same handler as its rivals (decoded
-and timed), ``websocket-client`` and ``websockets.sync``, all of them under gevent.
+It measures one client process during a fan-out: 200 connections in one room, and a
+publisher in another process that sends 10 messages a second. Four clients take turns,
+all under gevent: a complete user of these load tests (each message is decoded, timed,
+audited and reported to Locust), the client of these load tests alone (each message is
+decoded and timed), and ``websocket-client`` and ``websockets.sync`` with that same
+handler.
 
-The fifth, the floor, only takes the bytes from the kernel (epoll and recv) and throws
-them away: what a message costs any generator in Python on this machine.
+The fifth, the floor, only reads the bytes from the kernel (epoll and recv) and discards
+them. Any generator in Python needs at least that much on this machine.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ WARM_UP = 1.0  # seconds
 ANSWER_TIMEOUT = 15.0
 
 
-# The process that is measured
+# The measured process
 
 
 def client(kind: str, url: str, token: str, connections: int, seconds: float) -> None:
-    """Connect, say so, and print what the messages of some seconds cost."""
+    """Connect, measure for ``seconds``, and print the figures as JSON."""
     from gevent import monkey
 
     monkey.patch_all()
@@ -48,8 +49,13 @@ def client(kind: str, url: str, token: str, connections: int, seconds: float) ->
 
     me = psutil.Process()
     latency = Histogram()
-    for module in ("_user", "locust.runners", "websocket", "websockets.sync.client"):
-        importlib.import_module(module)  # memory is counted from here
+    for module in (
+        "labserver.load.users.user",
+        "locust.runners",
+        "websocket",
+        "websockets.sync.client",
+    ):
+        importlib.import_module(module)  # their memory is not counted
     before = me.num_fds(), me.memory_info().rss
     opened = {"user": users, "client": ours}.get(kind, rivals)
     opened(kind, url, token, connections, latency)
@@ -77,7 +83,7 @@ def client(kind: str, url: str, token: str, connections: int, seconds: float) ->
 
 
 def floor(url: str, token: str, connections: int, seconds: float) -> None:
-    """Take bytes from as many sockets, and print what each arrival costs."""
+    """Read bytes from as many sockets, and print the CPU time of each read as JSON."""
     where = urlsplit(url)
     request = (
         f"GET / HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\n"
@@ -186,11 +192,11 @@ def users(kind: str, url: str, token: str, connections: int, latency: Any) -> No
 JOIN = json.dumps({"type": "join", "room": ROOM}).encode()
 
 
-# The process that measures
+# The measuring process
 
 
 async def publish(url: str, token: str, rate: float) -> None:
-    """Publish on schedule, with the payload of the load tests, for ever."""
+    """Publish ``rate`` messages a second, as the load tests do, until cancelled."""
     from websockets.asyncio.client import connect
 
     headers = {"Authorization": f"Bearer {token}"}
@@ -205,7 +211,7 @@ async def publish(url: str, token: str, rate: float) -> None:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Let the clients take turns; return the figures of each round."""
+    """Run the clients in turns; return the figures of each round, by client."""
     from labserver.processes.cluster import running_replica
 
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in CLIENTS}
@@ -238,7 +244,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Return medians, with the lowest and highest round behind them."""
+    """Return a table of medians, with the lowest and the highest round."""
     lines = [
         f"{'client':<18}{'us a message':>14}{'rounds':>16}{'KB a conn.':>12}"
         f"{'fds':>5}{'p99':>9}"

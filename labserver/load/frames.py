@@ -1,9 +1,9 @@
-"""Messages out of a stream of bytes: the common kind fast, everything else right.
+"""A parser of incoming frames with a fast path for the most common kind.
 
-What a crowd receives by the hundred thousand is one kind of frame, whole and unmasked.
-Those are cut out here, in a loop without generators. Control frames, fragments and all
-that is wrong go to :class:`websockets.client.ClientProtocol`, a whole frame at a time,
-so that it is never left with half of one.
+Nearly all frames that a load test receives are whole, unmasked messages. These are cut
+out here, in a loop without generators. Control frames, fragments and invalid frames go
+to :class:`websockets.client.ClientProtocol`, one whole frame at a time, so that it
+never holds part of a frame.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from websockets.client import ClientProtocol
 from websockets.frames import DATA_OPCODES, Frame
 
 WHOLE = (0x81, 0x82)  # first byte: text or binary, not in fragments, no extension
-SIZE_LIMIT = 2**20  # bytes of a message; what is larger is the protocol's to refuse
+SIZE_LIMIT = 2**20  # bytes of a message; the protocol refuses larger ones
 
 
 class Frames:
     """The incoming side of one connection, after its handshake.
 
     Args:
-        protocol: Is given what is not a whole message, and may then have an answer.
+        protocol: Gets all frames that are not whole messages; it may then have bytes to
+            send.
 
     Attributes:
-        control: Called with every ping, pong and close, which has been answered.
+        control: Called with every ping, pong and close, after its answer is queued.
 
     """
 
@@ -33,18 +34,18 @@ class Frames:
     def __init__(self, protocol: ClientProtocol) -> None:
         self.protocol = protocol
         self.control: Callable[[Frame], None] = lambda frame: None
-        self.rest = b""  # the beginning of a frame
+        self.rest = b""  # the beginning of an incomplete frame
         self.fragments: list[bytes] = []
 
     def cut(self, data: bytes) -> list[bytes]:
-        """Return the messages that ``data`` makes whole. This is the hot path."""
+        """Return the messages that ``data`` completes. This is the hot path."""
         if self.rest:
             data = self.rest + data
         messages = []
         start, end = 0, len(data)
         while end - start >= 2:
             first, size, body = data[start], data[start + 1], start + 2
-            if size > 127:  # masked, which no server may do
+            if size > 127:  # masked, which a server must not send
                 self.give(data[start:])
                 start = end
                 break
@@ -69,7 +70,7 @@ class Frames:
         return messages
 
     def give(self, data: bytes) -> list[bytes]:
-        """Have the protocol decide what a frame means."""
+        """Give a whole frame to the protocol; return the messages that it completes."""
         self.protocol.receive_data(data)
         messages = []
         for event in self.protocol.events_received():

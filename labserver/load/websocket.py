@@ -1,14 +1,14 @@
 """A WebSocket client for crowds: one file descriptor and one greenlet a connection.
 
-The protocol is ``websockets``', which does no I/O (:mod:`_frames` has the short cut);
-the socket is a plain one, and gevent's loop says when to read it. What the library's
-ready-made clients add (threads, locks, queues) costs more per message than a server
-needs to send it, and then the client is what one measures: ``python -m
-labserver.load.cost`` shows it beside them.
+The protocol is the one of ``websockets``, which does no I/O
+(:mod:`labserver.load.frames` has a fast path). The socket is a plain one, and gevent's
+loop says when to read it. The library's complete clients add threads, locks and queues.
+These cost more for each message than a server needs to send it, so a test would measure
+the client. ``python -m labserver.load.cost`` compares them.
 
-It speaks to this machine only: a load generator that can be pointed at anybody is a
-weapon. Where that is a set of containers, ``LAB_LOAD_HOSTS`` names the others that it
-may speak to, each exactly, and none of them on a public address.
+It connects to this machine only, because a load generator that can be pointed at any
+server is a weapon. For containers, ``LAB_LOAD_HOSTS`` names further hosts that it may
+connect to, each by its exact name and only on a private address.
 """
 
 from __future__ import annotations
@@ -38,28 +38,36 @@ from labserver.load.frames import SIZE_LIMIT, Frames
 READ_SIZE = 65536  # bytes
 HANDSHAKE_TIMEOUT = 10.0  # seconds
 
-# Linux stamps a segment when it arrives; CPython has no name for the option (its value
-# is that of every architecture but sparc and parisc).
+# With this option Linux notes when a segment arrives. CPython has no name for it; the
+# value is right on all architectures but sparc and parisc.
 SO_TIMESTAMPNS = 35
 TIMESPEC = struct.Struct("@ll")
 KERNEL_TIME = sys.platform == "linux"
 ANCILLARY_SIZE = socket.CMSG_SPACE(TIMESPEC.size) if KERNEL_TIME else 0
 
-# Every read of every connection goes through one buffer: nothing switches between the
-# read and the moment at which its bytes have been taken out.
+# All connections share one buffer: no greenlet switch happens between a read and the
+# moment at which its bytes are copied out.
 BUFFER = bytearray(READ_SIZE)
 VIEW = memoryview(BUFFER)
 PlainSocket = get_original("socket", "socket")
 poll = get_original("select", "poll")
-GONE = getattr(select, "POLLRDHUP", 0)  # POLLHUP and POLLERR need no asking for
+GONE = getattr(select, "POLLRDHUP", 0)  # poll() always reports POLLHUP and POLLERR
 
 
 class NotThisMachine(Exception):
-    """A URL leads elsewhere than to loopback; the message is a sentence."""
+    """A URL leads to another machine; the message is a sentence."""
 
 
 class Refused(ConnectionError):
-    """The server answered the handshake with something else than an upgrade."""
+    """The server answered the handshake with an HTTP response other than 101.
+
+    Args:
+        status: HTTP status; 0 if there was no valid response.
+        detail: Reason, for people.
+        retry_after: The header of that name, if any.
+
+
+    """
 
     def __init__(self, status: int, detail: str, retry_after: str = "") -> None:
         super().__init__(f"HTTP {status}: {detail}")
@@ -68,7 +76,7 @@ class Refused(ConnectionError):
 
 
 class Closed(ConnectionError):
-    """The conversation is over; code 1006 means that there was no goodbye."""
+    """The connection has ended; code 1006 means without a close frame."""
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(f"closed {code} {reason}".rstrip())
@@ -95,7 +103,7 @@ def normal(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """Return ``url`` without what might be secret in it."""
+    """Return ``url`` without user, password and query, which may be secret."""
     parts = urlsplit(url)
     return urlunsplit(
         (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
@@ -105,11 +113,11 @@ def shown(url: str) -> str:
 def resolve(url: str) -> list[tuple[int, Any]]:
     """Return families and addresses of a URL's host, which must be this machine.
 
-    Or a host that ``LAB_LOAD_HOSTS`` (names, comma-separated) allows, on a private
+    A host that ``LAB_LOAD_HOSTS`` names (comma-separated) may also have a private
     address.
 
     Raises:
-        NotThisMachine: It is another one.
+        NotThisMachine: It is another machine.
         OSError: The name is unknown.
 
     """
@@ -133,19 +141,19 @@ def resolve(url: str) -> list[tuple[int, Any]]:
 
 
 class WebSocket:
-    """A connection, open as soon as it exists.
+    """A WebSocket connection; the constructor returns when it is open.
 
     Args:
         url: ``ws://`` address, with path and query.
         token: Sent as ``Authorization: Bearer``.
         receive_buffer: ``SO_RCVBUF`` in bytes, 0 for the kernel's choice. It is set
-            before the connection is made: later the window has been announced.
+            before the connection is made, because TCP announces its window then.
 
     Attributes:
         arrived: When the data of the last read reached this machine, on the clock of
             ``time.monotonic_ns``. With several segments in one read, the last one's.
-        lag: Nanoseconds between that and the read, None where nobody tells.
-        frames: Its incoming side, where ``control`` may be set.
+        lag: Nanoseconds between that and the read; None if the kernel does not say.
+        frames: The parser of incoming frames; its ``control`` may be set.
 
     """
 
@@ -160,8 +168,8 @@ class WebSocket:
         self._hub = gevent.get_hub()
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
             opened = self._open(url, receive_buffer)
-            # gevent's socket tries, waits and times out by itself, which this class
-            # does at less cost: from here on it is a plain one that never blocks.
+            # gevent's socket has its own waits and timeouts; this class needs less time
+            # for them. So the socket is a plain non-blocking one from here on.
             self.socket = PlainSocket(fileno=opened.detach())
             self.socket.setblocking(False)
             loop, number = self._hub.loop, self.socket.fileno()
@@ -173,7 +181,7 @@ class WebSocket:
                 raise
 
     def _open(self, url: str, receive_buffer: int) -> socket.socket:
-        """Return a connected socket; localhost may be ::1 or 127.0.0.1."""
+        """Return a connected socket; tries each address, as ::1 and 127.0.0.1."""
         places = resolve(url)
         for family, address in places:
             opened = socket.socket(family, socket.SOCK_STREAM)
@@ -199,8 +207,8 @@ class WebSocket:
             request.headers["Authorization"] = f"Bearer {token}"
         self.protocol.send_request(request)
         self._flush()
-        # The hello often shares a segment with the response, and is not for the
-        # protocol: what it has begun, it would have to end.
+        # The hello often shares a segment with the response. It must not go to the
+        # protocol, which would then keep part of a frame.
         head, end = b"", -1
         while end < 0:
             data = self._wait_and_read()
@@ -238,10 +246,10 @@ class WebSocket:
     def receive(
         self, timeout: float | None = None, size: int = READ_SIZE
     ) -> list[bytes]:
-        """Return the messages of one read; none when nothing came in time.
+        """Return the messages of one read; an empty list if none came in time.
 
         Args:
-            timeout: Seconds; None waits, 0 only looks.
+            timeout: Seconds to wait; None for no limit, 0 to return at once.
             size: Bytes to read at most.
 
         Raises:
@@ -252,8 +260,8 @@ class WebSocket:
             early, self._early = self._early, []
             return early
         while True:
-            # A read that came back short has emptied the socket: to try again before
-            # waiting would cost a system call and an exception for each message.
+            # A short read has emptied the socket. Reading again before waiting would
+            # cost a system call and an exception for each message.
             if self._emptied and timeout != 0 and not self._wait(timeout):
                 return []
             try:
@@ -264,7 +272,7 @@ class WebSocket:
                 self._emptied = True
 
     def _wait(self, timeout: float | None) -> bool:
-        """Return whether there is something to read, within so many seconds."""
+        """Wait at most ``timeout`` seconds; return whether there is data to read."""
         if timeout is None:
             self._hub.wait(self._readable)
             return True
@@ -274,10 +282,10 @@ class WebSocket:
         return False
 
     def listen(self, handle: Callable[[list[bytes]], None]) -> None:
-        """Have ``handle`` called with the messages of each read.
+        """Call ``handle`` with the messages of each read, until the connection ends.
 
-        It is called from gevent's hub, since to switch to a greenlet and back costs as
-        much as the read itself; so it must not wait for anything.
+        ``handle`` runs in gevent's hub, because switching to a greenlet and back costs
+        as much as the read itself. So it must not wait for anything.
 
         Raises:
             Closed: There will be no more.
@@ -304,7 +312,7 @@ class WebSocket:
             self._readable.stop()
 
     def _take(self, size: int) -> list[bytes]:
-        """Read once; return the messages that are whole now."""
+        """Read once; return the messages that are complete now."""
         count = self._read(size)
         self._emptied = count < size
         if count:
@@ -328,23 +336,23 @@ class WebSocket:
         self._flush()
 
     def close(self) -> None:
-        """Say goodbye without waiting for the answer."""
+        """Send a close frame, if it can be sent at once, and close the socket."""
         try:
             if self.protocol.state is OPEN:
                 self.protocol.send_close(1000)
                 self.socket.send(b"".join(self.protocol.data_to_send()))
-        except OSError:  # also when it would have to wait
+        except OSError:  # BlockingIOError, too: it would have to wait
             pass
         self._release()
 
     def abort(self) -> None:
-        """Vanish: no goodbye, and an RST for the server."""
+        """Close the socket with an RST, without a close frame."""
         linger = struct.pack("ii", 1, 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._release()
 
     def is_gone(self) -> bool:
-        """Return whether the other side has ended it, without reading anything."""
+        """Return whether the other side has closed the connection; reads nothing."""
         look = poll()
         look.register(self.socket, GONE)
         return bool(look.poll(0))
@@ -355,14 +363,14 @@ class WebSocket:
         self.socket.close()
 
     def _read(self, size: int) -> int:
-        """Read into the buffer once; return how much, and note when it arrived."""
+        """Read into the buffer once; return the count of bytes, and set ``arrived``."""
         try:
             if KERNEL_TIME:
                 count, ancillary, _, _ = self.socket.recvmsg_into(
                     (BUFFER if size == READ_SIZE else VIEW[:size],), ANCILLARY_SIZE
                 )
                 self.arrived, self.lag = time.monotonic_ns(), None
-                if ancillary:  # nothing else was asked for
+                if ancillary:  # the time stamp is the only one
                     seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
                     lag = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
                     if lag > 0:
@@ -378,9 +386,9 @@ class WebSocket:
         return int(count)
 
     def _flush(self) -> None:
-        """Write what there is to say, waiting for the socket to take it.
+        """Write the protocol's bytes, waiting for the socket to take them.
 
-        In the hub nobody may wait: there a pong that does not fit is left for later.
+        The hub must not wait: there, bytes that do not fit are kept for the next call.
         """
         self._unsent += b"".join(self.protocol.data_to_send())
         try:

@@ -1,11 +1,10 @@
-"""Completeness: what each subscriber should have got, and what it got.
+"""Completeness: messages that each subscriber should have got, and those it got.
 
-A percentile of what arrived says nothing about what did not: the fastest way to a fine
-p99 is to lose the slow messages. The judge is
-:class:`labserver.judge.oracle.Oracle`. As long as a subscriber gets one seq after the
-other, the oracle would know nothing that two integers do not say, so a crowd keeps two
-integers each; at the first message out of line the oracle is called, told what there
-was, and sees everything from then on.
+Percentiles only count messages that arrived, so a server that loses its slow messages
+has a good p99. :class:`labserver.judge.oracle.Oracle` judges that. As long as a
+subscriber gets one seq after the other, two integers say all that an oracle would know,
+and thousands of subscribers need little memory. At the first message out of order, an
+oracle is created, gets the messages so far, and sees all messages from then on.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from labserver.judge.oracle import Oracle
 
 @dataclass
 class Tally:
-    """How many messages; sums over subscribers and processes.
+    """Numbers of messages, summed over subscribers and processes.
 
     ``told`` were announced as gaps, ``unread`` came after the last message of a reader
-    that is slow by design, ``lost`` have no excuse; ``expected`` is the sum of these
-    three and ``delivered``. ``duplicated`` and ``reordered`` come on top.
+    that is slow by design, and ``lost`` are all others that are missing. ``expected``
+    is the sum of these three and ``delivered``. ``duplicated`` and ``reordered`` are
+    not part of that sum.
     """
 
     expected: int = 0
@@ -42,11 +42,11 @@ class Tally:
 
     @property
     def faults(self) -> int:
-        """What a server must never do, to anybody."""
+        """Messages lost, duplicated or reordered, which a server must never do."""
         return self.lost + self.duplicated + self.reordered
 
     def missed_tail(self, count: int, by_design: bool = False) -> None:
-        """Add messages after the last one seen, which nothing betrayed."""
+        """Add missing messages after the last one seen; no later seq shows them."""
         self.expected += count
         if by_design:
             self.unread += count
@@ -58,7 +58,7 @@ class Tally:
 
 
 class Audit:
-    """Holds one subscriber's view of one room against the contract."""
+    """Checks one subscriber's messages of one room against the contract."""
 
     def __init__(self, room: str) -> None:
         self.room = room
@@ -68,14 +68,14 @@ class Audit:
         self.oracle: Oracle | None = None
 
     def message(self, seq: int) -> None:
-        """Take note of a message. This is the hot path."""
+        """Record a message. This is the hot path."""
         if self.oracle is None and seq == self.next:
             self.next = seq + 1
         else:
             self._tell({"type": "message", "room": self.room, "seq": seq})
 
     def joined(self, message: Mapping[str, Any]) -> None:
-        """Take note of a ``joined`` answer."""
+        """Record a ``joined`` answer."""
         if self.epoch is None:
             self.epoch = message["epoch"]
             self.first = self.next = message["seq"] + 1
@@ -86,11 +86,11 @@ class Audit:
         self._tell(message)
 
     def gap(self, message: Mapping[str, Any]) -> None:
-        """Take note of an announced gap."""
+        """Record an announced gap."""
         self._tell(message)
 
     def cursor(self) -> dict[str, Any] | None:
-        """Return what to name as ``after`` when joining again."""
+        """Return the cursor for ``after`` when joining again; None before a join."""
         if self.oracle is not None:
             return self.oracle.cursor(self.room)
         if self.epoch is None:
@@ -98,12 +98,12 @@ class Audit:
         return {"epoch": self.epoch, "seq": self.next - 1}
 
     def last(self) -> int:
-        """Return the newest seq that this subscriber has or was told of."""
+        """Return the newest seq that was delivered, or announced in a gap."""
         cursor = self.cursor()
         return cursor["seq"] if cursor else 0
 
     def tally(self) -> Tally:
-        """Return the figures up to :meth:`last`; the tail is for whoever knows it."""
+        """Return the figures up to :meth:`last`; the record adds the missing tail."""
         if self.oracle is None:
             count = self.next - self.first
             return Tally(expected=count, delivered=count)

@@ -1,8 +1,8 @@
-"""Where the time of a message went: sent late, the server, read late.
+"""The parts of a latency: sent late, time of the server, read late.
 
-Percentiles of parts do not add up to the percentile of the whole. So the parts are
-summed beside the latency that they belong to, and read as means of all messages of a
-band: the fastest half, the slowest percent.
+Percentiles of the parts do not add up to a percentile of the whole. So the sums of the
+parts are kept for each bucket of the latency, and shown as means over a band of
+messages, such as the fastest half or the slowest percent.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ BANDS = (
 
 
 class Share(NamedTuple):
-    """Means of the messages of a band, in microseconds; they add up."""
+    """Means over the messages of a band, in microseconds; they add up to the whole."""
 
     band: str
     messages: float
-    slip: float  # the generator, from due to sent
-    server: float  # from sent to arrived, the network of this machine included
-    lag: float  # the generator again, from arrived to read
+    slip: float  # generator: from due to sent
+    server: float  # server and network: from sent to arrived
+    lag: float  # generator: from arrived to read
 
 
 class Budget:
-    """Sums of the parts, by bucket of the time from due to read."""
+    """Sums of the parts, by bucket of the whole latency (from due to read)."""
 
     def __init__(self) -> None:
         self.sums: dict[int, list[int]] = {}  # count, slip, server, lag
 
     def record(self, slip: int, server: int, lag: int) -> None:
-        """Count a message; microseconds."""
+        """Add the parts of a message, in microseconds."""
         parts = (1, max(0, slip), max(0, server), max(0, lag))
         sums = self.sums.setdefault(bucket(sum(parts[1:])), [0, 0, 0, 0])
         for place, part in enumerate(parts):
@@ -57,7 +57,7 @@ class Budget:
         return result
 
     def shares(self) -> list[Share]:
-        """Return the mean parts of each band; none when nothing was counted."""
+        """Return the mean parts of each band; an empty list without messages."""
         total = sum(sums[0] for sums in self.sums.values())
         if not total:
             return []
@@ -68,7 +68,7 @@ class Budget:
             start, end = seen / total, (seen + sums[0]) / total
             seen += sums[0]
             for name, least, most in BANDS:
-                # A bucket that lies in two bands gives each what is in it.
+                # A bucket that lies in two bands is divided between them.
                 inside = max(0.0, min(end, most) - max(start, least)) / (end - start)
                 for place, part in enumerate(sums):
                     found[name][place] += part * inside

@@ -1,4 +1,4 @@
-"""Two sides of repeated runs, and whether they differ by more than the repeats do."""
+"""Comparison of two sides of repeated runs: do they differ more than the repeats?"""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.saved import Saved, Unreadable, load_all
 
-WORTH_A_WORD = 0.01  # of a figure: a smaller difference is none to speak of
+WORTH_A_WORD = 0.01  # share of a figure; smaller differences do not count
 
 
 @dataclass(frozen=True)
 class Range:
-    """The least and the most of the repeats of one side."""
+    """Minimum and maximum of a figure over the repeats of one side."""
 
     least: float
     most: float
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What may be said: nothing when the ranges overlap, or are no ranges."""
+        """The difference in words: none if the ranges overlap, or of single runs."""
         if self.a.least <= self.b.most and self.b.least <= self.a.most:
             return "within noise"
         if min(self.a.count, self.b.count) < 2:
@@ -58,7 +58,11 @@ class Row:
 
 
 def latency(percent: float) -> Callable[[Saved], float | None]:
-    """Return what finds a percentile of those who are not slow by design, in ms."""
+    """Return a function that gives a percentile of a run in ms, or None.
+
+    Groups that are slow by design are left out.
+
+    """
 
     def find(run: Saved) -> float | None:
         record = run.record
@@ -73,7 +77,7 @@ def latency(percent: float) -> Callable[[Saved], float | None]:
 
 
 def delivered(run: Saved) -> float | None:
-    """Return the share that arrived of what healthy members should have got, in %."""
+    """Return the share of messages that arrived at healthy members, in %."""
     tallies = [
         each for n, each in run.record.tallies.items() if n not in run.record.by_design
     ]
@@ -84,7 +88,7 @@ def delivered(run: Saved) -> float | None:
 
 
 def column(name: str, factor: float, mean: bool) -> Callable[[Saved], float | None]:
-    """Return what finds a column's mean, or its highest value, in a timeline."""
+    """Return a function that gives a timeline column's mean or maximum, or None."""
 
     def find(run: Saved) -> float | None:
         values: list[float] = [
@@ -109,7 +113,7 @@ FIGURES: tuple[tuple[str, int, Callable[[Saved], float | None]], ...] = (
 
 
 def side(folders: Sequence[Path]) -> list[Saved]:
-    """Read the runs of one side: each folder is a run, or holds repeats.
+    """Read the runs of one side; each folder is a run, or has several.
 
     Raises:
         Unreadable: There is none, or one is broken.
@@ -124,10 +128,10 @@ def key(run: Saved) -> str:
 
 
 def compare(a: Sequence[Saved], b: Sequence[Saved]) -> list[Row]:
-    """Return every figure that both sides have.
+    """Return a row for every figure that both sides have.
 
     Raises:
-        Unreadable: They cannot be compared; the message says why.
+        Unreadable: The sides cannot be compared; the message says why.
 
     """
     machines = sorted({run.machine for run in (*a, *b)})
@@ -170,7 +174,7 @@ def named(runs: Sequence[Saved]) -> str:
 
 
 def interleaved(a: Sequence[Saved], b: Sequence[Saved]) -> bool:
-    """Return whether the sides took turns, as far as they can."""
+    """Return whether the runs of both sides alternated."""
     order = sorted([(run.name, "a") for run in a] + [(run.name, "b") for run in b])
     sides = "".join(which for _, which in order)
     longest = max(len(list(turn)) for _, turn in groupby(sides))
@@ -178,7 +182,7 @@ def interleaved(a: Sequence[Saved], b: Sequence[Saved]) -> bool:
 
 
 def doubts(a: Sequence[Saved], b: Sequence[Saved]) -> list[str]:
-    """Return why the comparison may mean less than it says."""
+    """Return reasons to doubt the comparison, as sentences."""
     found = []
     if not interleaved(a, b):
         found.append(

@@ -2,7 +2,7 @@
 
 Percentiles of several processes cannot be averaged; histograms can be added. Buckets
 are one microsecond wide below 256 us and at most 1/128 of their value above, so that a
-percentile is at most 0.8 % too high. Nothing is cut off at the top.
+percentile is at most 0.8 % too high. There is no upper limit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Histogram:
         self.total += value
 
     def percentile(self, percent: float) -> int:
-        """Return what ``percent`` of the durations do not exceed; 0 when empty."""
+        """Return the duration that ``percent`` of all do not exceed; 0 if empty."""
         rank = max(1, -int(-self.count * percent // 100))
         for number in sorted(self.counts):
             rank -= self.counts[number]
@@ -63,13 +63,13 @@ class Histogram:
         return 0
 
     def percentiles(self) -> dict[str, int]:
-        """Return count, the usual percentiles and the highest, in microseconds."""
+        """Return count, usual percentiles and maximum, in microseconds."""
         shares = (50, 90, 99, 99.9)
         found = {f"p{share:g}": self.percentile(share) for share in shares}
         return {"count": self.count, **found, "max": self.highest}
 
     def add(self, other: Histogram) -> None:
-        """Count everything that ``other`` has counted."""
+        """Add the counts of another histogram."""
         if not other.count:
             return
         lowest = min(self.lowest, other.lowest) if self.count else other.lowest
@@ -81,7 +81,7 @@ class Histogram:
 
     @classmethod
     def merged(cls, parts: Iterable[Histogram]) -> Self:
-        """Return one histogram of all ``parts``."""
+        """Return the sum of all ``parts``."""
         result = cls()
         for part in parts:
             result.add(part)
@@ -118,6 +118,6 @@ class Histogram:
 
 
 def ms(microseconds: float) -> str:
-    """Return a duration as text, with two significant figures at least."""
+    """Return a duration in milliseconds as text: two decimals below 10 ms."""
     value = microseconds / 1000
     return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"

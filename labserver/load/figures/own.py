@@ -1,6 +1,6 @@
-"""Figures that only one scenario has; those of several processes add up.
+"""Figures that are special to one scenario; those of several processes are added.
 
-They end in ``summary.json``, and this is the interface for whatever draws them::
+They are written to ``summary.json``, and pictures are drawn from there::
 
     "figures": {"<scenario>": {"<name>": <figure>, ...}, ...}
 
@@ -9,7 +9,7 @@ A figure is one of four kinds. Times are seconds since ``started`` of ``run.json
 
     {"kind": "count", "value": 12}
     {"kind": "histogram", "unit": "us", "count": 3, "p50": .., "p90": .., "p99": ..,
-     "p99.9": .., "max": .., "buckets": [[number, count], ...]}   (see _hist)
+     "p99.9": .., "max": .., "buckets": [[number, count], ...]}   (see histogram)
     {"kind": "series", "step": 0.1, "points": [[seconds, count in this step], ...]}
     {"kind": "gauge", "unit": "bytes", "points": [[seconds, value], ...]}
 
@@ -53,7 +53,7 @@ STEP_NS = round(STEP * 1e9)
 
 
 class Figures:
-    """The figures of one scenario, by name. Times go in as monotonic nanoseconds."""
+    """The figures of one scenario, by name. Times are in monotonic nanoseconds."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -65,16 +65,16 @@ class Figures:
         return self.histograms.setdefault(name, Histogram())
 
     def happened(self, name: str, when: int) -> None:
-        """Count something in the step of a series that ``when`` falls in."""
+        """Count an event in the step of a series that contains ``when``."""
         self.series.setdefault(name, Counter())[when // STEP_NS] += 1
 
     def measured(self, name: str, unit: str, when: int, value: float) -> None:
-        """Note a point of a gauge."""
+        """Add a point to a gauge."""
         self.gauges.setdefault(name, (unit, []))[1].append((when, value))
 
     def add(self, other: Figures) -> None:
         """Add the figures of another process."""
-        for name, count in other.counts.items():  # update() would forget the zeros
+        for name, count in other.counts.items():  # update() would drop zeros
             self.counts[name] += count
         for name, histogram in other.histograms.items():
             self.histogram(name).add(histogram)
@@ -106,10 +106,10 @@ class Figures:
         return result
 
     def told(self, started: int) -> dict[str, Any]:
-        """Return them as ``summary.json`` has them.
+        """Return the figures in the form of ``summary.json``.
 
         Args:
-            started: When the run began, monotonic nanoseconds.
+            started: Start of the run, in monotonic nanoseconds.
 
         """
         found: dict[str, Any] = {
@@ -141,7 +141,7 @@ class Figures:
         return dict(sorted(found.items()))
 
     def lines(self) -> list[str]:
-        """Return them as lines of the printed page; a gauge shows its last value."""
+        """Return the figures as lines of the summary; a gauge shows its last value."""
         found = {name: f"{count:,}" for name, count in self.counts.items()}
         for name, histogram in self.histograms.items():
             if histogram.count:

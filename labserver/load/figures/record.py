@@ -1,7 +1,7 @@
-"""What a process measured, and the sum over all processes of a run.
+"""The figures of a process, and their sum over all processes of a run.
 
-Every process writes its own part and the parts are added up; a figure that cannot be
-added (a percentile) is made from the sum only.
+Every process writes its own part, and the parts are added up. Percentiles cannot be
+added, so they are computed from the sum only.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from labserver.load.figures.timeline import Slice
 class Record:
     """The figures of one process, or the sum of several.
 
-    Names of ``latency`` and ``tallies`` are ``scenario/label``. In a group that is
-    listed in ``by_design`` it is the scenario's subject that messages come late or
-    not; only a fault that no design excuses counts against the run there.
+    Names of ``latency`` and ``tallies`` are ``scenario/label``. In the groups of
+    ``by_design``, late and missing messages are the scenario's subject. There, only
+    losses without a gap, duplicates and a wrong order count against the run.
     """
 
     processes: int = 1
-    wall: float = 0.0  # seconds from when everybody was there to the drain
+    wall: float = 0.0  # seconds from all members joined to the drain
     cpu: float = 0.0  # the busiest process's share of one core
     latency: dict[str, Histogram] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
@@ -43,13 +43,14 @@ class Record:
     unanswered: int = 0  # publishes without ack
     problems: Counter[str] = field(default_factory=Counter)  # sentences
     tops: dict[str, int] = field(default_factory=dict)  # newest seq of each numbering
-    # What each group's members had last: numbering -> seq -> members. Only when all
-    # processes have told what was published, the tail of each is known.
+    # Last seq of each group's members: numbering -> seq -> number of members. The
+    # missing tail of each member is known only when all processes have reported what
+    # was published.
     ends: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)  # by scenario
-    began: int = 0  # when the run was asked for, monotonic ns
+    began: int = 0  # start of the run, monotonic ns
     slices: dict[int, Slice] = field(default_factory=dict)  # by number of the period
-    # Of some of the messages, by group: where the time went.
+    # By group: parts of the latency, of a sample of the messages.
     budgets: dict[str, Budget] = field(default_factory=dict)
 
     def histogram(self, name: str) -> Histogram:
@@ -59,16 +60,16 @@ class Record:
         return self.tallies.setdefault(group, Tally())
 
     def own(self, scenario: str) -> Figures:
-        """Return the figures that only this scenario has."""
+        """Return the figures that are special to this scenario."""
         return self.figures.setdefault(scenario, Figures())
 
     def ended(self, group: str, place: str, last: int) -> None:
-        """Note where a member stood when the run was over."""
+        """Record the last seq of a member at the end of the run."""
         places = self.ends.setdefault(group, {})
         places.setdefault(place, Counter())[last] += 1
 
     def reached(self, place: str, seq: int) -> None:
-        """Note that a numbering (a room's, in an epoch) has come to ``seq``."""
+        """Record that a numbering (of a room in an epoch) has reached ``seq``."""
         if seq > self.tops.get(place, 0):
             self.tops[place] = seq
 
@@ -106,7 +107,7 @@ class Record:
             self.budgets.setdefault(group, Budget()).add(budget)
 
     def count_tails(self) -> None:
-        """Count what was published after the last message that a member got."""
+        """Count, for each member, the messages published after its last one."""
         for group, rooms in self.ends.items():
             for room, ends in rooms.items():
                 top = self.tops.get(room, 0)

@@ -1,4 +1,4 @@
-"""What a run leaves: its summary as text and as figures, and files."""
+"""The results of a run: a summary as text and as JSON, and files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labserver.load.figures.verdict import Verdict
 
 
 def summary(record: Record, verdict: Verdict) -> str:
-    """Return the page that is printed when a run is over."""
+    """Return the text that is printed at the end of a run."""
     lines = []
     for scenario in record.scenarios():
         lines.append("")
@@ -82,7 +82,7 @@ def _latency(name: str, histogram: Histogram) -> str:
 
 
 def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
-    """Return ``summary.json``: the figures that were printed, for programs."""
+    """Return ``summary.json``: the printed figures, for programs."""
     latency = {}
     for name, histogram in record.latency.items():
         latency[name] = histogram.percentiles()
@@ -114,13 +114,13 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
 
 
 def run_name(kind: str) -> str:
-    """Return a name for a run that begins now: the time (UTC), and what it is."""
+    """Return a name for a run that begins now: time (UTC) and kind."""
     now = datetime.now(UTC)
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}Z-{kind}"
 
 
 def machine() -> str:
-    """Return the machine that figures depend on, in one line."""
+    """Return cores, processor and system in one line; figures depend on them."""
     model = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -133,7 +133,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return what else figures depend on."""
+    """Return versions of Python and libraries that figures depend on."""
     names = ("websockets", "redis", "msgspec")
     return {
         "python": platform.python_version(),
@@ -142,7 +142,7 @@ def versions() -> dict[str, str]:
 
 
 def write(path: Path, data: Any) -> None:
-    """Write ``data`` as JSON, in whole or not at all."""
+    """Write ``data`` as JSON, completely or not at all; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(data, indent=1) + "\n")

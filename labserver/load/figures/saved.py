@@ -1,4 +1,4 @@
-"""Runs that were written: read back, checked, or refused with a sentence."""
+"""Reads the folders of runs; refuses broken ones with a sentence."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from labserver.load.figures.record import Record, merged
 from labserver.load.figures.timeline import read_csv
 
-ABOUT = "LAB_LOAD_ABOUT"  # JSON that whoever started the servers adds to run.json
-FILE_LIMIT = 200_000_000  # bytes of a file that is read
-RUNS_LIMIT = 500  # runs that are read from a folder
+ABOUT = "LAB_LOAD_ABOUT"  # JSON from the starter of the servers, added to run.json
+FILE_LIMIT = 200_000_000  # bytes; larger files are not read
+RUNS_LIMIT = 500  # runs; folders with more are not read
 
 
 class Unreadable(Exception):
-    """A folder is no run, or not a whole one; the message is a sentence."""
+    """A folder is not a run, or is incomplete; the message is a sentence."""
 
 
 @dataclass
 class Saved:
-    """One run, as its folder has it."""
+    """One run, read from its folder."""
 
     folder: Path
     about: Mapping[str, Any]  # run.json
@@ -36,7 +36,7 @@ class Saved:
 
     @property
     def scenario(self) -> str:
-        """What the run is called after its time."""
+        """The part of the run's name after the time."""
         return self.name.partition("Z-")[2] or self.name
 
     @property
@@ -56,7 +56,7 @@ class Saved:
 
     @property
     def faults(self) -> list[tuple[float, str]]:
-        """What was done to the servers: seconds since the start, and what."""
+        """Injected faults: seconds since the start of the run, and a description."""
         return [(each["at"], each["text"]) for each in self.about.get("faults", ())]
 
 
@@ -68,7 +68,7 @@ def load(folder: Path) -> Saved:
     """Read one run.
 
     Raises:
-        Unreadable: It is none, or something of it is missing or broken.
+        Unreadable: The folder is not a run, or a file is missing or broken.
 
     """
     if not folder.is_dir():
@@ -118,10 +118,10 @@ def load_all(folder: Path) -> list[Saved]:
 
 
 def read(path: Path) -> Any:
-    """Return what a JSON file holds, an object.
+    """Return the object in a JSON file.
 
     Raises:
-        Unreadable: It is missing, too large, or not whole.
+        Unreadable: The file is missing, too large, or not a JSON object.
 
     """
     try:

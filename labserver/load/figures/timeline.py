@@ -1,9 +1,9 @@
-"""A run as time goes by: slices of every process, samples of every server, one table.
+"""A run over time: slices of every process and samples of every server, in one table.
 
-A slice is what a process measured in one period: the difference between two looks at
-its histograms, so that the messages themselves cost nothing more. A sample is what a
-server says of itself on ``/metrics``. :func:`rows` puts both side by side, and
-``timeline.csv`` holds them, one line a period.
+A slice has the figures of a process in one period. It is the difference between two
+states of its histograms, so it adds no work for each message. A sample has figures of a
+server's ``/metrics``. :func:`rows` puts both into one row for each period, and
+``timeline.csv`` has these rows.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from labserver.load.figures.histogram import Histogram, upper_edge
 
-SLICES = 600  # a run has at most about as many
-# What is read off /metrics, by the names that it has or had there. Samples that differ
-# in their labels are added up.
+SLICES = 600  # at most about so many in a run
+# Figures of /metrics that are kept, with their names there, now and in older versions.
+# Samples that differ only in their labels are added up.
 NAMES = {
     "connections": ("labserver_connections",),
     "outbox_bytes": ("labserver_outbox_bytes",),
@@ -31,17 +31,24 @@ NAMES = {
     "rss_bytes": ("process_resident_memory_bytes",),
 }
 KNOWN_AS = {name: key for key, names in NAMES.items() for name in names}
-COUNTED = ("drops", "deliveries", "closes", "cpu_seconds")  # these only ever grow
+COUNTED = ("drops", "deliveries", "closes", "cpu_seconds")  # counters, which only grow
 SHOWN = ("connections", "outbox_bytes", "drops", "deliveries", "cpu", "rss_bytes")
 
 
 def period(run_time: float) -> float:
-    """Return how many seconds a slice of such a run has."""
+    """Return the length of a slice, in seconds, of a run of ``run_time`` seconds."""
     return max(1.0, run_time / SLICES)
 
 
 def since(now: Histogram, before: Mapping[int, int], total: int) -> Histogram:
-    """Return what a histogram has counted since it had these buckets and this total."""
+    """Return what a histogram has counted since an earlier state.
+
+    Args:
+        now: The histogram.
+        before: Its buckets at the earlier time.
+        total: Its total at the earlier time, in microseconds.
+
+    """
     found = Histogram()
     for number, count in now.counts.items():
         if more := count - before.get(number, 0):
@@ -49,7 +56,7 @@ def since(now: Histogram, before: Mapping[int, int], total: int) -> Histogram:
             found.count += more
     if found.count:
         found.total = now.total - total
-        # To the width of a bucket: nobody noted the exact ones of this period.
+        # Exact to the width of a bucket: the exact values of the period are unknown.
         found.lowest = min(upper_edge(min(found.counts)), now.highest)
         found.highest = min(upper_edge(max(found.counts)), now.highest)
     return found
@@ -57,9 +64,9 @@ def since(now: Histogram, before: Mapping[int, int], total: int) -> Histogram:
 
 @dataclass
 class Slice:
-    """What happened in one period, in one process or all of them."""
+    """Figures of one period, of one process or of all."""
 
-    users: int = 0  # members that were connected at its end
+    users: int = 0  # connected members at its end
     published: int = 0
     latency: dict[str, Histogram] = field(default_factory=dict)
     slip: Histogram = field(default_factory=Histogram)
@@ -109,7 +116,7 @@ class Slicer:
         slip: Histogram,
         lag: Histogram,
     ) -> Slice:
-        """Return what came since the last cut."""
+        """Return the figures since the last cut."""
         piece = Slice(users, published - self.published)
         self.published = published
         for name, histogram in latency.items():
@@ -125,7 +132,7 @@ class Slicer:
 
 
 def sample(page: str) -> dict[str, float]:
-    """Return the figures of :data:`NAMES` that a ``/metrics`` page has."""
+    """Return the figures of :data:`NAMES` on a ``/metrics`` page; raises ValueError."""
     found: dict[str, float] = {}
     for line in page.splitlines():
         name = line.partition(" ")[0].partition("{")[0]
@@ -135,10 +142,10 @@ def sample(page: str) -> dict[str, float]:
 
 
 def grown(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Return samples with totals turned into what each period added to them.
+    """Return samples in which counters are replaced by their growth in each period.
 
-    An empty sample is a server that did not answer. The first one adds nothing that
-    anybody knows. A server that was started again counts from zero.
+    An empty sample means that the server did not answer. The growth in the first sample
+    is unknown, and left out. A restarted server counts from zero.
     """
     found, last = [], dict[str, float]()
     for each in samples:
@@ -156,11 +163,11 @@ def grown(samples: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 def stalled(
     before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
 ) -> int:
-    """Return how many times servers were late themselves between two looks."""
+    """Return how often the servers' event loops stalled between two samples."""
     found = 0.0
     for url, each in after.items():
         now, then = each.get("stalls", 0.0), before.get(url, {}).get("stalls", 0.0)
-        found += now - then if now >= then else now  # it was started again
+        found += now - then if now >= then else now  # it was restarted
     return round(found)
 
 
@@ -173,14 +180,14 @@ def rows(
 ) -> list[dict[str, Any]]:
     """Return the table of a run.
 
-    A figure that nobody measured is None.
+    A figure without a measurement is None.
 
     Args:
-        slices: By number of the period.
-        samples: By server, by number of the period; -1 is from before the first.
+        slices: Slices by number of the period.
+        samples: Samples by server and number of the period; -1 is before the run.
         seconds: Length of a period.
         late_by_design: Groups whose latency is not counted.
-        faults: As in ``run.json``.
+        faults: Faults as in ``run.json``.
 
     """
     numbers = sorted({*slices, *(n for each in samples.values() for n in each)})
@@ -206,7 +213,7 @@ def rows(
         row["sent_late_p99_ms"] = in_ms(piece.slip, 99)
         row["read_late_p99_ms"] = in_ms(piece.lag, 99)
         now = [found[index] for found in servers]
-        # After the last answer of all nobody was asked any more.
+        # After the last answer of any server, no server was asked any more.
         row["servers_up"] = sum(map(bool, now)) if number <= asked else None
         for each in now:
             if "cpu_seconds" in each:
@@ -223,7 +230,7 @@ def rows(
 def mark(
     table: Sequence[dict[str, Any]], faults: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the table with each fault in the row of its period."""
+    """Return the table with a column ``fault``: each fault in the row of its period."""
     found, marked = list(faults), []
     for number, row in enumerate(table):
         start = table[number - 1]["seconds"] if number else 0.0
@@ -238,7 +245,7 @@ def in_ms(histogram: Histogram, percent: float) -> float | None:
 
 
 def tidy(value: float | None) -> float | None:
-    """Return a whole number without its point, any other with four digits after it."""
+    """Return a whole number as int, any other number rounded to four decimals."""
     if value is None:
         return None
     return int(value) if float(value).is_integer() else round(value, 4)
@@ -254,10 +261,10 @@ def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a ``timeline.csv``, numbers as numbers, unknown as None.
+    """Return the rows of a ``timeline.csv``; empty fields become None.
 
     Raises:
-        ValueError: A figure is no number.
+        ValueError: A figure is not a number.
 
     """
     with path.open(newline="") as file:

@@ -1,6 +1,6 @@
-"""What to make of a run: has the server failed, and are the figures its own?
+"""The verdict on a run: did the server fail, and do the figures measure the server?
 
-A run in which the generator was what limited is INVALID, whatever it shows.
+A run in which the generator was the bottleneck is INVALID, whatever its figures are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.record import Record
 
-CPU_LIMIT = 0.8  # of one core: beyond it the generator is what is measured
+CPU_LIMIT = 0.8  # of one core; beyond it the generator measures itself
 LAG_LIMIT = 100.0  # ms: a generator's delay below it never makes a run invalid
 SAID = {"slip": "slip", "lag": "lag", "loop": "loop lag"}
 OVERDUE, STALLS = "kept too long", "server stalls"  # figures of idle
@@ -19,7 +19,7 @@ EXIT_FAILURES, EXIT_NOTHING, EXIT_INVALID = 1, 3, 4
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to make of a run: exit code, one word, and why."""
+    """Exit code of a run, one word, and the reasons."""
 
     code: int
     word: str
@@ -37,8 +37,8 @@ def judge(
     Args:
         record: The sum of all parts.
         failures: Failed requests, as Locust counts them.
-        missing: Processes that took part and told nothing.
-        lag_limit: Milliseconds of delay that a generator may have of its own.
+        missing: Worker processes that sent no figures.
+        lag_limit: Milliseconds of its own delay (p99) that a generator may have.
 
     """
     if not record.delivered():
@@ -46,7 +46,7 @@ def judge(
         return Verdict(EXIT_NOTHING, "NOTHING DELIVERED", tuple(reasons))
     invalid = invalid_reasons(record, missing, lag_limit)
     if failed := failure_reasons(record, failures):
-        # A generator that was too busy may be why: who reads both can tell.
+        # A generator that was too busy may be the cause, so name both.
         return Verdict(EXIT_FAILURES, "FAILED", (*failed, *invalid))
     if invalid:
         return Verdict(EXIT_INVALID, "INVALID", tuple(invalid))
@@ -57,7 +57,7 @@ def judge(
 
 
 def silence_reasons(record: Record, missing: int) -> list[str]:
-    """Return why nothing can have been delivered, as far as the generator knows."""
+    """Return known reasons why nothing was delivered."""
     if missing:
         return [f"{missing} worker(s) told nothing"]
     if record.published.total():
@@ -68,7 +68,7 @@ def silence_reasons(record: Record, missing: int) -> list[str]:
 
 
 def failure_reasons(record: Record, failures: int) -> list[str]:
-    """Return what the server did that it must not do."""
+    """Return the failures of the server, as phrases."""
     reasons = []
     for group, tally in sorted(record.tallies.items()):
         for name in ("lost", "duplicated", "reordered"):
@@ -85,7 +85,7 @@ def failure_reasons(record: Record, failures: int) -> list[str]:
 
 
 def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]:
-    """Return why the figures say more about the generator than about the server."""
+    """Return reasons why the figures measure the generator more than the server."""
     reasons = []
     if missing:
         reasons.append(f"{missing} worker(s) told nothing")
@@ -106,10 +106,11 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
 
 
 def judge_heartbeat(record: Record, stalls: int) -> None:
-    """Hold dead peers that were kept too long against a server that was never late.
+    """Count dead peers that were kept too long as a failure, unless servers stalled.
 
-    One that was late itself trusts no ping from before, since answers may lie unread
-    in its kernel: from then on a dead peer has its two intervals again.
+    After a stall a server ignores the pings from before it, because their answers may
+    be unread in its kernel. From then on a dead peer may be kept for two intervals
+    again.
     """
     own = record.own("idle")
     own.counts[STALLS] += stalls
@@ -124,7 +125,7 @@ def judge_heartbeat(record: Record, stalls: int) -> None:
 
 
 def prompt(record: Record) -> Histogram:
-    """Return the latencies of all who are not late by design."""
+    """Return the latencies of all groups that are not late by design."""
     return Histogram.merged(
         histogram
         for name, histogram in record.latency.items()

@@ -1,1 +1,1 @@
-"""What a run looks like: plots, and one page for all runs of a folder."""
+"""Pictures of a run, and one page for all runs of a folder."""

@@ -1,10 +1,9 @@
-"""How a picture looks: on paper, on a light page, on a dark one.
+"""The form of pictures: as PNG, and on a light or dark page.
 
-A picture paints axes into a figure and leaves the words to whoever shows it: a PNG has
-title and caption in it, a page has them around it, where they can be read on a phone.
-Figures are made without pyplot, whose state would outlive the run on Locust's page.
-matplotlib is imported when there is something to draw: it takes half a second and 40 MB
-that no worker needs.
+A picture only paints axes into a figure. A PNG has title and caption in the image; a
+page has them in its text, where a phone shows them in a readable size. Figures are made
+without pyplot, because pyplot's state would outlive a run on Locust's page. matplotlib
+is imported only to draw: it takes half a second and 40 MB, which workers do not need.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 6.6  # inches
-WORDS = 94  # characters of a caption's line
+WORDS = 94  # characters in a line of a caption
 PERCENTILES = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a figure shows and how to read it.
+    """A figure, its title, and how to read it.
 
     Args:
-        name: Stem of its file.
-        title: What was found.
+        name: Stem of its file's name.
+        title: The finding.
         read: One sentence on how to read it.
-        paint: Puts axes into an empty figure.
-        note: What one has to know beside the load.
-        height: Of the axes, inches.
+        paint: Function that paints axes into an empty figure.
+        note: A remark for the caption, beside the load.
+        height: Height of the axes in inches.
 
     """
 
@@ -52,7 +51,7 @@ class Picture:
 
 
 def png(picture: Picture, caption: str, folder: Path) -> Path:
-    """Write a picture with its title, and the machine and the load below it."""
+    """Write a PNG with the title above and a caption below; return its path."""
     words = " ".join(each for each in (picture.note, caption) if each)
     lines = wrap(words.replace(" s.", "\N{NO-BREAK SPACE}s."), WORDS)
     title = wrap(picture.title, 62)
@@ -80,7 +79,7 @@ def png(picture: Picture, caption: str, folder: Path) -> Path:
 
 
 def svg(picture: Picture) -> str:
-    """Return a picture for a page: no words around it, colours that the page sets."""
+    """Return a picture as SVG, without title and caption, in colours of the page."""
     from matplotlib import rc_context
 
     drawn = StringIO()
@@ -99,7 +98,7 @@ def svg(picture: Picture) -> str:
 def blank(
     picture: Picture, height: float, rect: tuple[float, float, float, float]
 ) -> Figure:
-    """Return a figure with the picture painted into a part of it."""
+    """Return a figure with the picture painted into the part ``rect``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), facecolor=GROUND)
@@ -109,7 +108,7 @@ def blank(
 
 
 def legend(axes: Axes, columns: int = 2) -> None:
-    """Name the lines above the axes, where they hide nothing."""
+    """Add a legend above the axes, where it hides no line."""
     axes.legend(
         fontsize=9,
         frameon=False,
@@ -126,7 +125,7 @@ def legend(axes: Axes, columns: int = 2) -> None:
 def scaled(axes: Axes, values: list[float], low: bool = False) -> None:
     """Choose a y axis for values: from zero, or logarithmic when they differ much.
 
-    Low axes have room for few numbers.
+    With ``low`` the axes are low and get fewer numbers.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -170,7 +169,7 @@ def curve(
     style: str = "-",
     thin: bool = False,
 ) -> None:
-    """Draw a histogram as duration over percentile, up to the last single one."""
+    """Draw a histogram as duration over percentile, up to its slowest message."""
     points = [
         (1 / (1 - share) if share < 1 else histogram.count, max(0.01, value / 1000))
         for share, value in histogram.curve()
@@ -191,7 +190,7 @@ def curve(
 
 
 def finish(axes: Axes, columns: int = 2) -> None:
-    """Choose the y axis that the curves need, and name them."""
+    """Scale the y axis for the curves, and add a legend."""
     axes.set_xlim(left=1)
     curves: list[Any] = [line.get_ydata() for line in axes.lines]
     scaled(axes, [float(y) for curve in curves for y in curve])
@@ -199,7 +198,7 @@ def finish(axes: Axes, columns: int = 2) -> None:
 
 
 def marks(axes: Axes, faults: list[tuple[float, str]], names: bool) -> None:
-    """Draw a line where something was done to the servers."""
+    """Draw a line at each fault."""
     for number, (at, text) in enumerate(faults):
         axes.axvline(at, color=RED, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
         if names:

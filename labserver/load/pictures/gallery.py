@@ -1,4 +1,4 @@
-"""Which pictures a run has."""
+"""The list of pictures of a run."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ OWN: dict[str, tuple[Draw, ...]] = {
 
 
 def pictures(saved: Saved) -> list[Picture]:
-    """Return every picture that a run has figures for."""
+    """Return all pictures for which a run has figures."""
     functions = (*OWN.get(saved.scenario, (group_curve,)), timeline)
     found = (function(saved) for function in functions)
     return [each for each in found if each is not None]
 
 
 def together(runs: Sequence[Saved]) -> list[Picture]:
-    """Return the pictures that need several runs."""
+    """Return the pictures that compare several runs."""
     found = (buffers(runs),)
     return [each for each in found if each is not None]

@@ -49,14 +49,14 @@ READ_CURVE = (
 
 
 def own_share(saved: Saved, axes: Axes) -> None:
-    """Draw what the generator itself added, below what it measured."""
+    """Draw the generator's own delays, below the latency that it measured."""
     record = saved.record
     curve(axes, record.slip, GREY, "in it: sent late", "--", thin=True)
     curve(axes, record.lag, GREY, "not in it: read late", ":", thin=True)
 
 
 def group_curve(saved: Saved) -> Picture | None:
-    """Latency over percentile, of everybody who is not slow by design."""
+    """Draw latency over percentile, of all groups that are not slow by design."""
     scenario = saved.scenario
     prefix = "" if scenario == "mixed" else f"{scenario}/"
     latency = prompt(saved, prefix)
@@ -82,7 +82,7 @@ def group_curve(saved: Saved) -> Picture | None:
         f"p50 {ms(latency.percentile(50))}, p99 {ms(latency.percentile(99))}, "
         f"{delivered:,} of {expected:,} delivered",
         READ_CURVE + " The grey lines are the generator's own delays: where they come "
-        "near the blue one, it measured itself.",
+        "near the blue line, the generator measured itself.",
         paint,
     )
 
@@ -96,19 +96,19 @@ def prompt(saved: Saved, prefix: str) -> Histogram:
 
 
 def steps(saved: Saved) -> list[tuple[int, Slice]]:
-    """Return what was measured at each number of members that held for a while."""
+    """Return the figures at each number of members, added over its full seconds."""
     record = saved.record
     found: dict[int, Slice] = {}
     for before, now in pairwise(sorted(record.slices)):
         first, piece = record.slices[before], record.slices[now]
-        # A second in which somebody came or went belongs to neither number.
+        # A second in which the number changes is left out.
         if now == before + 1 and first.users == piece.users > 0 and piece.latency:
             found.setdefault(piece.users, Slice()).add(piece)
     return sorted(found.items())
 
 
 def by_subscribers(saved: Saved) -> Picture | None:
-    """Percentiles against the number of members, if the run had several."""
+    """Draw percentiles over the number of members, if the number changed."""
     found = []
     for users, piece in steps(saved):
         latency = Histogram.merged(
@@ -171,7 +171,7 @@ def by_subscribers(saved: Saved) -> Picture | None:
 
 
 def budget(saved: Saved) -> Picture | None:
-    """Where the time went, for the fast and for the slow messages."""
+    """Draw the parts of the latency, for fast and for slow messages."""
     shares = Budget.merged(
         each
         for name, each in saved.record.budgets.items()
@@ -225,17 +225,17 @@ def budget(saved: Saved) -> Picture | None:
     part = getattr(slow, most[0]) / max(0.001, slow.slip + slow.server + slow.lag)
     return Picture(
         f"{saved.scenario}-budget",
-        f"The slowest 1 % of messages owe {part:.0%} of their time to: {most[1]}",
+        f"The slowest 1 % of messages spent {part:.0%} of their time in: {most[1]}",
         "Each bar is a band of messages, and its parts are means that add up to the "
         "time beside it: only the blue part is the server's.",
         paint,
         height=2.7,
-        note="One delivery in ten is taken apart.",
+        note="One delivery in ten is counted here.",
     )
 
 
 def timeline(saved: Saved) -> Picture | None:
-    """Everything over time, with what was done to the servers."""
+    """Draw figures of clients and servers over time, with the faults."""
     if len(saved.table) < 3:
         return None
     table = saved.table
@@ -255,7 +255,7 @@ def timeline(saved: Saved) -> Picture | None:
         for each in panels
         if any(row.get(column) is not None for column, _, _ in each[2] for row in table)
     ]
-    # What was nothing all the time needs no room.
+    # The panel of waiting bytes is left out if it is always zero.
     panels = [each for each in panels if each[0] != WAITING or any_of(table, each[2])]
     if not panels:  # no server answered, and nothing arrived
         return None
@@ -300,9 +300,9 @@ def timeline(saved: Saved) -> Picture | None:
     return Picture(
         f"{saved.scenario}-timeline",
         timeline_title(saved),
-        "The same seconds in every panel: the upper one is what the clients saw, the "
-        "others are what the servers say of themselves; a gap is a server that did "
-        "not answer, a red line what was done to it.",
+        "All panels show the same seconds: the upper one is measured by the clients, "
+        "the others by the servers; a gap is a server that did "
+        "not answer, a red line is an injected fault.",
         paint,
         height=1.15 * len(panels) + 0.6,
     )
@@ -311,7 +311,7 @@ def timeline(saved: Saved) -> Picture | None:
 def any_of(
     table: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, str, int]]
 ) -> bool:
-    """Return whether any of these columns is ever more than zero."""
+    """Return whether any of these columns has a value other than zero."""
     return any(row.get(column) for column, _, _ in lines for row in table)
 
 
@@ -335,7 +335,7 @@ def timeline_title(saved: Saved) -> str:
 
 
 def replicas(saved: Saved) -> Picture | None:
-    """Readers on the publisher's replica, and on the others."""
+    """Draw latencies on the publisher's replica, and on the other replicas."""
     sides = compared(
         saved,
         [(side, f"replicas/{side}") for side in ("same replica", "other replica")],
@@ -346,15 +346,15 @@ def replicas(saved: Saved) -> Picture | None:
         "replicas",
         "Across replicas: "
         + ", ".join(f"{n} p50 {ms(h.percentile(50))}" for n, h in sides),
-        "The distance between the lines is what the way through the broker to another "
-        "process costs.",
+        "The distance between the lines is the additional time for a message to "
+        "another replica.",
         painted(sides, "from due to arrival (ms)"),
         note="Publisher on the first replica.",
     )
 
 
 def slow_readers(saved: Saved) -> Picture | None:
-    """What the healthy got, and what became of the slow."""
+    """Draw the deliveries to healthy and to slow readers."""
     record = saved.record
     groups = [
         (name.partition("/")[2], tally)
@@ -405,8 +405,8 @@ def slow_readers(saved: Saved) -> Picture | None:
     return Picture(
         "slow_readers",
         f"Beside slow readers, the healthy ones have p99 {ms(healthy.percentile(99))}",
-        "Each bar is what one kind of reader was sent: only red was lost without a "
-        "word, and the healthy should be blue to the end.",
+        "Each bar is one kind of reader: only the red part was lost without a "
+        "gap, and the bar of healthy readers should be blue to the end.",
         paint,
         note=f"Ended: {outcomes}; all others were connected at the end."
         if outcomes
@@ -426,7 +426,7 @@ def compared(
 def compared_own(
     saved: Saved, names: Iterable[tuple[str, str]]
 ) -> list[tuple[str, Histogram]]:
-    """Return the same of the figures that only the run's scenario has."""
+    """Return the same from the figures that are special to the run's scenario."""
     own = saved.record.figures.get(saved.scenario)
     found = own.histograms if own is not None else {}
     return [(n, found[key]) for n, key in names if key in found and found[key].count]
@@ -435,7 +435,7 @@ def compared_own(
 def painted(
     sides: Sequence[tuple[str, Histogram]], unit: str
 ) -> Callable[[Figure], None]:
-    """Return what draws one curve for each side."""
+    """Return a function that draws one curve for each side."""
 
     def paint(figure: Figure) -> None:
         axes = percentile_axes(figure.subplots())

@@ -1,7 +1,7 @@
 """One page for the runs of a folder: verdicts first, then pictures.
 
-It is a single file, without scripts; pictures are in it as SVG, whose colours follow
-the page's.
+The page is a single file without scripts. It contains the pictures as SVG, in the
+colours of the page.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from labserver.load.pictures.gallery import pictures, together
 from labserver.load.pictures.style import PALETTE
 
 NAME = "report.html"
-# What a stranger asks of each scenario.
+# The question of each scenario.
 QUESTIONS = {
-    "fanout": "One publisher, a crowd in one room: how long after a message was due "
-    "has everybody got it?",
-    "slow_readers": "Some members read slowly, or not at all: do the healthy ones "
-    "notice, and what becomes of the others?",
-    "replicas": "Members on several replicas, and a fault half-way: what does the way "
-    "through the broker cost, and does anybody miss anything?",
-    "reconnect_storm": "Everybody is cut off at once: how fast is the crowd back, and "
-    "what peak does the server see, with and without jitter?",
-    "idle": "Connections that do nothing: what does one cost, and how soon is "
-    "a dead one noticed?",
+    "fanout": "One publisher, many members in one room: how long after a message was "
+    "due does every member have it?",
+    "slow_readers": "Some members read slowly, or not at all: do the healthy members "
+    "suffer, and what happens to the slow ones?",
+    "replicas": "Members on several replicas, and a fault half-way: how much latency "
+    "does the broker add, and does any member miss a message?",
+    "reconnect_storm": "All members are cut off at once: how soon are they back, and "
+    "how high is the peak of connects, with and without jitter?",
+    "idle": "Idle connections: how much memory does one take, and how soon does the "
+    "server notice a dead one?",
     "churn": "Members come and go, with good tokens and bad: what do a handshake, a "
     "join and a refusal cost?",
     "omission": "The same stall, measured in two ways: why latency is counted from "
@@ -98,26 +98,26 @@ def page(runs: Sequence[Saved]) -> str:
 
 
 def without_server(run: Saved) -> str:
-    """Return the caption of a picture of several runs: each had another server."""
+    """Return a caption without the server, for a picture of runs on several servers."""
     return run.caption.partition(" Server:")[0]
 
 
 def finding(runs: Sequence[Saved]) -> str:
-    """Return what came of all runs, in a sentence."""
+    """Return the verdicts of all runs in a sentence."""
     words: dict[str, int] = {}
     for run in runs:
         word = str(run.summary["verdict"]).lower()
         words[word] = words.get(word, 0) + 1
     if list(words) == ["valid"]:
         return (
-            "Everything arrived that should, once and in order, and the generator was "
+            "Every message arrived once and in order, and the generator was "
             "fast enough for the figures to mean something."
         )
     return "Of all runs: " + ", ".join(f"{n} {word}" for word, n in words.items()) + "."
 
 
 def section(run: Saved, number: int) -> dict[str, Any]:
-    """Return what the page says of a run."""
+    """Return the values of a run for the page."""
     summary, record = run.summary, run.record
     mood, sign = MOODS.get(summary["exit_code"], BAD)
     latency = Histogram.merged(
@@ -147,7 +147,7 @@ def section(run: Saved, number: int) -> dict[str, Any]:
 
 
 def share(delivered: int, expected: int) -> str:
-    """Return how much arrived; 100 % means all, to the last message."""
+    """Return the share that arrived as text; ``100 %`` only if all arrived."""
     if not expected:
         return ""
     if delivered == expected:

@@ -1,4 +1,4 @@
-"""Pictures of what only one scenario measures; see _figures for the names."""
+"""Pictures of figures that are special to one scenario; see figures/own.py."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def own(saved: Saved) -> Mapping[str, Any]:
 
 
 def points(saved: Saved, name: str) -> list[tuple[float, float]]:
-    """Return a series or a gauge; nothing when there is none."""
+    """Return the points of a series or a gauge; an empty list if there is none."""
     return [(at, value) for at, value in own(saved).get(name, {}).get("points", ())]
 
 
 def storm(saved: Saved) -> Picture | None:
-    """How fast a crowd comes back, with and without jitter, and in what peaks."""
+    """Draw how clients reconnect over time, with and without jitter."""
     lines = [(label, points(saved, f"accepts, {label}")) for label in LABELS]
     first = min((line[0][0] for _, line in lines if line), default=0.0)
     zero = max((at for at, _ in saved.faults if at <= first + 0.1), default=first)
@@ -79,15 +79,15 @@ def storm(saved: Saved) -> Picture | None:
     return Picture(
         "reconnect_storm",
         f"The most that came back in {step * 1000:g} ms: {peaks}",
-        "Low and wide is good for the server, high and narrow is a storm; below, where "
-        "a line reaches 100 % everybody is back.",
+        "Low and wide is good for the server; high and narrow is a storm. Below, all "
+        "clients are back where a line reaches 100 %.",
         paint,
         height=4.2,
     )
 
 
 def outage(saved: Saved) -> Picture | None:
-    """How long each client was away."""
+    """Draw how long clients were disconnected."""
     sides = compared_own(saved, [(each, f"back after, {each}") for each in LABELS])
     if not sides:
         return None
@@ -102,7 +102,7 @@ def outage(saved: Saved) -> Picture | None:
 
 
 def memory(saved: Saved) -> Picture | None:
-    """Memory against connections, and what one more costs."""
+    """Draw memory over connections, and the memory of one connection."""
     found = own(saved)
     each = found.get("memory per connection", {}).get("points", ())
     lines = []
@@ -145,20 +145,20 @@ def memory(saved: Saved) -> Picture | None:
     return Picture(
         "idle-memory",
         f"An idle connection costs the server {cost / 1000:.1f} KB",
-        "Each mark is one look at a server while the crowd arrives: the slope is what "
-        "a connection costs, and where it starts is the server with nobody in it.",
+        "Each mark is one sample of a server while clients connect: the slope is the "
+        "memory of a connection, and its start is the memory without any connection.",
         paint,
     )
 
 
 def silence(saved: Saved) -> Picture | None:
-    """How long a server takes to notice that a peer is dead."""
+    """Draw how long a server takes to notice a dead peer."""
     sides = compared_own(saved, [("noticed", "noticed after")])
     if not sides:
         return None
     return Picture(
         "idle-silence",
-        f"A silent peer is ended after {ms(sides[0][1].percentile(50))} (p50), "
+        f"A silent peer is cut off after {ms(sides[0][1].percentile(50))} (p50), "
         f"{ms(sides[0][1].highest)} at most",
         "From a peer's last sign of life to its end: the promise is two intervals of "
         "the heartbeat.",
@@ -167,7 +167,7 @@ def silence(saved: Saved) -> Picture | None:
 
 
 def churn(saved: Saved) -> Picture | None:
-    """What coming and going costs."""
+    """Draw the times of connects, joins, leaves and refusals."""
     names = ("handshake", "join", "leave", "refusal")
     sides = compared_own(saved, [(name, name) for name in names])
     if not sides:
@@ -175,16 +175,15 @@ def churn(saved: Saved) -> Picture | None:
     cycles = own(saved).get("cycles", {}).get("value", 0)
     return Picture(
         "churn",
-        f"{cycles:,} times in and out: "
+        f"{cycles:,} visits: "
         + ", ".join(f"{name} p99 {ms(h.percentile(99))}" for name, h in sides[:2]),
-        "Each line is one step of coming and going, with the number of times in "
-        "brackets.",
+        "Each line is one step of a visit, with its count in brackets.",
         painted(sides, "from asked to answered (ms)"),
     )
 
 
 def omission(saved: Saved) -> Picture | None:
-    """The same stall, measured by one who waits and by one who keeps to a schedule."""
+    """Draw the same stall as measured by a closed loop and by an open loop."""
     names = ("waits, from sent", "waits, from due", "keeps on, from due")
     sides = compared_own(saved, [(name, name) for name in names])
     if len(sides) < len(names):
@@ -194,7 +193,7 @@ def omission(saved: Saved) -> Picture | None:
         "omission",
         f"One client in one stall: p99 {ms(sent.percentile(99))} counted from when it "
         f"sent, {ms(due.percentile(99))} from when it was due",
-        "All lines saw the same frozen second: a client that waits for answers asks "
+        "All lines have the same frozen second: a client that waits for answers sends "
         "only once meanwhile, and hides the rest (coordinated omission) unless it "
         "counts from when each message was due.",
         painted(sides, "milliseconds"),
@@ -202,7 +201,7 @@ def omission(saved: Saved) -> Picture | None:
 
 
 def buffers(runs: Sequence[Saved]) -> Picture | None:
-    """What waits for slow readers in the server, under each policy."""
+    """Draw the bytes that wait for slow readers in the server, under each policy."""
     lines = []
     for run in runs:
         policy = run.about.get("variant")
@@ -237,8 +236,8 @@ def buffers(runs: Sequence[Saved]) -> Picture | None:
     most = max(max(size for _, size in line) for _, line in lines)
     return Picture(
         "slow_readers-policies",
-        f"Under no policy more than {most / 1e6:.2f} MB wait in a server for its slow "
-        "readers",
+        f"At most {most / 1e6:.2f} MB wait in a server for its slow readers, under any "
+        "policy",
         "Each line is a run with one policy, and the same slow readers: it should "
         "level off, and falls when a reader is cut off or has caught up.",
         paint,

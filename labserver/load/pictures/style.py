@@ -1,8 +1,8 @@
-"""One look for every picture: of runs, of chapters, of the contest.
+"""Colours and axes of all pictures: of runs, of chapters, of the contest.
 
-Okabe and Ito's palette, which is told apart without colour vision, for what is
-measured. On a dark page each colour has another value, see PALETTE, which is why the
-ground is not quite white: WHITE is for words.
+Lines have colours of Okabe and Ito's palette, which people with colour blindness can
+tell apart. On a dark page each colour is replaced by another value, see PALETTE. So the
+ground must differ from WHITE, the colour of words on bars.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PALETTE = {
     "pale": (PALE, "#565a60"),
     "on": (WHITE, "#14171a"),  # words on a coloured ground
 }
-# In the order in which lines of one picture take them.
+# Colours of the lines in a picture, in this order.
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)
 
 
 def plain(
     axes: Axes, x: str = "", y: str = "", grid: Literal["x", "y", "both", ""] = "y"
 ) -> Axes:
-    """Make axes look as all others do, and name what they show, with the unit."""
+    """Style axes like all others, and label them; labels have units."""
     axes.set_facecolor(GROUND)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, colors=INK, which="both")

@@ -1,4 +1,4 @@
-"""What goes on beside the users: a fault at its time, a probe, a look at memory."""
+"""Work beside the users: injected faults, the probe, and the servers' memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labserver.load.figures.timeline import sample
 from labserver.load.run.options import token
 from labserver.load.run.owned import ask
 
-PAUSE = 2.0  # seconds that Redis is frozen
+PAUSE = 2.0  # seconds that Redis is stopped
 PROBE_TIMEOUT = 10.0  # seconds
 PROBE = "latency, probe"
 Samples = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -36,19 +36,19 @@ def strike(
     settled: Event,
     announce: Callable[[str], None],
 ) -> None:
-    """Have a fault done to the servers at its time.
+    """Inject a fault into the servers at its time.
 
     Args:
         fault: One of ``--fault``.
-        servers: How many there are; the last one dies.
-        when: Monotonic nanoseconds.
-        settled: Set when everybody is there, or soon anyway; not before.
-        announce: Told what is about to happen, before it does: what users lose from
-            then on is no failure.
+        servers: Number of servers; the last one is killed.
+        when: Time of the fault, in monotonic nanoseconds.
+        settled: Set when all members have joined; the fault waits for it.
+        announce: Called with a description before the fault, so that the losses of
+            users from then on are not failures.
 
     """
     gevent.sleep(max(0.0, when / 1e9 - time.monotonic()))
-    settled.wait()  # what breaks while they arrive is not what they are there to see
+    settled.wait()  # a fault while members arrive would be another test
     if fault == "kill-replica":
         text, request = f"replica {servers} killed", f"kill {servers - 1}"
     else:
@@ -64,7 +64,7 @@ def strike(
 
 
 class Probe:
-    """The process of :mod:`_probe`, on one room.
+    """The process of :mod:`labserver.load.run.probe`, on one room.
 
     Args:
         url: Server.
@@ -80,11 +80,11 @@ class Probe:
             env={**os.environ, "LAB_TOKEN": token("load-probe")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the test: its end ends this
+            start_new_session=True,  # the test gets Ctrl-C, and ends this
         )
 
     def stop(self) -> Histogram:
-        """End it; return what it measured, which is nothing if it failed."""
+        """End the process; return its latencies, an empty histogram if it failed."""
         try:
             out, _ = self.process.communicate(timeout=PROBE_TIMEOUT)
             return Histogram.from_json(json.loads(out.splitlines()[-1]))
@@ -95,10 +95,10 @@ class Probe:
 
 
 def compared(probe: Histogram, crowd: Histogram) -> str:
-    """Return a sentence on what the probe saw and what the crowd saw."""
+    """Return a sentence that compares the latencies of probe and crowd."""
     theirs, ours = probe.percentile(99), crowd.percentile(99)
     if not theirs or not ours:
-        return "The probe or the crowd heard nothing."
+        return "The probe or the crowd got no message."
     return f"The crowd's p99 is {ours / theirs:.2f} times that of the idle probe."
 
 
@@ -106,7 +106,7 @@ def compared(probe: Histogram, crowd: Histogram) -> str:
 
 
 def look(urls: Collection[str]) -> dict[str, dict[str, float]]:
-    """Return what each server says of itself now; of one that is down, nothing."""
+    """Return the metrics of each server now; a server that is down is left out."""
     found = {}
     for url in urls:
         page = url.replace("ws", "http", 1).rstrip("/") + "/metrics"
@@ -130,11 +130,11 @@ def memory(
 
     Args:
         own: The figures.
-        before: What the servers said before the first user came.
-        samples: What they said since, by period.
-        began: When the run began, monotonic nanoseconds.
+        before: Metrics of the servers before the first user came.
+        samples: Metrics since then, by server and period.
+        began: Start of the run, in monotonic nanoseconds.
         step: Seconds of a period.
-        alone: Whether nothing but idle connections can explain what was used.
+        alone: Whether idle connections are the only load, so that the memory is theirs.
 
     """
     grown = connected = 0.0

@@ -1,4 +1,4 @@
-"""Locust's hooks, with types: its environment before and its decorators have none."""
+"""Typed access to Locust's hooks, options and runner, which have no types."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def listens(hook: EventHook) -> Callable[[F], F]:
 
 
 def options_of(environment: Environment) -> Namespace:
-    """Return what the command line said, which it has by the first event."""
+    """Return the parsed command line; it is there from the first event on."""
     options: Namespace | None = environment.parsed_options
     assert options is not None
     return options
 
 
 def runner_of(environment: Environment) -> Runner:
-    """Return what runs the users, which is there from the event ``init`` on."""
+    """Return the runner of the users; it is there from the event ``init`` on."""
     assert environment.runner is not None
     return environment.runner

@@ -1,7 +1,8 @@
 """Ctrl-C, for a process of Locust.
 
-Python raises it in whatever greenlet runs: as often as not in a user, which dies in the
-middle of a message that is then missing. It is the main greenlet that knows what to do.
+Python raises KeyboardInterrupt in the greenlet that happens to run. That is often a
+user, which then dies in the middle of a message, and the message is missing. This
+handler raises it in the main greenlet, which ends the run in order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class Interrupt:
     """Handles SIGINT.
 
     Args:
-        spared: How many times it is for somebody else.
+        spared: How many signals to ignore first, because the master handles them.
 
     """
 
@@ -33,5 +34,5 @@ class Interrupt:
 
 
 def told_to_work() -> bool:
-    """Return whether this was started as a worker, and not made one by its master."""
+    """Return whether the user started this worker, not a master with children."""
     return "--worker" in sys.argv or "LOCUST_MODE_WORKER" in os.environ

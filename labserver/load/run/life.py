@@ -1,9 +1,9 @@
 """The life of a run: start, drain, collect, conclude.
 
-Locust kills its users at the end of a run, and its master waits half a second for what
-workers still have to say. So that the last messages count, a run is drained before:
-publishers stop, everybody else reads until nothing more comes, and only then are the
-figures taken. In a distributed run the master asks its workers for them.
+Locust kills its users at the end of a run, and its master waits only half a second for
+the last reports of workers. So that the last messages count, a run is drained first:
+publishers stop, all other users read until no more messages come, and then the figures
+are taken. In a distributed run the master asks its workers for their figures.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ from labserver.load.run.options import (
 from labserver.load.run.sampler import Sampler, Scraper, Stalls
 from labserver.load.websocket import shown
 
-QUIET = 0.4  # seconds without a message after which nothing more is expected
+QUIET = 0.4  # seconds without a message after which no more are expected
 DRAIN_LIMIT = 5.0  # seconds
-SETTLE_LIMIT = 5.0  # seconds that publishers wait for the crowd to be there
-UNTIMED = 30.0  # seconds that a run without an end is taken to last, for its faults
+SETTLE_LIMIT = 5.0  # seconds that publishers wait for all members to join
+UNTIMED = 30.0  # seconds assumed for a run without -t, to place its faults
 WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
 log = logging.getLogger("loadtests")
 
 
 class Member(Protocol):
-    """What a run asks a user when it is over."""
+    """A user, as the run sees it."""
 
     joined: bool
-    stays: ClassVar[bool]  # else nobody waits for it to have joined
+    stays: ClassVar[bool]  # whether publishers wait until it has joined
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once."""
@@ -85,8 +85,8 @@ class Run:
         self.name = ""
         self.folder = Path()
         self.record = Record()
-        # By worker, which has a name of its own: who takes the place of one that died
-        # does not have its figures.
+        # By id of the worker: a worker that replaces a dead one does not have its
+        # figures.
         self.parts: dict[str, Record] = {}
         self.workers: set[str] = set()
         self.members: set[Member] = set()
@@ -97,7 +97,7 @@ class Run:
         self.drained = Event()
         self.active = 0  # when a message last arrived, monotonic ns
         self.started = 0.0
-        self.faults: list[dict[str, Any]] = []  # what was done to the servers
+        self.faults: list[dict[str, Any]] = []  # faults injected into the servers
         self.started_cpu = 0.0
         self.storm_at = 0  # when reconnect_storm begins, monotonic ns
         self.storm_kills = False  # whether the storm is the death of a server
@@ -123,10 +123,10 @@ class Run:
         self.started, self.started_cpu = time.monotonic(), time.process_time()
 
     def settle(self) -> None:
-        """Let publishers begin when everybody is there, or soon anyway.
+        """Let publishers begin when all members have joined, at the latest in 5 s.
 
-        Handshakes cost a hundred times what a message does: what is sent during the
-        crowd's arrival measures the arrival.
+        A handshake costs a hundred times as much as a message, so a message that is
+        sent while members connect would measure the handshakes.
         """
         settled, deadline = self.settled, time.monotonic() + SETTLE_LIMIT
         self.spawned.wait(SETTLE_LIMIT)
@@ -141,7 +141,7 @@ class Run:
         settled.set()
 
     def refuse(self) -> None:
-        """Be no run: whoever is spawned all the same does nothing, nothing is said."""
+        """Mark the run as refused: its users do nothing, and no results are written."""
         self.name = ""
         self.draining = True
         self.drained.set()
@@ -149,11 +149,11 @@ class Run:
             self.sampler.greenlet.kill()
 
     def room(self, scenario: str) -> str:
-        """Return the room of a scenario, which no other run uses."""
+        """Return the room of a scenario; no other run uses it."""
         return f"load.{scenario}.{self.name.partition('-')[0]}"
 
     def fault(self, text: str) -> None:
-        """Note that something is now done to the servers."""
+        """Record that a fault is being injected now; ``text`` says which."""
         self.faults.append(
             {
                 "at": round((time.monotonic_ns() - self.record.began) / 1e9, 3),
@@ -163,14 +163,14 @@ class Run:
         )
 
     def drain(self) -> None:
-        """Let everything in flight arrive, then take the figures; once a run."""
+        """Wait for messages in flight, then take the figures; only once in a run."""
         if self.draining:
             self.drained.wait()
             return
         self.draining = True
         record = self.record
         record.wall = time.monotonic() - self.started
-        # What catching up costs is not what the measured part cost.
+        # The CPU time of the drain is not part of the measurement.
         record.cpu = (time.process_time() - self.started_cpu) / max(record.wall, 0.001)
         if self.stalls is not None:
             self.stalls.stop()
@@ -227,14 +227,14 @@ def begin(environment: Environment, **_: Any) -> None:
             RUN.refuse()
             gevent.spawn_later(0.1, runner.stop)
             return
-        # A page that somebody forgot must not load the machine for ever.
+        # A forgotten run of Locust's page must not load the machine for ever.
         gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
     if not isinstance(runner, WorkerRunner):
         begin_beside(environment, step)
 
 
 def begin_beside(environment: Environment, step: float) -> None:
-    """Start what one process does for all of them."""
+    """Start the work that only one process of a run does."""
     options, runner = options_of(environment), runner_of(environment)
     everywhere = servers(options)
     RUN.before = look(everywhere)
@@ -247,7 +247,7 @@ def begin_beside(environment: Environment, step: float) -> None:
         RUN.fault(text)
         if isinstance(runner, MasterRunner):
             runner.send_message("lab_fault", {"text": text})
-            gevent.sleep(0.2)  # they must know before they feel it
+            gevent.sleep(0.2)  # workers must know of the fault before it happens
 
     if options.fault != "none":
         when = options.storm_at if options.storm_kills else options.run_half
@@ -270,7 +270,7 @@ def stop_if_still_on(environment: Environment, name: str) -> None:
 @listens(events.test_stopping)
 def drain(environment: Environment, **_: Any) -> None:
     runner = runner_of(environment)
-    if not RUN.name:  # a page that is closed before anybody used it stops, too
+    if not RUN.name:  # Locust's page was closed before any run
         return
     if isinstance(runner, MasterRunner):
         if not RUN.draining:
@@ -289,12 +289,12 @@ def drain(environment: Environment, **_: Any) -> None:
 
 
 def awaited(runner: MasterRunner) -> set[str]:
-    """Return the workers that are alive and have not told what they found."""
+    """Return the workers that are alive and have not sent their figures."""
     return (RUN.workers & alive(runner)) - RUN.parts.keys()
 
 
 def alive(runner: MasterRunner) -> set[str]:
-    """Return the workers that Locust hears."""
+    """Return the workers that answer Locust's heartbeats."""
     return {each.id for each in runner.clients.all if each.state != STATE_MISSING}
 
 
@@ -314,12 +314,12 @@ def write_part(runner: Any) -> None:
 def listen(environment: Environment, runner: Any, **_: Any) -> None:
     spared = 0
     if isinstance(runner, WorkerRunner):
-        # Ctrl-C in a terminal reaches the children of a master, too. The first is for
-        # the master, who asks them for their figures and then ends them; the second is
-        # for all, since who is in a hurry must not be left with children.
+        # Ctrl-C in a terminal reaches the children of a master, too. A child ignores
+        # the first one, because the master asks it for its figures and then ends it.
+        # The second one ends all processes at once.
         if options_of(environment).processes and not told_to_work():
             spared = 1
-        # Concurrent: while a worker drains, it must go on hearing its master.
+        # Concurrent: a worker must still hear its master while it drains.
         runner.register_message("lab_finish", finish, concurrent=True)
         runner.register_message("lab_fault", hear_of_fault, concurrent=True)
     elif isinstance(runner, MasterRunner):
@@ -328,7 +328,7 @@ def listen(environment: Environment, runner: Any, **_: Any) -> None:
 
 
 def finish(environment: Environment, **_: Any) -> None:
-    """Drain this worker and tell the master what it found."""
+    """Drain this worker and send its figures to the master."""
     drain(environment)
     runner_of(environment).send_message("lab_part", RUN.record.as_json())
 
@@ -339,13 +339,13 @@ def hear_of_fault(msg: Any, **_: Any) -> None:
 
 def took(msg: Any, **_: Any) -> None:
     part = Record.from_json(msg.data)
-    if part.began in (0, RUN.record.began):  # of this run; 0: it came too late for it
+    if part.began in (0, RUN.record.began):  # of this run; 0: joined too late
         RUN.parts[msg.node_id] = part
 
 
 @listens(events.worker_connect)
 def joins(client_id: str, **_: Any) -> None:
-    """Expect the figures of a worker that joins a run that is on."""
+    """Expect figures of a worker that joins while a run is going on."""
     if RUN.name and not RUN.draining:
         RUN.workers.add(client_id)
 
@@ -387,7 +387,7 @@ def conclude(environment: Environment, **_: Any) -> None:
 
 
 def conclude_beside(record: Record, options: Any) -> None:
-    """End what went on beside the users, and add what it found."""
+    """End the work beside the users, and add its figures."""
     if RUN.striking is not None:
         RUN.striking.kill()
     if RUN.probe is not None:
@@ -422,7 +422,7 @@ def describe(record: Record, options: Any) -> str:
 
 
 def began() -> dict[str, Any]:
-    """Return the moment that all times of a run are counted from, on two clocks."""
+    """Return the start of the run, from which all times count, on two clocks."""
     ago = (time.monotonic_ns() - RUN.record.began) / 1e9
     utc = datetime.now(UTC) - timedelta(seconds=ago)
     return {
@@ -432,7 +432,7 @@ def began() -> dict[str, Any]:
 
 
 def about(environment: Environment, load: str) -> dict[str, Any]:
-    """Return ``run.json``: what was run, where, with what; no secrets."""
+    """Return ``run.json``: load, machine, versions and options; without secrets."""
     options = options_of(environment)
     return {
         "name": RUN.name,
@@ -460,13 +460,13 @@ def decide(environment: Environment, **_: Any) -> None:
         environment.process_exit_code = 0  # its master decides
         return
     if runner.state not in (STATE_INIT, STATE_STOPPED) and not RUN.draining:
-        # Ctrl-C: Locust would take the exit code before it ends the run.
+        # After Ctrl-C Locust would read the exit code before the run ends.
         runner.stop()
     if RUN.verdict is not None:
         environment.process_exit_code = RUN.verdict.code
 
 
-# After Locust's own tables, so that the verdict is the last that one reads.
+# Printed after Locust's own tables, so that the verdict comes last.
 @listens(events.quit)
 def say(**_: Any) -> None:
     if RUN.text:

@@ -1,10 +1,10 @@
-"""Coordinated omission, shown: one stall, measured by two clients at once.
+"""A demonstration of coordinated omission: two clients measure the same stall.
 
-Both have the same schedule. One keeps to it, whatever the server does. The other waits
-until its message came back before it sends the next, as most load generators do. The
-server is frozen (SIGSTOP) for a while: who waits asks once meanwhile, catches up
-afterwards, and finds one slow message when it counts from sending. When it counts from
-when each message was due, it finds what the other finds.
+Both clients have the same schedule. One keeps to it, whatever the server does. The
+other waits until its message has come back before it sends the next, like most load
+generators. The server is frozen (SIGSTOP) for a while. The waiting client then has only
+one message in flight, and catches up afterwards. Measured from sending, it has one slow
+message; measured from the due times, its latencies are those of the other client.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NAMES = ("waits, from sent", "waits, from due", "keeps on, from due")
 
 
 class Pair:
-    """Two clients of one server, and what they found."""
+    """Two clients of one server, and their measurements."""
 
     def __init__(self, server: Replica, seconds: float) -> None:
         self.server = server
@@ -50,7 +50,7 @@ class Pair:
         self.faults: list[dict[str, object]] = []
 
     async def run(self) -> None:
-        """Measure; the server is frozen in the middle."""
+        """Run both clients; freeze the server half-way."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.freeze())
             group.create_task(self.closed_loop())
@@ -81,7 +81,7 @@ class Pair:
         )
 
     async def closed_loop(self) -> None:
-        """Send when a message is due and the one before came back."""
+        """Send a message when it is due and the previous one has come back."""
         async with self.connection() as ws:
             await join(ws, "closed")
             start = time.monotonic_ns()
@@ -97,7 +97,7 @@ class Pair:
                 self.own.histogram(NAMES[1]).record((now - due) // 1000)
 
     async def open_loop(self) -> None:
-        """Send when a message is due, and take the times of what comes back."""
+        """Send a message when it is due; time the messages that come back."""
         count = int(self.seconds * RATE)
         async with self.connection() as ws:
             await join(ws, "open")
@@ -130,14 +130,14 @@ class Pair:
 
 
 async def until(start: int, number: int) -> int:
-    """Wait until a message is due, if it is not already; return when that was."""
+    """Wait until a message is due; return its due time, in monotonic nanoseconds."""
     due = start + number * 1_000_000_000 // RATE
     await asyncio.sleep(max(0.0, (due - time.monotonic_ns()) / 1e9))
     return due
 
 
 async def join(ws: ClientConnection, room: str) -> None:
-    """Join a room, and read up to the answer."""
+    """Join a room, and read up to the ``joined``."""
     await ws.send(to_json({"type": "join", "room": room, "ref": 0}))
     async with asyncio.timeout(ANSWER_TIMEOUT):
         while from_json(await ws.recv())["type"] != "joined":
@@ -145,7 +145,7 @@ async def join(ws: ClientConnection, room: str) -> None:
 
 
 async def message(ws: ClientConnection) -> dict[str, int] | None:
-    """Return the payload of the next message, None for anything else."""
+    """Return the payload of the next frame; None if it is not a ``message``."""
     found = from_json(await ws.recv())
     payload: dict[str, int] | None = found.get("payload")
     return payload if found["type"] == "message" else None
@@ -157,14 +157,14 @@ async def demonstrate(
     """Run the demonstration; return the folder of the run.
 
     Args:
-        server: Is frozen for a while.
-        seconds: Of load.
-        folder: Where the run's own is made.
-        more: For ``run.json``.
+        server: The server; it is frozen for a while.
+        seconds: Seconds of load.
+        folder: Folder in which to make the run's own folder.
+        more: Further entries of ``run.json``.
 
     Raises:
         OSError: The server is gone, or results cannot be written.
-        TimeoutError: It did not answer.
+        TimeoutError: The server did not answer.
 
     """
     pair = Pair(server, seconds)

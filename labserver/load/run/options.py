@@ -1,7 +1,7 @@
-"""What a load test may be told, and what it refuses to do.
+"""Options of a load test, and checks of them.
 
-Refusals are one sentence on stderr and an exit code, before any user is spawned: 2 for
-what was asked wrongly, 3 when there is no server that could deliver anything.
+A refused option prints one sentence on stderr and exits before any user is spawned:
+with 2 for a wrong option, with 3 if no server could deliver messages.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def number(kind: type, least: float, most: float) -> Callable[[str], Any]:
 
 
 publish_rate = number(float, 0.1, 900)  # the server lets through 1000 a second
-payload_bytes = number(int, 120, 60_000)  # a message to the server may have 64 KiB
+payload_bytes = number(int, 120, 60_000)  # a message to the server has at most 64 KiB
 
 
 FAULTS = ("none", "kill-replica", "pause-redis")
@@ -108,8 +108,8 @@ def add_options(parser: Any, **_: Any) -> None:
         default="",
         metavar="NAME,NAME",
         include_in_web_ui=False,
-        help="Run these only (workers that are started apart need it, too): fanout, "
-        "slow_readers, replicas, reconnect_storm, idle, churn. Default: all, mixed.",
+        help="Run only these scenarios (also for each worker): fanout, "
+        "slow_readers, replicas, reconnect_storm, idle, churn. Default: all at once.",
     )
     parser.add_argument(
         "--fault",
@@ -124,7 +124,7 @@ def add_options(parser: Any, **_: Any) -> None:
         action="store_true",
         default=False,
         include_in_web_ui=False,
-        help="Have a second process, idle but for 20 connections, measure fanout, too.",
+        help="Measure fanout also from a second process, with only 20 connections.",
     )
     parser.add_argument(
         "--steps",
@@ -132,7 +132,7 @@ def add_options(parser: Any, **_: Any) -> None:
         default=None,
         metavar="USERS:SECONDS",
         include_in_web_ui=False,
-        help="Add so many users every so many seconds, up to -u, in place of -r.",
+        help="Add USERS every SECONDS, up to -u, instead of -r.",
     )
     parser.add_argument(
         "--lag-limit",
@@ -153,8 +153,8 @@ def add_options(parser: Any, **_: Any) -> None:
         "--results",
         default="results",
         metavar="FOLDER",
-        include_in_web_ui=False,  # a visitor of the page chooses no folder
-        help="Where a folder for each run is made. Default: results.",
+        include_in_web_ui=False,  # visitors of the page must not choose a folder
+        help="Folder in which each run makes a folder. Default: results.",
     )
 
 
@@ -165,14 +165,15 @@ def urls(options: Namespace) -> list[str]:
 
 
 def servers(options: Namespace) -> list[str]:
-    """Return every server that a run may talk to, once."""
+    """Return all servers of a run, each once."""
     return list(dict.fromkeys([normal(options.host), *urls(options)]))
 
 
 def token(user: str) -> str:
     """Return ``LAB_TOKEN``, else a token for ``user`` signed with ``LAB_SECRET``.
 
-    They are no command-line options, since everybody may read a process's command line.
+    These are not command-line options, because every user of a machine can read the
+    command line of a process.
 
     Raises:
         Unusable: Neither is set.
@@ -197,7 +198,7 @@ def user_name() -> str:
 
 
 def check(options: Namespace, headless: bool) -> None:
-    """Refuse what must not or cannot run, and fill in what was left out.
+    """Check the options of a run, and fill in defaults.
 
     Raises:
         Unusable: With the reason.
@@ -226,10 +227,10 @@ def check(options: Namespace, headless: bool) -> None:
 
 
 def check_page(options: Namespace) -> None:
-    """Refuse what was typed into Locust's page, which knows no bounds.
+    """Check what was typed into Locust's page, which does not check bounds.
 
     Raises:
-        Unusable: With the reason; what is out of bounds is at its default again.
+        Unusable: A value is out of bounds; it is reset to its default.
 
     """
     checks = (
@@ -248,7 +249,7 @@ def check_page(options: Namespace) -> None:
 
 
 def check_servers(options: Namespace) -> None:
-    """Refuse servers that are no URL, or not on this machine."""
+    """Raise Unusable for a server that has no valid URL, or is not on this machine."""
     try:
         for url in servers(options):
             resolve(url)
@@ -259,7 +260,7 @@ def check_servers(options: Namespace) -> None:
 
 
 def first_message(connection: WebSocket) -> bytes:
-    """Return what comes first, empty if nothing does; a read may find nothing yet."""
+    """Return the first message, empty if none comes; one read may not be enough."""
     deadline = time.monotonic() + HELLO_TIMEOUT
     while (left := deadline - time.monotonic()) > 0:
         if messages := connection.receive(left):
@@ -268,7 +269,7 @@ def first_message(connection: WebSocket) -> bytes:
 
 
 def try_servers(options: Namespace) -> None:
-    """Talk to each server once: a wrong port or secret fails here, and only once.
+    """Connect to each server once, so that a wrong port or secret is reported once.
 
     Raises:
         Unusable: A server cannot be used.
@@ -310,10 +311,10 @@ def try_servers(options: Namespace) -> None:
 
 
 def choose(environment: Environment) -> None:
-    """Leave only the users of ``--scenario``, and put in place what else was asked for.
+    """Keep only the users of ``--scenario``, and apply ``--fault`` and ``--steps``.
 
     Raises:
-        Unusable: There is no such scenario, or a fault that cannot be done.
+        Unusable: There is no such scenario, or the fault cannot be injected.
 
     """
     options = options_of(environment)
@@ -339,7 +340,7 @@ def choose(environment: Environment) -> None:
         environment.shape_class = Steps(users, seconds, most, run_time)
 
 
-# The first listener of all: what is refused here starts nothing.
+# The first of all listeners, so that a refused run starts nothing.
 @listens(events.init)
 def check_or_leave(environment: Environment, runner: Any, **_: Any) -> None:
     options = options_of(environment)

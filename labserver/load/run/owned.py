@@ -1,11 +1,13 @@
-"""Servers that belong to a load test, so that it may do them harm.
+"""Servers that belong to a load test, so that it may inject faults.
 
-Both sides of a socket: whoever runs the servers (``python -m loadtests``) listens, and
-the load test asks for a fault at the moment that its schedule names. It is not given
-process ids: the owner knows what its processes are, also after one has ended.
+This module has both sides of a Unix socket. The process that runs the servers
+(``python -m loadtests``) listens on it, and the load test asks for a fault at the
+scheduled moment. The load test does not get process ids, because only the owner knows
+which of its processes have ended.
 
-The requests are lines: ``kill N`` (the N-th server, with SIGKILL) and ``pause SECONDS``
-(Redis, with SIGSTOP, and by itself goes on). The answer is ``done`` or a sentence.
+The requests are lines: ``kill N`` kills the N-th server (from 0) with SIGKILL;
+``pause SECONDS`` stops Redis with SIGSTOP, and continues it after so many seconds. The
+answer is ``done``, or a sentence that says why not.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from pathlib import Path
 from labserver.processes.cluster import Replica, start_replica
 from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 
-CONTROL = "LAB_LOAD_CONTROL"  # names the socket, for the load test
+CONTROL = "LAB_LOAD_CONTROL"  # path of the socket, for the load test
 PAUSE_LIMIT = 30.0  # seconds
 ANSWER_TIMEOUT = 10.0
 
 
 @dataclass
 class Owned:
-    """Servers, and what a load test must find in its environment to use them."""
+    """Servers, and the environment variables that a load test needs to use them."""
 
     replicas: list[Replica]
     redis: EmbeddedRedis
@@ -44,7 +46,7 @@ class Owned:
     async def obey(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Do what one line asks for, and answer."""
+        """Read one request, do it, and answer."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 line = (await reader.readline()).decode()
@@ -70,23 +72,23 @@ class Owned:
 async def owned(
     count: int = 2, *arguments: str, secret: str = ""
 ) -> AsyncIterator[Owned]:
-    """Run servers on a Redis of their own, and listen for requests to harm them.
+    """Run servers on a Redis of their own, and listen for requests of faults.
 
     Args:
-        count: Servers.
-        arguments: Further arguments of ``labserver serve``, for each.
-        secret: Signs tokens; made up when empty.
+        count: Number of servers.
+        arguments: Further arguments of ``labserver serve``, for each server.
+        secret: Signs tokens; empty for a random one.
 
     """
     secret = secret or secrets.token_urlsafe(32)
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(embedded_redis())
-        # A frozen Redis neither ends nor lets the servers drain.
+        # While Redis is stopped, it cannot end and the servers cannot drain.
         stack.callback(redis.signal, signal.SIGCONT)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="loadtests-"))
         path = str(Path(folder) / "control")
         replicas: list[Replica] = []
-        # A token for another server, that somebody has exported, is none for these.
+        # A LAB_TOKEN of the user's environment is for another server.
         environment = {"LAB_SECRET": secret, "LAB_TOKEN": "", CONTROL: path}
         result = Owned(replicas, redis, environment)
 
@@ -111,7 +113,7 @@ async def owned(
 
 
 def is_owner() -> bool:
-    """Return whether the servers may be harmed."""
+    """Return whether faults may be injected into the servers."""
     return CONTROL in os.environ
 
 
@@ -119,7 +121,7 @@ def ask(line: str) -> None:
     """Ask for a fault, and wait until it is done.
 
     Raises:
-        OSError: It was not; the message says why.
+        OSError: The fault was not done; the message says why.
 
     """
     with socket.socket(socket.AF_UNIX) as control:

@@ -1,12 +1,12 @@
 """A second opinion: a few connections in an otherwise idle process.
 
-A generator that is busy times messages late. This process does nothing but read, so
-that what it sees is the server's: ``--probe`` runs it beside a load, and the summary
-shows both. It uses no code of the client that it checks.
+A busy generator reads messages late. This process does nothing but read, so its
+latencies are the server's. ``--probe`` runs it beside a load, and the summary shows
+both. It shares no code with the client that it checks.
 
-A server writes to the members of a room one after the other, so when a member has a
-message depends on its place in the room. The probe joins a little at a time, while the
-crowd does, to have all kinds of places.
+A server writes to the members of a room one after the other, so the latency of a member
+depends on its place in the room. The probe's connections join at intervals while the
+crowd joins, so that they have places all over the room.
 
     python _probe.py URL ROOM SECONDS     token in LAB_TOKEN; ends with its stdin
 """
@@ -28,7 +28,7 @@ CONNECTIONS = 20
 
 
 async def listen(url: str, room: str, after: float, latency: Histogram) -> None:
-    """Join a room after so many seconds, and time what is said there."""
+    """Join a room after ``after`` seconds, and record the latency of its messages."""
     await asyncio.sleep(after)
     headers = {"Authorization": f"Bearer {os.environ['LAB_TOKEN']}"}
     async with connect(
@@ -43,7 +43,7 @@ async def listen(url: str, room: str, after: float, latency: Histogram) -> None:
 
 
 async def probe(url: str, room: str, seconds: float) -> Histogram:
-    """Return the latencies from due of a room's messages, up to the end of stdin.
+    """Return the latencies of a room's messages, from due time, until stdin ends.
 
     Args:
         url: Server.

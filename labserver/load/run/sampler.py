@@ -1,4 +1,4 @@
-"""Looks at a run once a period: this process's figures, and what the servers say."""
+"""Samples once a period: this process's figures, and the servers' metrics."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import gevent
 from labserver.load.figures.record import Record
 from labserver.load.figures.timeline import Slicer, sample
 
-SCRAPE_TIMEOUT = 0.8  # seconds; a server that is frozen has no sample
+SCRAPE_TIMEOUT = 0.8  # seconds; a frozen server gets no sample
 PAGE_LIMIT = 1_000_000  # bytes of a /metrics page
 
 
 class Sampler:
-    """Cuts the record of a process into slices, on the clock that all share."""
+    """Cuts the record of a process into slices, at the same times in all processes."""
 
     def __init__(self, record: Record, members: Collection[Any], period: float) -> None:
         self.record, self.members, self.period = record, members, period
@@ -38,7 +38,7 @@ class Sampler:
         )
 
     def stop(self) -> None:
-        """Cut the last slice, which is shorter, and leave it out when it is empty."""
+        """Cut the last slice, which is shorter; drop it if it is empty."""
         self.greenlet.kill()
         elapsed = (time.monotonic_ns() - self.record.began) / 1e9
         number = int(elapsed / self.period)
@@ -49,10 +49,10 @@ class Sampler:
 
 
 class Stalls:
-    """Notes how late this process's timers run while a run is measured.
+    """Records how late this process's timers are during the measurement.
 
-    Where the kernel does not say when a message arrived (anywhere but on Linux) it is
-    the only sign that the generator was too busy to read.
+    On systems other than Linux, the kernel does not say when a message arrived. There,
+    late timers are the only sign that the generator was too busy to read.
     """
 
     interval = 0.02  # seconds
@@ -72,7 +72,7 @@ class Stalls:
 
 
 class Scraper:
-    """Asks servers for ``/metrics``; nothing of a page is kept but a few figures."""
+    """Requests ``/metrics`` of servers, and keeps a few figures of each page."""
 
     def __init__(self, urls: Collection[str], began: int, period: float) -> None:
         self.samples: dict[str, dict[int, dict[str, float]]] = {u: {} for u in urls}
@@ -85,12 +85,12 @@ class Scraper:
 
         def ask(number: int) -> None:
             try:
-                # Locust has patched the standard library: this waits, others work.
+                # Locust has patched the standard library: only this greenlet waits.
                 with urllib.request.urlopen(page, timeout=SCRAPE_TIMEOUT) as response:
                     text = response.read(PAGE_LIMIT).decode()
                 self.samples[url][number] = sample(text)
             except (OSError, ValueError):
-                pass  # down, frozen, or no labserver: there is no sample
+                pass  # down, frozen, or not a labserver: no sample
 
         return ask
 
@@ -99,7 +99,7 @@ class Scraper:
 
 
 def every(began: int, period: float, look: Callable[[int], None]) -> None:
-    """Call ``look`` at the end of each period, with its number, and now with -1."""
+    """Call ``look`` with -1 now, and with its number at the end of each period."""
     look(-1)
     while True:
         elapsed = (time.monotonic_ns() - began) / 1e9

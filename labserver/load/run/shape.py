@@ -1,7 +1,7 @@
-"""A load that grows in steps, for those who ask for it with ``--steps``.
+"""A load that grows in steps, for ``--steps``.
 
-Locust runs the first shape that it finds in any file, whether one wants it or not: this
-one stands where Locust does not look, and is put in place by an option.
+Locust uses the first shape that it finds in any of its files. So this one is in a
+module that Locust does not search, and the option sets it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from locust import LoadTestShape
 
 
 class Steps(LoadTestShape):
-    """Add users at the beginning of each step, up to a most; then hold, then end.
+    """Add users at the beginning of each step, up to a limit; hold it to the end.
 
     Args:
-        users: Users that a step adds.
+        users: Users that each step adds.
         seconds: Length of a step.
-        most: Users.
+        most: Limit of users.
         run_time: Seconds until the end.
 
     """
@@ -28,7 +28,7 @@ class Steps(LoadTestShape):
         self.most, self.run_time = most, run_time
 
     def tick(self) -> tuple[int, float] | None:
-        """Return users and spawn rate of this moment, None at the end."""
+        """Return the number of users wanted now and the spawn rate; None at the end."""
         elapsed: float = self.get_run_time()  # type: ignore[no-untyped-call]
         if elapsed >= self.run_time:
             return None

@@ -1,8 +1,8 @@
 """The scenarios one after the other, each against a cluster of its own.
 
-Locust runs as a subprocess with bounded users and time; what it prints goes to a file
-beside its results. A fault is done when it asks for one (:mod:`_owned`): its users must
-know before they feel it.
+Locust runs as a subprocess with bounded users and time; its output goes to a file
+beside its results. Locust itself asks for a fault (:mod:`labserver.load.run.owned`),
+because its users must know of a fault before it happens.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from labserver.load.run.owned import Owned, owned
 from labserver.redis.embedded import end_with_parent
 from labserver.settings import POLICIES
 
-OVERHEAD = 6.0  # seconds that starting, draining and drawing take beside the load
-GRACE = 45.0  # seconds after which a Locust that should be done is ended
-GOODBYE = 10.0  # seconds that it has to conclude on Ctrl-C
-# The worst comes last: figures that mean nothing, losses, nothing at all.
+OVERHEAD = 6.0  # seconds for starting, draining and drawing, beside the load
+GRACE = 45.0  # seconds beyond its time after which Locust is ended
+GOODBYE = 10.0  # seconds that Locust gets to conclude after SIGINT
+# From best to worst: valid, invalid figures, losses, nothing delivered.
 SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
 
 
@@ -40,15 +40,15 @@ class Case:
     """One scenario at laptop size.
 
     Args:
-        scenario: Its name.
-        seconds: Of load.
-        users: How many members.
-        rate: Of them a second at the beginning.
-        replicas: Servers.
+        scenario: Name of the scenario.
+        seconds: Seconds of load.
+        users: Number of members.
+        rate: Members that connect a second at the beginning.
+        replicas: Number of servers.
         server: Further arguments of ``labserver serve``.
         locust: Further arguments of Locust.
-        fault: What ``--fault`` is to be, if anything.
-        variant: What tells it from another case of the same scenario.
+        fault: Value of ``--fault``; empty for none.
+        variant: A word that distinguishes cases of the same scenario.
 
     """
 
@@ -74,7 +74,8 @@ CASES = (
     *(
         Case(
             *("slow_readers", 8, 12),
-            # What waits should wait in the server, where it is counted.
+            # Small kernel buffers: unread messages wait in the server, which counts
+            # them.
             server=("--outbox-policy", policy, "--send-buffer", "65536"),
             variant=policy,
         )
@@ -97,7 +98,7 @@ CASES = (
 
 @dataclass
 class Outcome:
-    """What came of a case."""
+    """The result of a case."""
 
     case: Case
     code: int
@@ -107,12 +108,16 @@ class Outcome:
 
 
 def scenarios() -> list[str]:
-    """Return the names that may be asked for, in the order in which they run."""
+    """Return the names of all scenarios, in the order in which they run."""
     return list(dict.fromkeys(case.scenario for case in CASES))
 
 
 def chosen(names: Sequence[str], seconds: int, users: int) -> list[Case]:
-    """Return the cases of these scenarios, all if none is named."""
+    """Return the cases of these scenarios (all if ``names`` is empty).
+
+    ``seconds`` and ``users`` replace those of each case, unless they are 0.
+
+    """
     return [
         replace(
             case,
@@ -145,13 +150,13 @@ def new_folder(results: Path, kind: str) -> Path:
 
 
 def worst(codes: Sequence[int]) -> int:
-    """Return the exit status of several runs; an unknown one is a failure."""
+    """Return the worst of several exit statuses; an unknown one is a failure."""
     known = [code if code in SEVERITY else EXIT_FAILURES for code in codes]
     return max(known, key=SEVERITY.index, default=0)
 
 
 async def run(case: Case, folder: Path) -> Outcome:
-    """Run a case against servers of its own, and leave nothing running.
+    """Run a case on servers of its own, and stop them at the end.
 
     Raises:
         LabError: The servers did not start.
@@ -176,7 +181,7 @@ async def run(case: Case, folder: Path) -> Outcome:
 
 
 def about(case: Case) -> dict[str, Any]:
-    """Return what a run does not know of itself, for its ``run.json``."""
+    """Return entries of ``run.json`` that the load test itself does not know."""
     server = " ".join(("labserver serve --stage resume", *case.server))
     many = f"{case.replicas} x " if case.replicas > 1 else ""
     return {"server": many + server, "variant": case.variant}
@@ -210,7 +215,7 @@ async def under_load(case: Case, servers: Owned, folder: Path) -> int:
 
 
 async def ended(locust: asyncio.subprocess.Process) -> None:
-    """Ask Locust to conclude if it has not, and see that it ends."""
+    """Ask Locust to conclude if it still runs, and kill it if it does not."""
     if locust.returncode is not None:
         return
     locust.send_signal(signal.SIGINT)

@@ -15,38 +15,38 @@ from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.users.user import WebSocketUser
 
-# gevent's loop (libev on epoll) waits whole milliseconds. The last one before a
-# message is due is spent looking, so that a publisher is not late by design; unless it
-# has so many to send that it would do nothing else.
+# gevent's loop (libev on epoll) waits whole milliseconds. A publisher polls the clock
+# for the last one before a message is due, or it would always be late; except at rates
+# so high that it would do nothing but poll.
 TIMER_STEP = 1_200_000  # ns
-AGAIN_AFTER = 0.25  # seconds, before what was refused is said again
+AGAIN_AFTER = 0.25  # seconds before a refused message is published again
 
 
 class Publisher(WebSocketUser):
-    """A member that publishes on a schedule of its own, whatever the server does.
+    """A member that publishes on its own schedule, whatever the server does.
 
-    Open-loop: when a message is due does not depend on when the one before was
-    answered. A publisher that waits for answers stops asking while the server is
-    frozen, and so hides the freeze (coordinated omission).
+    It is an open loop: the due time of a message does not depend on the answer to the
+    previous one. A publisher that waits for answers does not publish while the server
+    is frozen, and so hides the freeze (coordinated omission).
     """
 
     abstract = True
 
     payload_least: ClassVar[int] = 0  # bytes
-    publish_rate: ClassVar[float] = 0.0  # a second; 0: what the options say
+    publish_rate: ClassVar[float] = 0.0  # a second; 0: --publish-rate
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         options = options_of(environment)
         self.period = round(1e9 / (self.publish_rate or options.publish_rate))
         self.look_ahead = TIMER_STEP if self.period > 16 * TIMER_STEP else 0
-        self.due = 0  # of the next message, monotonic ns
-        self.sent_at: dict[object, int] = {}  # ref -> when, for what awaits its ack
-        # Where faults are to be survived, what got no ack is said again, with a key
-        # that keeps it from being delivered twice: ref -> message.
+        self.due = 0  # when the next message is due, monotonic ns
+        self.sent_at: dict[object, int] = {}  # ref -> when; no ack yet
+        # In a run with faults, messages without an ack are published again, with a key
+        # that prevents a second delivery: ref -> message.
         self.careful = options.fault != "none"
         self.unsure: dict[object, bytes] = {}
-        self.again_at = 0.0  # when to say it again, if an answer was an error
+        self.again_at = 0.0  # when to publish again after an error
         self.sent = 0
         self.payload_bytes = max(options.payload_bytes, self.payload_least)
         if self.payload_bytes > options.payload_bytes:
@@ -59,7 +59,7 @@ class Publisher(WebSocketUser):
             self.read(0.02)
         self.publish_again()
         if not self.due:
-            # Publishers that start together should not speak together.
+            # Publishers that start together should not publish at the same moments.
             self.due = time.monotonic_ns() + random.randrange(self.period)
         while not RUN.draining:
             if self.again_at and time.monotonic() > self.again_at:
@@ -89,7 +89,7 @@ class Publisher(WebSocketUser):
         payload = head.ljust(self.payload_bytes - 2, b".") + b'"}'
         self.sent_at[self.sent] = sent
         if self.due >= self.connected_at:
-            # What fell due during an outage is late by the server's doing.
+            # Messages that fell due during an outage are late because of the server.
             self.record.slip.record((sent - self.due) // 1000)
         self.record.published[self.scenario] += 1
         self.due += self.period
@@ -105,7 +105,7 @@ class Publisher(WebSocketUser):
         self.fire("publish", size=len(payload))
 
     def publish_again(self) -> None:
-        """Say again what was not acknowledged, in its order."""
+        """Send all messages without an ack again, in their order."""
         self.again_at = 0.0
         for message in list(self.unsure.values()):
             self.record.own(self.scenario).counts["published again"] += 1

@@ -1,4 +1,4 @@
-"""Members that only answer heartbeats, and peers that do not even that."""
+"""Members that only answer heartbeats, and peers that do not even do that."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from labserver.load.run.life import RUN
 from labserver.load.users.user import Delivery, WebSocketUser
 from labserver.load.websocket import Closed
 
-LOOK_INTERVAL = 0.02  # seconds between two looks whether the server has hung up
-SLACK = 1.0  # seconds over the promise that a busy machine may take
+LOOK_INTERVAL = 0.02  # seconds between two checks whether the server has hung up
+SLACK = 1.0  # seconds beyond the promise that are allowed on a busy machine
 
 
 class QuietMember(WebSocketUser):
-    """Notes when the server asked whether it is there."""
+    """Records when the server pinged it."""
 
     abstract = True
 
@@ -34,10 +34,10 @@ class QuietMember(WebSocketUser):
 
 
 class SilentPeer(WebSocketUser):
-    """Stops reading once it has joined, and looks from aside when it is cut off.
+    """Stops reading once it has joined, and checks when the server cuts it off.
 
-    Nobody tells a peer that is dead, so it asks the kernel for the state of its socket.
-    A heartbeat must end it within two intervals.
+    It must not read, so it asks the kernel for the state of its socket. The server's
+    heartbeat must cut it off within two intervals.
     """
 
     abstract = True
@@ -47,9 +47,9 @@ class SilentPeer(WebSocketUser):
     def converse(self) -> None:
         own = self.record.own(self.scenario)
         own.counts["went silent"] += 1
-        alive = there = self.socket.arrived  # of the answer to its join
+        alive = there = self.socket.arrived  # when the answer to its join arrived
         while not self.socket.is_gone():
-            # The last time that it was still kept: this process may be late to look.
+            # The last check at which it was still connected; the next one may be late.
             there = time.monotonic_ns()
             if RUN.draining:
                 self.judge(there - alive)
@@ -68,7 +68,7 @@ class SilentPeer(WebSocketUser):
             self.record.own(self.scenario).counts[OVERDUE] += 1
 
     def delivered(self, message: Delivery, size: int) -> None:
-        """What it hears after its silence has no latency."""
+        """Ignore a message: what a silent peer reads at the end has no latency."""
 
     def interval(self) -> str:
         return f"{self.heartbeat:g} s" if self.heartbeat else "never"

@@ -1,4 +1,4 @@
-"""A reader that takes less than it is sent."""
+"""A reader that reads less than it is sent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from labserver.load.users.user import Delivery, WebSocketUser
 
 
 class SlowReader(WebSocketUser):
-    """A reader that takes less than it is sent, on a small window.
+    """A reader that reads less than it is sent, with a small receive buffer.
 
-    What happens to it is decided by the server's policy, and is no failure of the run;
-    only what no policy allows is: a silent hole, a message twice, a wrong order.
+    The server's outbox policy decides what happens to it, so drops and a close are not
+    failures of the run. Failures are what no policy allows: a message that is lost
+    without a gap, delivered twice, or out of order.
     """
 
     abstract = True
 
     by_design = True
     across = True
-    receive_buffer = 4096  # bytes: the kernel should not read for it
+    receive_buffer = 4096  # bytes: the kernel should not buffer for it
 
     def delivered(self, message: Delivery, size: int) -> None:
-        # Its own slowness is the subject: until it has read, it has not got it.
+        # Its own slowness is the subject, so the latency ends with the read.
         read = self.socket.arrived + (self.socket.lag or 0)
         self.latency.record((read - message.payload.due) // 1000)
 

@@ -1,4 +1,4 @@
-"""A member that loses its connection at the same moment as all others."""
+"""A member that loses its connection at the same moment as all other members."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labserver.load.websocket import Closed, Refused
 
 
 class SameDelay(Backoff):
-    """What many clients do: the delay doubles, and everybody's is the same."""
+    """A back-off without jitter, as many clients have it: all wait equally long."""
 
     def next(self, draw: object = None) -> float:
         return super().next(lambda: 1.0)
@@ -28,7 +28,7 @@ class StormMember(WebSocketUser):
     jitter: ClassVar[bool] = True
     across = True
     stormed = False
-    dropped_at = 0  # monotonic ns; 0: is connected, or was never dropped
+    dropped_at = 0  # monotonic ns; 0: connected, or never dropped
 
     def new_backoff(self) -> Backoff:
         """Return the back-off of the lab's client, or the one without jitter."""

@@ -1,10 +1,10 @@
 """Users that speak the lab's protocol. They are abstract: scenarios name concrete ones.
 
 A user is one connection in one greenlet. It connects inside its task, never in
-``on_start``, where an error would end it for good. When it loses its connection it
-comes back as :class:`labserver.client.Client` does: full jitter, its cursor in hand,
-and not where it is not welcome. To lose it is a failure of the run, unless a fault was
-done to the servers or the loss is the scenario's subject.
+``on_start``, where an error would end the user for good. When it loses its connection,
+it reconnects like :class:`labserver.client.Client`: with full jitter and its cursor,
+and only if the close code allows it. A lost connection is a failure of the run, unless
+a fault was injected or the loss is the scenario's subject.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from labserver.load.run.options import USERS_LIMIT, token, urls, user_name
 from labserver.load.websocket import Closed, NotThisMachine, Refused, WebSocket, normal
 
 ANSWER_TIMEOUT = 5.0  # seconds
-# Locust's bookkeeping of one event costs more than all else that a message costs. It
-# is shown one in so many, and the name of the row says so; our own figures have all.
+# Locust's bookkeeping of an event costs more than everything else for a message. So
+# Locust only gets one event in EVENT_EVERY, and the name of the row says so. The lab's
+# own figures count every message.
 EVENT_EVERY = 100
 BUDGET_EVERY = 10
 
 
 class Stamp(msgspec.Struct):
-    """A payload: when it was due and sent (monotonic ns), and through which replica."""
+    """A payload: due and sent times (monotonic ns), and the publisher's replica."""
 
     due: int
     sent: int
@@ -47,7 +48,7 @@ class Stamp(msgspec.Struct):
 
 
 class Delivery(msgspec.Struct, tag_field="type", tag="message"):
-    """A ``message``, with a payload that a publisher of ours made."""
+    """A ``message`` with the payload of a :class:`Publisher`."""
 
     room: str
     seq: int
@@ -55,7 +56,7 @@ class Delivery(msgspec.Struct, tag_field="type", tag="message"):
 
 
 class Numbered(msgspec.Struct):
-    """A message, whatever its payload is."""
+    """A message with any payload."""
 
     type: str
     seq: int = 0
@@ -64,20 +65,20 @@ class Numbered(msgspec.Struct):
 FromServer = Delivery | Joined | Ack | Error | Gap | Hello | Left | Pong
 decode = msgspec.json.Decoder(FromServer).decode
 decode_number = msgspec.json.Decoder(Numbered).decode
-# What decoding raises: the library's own, and Python's for UTF-8 and for depth.
+# Exceptions of decoding: msgspec's, and Python's for bad UTF-8 and deep nesting.
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 turns: defaultdict[type, Iterator[int]] = defaultdict(itertools.count)
 
 
 class WebSocketUser(User):
-    """One connection, in one room, that is audited."""
+    """One connection in one room, with an audit of its messages."""
 
     abstract = True
 
     scenario: ClassVar[str]
     label: ClassVar[str] = "subscribers"
-    by_design: ClassVar[bool] = False  # its lateness and losses are the subject
-    across: ClassVar[bool] = False  # whether its kind takes the servers in turn
+    by_design: ClassVar[bool] = False  # late or lost messages are its subject
+    across: ClassVar[bool] = False  # whether to spread over all servers
     stays: ClassVar[bool] = True  # whether publishers wait until it has joined
     receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
     count = itertools.count()  # of all users in this process
@@ -95,14 +96,14 @@ class WebSocketUser(User):
         self.budget = self.record.budgets.setdefault(self.crowd, Budget())
         if self.by_design:
             self.record.by_design.add(self.crowd)
-        self.socket: WebSocket  # the last one
+        self.socket: WebSocket  # the newest one
         self.connected = False
         self.audit = Audit(self.room)
         self.replica = ""
         self.heartbeat: float | None = None  # seconds between the server's pings
         self.joined = False
         self.connected_at = 0
-        self.lost_at = 0  # when the connection ended that it had before, monotonic ns
+        self.lost_at = 0  # when its last connection ended, monotonic ns
         self.backoff = self.new_backoff()
         # The n-th user of each class goes to the n-th server, in every process.
         offset = getattr(environment.runner, "worker_index", 0)
@@ -113,24 +114,24 @@ class WebSocketUser(User):
         RUN.members.add(self)
 
     def url(self) -> str:
-        """Return where to connect."""
+        """Return the URL to connect to."""
         if self.servers:
             return self.servers[self.turn % len(self.servers)]
         return normal(self.host or "")
 
     def new_backoff(self) -> Backoff:
-        """Return when to try again: soon at first, since a run is short."""
+        """Return the back-off; its first delay is short, because a run is short."""
         return Backoff(first=0.1, cap=5.0, stable=2.0)
 
     # Life
 
     @task
     def live(self) -> None:
-        """Be there once. Locust calls it again, and would call an override as well."""
+        """Attend once; Locust repeats it. Override ``attend``, not this method."""
         self.attend()
 
     def attend(self) -> None:
-        """Be connected, from handshake to end."""
+        """Live through one connection, from the handshake to its end."""
         if RUN.drained.is_set() or (RUN.draining and not self.connected_at):
             gevent.sleep(1)
             return
@@ -156,7 +157,7 @@ class WebSocketUser(User):
             self.hang_up()
 
     def connect(self) -> None:
-        """Open a socket, hear the hello, join the room."""
+        """Open a socket, read the hello, join the room."""
         started = time.perf_counter()
         self.socket = WebSocket(self.url(), token(self.name), self.receive_buffer)
         self.connected = True
@@ -170,7 +171,7 @@ class WebSocketUser(User):
             if cursor := self.audit.cursor():
                 join["after"] = cursor
             self.socket.send(msgspec.json.encode(join))
-            # What was missed comes after the answer; nothing comes before it.
+            # Missed messages come after the answer; nothing comes before it.
             self.await_message(Joined)
             self.fire("join", started)
             self.joined = True
@@ -183,7 +184,12 @@ class WebSocketUser(User):
             raise
 
     def await_message(self, kind: type) -> Any:
-        """Handle messages until one of a type came; return that one."""
+        """Handle messages until one of type ``kind`` comes; return it.
+
+        Raises:
+            ConnectionError: None came in time, or an error came.
+
+        """
         deadline = time.monotonic() + ANSWER_TIMEOUT
         while (left := deadline - time.monotonic()) > 0:
             found = None
@@ -208,12 +214,12 @@ class WebSocketUser(User):
             self.socket.close()
 
     def excused(self) -> bool:
-        """Return whether losing a connection, or not getting one, is no failure."""
+        """Return whether a lost connection, or a failed attempt, is no failure now."""
         return self.by_design or RUN.draining or bool(RUN.faults)
 
     def not_connected(self, started: float, exc: OSError) -> None:
-        """Decide what a failed attempt means, and wait before the next."""
-        # Without a status the server hung up, or is none: perhaps it is one later.
+        """Decide whether a failed attempt counts, and wait before the next one."""
+        # Without a status the server hung up, or is not there; it may come back.
         status = exc.status if isinstance(exc, Refused) else 0
         passes = not status or after_status(status) is Return.SOON
         if not (self.excused() or (status and passes and self.lost_at)):
@@ -221,13 +227,13 @@ class WebSocketUser(User):
         if not passes:
             self.stay_away()
             return
-        self.turn += 1  # perhaps another server is there
+        self.turn += 1  # perhaps the next server answers
         asked = exc.retry_after if isinstance(exc, Refused) else 0.0
-        # Everybody was told the same number: the jitter comes on top.
+        # All clients get the same Retry-After, so jitter is added to it.
         gevent.sleep(asked + self.backoff.next())
 
     def lost_connection(self, started: float, exc: OSError) -> None:
-        """Decide what the end of a connection means, and whether to come back."""
+        """Decide whether the end of a connection counts, and whether to reconnect."""
         self.lost_at = time.monotonic_ns()
         self.backoff.lasted((self.lost_at - self.connected_at) / 1e9)
         code = exc.code if isinstance(exc, Closed) else None
@@ -244,10 +250,10 @@ class WebSocketUser(User):
                 gevent.sleep(self.backoff.next())
 
     def came_back(self, microseconds: int) -> None:
-        """Take note of an outage that is over."""
+        """Called when the user has rejoined, after so many microseconds."""
 
     def not_back(self) -> None:
-        """Take note that the run is over and this user never got back."""
+        """Called at the end of the run if the user has not rejoined."""
         if not self.by_design:
             self.problem(f"{self.scenario}: a user did not get back until the end")
 
@@ -257,12 +263,12 @@ class WebSocketUser(User):
             gevent.sleep(1)
 
     def control(self, frame: Frame) -> None:
-        """Take note of a ping, which has been answered."""
+        """Called for each control frame; a ping has been answered already."""
 
     # Messages
 
     def read(self, timeout: float | None, size: int = 65536) -> None:
-        """Read once and handle what came."""
+        """Read once, up to ``size`` bytes within ``timeout`` s; handle messages."""
         if messages := self.socket.receive(timeout, size):
             self.took(messages)
 
@@ -270,7 +276,7 @@ class WebSocketUser(User):
         """Handle the messages of one read. This must not wait: see listen()."""
         socket = self.socket
         RUN.active = socket.arrived
-        # Who is late by design says nothing about the generator.
+        # The delay of a reader that is slow by design is not the generator's.
         if socket.lag is not None and not self.by_design:
             self.record.lag.record(socket.lag // 1000)
         for data in messages:
@@ -295,7 +301,7 @@ class WebSocketUser(User):
         return message
 
     def delivered(self, message: Delivery, size: int) -> None:
-        """Take the time of a message. This is the hot path."""
+        """Record the latency of a message. This is the hot path."""
         late = (self.socket.arrived - message.payload.due) // 1000
         self.latency.record(late)
         self.received += 1
@@ -316,7 +322,7 @@ class WebSocketUser(User):
             self.problem(f"{message.code}: {message.detail}")
 
     def strange(self, data: bytes) -> None:
-        """Handle what no load test sends: somebody else's message still counts."""
+        """Handle a message that no load test sent: its seq counts, too."""
         try:
             message = decode_number(data)
         except UNREADABLE:
@@ -336,7 +342,7 @@ class WebSocketUser(User):
         size: int = 0,
         exception: Exception | None = None,
     ) -> None:
-        """Tell Locust. A send has no response time: None, for 0 would be a fast one."""
+        """Report to Locust; a send has response time None, as 0 would be a fast one."""
         if started is not None:
             milliseconds = (time.perf_counter() - started) * 1000
         self.environment.events.request.fire(
@@ -357,27 +363,28 @@ class WebSocketUser(User):
         self.record.problems[sentence] += 1
 
     def outcome(self, what: str) -> None:
-        """Note what became of a user that is slow by design."""
+        """Count what happened to a user that is slow by design."""
         self.record.outcomes.setdefault(self.crowd, Counter())[what] += 1
 
     def side(self, message: Delivery) -> str:
-        """Return whether a message came from the server that this user is on."""
+        """Return ``"same replica"`` if the publisher is on this user's replica."""
         same = message.payload.replica == self.replica
         return "same replica" if same else "other replica"
 
     def outage(self, microseconds: int) -> None:
-        """Note how long this user was without a connection."""
+        """Record how long this user was without a connection."""
         own = self.record.own(self.scenario)
         own.counts["came back"] += 1
         own.histogram("outage").record(microseconds)
 
     def place(self) -> str:
-        """Return the numbering that seqs belong to: a new one starts with its epoch."""
+        """Return the name of the numbering that seqs belong to: room and epoch."""
         return f"{self.room} {self.audit.epoch}"
 
     def pending(self) -> bool:
-        # Who has lost its connection comes back to hear what it missed. Who has one
-        # waits for what it knows to have been published, also from a slow server.
+        # A user without a connection must reconnect, to get what it missed. A connected
+        # user waits for every message that it knows to be published, also from a slow
+        # server.
         if self.by_design:
             return False
         top = self.record.tops.get(self.place(), 0)
@@ -387,8 +394,8 @@ class WebSocketUser(User):
         """Add this user's figures to the record, once.
 
         Args:
-            final: Whether the run is over, so that what this user has not got by now
-                is lost.
+            final: Whether the run is over, so that messages that have not arrived are
+                lost.
 
         """
         RUN.members.discard(self)

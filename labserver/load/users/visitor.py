@@ -1,4 +1,4 @@
-"""Users that do not stay: a visitor with a good token, a stranger with a bad one."""
+"""Users that do not stay: visitors with good tokens, strangers with bad ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from labserver.load.users.user import ANSWER_TIMEOUT, Delivery, WebSocketUser
 from labserver.load.websocket import Refused, WebSocket
 
 PERIOD = 0.5  # seconds between two visits
-ROOMMATES = 4  # visitors that share a room: it is empty again and again
+ROOMMATES = 4  # visitors that share a room; few, so that it is often empty
 
 
 class Visitor(WebSocketUser):
-    """Connects, joins, publishes, hears that, leaves and goes, again and again."""
+    """Connects, joins, publishes, gets its message, leaves, hangs up; and repeats."""
 
     abstract = True
 
@@ -36,7 +36,7 @@ class Visitor(WebSocketUser):
         super().__init__(environment)
         self.room = f"{self.room}.{os.getpid()}.{self.number // ROOMMATES}"
         self.own = self.record.own(self.scenario)
-        self.due = 0  # of the message that it waits for; 0: has heard it
+        self.due = 0  # due time of the message that it waits for; 0: none
 
     def attend(self) -> None:
         if RUN.draining:
@@ -44,7 +44,7 @@ class Visitor(WebSocketUser):
             return
         began = time.monotonic()
         started = time.perf_counter()
-        self.audit = Audit(self.room)  # who left has no claim to what came then
+        self.audit = Audit(self.room)  # messages between two visits are not missed
         try:
             self.connect()
             self.visit()
@@ -60,7 +60,7 @@ class Visitor(WebSocketUser):
         gevent.sleep(max(0.0, random.uniform(0.5, 1.5) * PERIOD - took))
 
     def visit(self) -> None:
-        """Publish, hear it, and leave."""
+        """Publish a message, wait for it, and leave."""
         due = self.due = time.monotonic_ns()
         payload = {"due": due, "sent": due, "replica": self.replica}
         message = {"type": "publish", "room": self.room, "payload": payload}
@@ -94,12 +94,12 @@ class Visitor(WebSocketUser):
         self.own.histogram(what).record(round(took * 1e6))
 
     def account(self, final: bool) -> None:
-        """Its visits have been added one by one."""
+        """Do nothing: each visit has been counted already."""
         RUN.members.discard(self)
 
 
 class Stranger(WebSocketUser):
-    """Tries one bad token after the other, and must be refused each time."""
+    """Tries bad tokens in turn; the server must refuse each of them."""
 
     abstract = True
 
@@ -136,7 +136,7 @@ class Stranger(WebSocketUser):
 
 
 def bad_tokens() -> list[tuple[str, str]]:
-    """Return what is wrong with a token, and the token."""
+    """Return bad tokens, each with a word that says what is wrong with it."""
     found = [("missing", ""), ("garbage", "no.token.at-all")]
     good = token(user_name())
     forged = good.rpartition(".")[0] + "." + "A" * 43
