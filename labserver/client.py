@@ -1,14 +1,15 @@
-"""A client that comes back: an async context manager and an iterator of messages.
+"""A client that reconnects: an async context manager and an iterator of messages.
 
     async with Client(url, token=get_token) as client:
         await client.join("lobby")
         async for message in client:
             ...
 
-It joins its rooms again with a cursor, so that the server can replay what was missed,
-and it obeys close codes: it does not return where it is not welcome. Whatever else goes
-wrong on the way back (a token source that fails, a server that says nonsense) is a
-reason to wait and to try again; only the first connection may fail.
+After a reconnect it joins its rooms again with a cursor, so that the server can replay
+missed messages. It obeys close codes: after some of them it does not reconnect, or only
+with a new token. All other failures of a reconnect, such as a token source that raises
+or a server that sends garbage, make it wait and try again. Only the first connection
+may raise such an exception.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ from labserver.errors import LabError
 Message = dict[str, Any]
 Token = str | Callable[[], str | Awaitable[str]] | None
 
-AGAIN = "again:"  # starts the ref of a join that follows a reconnect
-TOLD = {"message", "gap", "joined", "present", "presence"}  # what the iterator yields
-PASSES = {"broker_down", "rate_limited"}  # errors after which a join is tried again
-QUEUE = 1024  # messages that wait for the iterator; then reading stops
-WINDOW = 16  # joins that await their answer at a time, after a reconnect
-ATTEMPT_TIMEOUT = 10.0  # seconds from an attempt's beginning to the hello
-STUCK_TIMEOUT = 20.0  # seconds that the server may take nothing
+AGAIN = "again:"  # prefix of the refs of joins after a reconnect
+TOLD = {"message", "gap", "joined", "present", "presence"}  # the iterator yields these
+PASSES = {"broker_down", "rate_limited"}  # errors after which a join is repeated
+QUEUE = 1024  # messages waiting for the iterator, at which reading stops
+WINDOW = 16  # unanswered joins at a time, after a reconnect
+ATTEMPT_TIMEOUT = 10.0  # seconds from the start of an attempt to the hello
+STUCK_TIMEOUT = 20.0  # seconds that a send may wait for the server
 GOODBYE_TIMEOUT = 2.0  # seconds that the server has to answer a close frame
-PASSING = (OSError, EOFError, InvalidHandshake)  # what a server that is away looks like
+PASSING = (OSError, EOFError, InvalidHandshake)  # raised while a server is down
 
 log = logging.getLogger("labserver.client")
 library_log = logging.getLogger("labserver.websockets")
-library_log.setLevel(logging.WARNING)  # at DEBUG it writes headers: the token is one
+library_log.setLevel(logging.WARNING)  # DEBUG would log headers, with the token
 
 
 class Rejected(LabError):
-    """The server will not have this client again. The message says why."""
+    """The server does not accept this client any more. The message says why."""
 
 
 class ServerError(LabError):
@@ -67,7 +68,13 @@ class ServerError(LabError):
 
 
 class TooBig(LabError):
-    """A message is larger than the server takes. It was not sent."""
+    """A message is larger than the server accepts. It was not sent.
+
+    Args:
+        size: Bytes of the message.
+        limit: Bytes that the server accepts.
+
+    """
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"a message of {size:,} bytes; the server takes {limit:,}")
@@ -78,14 +85,15 @@ class TooBig(LabError):
 class Backoff:
     """How long to wait before the next attempt, in seconds.
 
-    Full jitter: uniform between 0 and a ceiling that doubles up to a cap. The cap is
-    applied before the draw, so that even the longest waits are spread; the first delay
-    is random too, because everybody loses the same server at the same moment.
+    It has full jitter: a delay is uniform between 0 and a ceiling, and the ceiling
+    doubles up to a cap. The cap is applied before the draw, so that even the longest
+    delays are spread. The first delay is random too, because all clients of a server
+    lose it at the same moment.
 
     Args:
-        first: Ceiling of the first delay.
-        cap: Ceiling of any delay.
-        stable: A connection that lasts so long, from its hello, resets the ceiling.
+        first: Ceiling of the first delay, in seconds.
+        cap: Highest ceiling, in seconds.
+        stable: Seconds from its hello after which a connection resets the ceiling.
 
     """
 
@@ -104,18 +112,18 @@ class Backoff:
         return draw() * ceiling
 
     def lasted(self, seconds: float) -> None:
-        """Note how long the last connection lasted."""
+        """Record how many seconds the last connection lasted."""
         if seconds >= self.stable:
             self.attempt = 0
 
 
 @dataclass
 class Stay:
-    """What a client has of a room, from the first join to the leave.
+    """The state of a client in a room, from the first join to the leave.
 
     Attributes:
-        entered: Whether the server has let it in, on this connection.
-        pending: Joins that await their answer, on this connection.
+        entered: Whether it has joined the room on this connection.
+        pending: Joins without an answer on this connection.
 
     """
 
@@ -125,7 +133,7 @@ class Stay:
 
 @dataclass(frozen=True)
 class Request:
-    """What awaits an answer, and which stay in which room the answer may change."""
+    """A request without an answer, and the stay that its answer may change."""
 
     answer: asyncio.Future[Message]
     room: str = ""
@@ -135,17 +143,20 @@ class Request:
 class Client:
     """A connection that survives its sockets.
 
-    Requests go out in the order in which they were made, one after the other, and what
-    they change here changes in that order, too. An answer changes only the stay in a
-    room that it was asked for: after ``leave`` and ``join`` the client is in the room.
+    Requests are sent one after the other, in the order of the calls, and change the
+    client's state in the same order. An answer only changes the stay for which it was
+    asked. So after ``leave`` and ``join`` the client is in the room, whatever the
+    answers' order.
 
     Args:
-        url: Address of the server, without a token, or a function that returns one;
-            it is called for every attempt, so that another replica can be chosen.
-        token: The token, or a function or coroutine function that returns one; it is
-            called for every attempt, so that an expired one is replaced.
-        backoff: When to try again.
-        open_timeout: Seconds for the first connection, over all attempts; None for any.
+        url: URL of the server without a token, or a function that returns it. The
+            function is called for every attempt, so that it can choose another replica.
+        token: The token, or a function or coroutine function that returns it. The
+            function is called for every attempt, so that it can replace an expired
+            token.
+        backoff: Delays between attempts.
+        open_timeout: Seconds for the first connection, over all attempts; None for no
+            limit.
         options: Further arguments of :func:`websockets.asyncio.client.connect`.
 
     """
@@ -166,16 +177,16 @@ class Client:
         self.options = {"logger": library_log, **options}
         self.hello: Message = {}
         self.cursors: dict[str, Message | None] = {}
-        self.present: set[str] = set()  # rooms in which to see, and be seen
-        self.connects = 0  # how often a connection was made, and said hello
+        self.present: set[str] = set()  # rooms joined with presence
+        self.connects = 0  # connections so far that got a hello
         self.latest_close: int | None = None
-        self.size_limit = 0  # bytes that the server takes; 0 when it does not say
+        self.size_limit = 0  # bytes that the server accepts; 0 for unknown
         self._connection: ClientConnection | None = None
         self._queue: asyncio.Queue[Message | None] = asyncio.Queue()
-        self._wanted = asyncio.Event()  # somebody waits for what is not in the queue
+        self._wanted = asyncio.Event()  # more must be read than the queue has
         self._turn = asyncio.Lock()  # to send the next request
         self._waiting: dict[str, Request] = {}
-        self._returning: dict[str, Request] = {}  # joins that follow a reconnect
+        self._returning: dict[str, Request] = {}  # joins after a reconnect
         self._stays: dict[str, Stay] = {}
         self._refs = itertools.count(1)
         self._window = WINDOW
@@ -184,7 +195,7 @@ class Client:
         self._failure: Exception | None = None
         self._where = "the server"
         self._latest_failure = "no answer yet"
-        self._unreadable = False  # whether this connection's server said nonsense
+        self._unreadable = False  # whether garbage came on this connection
         self._refused_token: str | None = None
         self._latest_token: str | None = None
 
@@ -192,9 +203,9 @@ class Client:
         """Connect.
 
         Raises:
-            Rejected: The server will not have this client.
+            Rejected: The server does not accept this client.
             TimeoutError: No attempt succeeded within ``open_timeout``.
-            Exception: What the token source or the function for the URL raised.
+            Exception: The exception of the token source or of the function for the URL.
 
         """
         self._task = asyncio.create_task(self._run())
@@ -213,7 +224,7 @@ class Client:
             if self._failure is not None:
                 raise self._failure
         except BaseException:
-            self._task.cancel()  # or it would go on for ever
+            self._task.cancel()  # it would go on for ever
             raise
         finally:
             opened.cancel()
@@ -225,26 +236,26 @@ class Client:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Say goodbye; who is cancelled meanwhile does not wait for the answer."""
+        """Close the connection; a cancelled caller does not wait for the answer."""
         self._task.cancel()
         try:
-            # To await the task itself would mix up its cancellation with the caller's.
+            # ``await self._task`` could not tell its cancellation from the caller's.
             await asyncio.wait((self._task,), timeout=2 * GOODBYE_TIMEOUT)
         finally:
-            self._task.cancel()  # enough of that goodbye
+            self._task.cancel()  # end a close that is still waiting
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield ``message``, ``gap`` and ``joined``, over all reconnects.
 
-        Also ``present`` and ``presence`` of rooms that were joined with presence, and
-        an ``error``, when a room could not be entered again.
+        It also yields ``present`` and ``presence`` for rooms joined with presence, and
+        the ``error`` when a room could not be joined again.
 
-        Raises Rejected when the server will not have this client again.
+        Raises Rejected when the server does not accept this client any more.
         """
         while (message := await self._queue.get()) is not None:
             self._wanted.set()
             yield message
-        self._queue.put_nowait(None)  # the end is there for the next to ask, too
+        self._queue.put_nowait(None)  # the next iterator must see the end, too
         if self._failure is not None:
             raise self._failure
 
@@ -258,33 +269,45 @@ class Client:
     async def join(
         self, room: str, after: Message | None = None, presence: bool = False
     ) -> Message:
-        """Enter a room, now and after every reconnect; return the ``joined``.
+        """Join a room, now and after every reconnect; return the ``joined``.
 
-        With ``presence`` the others who asked for it are told, and so is this client.
+        Args:
+            room: The room.
+            after: Cursor after which to replay, with ``epoch`` and ``seq``.
+            presence: Whether to be listed in the room, and be told of others.
+
+        Raises:
+            ServerError: The server answered with an error.
+            ConnectionError: The connection was lost before the answer.
+            Rejected: The server does not accept this client any more.
+
         """
         return await self._request(_join(room, after, presence))
 
     async def leave(self, room: str) -> Message:
         """Leave a room; return the ``left``."""
-        if not self._turn.locked():  # else something waits that was asked before
-            self._forget(room)  # also without a connection: the next stays out
+        if not self._turn.locked():  # else an earlier request must be sent first
+            self._forget(room)  # also without a connection: a reconnect must not join
         return await self._request({"type": "leave", "room": room})
 
     async def publish(self, room: str, payload: Any, key: str | None = None) -> Message:
-        """Publish, and return the ``ack``.
+        """Publish a message; return the ``ack``.
 
-        With a ``key`` it is safe to try again after a ConnectionError.
+        With a ``key`` it is safe to call this again after a ConnectionError: the
+        message is delivered only once.
 
         Raises:
-            TooBig: It is larger than the server takes.
-            ValueError, TypeError: It cannot be said in JSON.
+            TooBig: The message is larger than the server accepts.
+            ServerError: The server answered with an error.
+            ConnectionError: The connection was lost before the answer.
+            ValueError, TypeError: The payload cannot be encoded as JSON.
 
         """
         message = {"type": "publish", "room": room, "payload": payload}
         return await self._request({**message, **({"key": key} if key else {})})
 
     async def ping(self) -> Message:
-        """Ask the server for a ``pong``."""
+        """Send a ``ping``; return the ``pong``."""
         return await self._request({"type": "ping"})
 
     async def _request(self, message: Message) -> Message:
@@ -301,7 +324,7 @@ class Client:
         return await request.answer
 
     async def _opened(self) -> ClientConnection:
-        """Return the connection, once there is one that has entered its rooms."""
+        """Return the connection; wait until there is one that has joined its rooms."""
         while (connection := self._connection) is None or not self._open.is_set():
             if self._over:
                 raise self._failure or ConnectionError("there is no connection")
@@ -309,7 +332,7 @@ class Client:
         return connection
 
     def _asking(self, message: Message) -> Request:
-        """Change what a request is to change here; return what awaits its answer."""
+        """Change the client's state for a request; return the pending request."""
         stay, room = None, message.get("room", "")
         if message["type"] == "leave":
             self._forget(room)
@@ -337,8 +360,8 @@ class Client:
             self._failure = exc
         finally:
             self._over = True
-            self._open.set()  # whoever waits for a connection waits in vain
-            self._queue.put_nowait(None)  # behind what was heard before
+            self._open.set()  # wake all that wait for a connection
+            self._queue.put_nowait(None)  # after the messages received so far
 
     async def _attempt(self) -> float:
         """Connect and listen until the end; return the seconds to wait then."""
@@ -357,11 +380,11 @@ class Client:
             await self._converse(connection)
         except ConnectionClosed:
             pass
-        except OSError as exc:  # there was no hello
+        except OSError as exc:  # no hello came
             return self._again(self.backoff.next(), self._reason(exc))
         finally:
             await _hang_up(connection)
-        # What this side says is not the server's decision.
+        # A close code that this side sent first is not the server's decision.
         decided = connection.protocol.close_rcvd_then_sent
         code = connection.close_code if decided else 1006
         return self._after_close(code, connection.close_reason)
@@ -410,7 +433,7 @@ class Client:
         if comes_back is Return.LATER:
             delay += self.backoff.first
         if code == closing.RATE_LIMITED.code:
-            self._window = 1  # perhaps it was the joins that followed a reconnect
+            self._window = 1  # perhaps because of the joins after a reconnect
         delay = asked if asked is not None else delay
         return self._again(delay, f"closed with {code} {reason or ''}".rstrip())
 
@@ -424,11 +447,11 @@ class Client:
         seconds = closing.retry_after_header(
             exc.response.headers.get("Retry-After", "")
         )
-        # Everybody was told the same number: the jitter comes on top.
+        # All clients get the same Retry-After, so jitter is added to it.
         return self._again(seconds + self.backoff.next(), f"HTTP {status}")
 
     def _again(self, delay: float, reason: str) -> float:
-        """Say why there is no connection; return the delay."""
+        """Log why there is no connection; return the delay, in seconds."""
         if self._latest_token:
             reason = reason.replace(self._latest_token, "...")
         self._latest_failure = reason
@@ -436,14 +459,14 @@ class Client:
         return delay
 
     def _reason(self, exc: Exception) -> str:
-        """Return what to say of a failure. What others raise may hold a secret."""
+        """Return a failure in words, only its type if the text may hold a secret."""
         name = type(exc).__name__
         return f"{name}: {exc}".rstrip(": ") if isinstance(exc, PASSING) else name
 
     # Listening
 
     async def _converse(self, connection: ClientConnection) -> None:
-        """Hear the hello, enter the rooms again, and listen until the end."""
+        """Read the hello, join the rooms again, and listen until the end."""
         async with asyncio.timeout(self._attempt_timeout):
             self.hello = _hello(await connection.recv())
         loop = asyncio.get_running_loop()
@@ -457,19 +480,20 @@ class Client:
                 self._hear(data)
                 await self._not_too_far_ahead()
         finally:
-            # Before anything is awaited: a request made from now on waits for the next
+            # Without an await before it: requests from now on must wait for the next
             # connection.
             self._connection = None
             self._open.clear()
             self._fail_requests(connection.protocol.close_rcvd)
-            returning.cancel()  # the next connection enters every room
+            returning.cancel()  # the next connection joins every room
             self.backoff.lasted(loop.time() - began)
 
     async def _return(self, connection: ClientConnection) -> None:
-        """Enter every room again, as fast as the server takes it.
+        """Join every room again, as fast as the server allows.
 
-        So many joins at a time: a server that limits rates answers the first that is
-        too many with ``rate_limited``, and closes the connection after some more.
+        The number of unanswered joins is limited: a server with a rate limit answers
+        surplus joins with ``rate_limited``, and closes the connection after more of
+        them.
         """
         rooms, pause = deque(self.cursors), Backoff(first=0.25, cap=2.0)
         stays = {room: self._stays.setdefault(room, Stay()) for room in rooms}
@@ -481,7 +505,7 @@ class Client:
                     stay = stays[room]
                     left = self._stays.get(room) is not stay
                     if left or stay.pending or stay.entered:
-                        continue  # somebody left it meanwhile, or asked for it
+                        continue  # left meanwhile, or joined by the program
                     wish = _join(room, self.cursors[room], room in self.present)
                     asked[room] = self._returning[AGAIN + room] = self._asking(wish)
                     wish["ref"] = AGAIN + room
@@ -502,19 +526,19 @@ class Client:
         self._open.set()
 
     async def _not_too_far_ahead(self) -> None:
-        """Stop reading while nobody iterates, unless an answer is waited for."""
+        """Wait while the queue is full, unless a request waits for its answer."""
         while self._queue.qsize() >= QUEUE and not self._waiting:
             self._wanted.clear()
             await self._wanted.wait()
 
     def _hear(self, data: str | bytes) -> None:
-        """Take a message of the server, whatever it is: none may end the client."""
+        """Handle a message of the server; no message may end the client."""
         try:
             self._take(_message(data))
         except Exception as exc:
             if not self._unreadable:
                 name = type(exc).__name__
-                log.warning("%s said what cannot be read: %s", self._where, name)
+                log.warning("%s sent an unreadable message: %s", self._where, name)
             self._unreadable = True
 
     def _take(self, message: Message) -> None:
@@ -531,7 +555,7 @@ class Client:
             self._queue.put_nowait(message)
 
     def _answer(self, request: Request, message: Message) -> None:
-        """Hand an answer over; who is not let in has nothing of the room any more."""
+        """Hand over an answer; forget a room in which the join was refused."""
         again = message["ref"].startswith(AGAIN)
         failed = message["type"] == "error"
         code, detail = str(message.get("code")), str(message.get("detail"))
@@ -543,7 +567,7 @@ class Client:
                 self._forget(request.room)
                 if again:
                     self._queue.put_nowait(message)
-        if request.answer.done():  # nobody waits for it any more
+        if request.answer.done():  # the caller was cancelled
             return
         if failed and not again:
             request.answer.set_exception(ServerError(code, detail))
@@ -551,7 +575,7 @@ class Client:
             request.answer.set_result(message)
 
     def _note(self, message: Message) -> None:
-        """Keep the cursor of each room at the newest that is known."""
+        """Move the cursor of a room to its newest known message."""
         room = message.get("room", "")
         if room not in self.cursors:
             return
@@ -560,7 +584,7 @@ class Client:
         match message["type"]:
             case "joined" if not message["recovered"]:
                 cursor = {"epoch": message["epoch"], "seq": message["seq"]}
-            case "joined":  # what was missed follows, maybe in a new epoch
+            case "joined":  # missed messages follow, maybe in a new epoch
                 cursor = {**cursor, "epoch": message["epoch"]}
             case "message" if stay.entered:
                 cursor = {**cursor, "seq": message["seq"]}
@@ -585,27 +609,27 @@ class Client:
 async def _send(connection: ClientConnection, data: bytes) -> None:
     """Send a text message.
 
-    Raises ConnectionError, also when the server takes nothing for a long time: the
+    Raises ConnectionError, also when the server reads nothing for STUCK_TIMEOUT. The
     library would wait for ever, and so would its keepalive.
     """
     try:
         async with asyncio.timeout(STUCK_TIMEOUT):
             await connection.send(data, text=True)
     except ConnectionClosed as exc:
-        await asyncio.sleep(0)  # who tries again at once must not keep out the reader
+        await asyncio.sleep(0)  # let the reader run before a retry
         raise ConnectionError(_why(exc.rcvd)) from None
     except TimeoutError:
         connection.transport.abort()
         raise ConnectionError(
-            f"the server took nothing for {STUCK_TIMEOUT:g} s"
+            f"the server read nothing for {STUCK_TIMEOUT:g} s"
         ) from None
 
 
 async def _hang_up(connection: ClientConnection) -> None:
-    """Say goodbye. A peer that does not answer, or does not even read, is cut off.
+    """Close a connection; abort it if the peer does not answer, or does not read.
 
-    What came before the answer is read, or the library would not come to the answer
-    (python-websockets/websockets#1555).
+    Messages that come before the answer are read and dropped, because otherwise the
+    library never reads the answer (python-websockets/websockets#1555).
     """
     try:
         async with asyncio.timeout(GOODBYE_TIMEOUT):
@@ -623,27 +647,27 @@ async def _skip(connection: ClientConnection) -> None:
 
 
 def _message(data: str | bytes) -> Message:
-    """Return what a server said.
+    """Return a decoded message.
 
-    Raises ValueError: It is no JSON object with a type.
+    Raises ValueError if it is not a JSON object with a type.
     """
     message = from_json(data)
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise ValueError("no object with a type")
+        raise ValueError("not a JSON object with a type")
     return message
 
 
 def _hello(data: str | bytes) -> Message:
-    """Return the first message of a server, or raise ConnectionError."""
+    """Return the ``hello``; raise ConnectionError for any other message."""
     with contextlib.suppress(ValueError, RecursionError):
         message = _message(data)
         if message["type"] == "hello":
             return message
-    raise ConnectionError("its first message is no hello")
+    raise ConnectionError("its first message is not a hello")
 
 
 def _join(room: str, after: Message | None, presence: bool) -> Message:
-    """Return what a join asks for."""
+    """Return a ``join`` message."""
     message: Message = {"type": "join", "room": room}
     if after:
         message["after"] = after
@@ -651,13 +675,13 @@ def _join(room: str, after: Message | None, presence: bool) -> Message:
 
 
 def _why(close: Close | None) -> str:
-    """Return how a connection ended."""
+    """Return in words how a connection ended."""
     if close is None:
         return "the connection was lost"
     return f"closed with {close.code} {close.reason}".rstrip()
 
 
 def _shown(url: str) -> str:
-    """Return a URL without what might be secret in it."""
+    """Return a URL without user, password and query, which may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -43,31 +43,31 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A real-time WebSocket server in seven stages, to be read and measured.",
-    epilog="Start with: labserver serve --stage echo. LAB_SECRET is what tokens are "
-    "signed with; settings are flags or LAB_* variables.",
+    help="A real-time WebSocket server in seven stages, to read and to measure.",
+    epilog="Start with: labserver serve --stage echo. Tokens are signed with "
+    "LAB_SECRET; settings are flags or LAB_* variables.",
 )
-# Without a terminal nobody reads to the edge of one: a promise stays on its line.
+# Output to a file or pipe is 120 columns wide, so that a promise fits on its line.
 table_out = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> None:
-    """Run the command line; mistakes of the user end with one line and status 2."""
+    """Run the command line; an error of the user prints one line and exits with 2."""
     try:
         status = app(prog_name="labserver", standalone_mode=False)
     except LabError as exc:
         fail(str(exc))
     except UsageError as exc:
         if text := exc.format_message():  # type: ignore[attr-defined]
-            fail(f"{text} (--help shows what there is)")
-        sys.exit(2)  # without a command: the help was shown already
+            fail(f"{text} (see --help)")
+        sys.exit(2)  # no command was given: typer has shown the help
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def fail(text: str) -> NoReturn:
-    """Say what is wrong, and end with status 2."""
+    """Print what is wrong, and exit with status 2."""
     print(f"labserver: {text}", file=sys.stderr)
     sys.exit(2)
 
@@ -86,7 +86,7 @@ def _version(
 Stage = Annotated[str, typer.Option(help="Last stage: " + ", ".join(STAGES) + ".")]
 Without = Annotated[
     list[str] | None,
-    typer.Option(help="Leave a stage out; may be given again.", metavar="STAGE"),
+    typer.Option(help="Leave a stage out; may be repeated.", metavar="STAGE"),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 
@@ -104,7 +104,7 @@ def serve(
     mistake: Annotated[
         str | None,
         typer.Option(
-            help="Make a well-known mistake; labserver mistakes lists them.",
+            help="Run with a well-known mistake; labserver mistakes lists them.",
             metavar="NAME",
         ),
     ] = None,
@@ -112,11 +112,11 @@ def serve(
 ) -> None:
     """Run a server, up to and including a stage.
 
-    It prints one line when it listens. SIGTERM or Ctrl-C drains it: everybody is told
-    to come back, and it ends with status 0.
+    The server prints one line when it listens. SIGTERM or Ctrl-C drains it: all clients
+    are told to reconnect, and it exits with status 0.
 
-    LAB_SECRET signs and checks tokens; without it one is made up, and a token printed.
-    A limit of 0 is off.
+    LAB_SECRET signs and checks tokens; without it a random secret is used, and a token
+    is printed. A limit of 0 means no limit.
     """
     settings = from_environment(**given)
     logs.start(settings.log_format, settings.log_level)
@@ -157,7 +157,7 @@ def mistakes(
 ) -> None:
     """List the mistakes: name, stage, what goes wrong, where it was seen.
 
-    Run one with: labserver serve --mistake NAME.
+    To run a server with one of them: labserver serve --mistake NAME.
     """
     if as_json:
         rows = [
@@ -183,16 +183,16 @@ def mistakes(
 
 @app.command()
 def token(
-    user: Annotated[str, typer.Option(help="Who it names.")],
+    user: Annotated[str, typer.Option(help="User name in the token.")],
     rooms: Annotated[
         str | None,
         typer.Option(
-            help="Rooms it opens, comma-separated; team:* is a prefix. "
+            help="Rooms that it allows, comma-separated; team:* is a prefix. "
             "Default: every room."
         ),
     ] = None,
     ttl: Annotated[
-        float, typer.Option(min=1, max=1e9, help="Seconds that it is good for.")
+        float, typer.Option(min=1, max=1e9, help="Seconds until it expires.")
     ] = 3600,
 ) -> None:
     """Print a token, signed with LAB_SECRET."""
@@ -204,22 +204,22 @@ def token(
     names = None
     if rooms is not None:
         names = [name.strip() for name in rooms.split(",") if name.strip()]
-        if not names:  # an empty variable in a script must not open every room
-            fail("--rooms names no room; leave it out for every room")
+        if not names:  # an empty variable in a script must not allow every room
+            fail("--rooms names no room; leave it out to allow every room")
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,64}\*?", name):
-                fail(f"{name[:70]!r} can be no room, and no prefix that ends in *")
+                fail(f"{name[:70]!r} is not a room, nor a prefix that ends in *")
     print(issue(secret, user, names, ttl))
 
 
 @app.command()
 def cluster(
-    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many.")] = 3,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Replicas.")] = 3,
     stage: Stage = LAST,
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65535, help="Port of the first; the others follow. 0: free ones."
+            min=0, max=65535, help="Port of the first; others follow. 0: free ports."
         ),
     ] = 0,
     redis: Annotated[
@@ -228,7 +228,7 @@ def cluster(
 ) -> None:
     """Run several replicas on one Redis, until Ctrl-C."""
     if STAGES.get(stage) is None or STAGES[stage].number < STAGES["broker"].number:
-        fail(f"replicas hear each other from stage broker on, not at stage {stage}")
+        fail(f"replicas need stage broker or a later one to work together, not {stage}")
     run(_cluster(replicas, stage, port, redis))
 
 
@@ -262,12 +262,12 @@ async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
 @app.command("demo")
 def demo_(
     clients: Annotated[
-        int, typer.Option(min=2, max=1000, help="How many talk and listen.")
+        int, typer.Option(min=2, max=1000, help="Clients that publish and listen.")
     ] = 60,
     seconds: Annotated[
         float,
         typer.Option(
-            min=0.5, max=600, help="How long everybody goes on after each step."
+            min=0.5, max=600, help="Seconds that the clients go on after each step."
         ),
     ] = 8.0,
     steps: Annotated[
@@ -278,16 +278,16 @@ def demo_(
         ),
     ] = "",
     router: Annotated[
-        bool, typer.Option(help="Put HAProxy in front, where it is installed.")
+        bool, typer.Option(help="Put HAProxy in front, if it is installed.")
     ] = True,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave everything up until Ctrl-C.")
+        bool, typer.Option("--keep", help="Keep everything running until Ctrl-C.")
     ] = False,
 ) -> None:
     """Break a cluster on purpose, and show that its clients lose nothing.
 
-    Three replicas on an embedded Redis; about a minute. Ends with status 0 when no
-    client lost a message or got one twice, else with 1.
+    Runs three replicas on an embedded Redis, for about a minute. Exits with status 0 if
+    no client lost a message or got one twice, else with 1.
     """
     wanted = demo.chosen_steps(steps)
     status = run(
@@ -312,10 +312,10 @@ def faults_(
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")
     ] = 0,
 ) -> None:
-    """Put a network that can break before a server.
+    """Run a proxy in front of a server that can break the network.
 
-    Reads commands from standard input, such as: freeze down, thaw, delay 0.2,
-    throttle 10000 up, cut, reset, refuse, accept, quit. Ends with quit or Ctrl-C.
+    It reads commands from standard input, such as: freeze down, thaw, delay 0.2,
+    throttle 10000 up, cut, reset, refuse, accept, quit. It ends with quit or Ctrl-C.
     """
     host, _, port = to.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -327,7 +327,7 @@ async def _faults(host: str, port: int, listen: int) -> None:
     async with faults.proxy(host, port, listen) as network:
         print(f"listening on {network.url} (to {host}:{port})", flush=True)
         print(faults.COMMANDS, flush=True)
-        if sys.stdin is not None:  # else it was closed, and its number may be taken
+        if sys.stdin is not None:  # else it is closed, and its number may be reused
             async for line in faults.commands(sys.stdin.fileno()):
                 if line.strip() == "quit":
                     return
@@ -337,7 +337,7 @@ async def _faults(host: str, port: int, listen: int) -> None:
                     print(faults.obey(network, line), flush=True)
                 except SettingsError as exc:
                     print(exc, flush=True)
-        await asyncio.Event().wait()  # no more commands: what was said stays so
+        await asyncio.Event().wait()  # standard input has ended: keep the last state
 
 
 @app.command()
@@ -346,7 +346,7 @@ def lab(
         int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
     ] = 8888,
     browser: Annotated[
-        bool, typer.Option(help="Open a browser, where there is one.")
+        bool, typer.Option(help="Open a browser, if there is one.")
     ] = False,
 ) -> None:
     """Open JupyterLab on the notebooks; it prints its URL."""
@@ -358,11 +358,11 @@ def lab(
     command += [] if browser else ["--no-browser"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    os.execv(command[0], command)  # so that a signal reaches it
+    os.execv(command[0], command)  # so that signals reach JupyterLab
 
 
 def _notebooks() -> Path:
-    for folder in (Path.cwd(), *Path(__file__).resolve().parents[1:2]):
+    for folder in (Path.cwd(), *Path(__file__).resolve().parents[2:3]):
         if (folder / "notebooks").is_dir():
             return folder / "notebooks"
     fail("there is no folder notebooks here: run this in a checkout of the project")
@@ -370,9 +370,9 @@ def _notebooks() -> Path:
 
 @app.command()
 def doctor() -> None:
-    """Say what is here: Python, Redis, file limits, ports.
+    """Check this machine: Python, Redis, file limits, ports.
 
-    Ends with status 1 when Python or Redis is missing.
+    Exits with status 1 if Python is too old or Redis is missing.
     """
     rows = [_python(), _redis(), _files(), _port(8080), _port(8888)]
     table = Table("", "what", "here", box=None, pad_edge=False)
@@ -404,7 +404,7 @@ def _files() -> tuple[bool, str, str]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = soft >= 4096 or soft == resource.RLIM_INFINITY
     more = "" if enough else f"; for thousands of connections: ulimit -n {hard}"
-    return enough, "file limit", f"{soft} open files, so fewer connections{more}"
+    return enough, "file limit", f"{soft} open files, at most that many sockets{more}"
 
 
 def _port(port: int) -> tuple[bool, str, str]:
@@ -413,5 +413,5 @@ def _port(port: int) -> tuple[bool, str, str]:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return False, f"port {port}", "taken: give another with --port"
+            return False, f"port {port}", "in use: choose another with --port"
     return True, f"port {port}", "free"

@@ -1,4 +1,4 @@
-"""The flags of ``labserver serve``: one for each setting, made from its description."""
+"""The flags of ``labserver serve``: one for each setting, with its description."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import typer
 
 from labserver.settings import Settings, flag, kind, parse, variable
 
-# The secret has none: everybody on the machine can read a command line.
+# The secret has no flag: every user of the machine can read a command line.
 FLAGS = [each for each in fields(Settings) if each.name != "secret"]
 
 
 def settings_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Add a flag for each setting, and gather those given in ``given``."""
+    """Add a flag for each setting; pass the flags that are set as ``given``."""
 
     @wraps(function)
     def command(**values: Any) -> None:

@@ -1,1 +1,1 @@
-"""Many processes: serving until a signal, clusters, faults on their links."""
+"""Processes: serving until a signal, clusters, and a proxy that injects faults."""

@@ -1,7 +1,7 @@
 """Several replicas as processes of this machine, on one embedded Redis.
 
-Also the way in which tests, chapters and load tests run a server: as a subprocess on a
-port of its own, because a server inside the process that measures it is not measured.
+Tests, chapters and load tests use this, too, to run a server as a subprocess on a port
+of its own: a server inside the measuring process would share its CPU time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Replica:
 
     Args:
         url: ``ws://`` address.
-        secret: What its tokens are signed with.
+        secret: Secret with which its tokens are signed.
         process: The process.
 
     """
@@ -73,7 +73,7 @@ class Replica:
         return {name: float(value) for name, _, value in pairs}
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End the process; return its exit status."""
+        """End the process, after 15 s with SIGKILL; return its exit status."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(how)
         try:
@@ -104,11 +104,11 @@ async def start_replica(
     Args:
         stage: Last stage.
         arguments: Further arguments of ``serve``.
-        secret: Signs tokens; made up when empty.
-        environment: Variables on top of this process's own.
+        secret: Signs tokens; empty for a random one.
+        environment: Variables added to those of this process.
 
     Raises:
-        NotListening: It ended instead; the message is what it said.
+        NotListening: It did not listen; the message is its output.
 
     """
     secret = secret or secrets.token_urlsafe(32)
@@ -159,22 +159,22 @@ async def running_cluster(
     """Run replicas on one Redis, an embedded one unless ``redis`` is a URL.
 
     Args:
-        count: Replicas.
+        count: Number of replicas.
         stage: Last stage.
-        arguments: Further arguments of ``serve``, for each.
-        secret: Signs tokens; made up when empty.
-        redis: URL of a Redis.
+        arguments: Further arguments of ``serve``, for each replica.
+        secret: Signs tokens; empty for a random one.
+        redis: URL of a Redis; empty for an embedded one.
         first_port: Port of the first replica, the others follow; 0 for free ones.
 
     Raises:
-        SettingsError: A variable names one place for all of them.
-        NotListening: One does not start.
+        SettingsError: LAB_SSE_PORT names one port for all replicas.
+        NotListening: A replica did not start.
 
     """
     if count > 1 and os.environ.get("LAB_SSE_PORT", "0") != "0":
         raise SettingsError(
-            "LAB_SSE_PORT is a place for one server, and replicas need one each: unset "
-            "it, or start each with labserver serve and a --redis that they share"
+            "LAB_SSE_PORT is a port for one server, and each replica needs its own: "
+            "unset it, or start each replica with labserver serve and the same --redis"
         )
     secret = secret or secrets.token_urlsafe(32)
     async with AsyncExitStack() as stack:

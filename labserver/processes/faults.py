@@ -1,8 +1,9 @@
-"""A TCP proxy that breaks the network on purpose, while it runs.
+"""A TCP proxy that breaks the network on purpose.
 
-Each direction can be frozen (half-open: nothing flows and nobody is told), delayed and
-throttled; connections can be cut (FIN) and reset (RST), and new ones refused. What a
-direction holds is bounded: a frozen proxy is a full network, not a large buffer.
+Each direction can be frozen (half-open: no bytes pass, and neither side gets an error),
+delayed and throttled. Connections can be cut (FIN) or reset (RST), and new ones
+refused. Each direction holds a limited number of bytes: a frozen proxy acts like a full
+network, not like a large buffer.
 
     async with faults.proxy("127.0.0.1", port) as net:
         net.down.freeze()
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from labserver.errors import SettingsError
 from labserver.server.sockets import abort
 
-BUFFER = 65536  # bytes that a direction may hold of one connection
+BUFFER = 65536  # bytes that a direction holds of one connection, at most
 PIECE = 4096
 
 
@@ -33,9 +34,9 @@ class Way:
     """One direction of every connection through a proxy.
 
     Attributes:
-        delay: Seconds that each piece of data is late.
-        rate: Bytes a second of one connection; 0 for as many as the network takes.
-        carried: Bytes that went this way so far.
+        delay: Seconds by which each piece of data is delayed.
+        rate: Bytes a second on each connection; 0 for no limit.
+        carried: Bytes carried so far.
 
     """
 
@@ -52,18 +53,18 @@ class Way:
         self.open.clear()
 
     def thaw(self) -> None:
-        """Let everything through again, what was held first."""
+        """Let everything through again, first the data that was held."""
         self.open.set()
 
 
 class Proxy:
-    """A listening socket, an address behind it, and two ways between them.
+    """A listening socket, a server's address, and the two directions between them.
 
     Attributes:
         up: From the client to the server.
         down: From the server to the client.
         refusing: Whether new connections are reset at once.
-        accepted: Connections that were let through so far.
+        accepted: Connections that were forwarded so far.
 
     """
 
@@ -82,7 +83,7 @@ class Proxy:
         return f"ws://127.0.0.1:{self.port}"
 
     def freeze(self) -> None:
-        """Freeze both ways: the network vanished, and neither side is told."""
+        """Freeze both directions, as if the network had vanished."""
         self.up.freeze()
         self.down.freeze()
 
@@ -91,12 +92,12 @@ class Proxy:
         self.down.thaw()
 
     def cut(self) -> None:
-        """End every connection in the way of a process that exits."""
+        """Close every connection, as a process does that exits (FIN)."""
         for writer in list(self.writers):
             writer.close()
 
     def reset(self) -> None:
-        """End every connection with an RST, in the way of a machine that restarted."""
+        """Reset every connection, as a machine does that was restarted (RST)."""
         for writer in list(self.writers):
             _reset(writer)
 
@@ -113,14 +114,14 @@ class Proxy:
         except OSError:
             _reset(writer)
         except asyncio.CancelledError:
-            pass  # by stop(); Python 3.11 would report what it means as an error
+            pass  # by stop(); asyncio of Python 3.11 would log it as an error
         finally:
             self.tasks.discard(task)
 
     async def join(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Connect to the server, and carry both ways until one of them ends."""
+        """Connect to the server, and carry both directions until one of them ends."""
         if self.refusing:
             return _reset(writer)
         self.accepted += 1
@@ -153,7 +154,7 @@ class Proxy:
 async def carry(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way
 ) -> None:
-    """Move bytes one way, in order, late and slowly as the way says."""
+    """Move bytes in one direction, in order, with its delay and rate."""
     loop = asyncio.get_running_loop()
     held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(BUFFER // PIECE)
 
@@ -193,8 +194,8 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 COMMANDS = """\
 freeze [up|down]        let nothing through; connections stay open
 thaw [up|down]          let everything through again
-delay SECONDS [up|down] make everything late
-throttle N [up|down]    let N bytes a second through on each connection; 0: any
+delay SECONDS [up|down] delay everything
+throttle N [up|down] let N bytes a second through on each connection; 0: no limit
 cut                     end every connection (FIN)
 reset                   end every connection (RST)
 refuse / accept         reset new connections, or take them again
@@ -202,14 +203,14 @@ quit"""
 
 
 async def commands(file: int) -> AsyncIterator[str]:
-    """Yield the lines of what is open for reading, until it ends.
+    """Yield the lines of a file, until it ends.
 
-    A thread reads: no loop can wait for a file, and uvloop ends the process when it is
-    asked to. The thread may outlive the loop, in a read of a terminal, so it holds
-    nothing that the end of the process waits for.
+    A thread reads the file, because no event loop can wait for a regular file, and
+    uvloop ends the process when it is asked to. The thread may still read a terminal
+    when the loop has ended, so it is a daemon: the process need not wait for it.
 
     Args:
-        file: A terminal, a pipe, a file, as a descriptor.
+        file: Descriptor of a terminal, a pipe or a file.
 
     """
     loop = asyncio.get_running_loop()
@@ -220,7 +221,7 @@ async def commands(file: int) -> AsyncIterator[str]:
 
     def read() -> None:
         begun = b""
-        # The loop may be closed meanwhile, and what it was to do cancelled.
+        # The loop may be closed meanwhile, and the put cancelled.
         with contextlib.suppress(RuntimeError, CancelledError):
             with contextlib.suppress(OSError):
                 while data := os.read(file, PIECE):
@@ -237,7 +238,7 @@ async def commands(file: int) -> AsyncIterator[str]:
 
 
 def obey(proxy: Proxy, line: str) -> str:
-    """Do what a line of :data:`COMMANDS` says; return what was done.
+    """Obey one line of :data:`COMMANDS`; return what was done.
 
     Raises:
         SettingsError: There is no such command.
@@ -265,7 +266,7 @@ def obey(proxy: Proxy, line: str) -> str:
 def _ways(proxy: Proxy, names: list[str]) -> list[Way]:
     ways = {"up": proxy.up, "down": proxy.down}
     if not set(names) <= ways.keys():
-        raise SettingsError(f"a way is up or down, not {' '.join(names)[:40]!r}")
+        raise SettingsError(f"a direction is up or down, not {' '.join(names)[:40]!r}")
     return [ways[name] for name in names] or list(ways.values())
 
 
@@ -281,12 +282,15 @@ def _number(text: str) -> float:
 
 @asynccontextmanager
 async def proxy(host: str, port: int, listen: int = 0) -> AsyncIterator[Proxy]:
-    """Run a proxy to an address on 127.0.0.1.
+    """Run a proxy on 127.0.0.1 in front of a server.
 
     Args:
-        host: Where to connect to.
-        port: The port there.
+        host: Host of the server.
+        port: Port of the server.
         listen: Port to listen on; 0 for a free one, see :attr:`Proxy.port`.
+
+        Raises:
+            SettingsError: The port cannot be used.
 
     """
     through = Proxy(host, port)

@@ -1,4 +1,4 @@
-"""Programs whose first line says where they listen, such as ``labserver serve``."""
+"""Starts programs that print where they listen, such as ``labserver serve``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LISTENING = "listening on "
 
 
 class NotListening(LabError):
-    """A program did not listen; the message is what it wrote on standard error."""
+    """A program did not listen; the message is its standard error."""
 
 
 async def launch(
@@ -27,15 +27,16 @@ async def launch(
 
     Args:
         command: The program and its arguments.
-        environment: All of its variables.
+        environment: All environment variables of the program.
         prepare: Called in the new process before the program runs.
-        within: Seconds that it may take.
+        within: Seconds until it must listen.
 
     Returns:
-        The process, whose standard output goes on, and the URL of its first line.
+        The process, with the rest of its standard output unread, and the URL of the
+        first line.
 
     Raises:
-        NotListening: It ended or said something else, or was too slow; it is over.
+        NotListening: It ended, printed something else, or was too slow; it has ended.
         OSError: There is no such program.
 
     """
@@ -46,7 +47,7 @@ async def launch(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends it
+            start_new_session=True,  # only the parent gets Ctrl-C, and ends it
             preexec_fn=prepare,
         )
         assert process.stdout is not None
@@ -56,10 +57,10 @@ async def launch(
                 if line.startswith(LISTENING):
                     return process, line.split()[2]
                 if not line:
-                    await process.wait()  # so that it has said why
+                    await process.wait()  # so that its standard error is complete
             said.seek(0)
             words = said.read().decode(errors="replace").strip()
-            raise NotListening(words or line.strip() or "it ended without a word")
+            raise NotListening(words or line.strip() or "it ended without any output")
         except TimeoutError:
             await kill(process)
             raise NotListening(f"it did not listen within {within:g} s") from None
@@ -69,7 +70,7 @@ async def launch(
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:
-    """End a process at once."""
+    """Kill a process, and wait for its end."""
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()

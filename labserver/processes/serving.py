@@ -1,4 +1,4 @@
-"""What ``labserver serve`` does: a server from its settings until a signal."""
+"""``labserver serve``: runs a server from its settings until a signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECRET_LEAST = 32  # bytes
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the loop that serves: uvloop's where there is one."""
+    """Return the factory of the event loop: uvloop's if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -37,7 +37,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the loop that serves; Ctrl-C is no error."""
+    """Run a coroutine on the server's kind of event loop; return its result."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main)
 
@@ -50,16 +50,16 @@ async def serve_until_signal(
     settings: Settings,
     mistake: str | None = None,
 ) -> None:
-    """Listen, say so in one line a port, and drain on SIGTERM or Ctrl-C.
+    """Listen, print one line for each port, and drain on SIGTERM or Ctrl-C.
 
     Raises:
-        LabError: It cannot listen; nothing is left behind.
+        LabError: The server cannot start; nothing is left running.
 
     """
     made_up = not settings.secret
     if 0 < len(settings.secret.encode()) < SECRET_LEAST:
         log.warning(
-            "LAB_SECRET has fewer than %d bytes: whoever has a token can try secrets "
+            "LAB_SECRET has fewer than %d bytes: anyone with a token can try secrets "
             "until one fits (RFC 7518 section 3.2)",
             SECRET_LEAST,
         )
@@ -67,13 +67,13 @@ async def serve_until_signal(
         settings = replace(settings, secret=secrets.token_urlsafe(32))
     names = [each.name for each in included(stage, without)]
     if mistake is not None:
-        mistaken(mistake, stage, without)  # before anything is started
+        mistaken(mistake, stage, without)  # raises before anything is started
     if settings.sse_port is not None and "rooms" not in names:
         raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
     if settings.sse_port and settings.sse_port == port:
-        # A shared port would be bound twice without a word, and half of those who
-        # connect would not be understood.
-        raise SettingsError("--sse-port (LAB_SSE_PORT) must be another than --port")
+        # The system would bind the port twice without an error, and half of the clients
+        # would reach the wrong listener.
+        raise SettingsError("--sse-port (LAB_SSE_PORT) must differ from --port")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Complaints())
@@ -96,7 +96,7 @@ async def serve_until_signal(
         if made_up and "auth" in names:
             token = issue(settings.secret, "ann")
             print(
-                "LAB_SECRET is not set: made one up for this run. A token, good for an "
+                "LAB_SECRET is not set: this run uses a random one. A token, valid an "
                 f"hour:\n{token}\n"
                 f"try: python -m websockets '{url}/?token={token}'",
                 flush=True,
@@ -105,7 +105,7 @@ async def serve_until_signal(
 
 
 async def _check_redis(url: str) -> None:
-    """Refuse to start on a Redis that is not there: a typing error, most often."""
+    """Raise LabError if no Redis answers at the URL: most often a typing error."""
     try:
         await check(url)
     except ValueError:
@@ -113,5 +113,5 @@ async def _check_redis(url: str) -> None:
     except BrokerDown as exc:
         raise RedisMissing(
             f"no Redis answers at the --redis URL or LAB_REDIS_URL ({exc}): start it, "
-            "or leave the setting out and the server starts one of its own"
+            "or leave the setting out, and the server starts an embedded one"
         ) from None

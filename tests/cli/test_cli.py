@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from labserver import __version__
+from labserver import __version__, cli
 from labserver.contract.tokens import verify
 from labserver.processes import serving
 from labserver.redis import embedded
@@ -370,7 +370,7 @@ def test_room_that_cannot_be_is_not_signed(
     monkeypatch.setenv("LAB_SECRET", SECRET)
     status, out, err = command("token", "--user", "ann", "--rooms", rooms)
     assert (status, out) == (2, "")
-    assert "can be no room" in err
+    assert "is not a room" in err
 
 
 @pytest.mark.parametrize(
@@ -391,6 +391,16 @@ def test_value_that_would_break_later_is_refused_now(
     assert (status, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert arguments[0] in err
+
+
+# lab
+
+
+def test_notebooks_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (cli._notebooks() / "build.py").is_file()
 
 
 # faults
