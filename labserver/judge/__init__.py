@@ -1,8 +1,8 @@
-"""The promises as probes: each runs against a server, and says what it saw.
+"""The promises as probes: each runs against servers, and raises Broken if they fail.
 
-A stage's promise is the sum of its probes. They serve three ends: the tests run them
-at every stage from their own on, the mutation proof runs them against the mistakes,
-and a chapter shows what the same probe sees on both.
+A stage keeps its promise if all its probes pass. Tests run the probes on their own
+stage and every later one, and on the mistakes, where they must fail. A chapter shows
+the results of a probe on a stage and on a mistake side by side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No stranger gets a socket: none without a token, none with a made-up one."""
+"""No stranger gets a socket, without a token or with a forged one."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ async def _refused(
 
 
 async def strangers_are_refused_with_http(world: World) -> None:
-    """Who has no token, or nonsense, gets HTTP 401 and never a socket."""
+    """A client without a token, or with garbage, gets HTTP 401 and never a socket."""
     async with world.running() as server:
         for query in ("", "?token=", "?token=x.y.z", "?token=%00"):
             await _refused(world, server, 401, query)
 
 
 async def forged_tokens_are_refused(world: World) -> None:
-    """A token that another secret, or none, has signed is no token."""
+    """A token that is unsigned, or signed with another secret, is refused."""
     genuine = issue(SECRET, "ann")
     head, claims, signature = genuine.split(".")
     unsigned = {"alg": "none", "typ": "JWT"}
@@ -53,11 +53,11 @@ async def forged_tokens_are_refused(world: World) -> None:
         for token in forged:
             await _refused(world, server, 401, f"?token={token}")
         async with peer(server, token=genuine):
-            pass  # or the probe would praise a server that refuses everybody
+            pass  # or a server that refuses every client would pass
 
 
 async def pages_of_other_sites_are_refused(world: World) -> None:
-    """A browser's cookie is worth nothing on a page of another site."""
+    """A page of another site is refused, even with a valid cookie."""
     cookie = {"Cookie": f"lab_token={issue(SECRET, 'ann')}"}
     async with world.running() as server:
         await _refused(world, server, 403, Origin="http://elsewhere.example", **cookie)
@@ -67,7 +67,7 @@ async def pages_of_other_sites_are_refused(world: World) -> None:
 
 
 async def expired_token_ends_its_connection(world: World) -> None:
-    """A token that runs out ends its connection with 4401."""
+    """The connection of an expired token is closed with 4401."""
     async with world.running() as server:
         claims = {"sub": "ann", "exp": time.time() + 1.0}
         late = jwt.encode(claims, SECRET, algorithm="HS256")

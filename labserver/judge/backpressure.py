@@ -1,4 +1,4 @@
-"""A slow reader hurts only itself, and knows what it lost."""
+"""A slow reader hurts only itself, and is told what it lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 async def _with_sloth(
     world: World, policy: str
 ) -> AsyncIterator[tuple[LabServer, LabConnection, Peer, Peer]]:
-    """Yield a server, its view of a stalled member, a publisher and a member."""
+    """Yield a server, its connection of a stalled member, a publisher and a member."""
     async with (
         world.running(**SMALL, outbox_policy=policy) as server,
         peer(server, "bob", max_queue=None) as bob,
@@ -46,7 +46,7 @@ async def _with_sloth(
 
 
 async def the_others_are_not_held_up(world: World) -> None:
-    """Beside a stalled reader, a healthy one gets everything, without a hole."""
+    """A healthy reader gets every message, while another reader is stalled."""
     for policy in POLICIES:
         async with _with_sloth(world, policy) as (server, slow, ann, bob):
             oracle, seqs = Oracle(), list[int]()
@@ -64,12 +64,12 @@ async def what_is_held_stays_bounded(world: World) -> None:
     for policy in POLICIES:
         async with _with_sloth(world, policy) as (server, slow, ann, _):
             most = 0
-            async with world.awaiting("the end of what is held"):
+            async with world.awaiting("a drop or a close"):
                 while not (slow.ending or server.metrics.drops > 20):
                     await ann.publish("lobby", 5, SIZE)
                     most = max(most, slow.outbox.waiting())
-                    must(most <= LIMIT, f"{most} bytes held, where {LIMIT} may be")
-            must(most > 0, "nothing was ever held")
+                    must(most <= LIMIT, f"{most} bytes held, limit {LIMIT}")
+            must(most > 0, "no bytes were ever held")
             must(
                 slow.ending is None or slow.ending.code == 4409,
                 f"ended with {slow.ending}",
@@ -78,7 +78,7 @@ async def what_is_held_stays_bounded(world: World) -> None:
 
 @asynccontextmanager
 async def _sleeper(server: LabServer) -> AsyncIterator[Peer]:
-    """Yield a member that does not read until it is woken, with small buffers."""
+    """Yield a member with small buffers that does not read until it is resumed."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     sock.setblocking(False)
@@ -92,7 +92,7 @@ async def _sleeper(server: LabServer) -> AsyncIterator[Peer]:
 
 
 async def every_loss_is_told(world: World) -> None:
-    """A reader that was too slow and reads on knows of each message it lost."""
+    """A reader that was too slow is told of each message that it lost."""
     for policy in POLICIES[1:]:
         async with (
             world.running(**SMALL, outbox_policy=policy) as server,
@@ -113,12 +113,12 @@ async def every_loss_is_told(world: World) -> None:
             silent = lost(oracle, "lobby", seqs)
             must(
                 oracle.verdict.clean and not silent,
-                f"{policy}: {len(silent)} lost without a word; {oracle.verdict}",
+                f"{policy}: {len(silent)} lost without a gap; {oracle.verdict}",
             )
 
 
 async def answers_are_never_dropped(world: World) -> None:
-    """A reader that was too slow gets the answer to everything it asked."""
+    """A reader that was too slow gets an answer to each of its requests."""
     async with (
         world.running(**SMALL, outbox_policy="drop-newest") as server,
         peer(server, "ann") as ann,
@@ -127,7 +127,7 @@ async def answers_are_never_dropped(world: World) -> None:
         async with world.awaiting("a drop"):
             while server.metrics.drops < 5:
                 await ann.publish("lobby", 5, SIZE)
-        # Fill what is left, then ask: an answer comes when there is no room.
+        # Fill the outbox, then ask: the answers come when there is no room.
         async with world.awaiting("a full outbox"):
             while connection_of(server, "sloth").outbox.waiting() <= LIMIT - 20:
                 drops = server.metrics.drops
@@ -139,7 +139,7 @@ async def answers_are_never_dropped(world: World) -> None:
         for number in range(100):
             await sloth.send(type="ping", ref=number)
         await world.eventually(
-            "the questions to arrive",
+            "the requests to arrive",
             lambda: server.metrics.received >= received + 100,
         )
         outbox = connection_of(server, "sloth").outbox

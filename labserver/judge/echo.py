@@ -1,4 +1,4 @@
-"""Every well-formed message comes back: whatever it is, whatever came before it."""
+"""Every well-formed message comes back, also after a malformed one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VALUES: list[Any] = [
 
 
 async def every_value_comes_back(world: World) -> None:
-    """Every JSON value comes back as it was sent."""
+    """Every JSON value comes back unchanged."""
     async with world.running() as server, peer(server) as client:
         for value in VALUES:
             text = json.dumps(value)
@@ -30,7 +30,7 @@ async def every_value_comes_back(world: World) -> None:
 
 
 async def what_is_wrong_is_answered(world: World) -> None:
-    """What is not JSON is answered with an error, and the connection lives."""
+    """A text that is not JSON is answered with an error; the connection stays open."""
     async with world.running() as server, peer(server) as client:
         for text in ("this is not JSON", "{", "", "NaN"):
             async with world.awaiting("the error bad_json"):
@@ -43,7 +43,7 @@ async def what_is_wrong_is_answered(world: World) -> None:
 
 
 async def huge_message_is_refused(world: World) -> None:
-    """A message over the limit ends its connection with 1009, and no other."""
+    """A message over the limit closes its own connection with 1009, and no other."""
     limit = 2000
     async with (
         world.running(message_size_limit=limit) as server,

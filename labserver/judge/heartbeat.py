@@ -1,4 +1,4 @@
-"""A dead peer is gone within two intervals, a live one stays."""
+"""A dead peer is gone within two intervals; a live one stays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ async def dead_peers_are_gone(world: World) -> None:
                 async with asyncio.timeout(2 * INTERVAL + SLACK):
                     await until(lambda: not _silent(server))
             except TimeoutError:
-                # Where the server itself was late, it rightly judged nobody by that.
+                # After a stall of its own, the server rightly waits for another
+                # interval.
                 await asyncio.sleep((server.metrics.stalls - stalls) * INTERVAL)
             left = len(_silent(server))
             must(
@@ -56,7 +57,7 @@ def _silent(server: LabServer) -> list[LabConnection]:
 
 
 class PingTimes:
-    """An outbox that notes when a ping passes it."""
+    """An outbox that records the time of each ping."""
 
     def __init__(self, outbox: Outbox, times: list[float]) -> None:
         self.outbox = outbox

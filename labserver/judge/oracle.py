@@ -1,8 +1,8 @@
-"""The oracle: told what a client saw, it says what went wrong.
+"""The oracle: checks the messages that a client received against the contract.
 
-Pure. It holds a client's view of one room against the contract: every seq of an epoch
-once, in order, and every hole announced by a ``gap`` or by a ``joined`` that says that
-nothing was recovered.
+It does no I/O. The contract: in each room, every seq of an epoch comes once and in
+order, and every hole is announced by a ``gap``, or by a ``joined`` with ``recovered``
+false.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 @dataclass
 class Verdict:
-    """What one client experienced, as lists of (room, epoch, seq).
+    """What happened to one client's messages, as lists of (room, epoch, seq).
 
-    ``gaps`` were announced, and so are no fault of the protocol; the other lists are.
+    ``gaps`` were announced, and so are no faults; all others are faults.
     """
 
     received: int = 0
@@ -28,7 +28,7 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing happened that the client was not told."""
+        """Whether there are no faults."""
         faults = (self.duplicated, self.reordered, self.unsignalled, self.altered)
         return not any(faults)
 
@@ -42,20 +42,20 @@ class Verdict:
 
 
 class _View:
-    """What a client knows of one room in one epoch."""
+    """The state of a client in one room and epoch."""
 
     def __init__(self, epoch: str, seq: int) -> None:
         self.epoch = epoch
-        self.next = seq + 1  # 0: whatever comes first
+        self.next = seq + 1  # 0: any seq may come first
         self.seen: set[int] = set()
         self.holes: set[int] = set()
 
 
 class Oracle:
-    """Watches what one client is sent, over all of its connections.
+    """Watches the messages of one client, over all of its connections.
 
-    Feed it every decoded message, in the order of arrival. After a reconnect, the
-    ``joined`` answers say where each room stands.
+    Call :meth:`saw` with every decoded message, in the order of arrival, also with the
+    ``joined`` after a reconnect.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Oracle:
         self._payloads: dict[tuple[str, str, int], Any] = {}
 
     def saw(self, message: Mapping[str, Any]) -> None:
-        """Take note of one message of the server."""
+        """Record one message of the server."""
         match message.get("type"):
             case "joined":
                 self._joined(message)
@@ -74,29 +74,29 @@ class Oracle:
                 self._gap(message)
 
     def cursor(self, room: str) -> dict[str, Any] | None:
-        """Return what this client would name as ``after`` when it joins again."""
+        """Return the client's cursor for ``after`` in its next join, or None."""
         view = self._views.get(room)
         if view is None or not view.next:
             return None
         return {"epoch": view.epoch, "seq": view.next - 1}
 
     def payloads(self) -> dict[tuple[str, str, int], Any]:
-        """Return what arrived, by (room, epoch, seq)."""
+        """Return the payloads that arrived, by (room, epoch, seq)."""
         return dict(self._payloads)
 
     def _joined(self, message: Mapping[str, Any]) -> None:
         room, epoch, seq = message["room"], message["epoch"], message["seq"]
         view = self._views.get(room)
         if message["recovered"] and view is not None:
-            # What was missed follows, and goes on where the view stands.
+            # Missed messages follow, and continue after the newest one.
             if view.epoch != epoch:
                 self._views[room] = _View(epoch, view.next - 1)
             return
         if view is not None and view.epoch == epoch:
-            # The client is told where the room stands: the hole is announced.
+            # The client is told the room's seq: that announces the hole.
             self._announce(room, view, view.next, seq)
         elif message["recovered"]:
-            # It names a cursor of a former life, which nobody told the oracle.
+            # The client named a cursor that the oracle does not know.
             self._views[room] = _View(epoch, -1)
         else:
             self._views[room] = _View(epoch, seq)
@@ -105,7 +105,7 @@ class Oracle:
         room, seq = message["room"], message["seq"]
         view = self._views.get(room)
         if view is None:
-            # A client that was not told where the room stands starts here.
+            # A client without a ``joined`` starts here.
             view = self._views[room] = _View("", seq - 1)
         place = (room, view.epoch, seq)
         self.verdict.received += 1
@@ -144,9 +144,10 @@ class Oracle:
 
 
 def lost(oracle: Oracle, room: str, acknowledged: Iterable[int]) -> list[int]:
-    """Return the acknowledged seqs of a room that a client neither got nor was told of.
+    """Return acknowledged seqs of a room that were neither delivered nor announced
+    lost.
 
-    This is what finds a loss at the tail, which no later message betrays.
+    This also finds losses at the end, which no later message shows.
     """
     seen = {seq for name, _, seq in oracle.payloads() if name == room}
     told = {seq for name, _, seq in oracle.verdict.gaps if name == room}
@@ -154,7 +155,7 @@ def lost(oracle: Oracle, room: str, acknowledged: Iterable[int]) -> list[int]:
 
 
 def disagreements(oracles: Iterable[Oracle]) -> list[tuple[str, str, int]]:
-    """Return the places where two clients were given different messages."""
+    """Return the places where two clients got different payloads."""
     first: dict[tuple[str, str, int], Any] = {}
     wrong = []
     for oracle in oracles:

@@ -1,4 +1,4 @@
-"""A client that comes back misses nothing, or is told; and it comes back well."""
+"""A client that comes back misses nothing, or is told; and it spreads its retries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = 20  # messages that a room remembers
 
 
 async def nothing_falls_between_replay_and_live(world: World) -> None:
-    """What is said while a client joins again arrives, once and in order."""
+    """Messages published while a client rejoins arrive once and in order."""
     async with (
         world.running(history_limit=100) as server,
         peer(server, "ann") as ann,
@@ -29,8 +29,8 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
             for _ in range(5):
                 oracle.saw(await bob.until("message"))
         seqs += await ann.publish("lobby", 5)
-        # Something is said before and after every step of the join: the worst moments
-        # happen, instead of being waited for.
+        # A message is published before and after every step of the join, so that the
+        # worst moments are tested for certain.
         broker = server.parts.broker
 
         def heard() -> bool:
@@ -43,7 +43,7 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
                 seqs.extend(await ann.publish("lobby", 1))
                 result = await step(*args)
                 seqs.extend(await ann.publish("lobby", 1))
-                await until(heard)  # it may still be on its way, from Redis
+                await until(heard)  # it may still be on its way from Redis
                 return result
 
             return otherwise
@@ -60,7 +60,7 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
         gone = lost(oracle, "lobby", seqs)
         must(
             oracle.verdict.clean and not gone,
-            f"{len(gone)} lost without a word; {oracle.verdict}",
+            f"{len(gone)} lost without a gap; {oracle.verdict}",
         )
 
 
@@ -81,7 +81,7 @@ async def replay_races_with_live_messages(world: World) -> None:
         async with world.awaiting("messages"), peer(server, "bob") as bob:
             speaking = asyncio.create_task(ann.publish("lobby", 10))
             joined = await bob.join("lobby", after=cursor)
-            # Where the live ones pushed the oldest out, there is no replay.
+            # If live messages pushed the oldest out, there is no replay.
             first = 6 if joined["recovered"] else joined["seq"] + 1
             oracle = Oracle()
             await bob.hear_until(oracle, "lobby", (await speaking)[-1])
@@ -91,7 +91,7 @@ async def replay_races_with_live_messages(world: World) -> None:
 
 
 async def cursor_that_is_too_old_is_refused(world: World) -> None:
-    """A replay is whole or does not happen; then the client is told."""
+    """A replay is complete, or there is none and the client is told so."""
     async with (
         world.running(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
@@ -108,11 +108,11 @@ async def cursor_that_is_too_old_is_refused(world: World) -> None:
             must(joined["seq"] == LIMIT + 5, "told another seq than the room's")
             must(not heard, f"{len(heard)} messages of a replay that did not happen")
             joined = await bob.join("lobby", after={"epoch": epoch, "seq": 5})
-            must(joined["recovered"], "not recovered, though all is remembered")
+            must(joined["recovered"], "not recovered, though all messages are kept")
 
 
 async def cursor_that_means_nothing_is_refused(world: World) -> None:
-    """A number of another epoch, or of the future, recovers nothing."""
+    """A cursor of another epoch, or ahead of the room, recovers nothing."""
     async with (
         world.running(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
@@ -128,7 +128,7 @@ async def cursor_that_means_nothing_is_refused(world: World) -> None:
 
 
 async def room_remembers_its_own_messages(world: World) -> None:
-    """What one room remembers does not depend on what is said in another."""
+    """The history of a room does not depend on messages of other rooms."""
     async with (
         world.running(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
@@ -142,7 +142,7 @@ async def room_remembers_its_own_messages(world: World) -> None:
 
 
 async def history_is_forgotten_with_age(world: World) -> None:
-    """What is older than ``history_ttl`` is not replayed."""
+    """Messages older than ``history_ttl`` are not replayed."""
     async with (
         world.running(history_ttl=0.2) as server,
         peer(server, max_queue=None) as ann,
@@ -160,12 +160,12 @@ async def history_is_forgotten_with_age(world: World) -> None:
 
 
 def _backoffs(world: World, count: int) -> list[Backoff]:
-    """Return the back-off of many clients; nobody is connected to."""
+    """Return the back-offs of many clients, without connecting them."""
     return [world.make_client("ws://nowhere").backoff for _ in range(count)]
 
 
 def _must_be_spread(delays: list[float], what: str) -> None:
-    """Raise Broken when a tenth of the time takes more than a third of the clients."""
+    """Raise Broken if a third of the clients return in the same tenth of the time."""
     tenth = (max(delays) or 1.0) / 10
     ((_, most),) = Counter(int(at / tenth) for at in delays).most_common(1)
     must(
@@ -175,7 +175,7 @@ def _must_be_spread(delays: list[float], what: str) -> None:
 
 
 async def first_attempts_are_spread(world: World) -> None:
-    """Clients that lost the same server do not return in the same moment."""
+    """Clients that lost the same server do not return at the same moment."""
     draw = random.Random(1).random
     _must_be_spread([each.next(draw) for each in _backoffs(world, 1000)], "at first")
 
@@ -190,12 +190,12 @@ async def late_attempts_are_spread(world: World) -> None:
 
 
 async def first_attempt_comes_soon(world: World) -> None:
-    """The first wait is at most ``first``: a short break costs little."""
+    """The first wait is at most ``first``, so a short break costs little time."""
     (backoff,) = _backoffs(world, 1)
     longest = backoff.next(lambda: 1.0)
     must(
         longest <= backoff.first,
-        f"waits up to {longest:g} s at first, where {backoff.first:g} s are meant",
+        f"the first wait is up to {longest:g} s, not at most {backoff.first:g} s",
     )
 
 

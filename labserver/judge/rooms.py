@@ -1,4 +1,4 @@
-"""A message reaches everyone in its room, once: at the price of one frame."""
+"""A message reaches everyone in its room, once, and its frame is built once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labserver.server.server import LabServer
 
 
 async def everyone_hears_it_once(world: World) -> None:
-    """Members get each message once, in order, and others do not."""
+    """Members get each message once and in order; other clients do not get it."""
     async with (
         world.running() as server,
         peer(server, "ann") as ann,
@@ -23,7 +23,7 @@ async def everyone_hears_it_once(world: World) -> None:
         peer(server, "cy", subprotocols=["lab.json"], compression="deflate") as cy,
         peer(server, "dan") as dan,
     ):
-        async with world.awaiting("everybody's messages"):
+        async with world.awaiting("all members' messages"):
             for client in (ann, bob, cy):
                 await client.join("red")
             await bob.join("red")  # again: still one member
@@ -41,16 +41,16 @@ async def everyone_hears_it_once(world: World) -> None:
                     oracle.saw(message)
                 verdict = oracle.verdict
                 must(verdict.clean and verdict.received == 51, str(verdict))
-            must(not await dan.heard(), "heard in a room that is not its own")
-        async with world.awaiting("what is said after a leave"):
+            must(not await dan.heard(), "a message reached a client of another room")
+        async with world.awaiting("a message after a leave"):
             await ann.ask(type="leave", room="red")
             await bob.ask(type="publish", room="red", payload="bye", ref=2)
-            must(not await ann.heard(), "heard after it left")
+            must(not await ann.heard(), "a message reached a client that had left")
             await cy.until("message")
 
 
 async def empty_rooms_are_forgotten(world: World) -> None:
-    """A room is gone with its last member, whether it left or just went."""
+    """A room is deleted with its last member, whether it left or disconnected."""
     async with world.running() as server:
         async with peer(server, "ann") as ann, peer(server, "bob") as bob:
             for client in (ann, bob):
@@ -65,7 +65,7 @@ async def empty_rooms_are_forgotten(world: World) -> None:
 
 
 class Recorder:
-    """An outbox that notes what it is given."""
+    """An outbox that records the chunks that it gets."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
@@ -92,7 +92,7 @@ def _recorded(server: LabServer, *users: str) -> list[Recorder]:
 
 
 async def coming_and_going_costs_nobody_a_message(world: World) -> None:
-    """Who stays gets everything, also when somebody leaves in mid-message."""
+    """Members get every message while another one leaves during the delivery."""
     users = ("ann", "bob", "cy", "dan")
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(world.running())
@@ -106,7 +106,7 @@ async def coming_and_going_costs_nobody_a_message(world: World) -> None:
         def leave() -> None:
             server.hub.remove(leaving, "red")
 
-        # As soon as anybody was given a message, ann leaves.
+        # ann leaves as soon as any member was given a message.
         for recorder in _recorded(server, *users):
             recorder.given = partial(asyncio.get_running_loop().call_soon, leave)
         for number in range(5):
@@ -119,7 +119,7 @@ async def coming_and_going_costs_nobody_a_message(world: World) -> None:
 
 
 async def frame_is_built_once(world: World) -> None:
-    """Members that want the same bytes are given the same bytes."""
+    """Members with the same wire variant get the same frame object."""
     async with (
         world.running() as server,
         peer(server, "ann") as ann,
@@ -130,7 +130,7 @@ async def frame_is_built_once(world: World) -> None:
         await cy.join("red")
         bobs, cys = _recorded(server, "bob", "cy")
         async with world.awaiting("a message"):
-            for _ in range(3):  # two of one tick would share a frame
+            for _ in range(3):  # two in one tick would share a frame
                 await ann.publish("red", 1, size=200)
                 await bob.until("message")
                 await cy.until("message")
@@ -140,7 +140,7 @@ async def frame_is_built_once(world: World) -> None:
 
 
 async def messages_of_a_tick_share_a_write(world: World) -> None:
-    """What a room is sent in one tick is written to each member at once."""
+    """Messages that reach a room in one tick are written to each member together."""
     count = 20
     async with (
         world.running() as server,

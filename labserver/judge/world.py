@@ -1,4 +1,4 @@
-"""Where a probe runs: servers of one stage in this process, right or mistaken."""
+"""The world of a probe: servers of one stage in this process, right or mistaken."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from labserver.settings import Settings
 from labserver.stages import STAGES, included
 
 SECRET = "a secret of thirty-two bytes or more"
-PATIENCE = 10.0  # seconds that a probe waits for what must happen
+PATIENCE = 10.0  # seconds that a probe waits for an event
 
 
 class Broken(LabError):
-    """A promise was not kept; the message is what was seen instead."""
+    """A promise was not kept; the message says what was seen."""
 
 
 def must(kept: bool, otherwise: str) -> None:
-    """Raise Broken, saying what was seen, unless the promise is kept."""
+    """Raise Broken with the message ``otherwise`` unless ``kept``."""
     if not kept:
         raise Broken(otherwise)
 
 
 @dataclass(frozen=True)
 class World:
-    """A stage, perhaps with parts left out, perhaps with a mistake.
+    """A stage, optionally without some parts, or with a mistake.
 
     Args:
         stage: Name of the last stage.
         redis: URL of a Redis, for the stages that need one.
         without: Names of stages to leave out.
         mistake: Name of the mistake, or None for the right version.
-        patience: Seconds to wait for what must happen.
+        patience: Seconds to wait for an event.
 
     """
 
@@ -58,7 +58,7 @@ class World:
 
     @asynccontextmanager
     async def running(self, **settings: Any) -> AsyncIterator[LabServer]:
-        """Run a server for as long as the block lasts."""
+        """Run a server until the block ends; ``settings`` replace the defaults."""
         chosen = Settings(**{"secret": SECRET, "drain_timeout": 0.5, **settings})
         if any(each.name == "broker" for each in included(self.stage, self.without)):
             chosen = replace(chosen, redis=self.redis)
@@ -69,21 +69,21 @@ class World:
             yield server
 
     def client(self, server: LabServer, user: str = "ann") -> Client:
-        """Return a client that comes back, or the mistaken one."""
+        """Return the lab's reconnecting client, or the mistaken one."""
         return self.make_client(server.url, issue(SECRET, user))
 
     @property
     def make_client(self) -> Callable[..., Client]:
-        """What makes a client, the right one or the mistaken one."""
+        """The factory of clients: the lab's client, or the mistaken one."""
         return MISTAKES[self.mistake].client if self.mistake else Client
 
     def includes(self, stage: str) -> bool:
-        """Return whether the world has got as far as a stage."""
+        """Return whether the world's stage is this one or a later one."""
         return STAGES[self.stage].number >= STAGES[stage].number
 
     @asynccontextmanager
     async def awaiting(self, what: str) -> AsyncIterator[None]:
-        """Raise Broken when the block does not end in time, or loses a connection."""
+        """Raise Broken if the block takes too long, or its connection is closed."""
         try:
             async with asyncio.timeout(self.patience):
                 yield
@@ -111,8 +111,9 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
         if await holds if isinstance(holds, Awaitable) else holds:
             return
         if task.cancelling() > cancelled:
-            # The condition swallowed it, as asyncio.wait_for does before Python 3.12
-            # (python/cpython#86296): a deadline would never end this.
+            # The condition swallowed the cancellation, as asyncio.wait_for does before
+            # Python 3.12 (python/cpython#86296); without this, a deadline would never
+            # end the loop.
             raise asyncio.CancelledError
         await asyncio.sleep(0.005)
 
@@ -134,13 +135,13 @@ class Peer:
             return message
 
     async def until(self, kind: str) -> dict[str, Any]:
-        """Return the next message of a type; others are skipped."""
+        """Return the next message of a type; skip others."""
         while (message := await self.recv())["type"] != kind:
             pass
         return message
 
     async def ask(self, **message: Any) -> dict[str, Any]:
-        """Send, and return the answer with the same ref."""
+        """Send a message; return the answer with the same ref."""
         await self.send(**{"ref": "q", **message})
         ref = message.get("ref", "q")
         while (answer := await self.recv()).get("ref") != ref:
@@ -151,7 +152,7 @@ class Peer:
         return await self.ask(type="join", room=room, **more)
 
     async def publish(self, room: str, count: int, size: int = 0) -> list[int]:
-        """Publish numbered payloads, each when the last is acknowledged."""
+        """Publish numbered payloads, each after the last one's ack; return the seqs."""
         seqs = []
         for number in range(count):
             payload = {"n": number, "pad": "x" * size}
@@ -160,7 +161,7 @@ class Peer:
         return seqs
 
     async def heard(self) -> list[dict[str, Any]]:
-        """Return what came until the answer to a ping: all that was sent before."""
+        """Return all messages before the answer to a ping, that is all sent so far."""
         await self.send(type="ping", ref="all")
         messages = []
         while (message := await self.recv()).get("ref") != "all":
@@ -168,9 +169,9 @@ class Peer:
         return messages
 
     async def hear_until(self, oracle: Oracle, room: str, seq: int) -> None:
-        """Show an oracle what comes, until that message came or is told to be lost.
+        """Show messages to an oracle until it has ``seq``, or a gap for it.
 
-        What was acknowledged may still be on its way, from Redis to a member's server.
+        An acknowledged message may still be on its way from Redis to a member's server.
         """
         while (oracle.cursor(room) or {"seq": 0})["seq"] < seq:
             oracle.saw(await self.recv())
@@ -178,7 +179,7 @@ class Peer:
             oracle.saw(message)
 
     async def closed(self) -> int:
-        """Read to the end; return the close code."""
+        """Wait for the end of the connection; return the close code."""
         async with asyncio.timeout(self.patience):
             await self.socket.wait_closed()
         return self.socket.close_code or 1006
@@ -192,7 +193,7 @@ async def peer(
     headers: dict[str, str] | None = None,
     **options: Any,
 ) -> AsyncIterator[Peer]:
-    """Connect to a server, read the hello, and go away afterwards."""
+    """Connect to a server and read the hello; close after the block."""
     url = server if isinstance(server, str) else server.url
     token = token or issue(SECRET, user)
     headers = {"Authorization": f"Bearer {token}"} if headers is None else headers
@@ -209,9 +210,9 @@ async def peer(
 
 
 async def stalled(port: int, room: str = "lobby") -> asyncio.StreamWriter:
-    """Connect a member that reads its ``joined`` and then never again.
+    """Connect a member that reads its ``joined`` and never reads again.
 
-    Whoever calls aborts the writer's transport at the end.
+    The caller must abort the transport of the returned writer.
     """
     token = issue(SECRET, "sloth")
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)

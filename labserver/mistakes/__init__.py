@@ -1,8 +1,8 @@
-"""The well-known wrong versions of every stage, as named twins that run.
+"""Well-known wrong versions of every stage, each with a name, that really run.
 
-Each replaces exactly one part, and is as short and as plausible as what teaches it. A
-promise that none of them can break would not be tested: each names the probe that goes
-red on it (``labserver.judge``).
+Each replaces exactly one part, and is as short and plausible as the code that it is
+known from. Each names the probe that fails on it (``labserver.judge``): a probe that no
+mistake fails would test nothing.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ MISTAKES: dict[str, Mistake] = {
 
 
 def mistaken(name: str, last: str, without: Collection[str] = ()) -> Mistake:
-    """Return the mistake of a name that a server of these stages can make.
+    """Return the mistake with a name, if a server of these stages can make it.
 
     Raises:
-        SettingsError: There is no such mistake, or its stage is not included.
+        SettingsError: There is no such mistake, it is one of the client, or its stage
+            is not included.
 
     """
     if name not in MISTAKES:
@@ -61,22 +62,22 @@ def build(
     without: Collection[str] = (),
     mistake: str | None = None,
 ) -> Parts:
-    """Return what :func:`labserver.stages.build` does, perhaps with a mistake.
+    """Return parts like :func:`labserver.stages.build`, optionally with a mistake.
 
     Args:
         last: Name of the last stage.
-        settings: What the stages choose from.
+        settings: Settings of the stages.
         without: Names of stages to leave out.
         mistake: Name of a mistake that takes the place of one part.
 
     Raises:
-        SettingsError: There is no such stage, or a server of it cannot make it.
+        SettingsError: There is no such stage, or its server cannot make the mistake.
 
     """
     parts = stages.build(last, settings, without)
     if mistake is None:
         return parts
-    # Last, because the application of one stage is replaced by another's.
+    # After all stages, because a later stage may replace the same part.
     extend = mistaken(mistake, last, without).extend
     assert extend is not None
     return extend(parts, settings)

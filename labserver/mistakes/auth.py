@@ -1,4 +1,4 @@
-"""Wrong ways to admit: too late, too trusting, only once."""
+"""Mistakes of stage auth: tokens checked too late, wrongly, or only once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labserver.stages.auth import TokenAdmission, _tokens
 
 
 class AcceptThenCheck(TokenAdmission):
-    """Open the socket for anybody, and close it when the token turns out bad."""
+    """Open the socket for every client, and close it if the token is bad."""
 
     def _identify(self, request: Request) -> Identity:
         try:
@@ -39,7 +39,7 @@ class AcceptThenCheck(TokenAdmission):
 
 
 class AlgorithmFromToken(TokenAdmission):
-    """Let the token say how it is to be checked."""
+    """Let the token choose the algorithm with which it is checked."""
 
     def _identify(self, request: Request) -> Identity:
         token = next(_tokens(request), "")
@@ -58,7 +58,7 @@ class AlgorithmFromToken(TokenAdmission):
 
 
 class PrefixCompare(TokenAdmission):
-    """Compare as many characters of the signature as were sent."""
+    """Compare only as many characters of the signature as were sent."""
 
     def _identify(self, request: Request) -> Identity:
         signed, _, signature = next(_tokens(request), "").rpartition(".")
@@ -72,14 +72,14 @@ class PrefixCompare(TokenAdmission):
 
 
 class NoOriginCheck(TokenAdmission):
-    """Trust the cookie of a browser, whichever page made it connect."""
+    """Trust the cookie of a browser, whichever page opened the connection."""
 
     def _check_origin(self, request: Request) -> None:
         pass
 
 
 class ExpiryOnce(TokenAdmission):
-    """Look at the token's expiry in the handshake, and never again."""
+    """Check the token's expiry in the handshake, and never again."""
 
     def opened(self, member: Member) -> None:
         pass
@@ -101,7 +101,7 @@ MISTAKES = (
     Mistake(
         "accept-then-check",
         "auth",
-        "A stranger gets a socket, a hello and the memory of both, before the no.",
+        "A stranger gets a socket, its memory and a hello before it is refused.",
         "tutorials that take the token from the first message; a browser hides the "
         "401 (whatwg/websockets#39)",
         "strangers_are_refused_with_http",
@@ -110,7 +110,7 @@ MISTAKES = (
     Mistake(
         "algorithm-from-token",
         "auth",
-        "Anybody is anybody: a token that says alg none needs no signature.",
+        "A token with alg none needs no signature, so anyone can forge one.",
         "RFC 8725 section 3.1",
         "forged_tokens_are_refused",
         _admission(AlgorithmFromToken),
@@ -118,15 +118,15 @@ MISTAKES = (
     Mistake(
         "prefix-compare",
         "auth",
-        "A signature that is cut short is taken for the right one.",
-        "strncmp(expected, given, strlen(given)), and startswith in its place",
+        "A signature that is cut short is accepted.",
+        "strncmp(expected, given, strlen(given)), or startswith",
         "forged_tokens_are_refused",
         _admission(PrefixCompare),
     ),
     Mistake(
         "no-origin-check",
         "auth",
-        "A page of another site speaks in the name of whoever visits it.",
+        "A page of another site can act in the name of its visitor.",
         "RFC 6455 section 10.2; Socket.IO: its CORS setting does not cover WebSocket",
         "pages_of_other_sites_are_refused",
         _admission(NoOriginCheck),
@@ -134,7 +134,7 @@ MISTAKES = (
     Mistake(
         "expiry-once",
         "auth",
-        "Who was let in once stays for ever, also after the token was withdrawn.",
+        "A client that was admitted once stays for ever, long after its token expired.",
         "every tutorial whose only check is in the handshake",
         "expired_token_ends_its_connection",
         _admission(ExpiryOnce),

@@ -1,4 +1,4 @@
-"""Wrong ways to serve a slow reader: hold all, wait for it, or say nothing."""
+"""Mistakes of stage backpressure: hold everything, wait, or drop in silence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from labserver.stages.backpressure import BoundedOutbox
 
 
 class UnboundedBuffer(BoundedOutbox):
-    """Hold whatever a reader does not take: it will catch up."""
+    """Hold all unread messages, without a limit: the reader will catch up."""
 
     def hold(self, chunk: Chunk) -> None:
         self.backlog = self.backlog or Backlog()
@@ -31,7 +31,7 @@ class UnboundedBuffer(BoundedOutbox):
 
 
 class DroppedInSilence(BoundedOutbox):
-    """Skip who is too slow, without a word."""
+    """Drop messages for a slow reader, without telling it."""
 
     def hold(self, chunk: Chunk) -> None:
         if self.waiting() + len(chunk.data) <= self.limit:
@@ -41,7 +41,7 @@ class DroppedInSilence(BoundedOutbox):
 
 
 class ControlDropped(BoundedOutbox):
-    """Drop what does not fit, be it a message or an answer."""
+    """Drop every frame that does not fit, also answers."""
 
     def control(self, frame: bytes) -> None:
         if self.waiting() + len(frame) <= self.limit:
@@ -49,7 +49,7 @@ class ControlDropped(BoundedOutbox):
 
 
 class AwaitedSends:
-    """A room's loop that waits for each member before it goes to the next."""
+    """A loop over the members that waits for each before it writes to the next."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -80,7 +80,7 @@ class AwaitedSends:
 
 def await_in_the_loop(parts: Parts, settings: Settings) -> Parts:
     def application(lab: Lab) -> Application:
-        # The hub is no part: its loop is exchanged where the application meets it.
+        # The hub is not a part, so its loop is replaced when the application gets it.
         lab.hub.flush = AwaitedSends(lab.hub).flush  # type: ignore[method-assign]
         return parts.application(lab)
 
@@ -101,7 +101,7 @@ MISTAKES = (
     Mistake(
         "unbounded-buffer",
         "backpressure",
-        "What a slow reader does not take fills the memory of everybody.",
+        "The unread messages of one slow reader fill the server's memory.",
         "websockets.broadcast() and ws.send() have no bound",
         "what_is_held_stays_bounded",
         _outbox(UnboundedBuffer),
@@ -109,7 +109,7 @@ MISTAKES = (
     Mistake(
         "await-in-the-loop",
         "backpressure",
-        "One stalled reader holds up its whole room: head of line.",
+        "One stalled reader holds up its whole room (head-of-line blocking).",
         "for ws in room: await ws.send(); with one of ten stalled, the others got 15 "
         "of 2000 messages",
         "the_others_are_not_held_up",
@@ -118,7 +118,7 @@ MISTAKES = (
     Mistake(
         "dropped-in-silence",
         "backpressure",
-        "A slow reader misses messages and believes that it has them all.",
+        "A slow reader misses messages and does not know it.",
         "the article's safeSend; uWebSockets.js#1079",
         "every_loss_is_told",
         _outbox(DroppedInSilence),
@@ -126,7 +126,7 @@ MISTAKES = (
     Mistake(
         "control-dropped",
         "backpressure",
-        "Answers are dropped like messages, and a client waits for ever.",
+        "Answers are dropped like messages, so a client waits for ever.",
         "a bufferedAmount check inside the only function that sends",
         "answers_are_never_dropped",
         _outbox(ControlDropped),

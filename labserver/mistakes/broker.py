@@ -1,4 +1,4 @@
-"""Wrong ways to be several: short cuts, doubles, deafness."""
+"""Mistakes of stage broker: wrong order, duplicates, lost subscriptions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labserver.stages.broker import Feed, RedisBroker
 
 
 class DeliverLocally(RedisBroker):
-    """Deliver to one's own members at once; skip it when it comes back."""
+    """Deliver to local members at once, and ignore the message when it comes back."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -52,7 +52,7 @@ class DeliverLocally(RedisBroker):
 
 
 class OwnMessageTwice(RedisBroker):
-    """Deliver to one's own members, publish, and listen to the same channel."""
+    """Deliver to local members, publish, and deliver again from the channel."""
 
     def publish(self, room: str, tail: bytes, *about: Any) -> asyncio.Future[int]:
         stored = super().publish(room, tail, *about)
@@ -65,7 +65,7 @@ class OwnMessageTwice(RedisBroker):
 
 
 class SubscribeToEverything(RedisBroker):
-    """Listen to all rooms by a pattern: one subscription, and no book-keeping."""
+    """Subscribe to all rooms by a pattern: one subscription, and no book-keeping."""
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         await super().start(hub, history, metrics)
@@ -91,7 +91,7 @@ class SubscribeToEverything(RedisBroker):
 
 
 class UnsubscribeRacesJoin(RedisBroker):
-    """Unsubscribe a moment after the last one left, and never look again."""
+    """Unsubscribe a moment after the last member left, without a second check."""
 
     linger = 0.05  # seconds
 
@@ -108,7 +108,7 @@ class UnsubscribeRacesJoin(RedisBroker):
 
 
 class ForgetfulLink(Link):
-    """Connect again, and leave it at that."""
+    """Reconnect, but do not subscribe again."""
 
     async def _follow(self) -> None:
         if self.generation:
@@ -117,7 +117,7 @@ class ForgetfulLink(Link):
 
 
 class NoResubscribe(RedisBroker):
-    """Take a link that is up for one that hears."""
+    """Assume that a link that is connected is also subscribed."""
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         await super().start(hub, history, metrics)
@@ -139,8 +139,8 @@ MISTAKES = (
     Mistake(
         "deliver-locally",
         "broker",
-        "Each replica hears itself first: two replicas, two orders.",
-        "python-socketio and Socket.IO adapters: deliver, publish, skip one's own id",
+        "Each replica delivers its own messages first: two replicas have two orders.",
+        "python-socketio and Socket.IO adapters: deliver, publish, skip the own id",
         "replicas_agree_on_one_order",
         _broker(DeliverLocally),
     ),
@@ -148,14 +148,14 @@ MISTAKES = (
         "own-message-twice",
         "broker",
         "The members of the publisher's replica get each message twice.",
-        "the first Redis adapter that everybody writes",
+        "many a first version of a Redis adapter",
         "replicas_agree_on_one_order",
         _broker(OwnMessageTwice),
     ),
     Mistake(
         "subscribe-to-everything",
         "broker",
-        "Every replica is sent every room, and throws nearly all of it away.",
+        "Every replica gets the messages of every room, and discards most of them.",
         "open-webui#28173: 15 of 16 copies, 31 % of CPU",
         "replica_listens_to_its_own_rooms_only",
         _broker(SubscribeToEverything),
@@ -163,16 +163,16 @@ MISTAKES = (
     Mistake(
         "unsubscribe-races-join",
         "broker",
-        "The last one leaves, the next one joins, the late unsubscribe wins: a room "
-        "with members that hear nothing.",
-        "Centrifugo waits a second and looks again, for this reason",
+        "The last member leaves, another joins, and the late unsubscribe wins: the "
+        "room has members, but they get no messages.",
+        "Centrifugo waits a second and checks again, to avoid this",
         "who_returns_at_once_hears",
         _broker(UnsubscribeRacesJoin),
     ),
     Mistake(
         "no-resubscribe",
         "broker",
-        "After the link to Redis broke once, the server is healthy and deaf.",
+        "After a reconnect to Redis the server looks healthy, but gets no messages.",
         "centrifugo#1189",
         "broken_link_loses_nothing",
         _broker(NoResubscribe),

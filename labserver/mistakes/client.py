@@ -1,4 +1,4 @@
-"""Wrong ways to try again: all together, too late, or where nobody wants you."""
+"""Mistakes of clients: reconnect all together, too late, or against a close code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from labserver.mistakes.mistake import Mistake
 
 
 class NoJitter(Backoff):
-    """Wait exactly as long as everybody else who lost the same server."""
+    """Wait exactly as long as all other clients of the lost server."""
 
     def next(self, draw: Callable[[], float] = random.random) -> float:
         return super().next(lambda: 1.0)
 
 
 class DoubledBeforeUse(Backoff):
-    """Double the delay, then wait: the first one is never used."""
+    """Double the delay before the first wait, so the first delay is never used."""
 
     def next(self, draw: Callable[[], float] = random.random) -> float:
         self.attempt += 1
@@ -27,7 +27,7 @@ class DoubledBeforeUse(Backoff):
 
 
 class CapAfterJitter(Backoff):
-    """Draw first, and cut what is too long: nearly everybody waits for the cap."""
+    """Draw first, then apply the cap, so most clients wait exactly for the cap."""
 
     def next(self, draw: Callable[[], float] = random.random) -> float:
         ceiling = self.first * 2.0 ** min(self.attempt, 60)
@@ -36,7 +36,7 @@ class CapAfterJitter(Backoff):
 
 
 class ReturnsAnyway(Client):
-    """Reconnect on every close; the code is for the log."""
+    """Reconnect after every close, and ignore its code."""
 
     def _after_close(self, code: int | None, reason: str | None) -> float:
         self.latest_close = code
@@ -54,7 +54,7 @@ MISTAKES = (
     Mistake(
         "no-jitter",
         "resume",
-        "Everybody comes back in the same moment: 10,000 handshakes in 100 ms.",
+        "All clients come back at the same moment: 10,000 handshakes in 100 ms.",
         "the article; Phoenix.js",
         "first_attempts_are_spread",
         client=_client(NoJitter),
@@ -62,7 +62,7 @@ MISTAKES = (
     Mistake(
         "doubled-before-use",
         "resume",
-        "The first wait is twice what was meant, after every short break.",
+        "After every short break, the first wait is twice as long as intended.",
         "the article: the delay is doubled before it is used",
         "first_attempt_comes_soon",
         client=_client(DoubledBeforeUse),
@@ -70,7 +70,7 @@ MISTAKES = (
     Mistake(
         "cap-after-jitter",
         "resume",
-        "In a long outage nearly everybody waits for exactly the cap, and returns "
+        "In a long outage most clients wait for exactly the cap, and come back "
         "together.",
         "Socket.IO: at attempt 3, 90 % of clients wait exactly 5 s",
         "late_attempts_are_spread",
@@ -79,7 +79,7 @@ MISTAKES = (
     Mistake(
         "returns-anyway",
         "resume",
-        "A client that was told to stay away comes back again and again: a storm.",
+        "A client that must not come back does so again and again.",
         "rapidpro#6836",
         "client_stays_away_when_told",
         client=ReturnsAnyway,

@@ -1,4 +1,4 @@
-"""Wrong ways to echo: believe the parser, believe the sender."""
+"""Mistakes of stage echo: trust the parser, or the sender."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labserver.settings import Settings
 
 
 class UnguardedParse:
-    """Parse first, and never think of what is not JSON."""
+    """Parse the message, without handling texts that are not JSON."""
 
     def __init__(self, application: Application) -> None:
         self.application = application
@@ -35,16 +35,16 @@ class UnguardedParse:
 
 
 class DoubleNumbers(UnguardedParse):
-    """Parse what is passed on, as JavaScript does: every number is a double."""
+    """Decode and encode the payload like JavaScript, with every number a double."""
 
     async def receive(self, member: Member, text: str) -> None:
-        with contextlib.suppress(ValueError):  # the application says what is wrong
+        with contextlib.suppress(ValueError):  # the application reports it
             text = json.dumps(json.loads(text, parse_int=float))
         await self.application.receive(member, text)
 
 
 class NoSizeLimit:
-    """Take a message whatever its size; the part that meets a connection first."""
+    """Accept messages of any size. Admission is the first part to see a connection."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -95,7 +95,7 @@ MISTAKES = (
     Mistake(
         "double-numbers",
         "echo",
-        "A payload that is decoded on its way comes back with other numbers in it.",
+        "A payload that is decoded and encoded comes back with different numbers.",
         "RFC 8259 section 6: beyond 2**53 readers disagree",
         "every_value_comes_back",
         double_numbers,
@@ -103,7 +103,7 @@ MISTAKES = (
     Mistake(
         "no-size-limit",
         "echo",
-        "One client sends a message of a gigabyte, and the server takes it.",
+        "One client sends a message of a gigabyte, and the server accepts it.",
         "websockets: max_size=None, the first answer to 'message too big'",
         "huge_message_is_refused",
         no_size_limit,

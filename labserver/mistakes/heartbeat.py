@@ -1,4 +1,4 @@
-"""Wrong ways to notice death: stop at the first, ask politely, ask all at once."""
+"""Mistakes of stage heartbeat: stop at the first, wait for the dead, ping at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labserver.stages.heartbeat import GRACE, SLOTS, WheelHeartbeat
 
 
 class SweepReturns(WheelHeartbeat):
-    """Sweep over everybody once an interval, with a ``return`` in the loop."""
+    """Check all peers once an interval, with a ``return`` inside the loop."""
 
     def step(self) -> None:
         self.hand = (self.hand + 1) % SLOTS
@@ -35,7 +35,7 @@ class SweepReturns(WheelHeartbeat):
 
 
 class CloseInsteadOfAbort(WheelHeartbeat):
-    """Say goodbye to the dead, and wait until they have answered."""
+    """Send a close frame to a dead peer, and wait for the answer."""
 
     def __init__(self, interval: float) -> None:
         super().__init__(interval)
@@ -54,7 +54,7 @@ class CloseInsteadOfAbort(WheelHeartbeat):
 
 
 class OneTick(WheelHeartbeat):
-    """Ping everybody in the same moment, as one timer for all does."""
+    """Ping all peers at the same moment, as a single timer does."""
 
     def watch(self, connection: LabConnection) -> None:
         self.slot_of[connection] = 0
@@ -62,13 +62,13 @@ class OneTick(WheelHeartbeat):
 
 
 class LibraryKeepalive(WheelHeartbeat):
-    """Leave it to the library: its keepalive, with all that it waits for."""
+    """Use the keepalive of the library, which waits for the peer."""
 
     def watch(self, connection: LabConnection) -> None:
         assert self.interval is not None
         connection.ping_interval = self.interval
         connection.ping_timeout = self.interval * GRACE / SLOTS
-        # The lab counts pongs in its own way; here the library's is needed.
+        # The lab handles pongs itself; this mistake needs the library's handling.
         connection.acknowledge_pings = partial(  # type: ignore[method-assign]
             ServerConnection.acknowledge_pings, connection
         )
@@ -86,8 +86,8 @@ MISTAKES = (
     Mistake(
         "sweep-returns",
         "heartbeat",
-        "The first dead peer ends the sweep: behind it nobody is asked, and the dead "
-        "stay, but for one an interval.",
+        "The first dead peer ends the sweep: later peers are not checked, so only one "
+        "dead peer is removed in each interval.",
         "the article: return inside the loop over all sockets",
         "dead_peers_are_gone",
         _heartbeat(SweepReturns),
@@ -95,7 +95,7 @@ MISTAKES = (
     Mistake(
         "close-instead-of-abort",
         "heartbeat",
-        "close() waits for a peer that is dead to read and to answer.",
+        "close() waits until the dead peer reads and answers.",
         "websockets 17.4: close() pending after 6 s on a full buffer, where "
         "transport.abort() takes 1 ms",
         "dead_peers_are_gone",
@@ -104,7 +104,7 @@ MISTAKES = (
     Mistake(
         "pings-in-one-tick",
         "heartbeat",
-        "Every peer is pinged, and answers, in the same moment, once an interval.",
+        "All peers are pinged, and answer, at the same moment, once an interval.",
         "setInterval over all sockets; Centrifugo draws the first ping at random",
         "pings_are_spread",
         _heartbeat(OneTick),
@@ -112,8 +112,8 @@ MISTAKES = (
     Mistake(
         "library-keepalive",
         "heartbeat",
-        "A peer whose buffer is full is never closed: the ping waits for it, and the "
-        "timeout starts behind the ping.",
+        "A peer with a full buffer is never closed: the ping waits for it, and the "
+        "timeout only starts after the ping.",
         "websockets 17.4: keepalive() awaits drain() outside ping_timeout",
         "dead_peers_are_gone",
         _heartbeat(LibraryKeepalive),

@@ -1,4 +1,4 @@
-"""What a mistake is: the well-known wrong version of one part, with a name."""
+"""The description of a mistake: a well-known wrong version of one part."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ Extend = Callable[[Parts, Settings], Parts]
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A wrong twin of a stage.
+    """A wrong version of a stage.
 
     Args:
-        name: How it is called on the command line.
+        name: Name on the command line.
         stage: Name of the stage whose promise it breaks.
         wrong: What goes wrong, in a sentence.
-        seen: Where: an issue, an article, a library's documentation.
-        breaks: Name of the probe that goes red on it.
-        extend: Replaces one part of a server; None for a mistake of the client.
-        client: Makes a client, with the arguments of the right one.
+        seen: Where it was seen: an issue, an article, a library's documentation.
+        breaks: Name of the probe that fails on it.
+        extend: Function that replaces one part of a server; None for a mistake of the
+            client.
+        client: Factory of clients, with the arguments of :class:`Client`.
 
     """
 

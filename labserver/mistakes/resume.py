@@ -1,4 +1,4 @@
-"""Wrong ways to come back: half a story, another story, a story with a hole."""
+"""Mistakes of stage resume: a replay that is wrong, partial, or has a hole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labserver.stages.rooms import RoomsApplication
 
 
 class NoEpoch(RecentHistory):
-    """Take a number for the same number, whoever counted."""
+    """Compare sequence numbers, but not their epochs."""
 
     def missed(
         self, cursor: Cursor | None, position: Position
@@ -31,7 +31,7 @@ class NoEpoch(RecentHistory):
 
 
 class PartialReplay(RecentHistory):
-    """Replay what there is."""
+    """Replay the messages that are left, even if some are missing."""
 
     def missed(
         self, cursor: Cursor | None, position: Position
@@ -42,7 +42,7 @@ class PartialReplay(RecentHistory):
 
 
 class ReplayThenSubscribe(RoomsApplication):
-    """First read what was missed, then start to listen."""
+    """Read the missed messages first, then subscribe."""
 
     async def join(self, member: Member, message: Join) -> None:
         lab, name = self.lab, message.room
@@ -51,7 +51,7 @@ class ReplayThenSubscribe(RoomsApplication):
         position = await lab.broker.read(name, after)
         missed = lab.history.missed(message.after, position)
         await lab.broker.subscribe(name)
-        await lab.broker.read(name, None)  # what is live begins here, not there
+        await lab.broker.read(name, None)  # live messages only start here
         with lab.hub.joining(member, name) as room:
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
@@ -60,7 +60,7 @@ class ReplayThenSubscribe(RoomsApplication):
 
 
 class LiveOvertakesReplay(RoomsApplication):
-    """Join first, and send what was missed when there is time."""
+    """Join first, and send the missed messages afterwards."""
 
     async def join(self, member: Member, message: Join) -> None:
         lab, name = self.lab, message.room
@@ -79,14 +79,14 @@ class LiveOvertakesReplay(RoomsApplication):
 
 
 class Ageless(RecentHistory):
-    """Bound what a room remembers by number only."""
+    """Limit the history by the number of messages only."""
 
     def __init__(self, limit: int, ttl: float, replay_limit: int) -> None:
         super().__init__(limit, 86400.0, replay_limit)
 
 
 class OneRing:
-    """Keep the newest messages of all rooms together, as many as one room may."""
+    """Keep the newest messages of all rooms in one ring, of one room's size."""
 
     def __init__(self, broker: Broker, limit: int) -> None:
         self.broker = broker
@@ -139,7 +139,7 @@ MISTAKES = (
     Mistake(
         "no-epoch",
         "resume",
-        "After the numbering began anew, an old number is taken for a new one, and "
+        "When a new numbering has begun, a cursor of the old one is accepted, and "
         "the client gets the wrong messages or none.",
         "replay by id alone (Last-Event-ID); Centrifugo compares epoch and offset",
         "cursor_that_means_nothing_is_refused",
@@ -148,7 +148,7 @@ MISTAKES = (
     Mistake(
         "partial-replay",
         "resume",
-        "Half a replay looks like a whole one.",
+        "A partial replay looks like a complete one.",
         "Socket.IO: the replay may be partial",
         "cursor_that_is_too_old_is_refused",
         _history(PartialReplay),
@@ -156,7 +156,7 @@ MISTAKES = (
     Mistake(
         "replay-then-subscribe",
         "resume",
-        "What is said between the replay and the subscription is lost.",
+        "Messages between the replay and the subscription are lost.",
         "tutorials that read the history in the handler of join",
         "nothing_falls_between_replay_and_live",
         replay_then_subscribe,
@@ -164,7 +164,7 @@ MISTAKES = (
     Mistake(
         "live-overtakes-replay",
         "resume",
-        "New messages come before the old ones: a client that keeps the newest keeps "
+        "New messages come before old ones: a client that keeps the latest one keeps "
         "the wrong one.",
         "replay in a task of its own, after the join",
         "nothing_falls_between_replay_and_live",
@@ -173,15 +173,15 @@ MISTAKES = (
     Mistake(
         "ageless",
         "resume",
-        "What a room heard last week is replayed to whoever names an old number.",
-        "a ring that is bounded by count only",
+        "Messages of last week are replayed to a client with an old cursor.",
+        "a ring that is limited by count only",
         "history_is_forgotten_with_age",
         _history(Ageless),
     ),
     Mistake(
         "one-ring",
         "resume",
-        "A room that talks much makes the server forget the quiet ones.",
+        "A busy room pushes the messages of quiet rooms out of the history.",
         "Socket.IO: one replay ring for a whole namespace",
         "room_remembers_its_own_messages",
         one_ring,

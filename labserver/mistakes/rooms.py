@@ -1,4 +1,4 @@
-"""Wrong ways to keep rooms: lists that grow, sets that move, work done again."""
+"""Mistakes of stage rooms: leaks, duplicates, and work repeated for each member."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("labserver")
 
 
 class RoomsNeverForgotten(RoomsApplication):
-    """Clean up on ``leave``, and forget that people just go."""
+    """Clean up on ``leave``, but not when a connection ends."""
 
     def closed(self, member: Member) -> None:
         pass
@@ -30,7 +30,7 @@ class RoomsNeverForgotten(RoomsApplication):
 class OwnFanOut(RoomsApplication):
     """An application that writes to the members by itself.
 
-    The hub is no part, so its loop is exchanged where the application meets it.
+    The hub is not a part, so its loop is replaced when the application gets it.
     """
 
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
@@ -47,7 +47,7 @@ class OwnFanOut(RoomsApplication):
 
 
 class ListenerPerJoin(OwnFanOut):
-    """Add a listener on every join, as an event emitter would."""
+    """Add a listener on every join, like an event emitter."""
 
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
         super().__init__(lab, rooms_limit)
@@ -64,7 +64,7 @@ class ListenerPerJoin(OwnFanOut):
 
 
 class LiveSet(OwnFanOut):
-    """Go through the members themselves, and let others run meanwhile."""
+    """Loop over the live set of members, with an ``await`` in the loop."""
 
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
         super().__init__(lab, rooms_limit)
@@ -80,7 +80,7 @@ class LiveSet(OwnFanOut):
             shared = wire.chunk(variant, room.name, events)
             for member in members:
                 member.outbox.deliver(shared)
-                await asyncio.sleep(0)  # as `await member.send()` would
+                await asyncio.sleep(0)  # like `await member.send()`
 
     def done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -89,7 +89,7 @@ class LiveSet(OwnFanOut):
 
 
 class EncodedPerMember(OwnFanOut):
-    """Build each member's frames anew."""
+    """Build the frames again for each member."""
 
     def send(self, room: Room, events: Sequence[Event]) -> None:
         for variant, members in room.members.items():
@@ -98,7 +98,7 @@ class EncodedPerMember(OwnFanOut):
 
 
 class WritePerMessage(OwnFanOut):
-    """Write each message by itself, however many came in the same tick."""
+    """Write each message on its own, however many came in the same tick."""
 
     def send(self, room: Room, events: Sequence[Event]) -> None:
         for event in events:
@@ -120,7 +120,7 @@ MISTAKES = (
     Mistake(
         "listener-per-join",
         "rooms",
-        "Who joins twice hears everything twice, and who left hears on.",
+        "A client that joins twice gets everything twice, also after it has left.",
         "the article: join adds a listener on every call",
         "everyone_hears_it_once",
         _application(ListenerPerJoin),
@@ -128,7 +128,7 @@ MISTAKES = (
     Mistake(
         "rooms-never-forgotten",
         "rooms",
-        "Rooms fill with connections that are gone, until memory ends.",
+        "Rooms keep connections that have ended, until the memory is full.",
         "the article: an empty room is never deleted",
         "empty_rooms_are_forgotten",
         _application(RoomsNeverForgotten),
@@ -136,8 +136,8 @@ MISTAKES = (
     Mistake(
         "live-set",
         "rooms",
-        "Somebody joins or leaves while a message goes round: RuntimeError, and the "
-        "rest of the room never gets it.",
+        "A client joins or leaves during a delivery: RuntimeError, and the "
+        "rest of the room never gets the message.",
         "the loop over connections in the FAQ of websockets",
         "coming_and_going_costs_nobody_a_message",
         _application(LiveSet),
@@ -156,7 +156,7 @@ MISTAKES = (
         "rooms",
         "Each message is a system call for each member: 0.2 million deliveries a "
         "second instead of several.",
-        "the article's loop, and every other that sends message by message",
+        "the article's loop, like every loop that sends message by message",
         "messages_of_a_tick_share_a_write",
         _application(WritePerMessage),
     ),
