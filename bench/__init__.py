@@ -1,4 +1,4 @@
-"""The lab's server against others, on the same load and the same core.
+"""The lab's server compared with others, with the same load on the same core.
 
-``python -m bench`` runs the contest, ``python -m bench.ledger`` takes the lab apart.
+``python -m bench`` runs the contest; ``python -m bench.ledger`` measures each stage.
 """

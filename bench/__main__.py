@@ -23,7 +23,7 @@ IN_FLIGHT = (1, 4, 16, 64)
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return what reads a comma-separated choice."""
+    """Return an argument type: comma-separated names from ``names``."""
 
     def read(text: str) -> list[str]:
         chosen = [each.strip() for each in text.split(",") if each.strip()]
@@ -37,7 +37,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def numbers(most: int) -> Callable[[str], list[int]]:
-    """Return what reads comma-separated numbers from 1 to ``most``."""
+    """Return an argument type: comma-separated numbers from 1 to ``most``."""
 
     def read(text: str) -> list[int]:
         chosen = [int(each) for each in text.split(",")]
@@ -49,7 +49,7 @@ def numbers(most: int) -> Callable[[str], list[int]]:
 
 
 def within(least: float, most: float) -> Callable[[str], float]:
-    """Return what reads a number between two others."""
+    """Return an argument type: a number between two bounds."""
 
     def read(text: str) -> float:
         if not least <= float(text) <= most:
@@ -60,10 +60,10 @@ def within(least: float, most: float) -> Callable[[str], float]:
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what was asked for on the command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Run the lab's server and its rivals in turns on the same load, "
+        description="Run the lab's server and its rivals in turns with the same load, "
         "and write tables and a picture. The default takes about eight minutes.",
     )
     add = parser.add_argument
@@ -105,7 +105,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def run_all(contest: Contest, console: Console) -> None:
-    """Run every turn, with a line that says where it is and how long it still takes."""
+    """Run every turn, and show the progress and the time left."""
     turns = contest.turns()
     columns = (
         BarColumn(bar_width=24),
@@ -134,7 +134,7 @@ async def run_all(contest: Contest, console: Console) -> None:
 
 
 def pace(began: float, done: float) -> float:
-    """Return how much longer than expected runs have taken so far."""
+    """Return the ratio of the time taken so far to the expected time."""
     return (time.monotonic() - began) / done if done else 1.0
 
 
@@ -143,7 +143,7 @@ def clock(seconds: float) -> str:
 
 
 def contest_of(chosen: argparse.Namespace) -> Contest:
-    """Return the contest, without those that cannot run here."""
+    """Return the contest, without rivals that cannot run on this machine."""
     loads: list[Point] = points(
         chosen.sections, chosen.subscribers, chosen.in_flight, chosen.seconds
     )
@@ -155,7 +155,7 @@ def contest_of(chosen: argparse.Namespace) -> Contest:
 
 
 def main() -> int:
-    """Return 0, 1 when a run failed, 2 when nothing can be run, 130 on Ctrl-C."""
+    """Return 0; 1 if a run failed, 2 if nothing can run, 130 on Ctrl-C."""
     chosen = options()
     console = Console(stderr=True)
     try:

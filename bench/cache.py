@@ -1,4 +1,4 @@
-"""What is made once and kept outside the checkout: C programs, Node's modules."""
+"""Things made once and kept outside the checkout: C programs, Node's modules."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 INSTALL_TIMEOUT = 120.0  # seconds that npm may take
-# What Node's rivals are made of, with the versions that they were written for.
+# Modules of the Node server, with the versions that it was written for.
 NODE_MODULES = ("ws@^8.18", "ioredis@^5.4")
 
 
 class Missing(Exception):
-    """Something that is not on this machine is needed; the message says what."""
+    """Something needed is not on this machine; the message says what."""
 
 
 def cache() -> Path:
-    """Return the folder; it is made if it is not there."""
+    """Return the folder of the cache; make it if needed."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     folder = Path(home, "labserver-peers")
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def cache() -> Path:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Keep other processes from making the same thing at the same time."""
+    """Hold a lock, so that only one process makes the thing ``name``."""
     with open(cache() / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -41,7 +41,7 @@ def compiled(name: str) -> Path:
     """Return the program made from a C file beside this one.
 
     Raises:
-        Missing: There is no C compiler, or it does not take the program.
+        Missing: There is no C compiler, or it cannot compile the program.
 
     """
     source = HERE / name
@@ -64,10 +64,10 @@ def compiled(name: str) -> Path:
 
 
 def node_modules() -> Path:
-    """Return a folder in which Node finds the modules; they are installed once.
+    """Return a folder with Node's modules; install them the first time.
 
     Raises:
-        Missing: Node or npm is not here, or npm has nowhere to get them from.
+        Missing: Node or npm is not installed, or npm cannot install the modules.
 
     """
     for name in ("node", "npm"):
@@ -79,7 +79,7 @@ def node_modules() -> Path:
         if (folder / "ready").exists():
             return folder
         folder.mkdir(exist_ok=True)
-        # Without a package.json of its own, npm would look for one further up.
+        # Without a package.json here, npm would use one of a parent folder.
         (folder / "package.json").write_text('{"private": true}\n')
         command = ["npm", "install", "--no-audit", "--no-fund", *NODE_MODULES]
         try:

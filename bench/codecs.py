@@ -1,9 +1,9 @@
-"""JSON beside CBOR: bytes on the wire, and microseconds of CPU in the server.
+"""JSON and CBOR compared: bytes on the wire, and CPU time of the server.
 
     python -m bench.codecs
 
-A payload crosses a JSON room undecoded; for CBOR it is transcoded, once for each
-direction. What the smaller frames cost is what this prints.
+The server does not decode the payload of a JSON message. For CBOR it is transcoded,
+once in each direction. This prints the size of the frames, and what they cost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROUNDS, CALLS = 7, 2000
 
 
 def microseconds(call: Callable[[], object]) -> float:
-    """Return the CPU time of a call: the best of some rounds, the least disturbed."""
+    """Return the CPU time of a call in microseconds: the minimum of some rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         started = time.process_time()

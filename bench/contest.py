@@ -1,8 +1,8 @@
-"""The contest: which runs there are, one after the other, in turns.
+"""The contest: all runs, in turns.
 
-Every run starts its server anew, so that none inherits another's memory. A round holds
-every run once and begins with another rival each time: what else the machine does
-meanwhile hits all of them.
+Every run starts a new server process, so that memory is comparable. A round has every
+run once, and each round begins with another rival, so that other load on the machine
+affects all rivals alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from labserver.errors import RedisMissing
 from labserver.redis.embedded import running_redis
 
 SECTIONS = ("fanout", "deflate", "latency", "idle", "replicas")
-OVERHEAD = 1.4  # seconds of a run beside what it measures: start, connect, end
+OVERHEAD = 1.4  # seconds of a run beside the measurement: start, connect, end
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Run:
 
 @dataclass
 class Contest:
-    """What is to be run, and what came of it.
+    """The runs to do, and their results.
 
     Args:
-        rivals: Names, the lab's among them.
+        rivals: Names of the servers, including the lab's.
         points: Loads.
-        rounds: How often each is run.
+        rounds: Number of runs of each server with each load.
 
     """
 
@@ -89,7 +89,7 @@ class Contest:
     rounds: int = 3
     runs: list[Run] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    stopped: bool = False  # before the last run
+    stopped: bool = False  # whether by Ctrl-C, before the last run
 
     def turns(self) -> list[tuple[int, Point, str]]:
         """Return every run in order: the round, the point, the rival."""
@@ -107,7 +107,7 @@ class Contest:
         return turns
 
     async def take(self, number: int, point: Point, name: str) -> Run:
-        """Run one rival at one point and keep what came of it."""
+        """Run one rival at one point; keep and return the result."""
         server_core, receiver_core = cores()
         run = Run(name, point, number)
         try:
@@ -120,7 +120,7 @@ class Contest:
         return run
 
     def of(self, point: Point, name: str) -> list[Figures]:
-        """Return what a rival's runs at a point found."""
+        """Return the figures of a rival's runs at a point."""
         return [
             run.figures
             for run in self.runs
@@ -129,7 +129,7 @@ class Contest:
 
 
 def takes_part(name: str, point: Point) -> bool:
-    """Return whether a section has a place for a rival."""
+    """Return whether a rival can run in a point's section."""
     if point.section == "deflate":
         return RIVALS[name].deflate
     if point.section == "replicas":
@@ -141,7 +141,7 @@ def takes_part(name: str, point: Point) -> bool:
 async def competing(
     name: str, point: Point, core: int | None
 ) -> AsyncIterator[tuple[list[Server], Dialect]]:
-    """Run a rival's server, or two of them on one Redis."""
+    """Run a rival's server (two on one Redis in the section ``replicas``)."""
     rival: Rival = RIVALS[name]
     if point.section != "replicas":
         command = rival.command(point.load.deflate)
@@ -150,8 +150,8 @@ async def competing(
         return
     async with AsyncExitStack() as stack:
         try:
-            # Redis has the same core: it is the same for both, and the other core is
-            # the receiver's.
+            # Redis shares the servers' core, for both rivals; the receiver has the
+            # other core.
             with on_core(core):
                 redis = await stack.enter_async_context(running_redis())
         except RedisMissing as exc:
@@ -175,9 +175,9 @@ def points(
     """Return the loads of a contest.
 
     Args:
-        sections: Which of :data:`SECTIONS`.
-        subscribers: Sizes of the room; the sections beside ``fanout`` and ``deflate``
-            use the one nearest to 1000.
+        sections: Some of :data:`SECTIONS`.
+        subscribers: Sizes of the room; sections other than ``fanout`` only use the size
+            nearest to 1000.
         in_flight: Publishes in flight.
         seconds: Length of each measurement.
 
@@ -195,8 +195,8 @@ def points(
             load = replace(plain, subscribers=usual, in_flight=publishes, deflate=True)
             found.append(Point("deflate", load))
     if "latency" in sections:
-        # 50,000 deliveries a second, whatever the room's size; and long enough for a
-        # percentile.
+        # 50,000 deliveries a second for any size of the room, long enough for
+        # percentiles.
         load = replace(plain, subscribers=usual, rate=50_000 / usual)
         found.append(Point("latency", replace(load, seconds=max(2.0, seconds))))
     if "idle" in sections:
@@ -210,7 +210,7 @@ def points(
 
 
 def duration(turns: Sequence[tuple[int, Point, str]]) -> float:
-    """Return about how many seconds these runs take."""
+    """Return an estimate of the seconds that these runs take."""
     return sum(
         OVERHEAD
         + point.load.seconds
@@ -222,7 +222,7 @@ def duration(turns: Sequence[tuple[int, Point, str]]) -> float:
 
 
 def cpu_model() -> str:
-    """Return the processor's name, where Linux tells it."""
+    """Return the processor's name; empty on systems other than Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -32,7 +32,7 @@ static struct client *members[MOST];
 static int member_count;
 static long seq;
 
-/* Send a text frame, or drop it: there is no outbox here. */
+/* Send a text frame, or drop it: this server has no outbox. */
 static void tell(struct client *c, const char *text, int size)
 {
     unsigned char frame[INPUT];
@@ -72,7 +72,7 @@ static void serve(struct client *c, char *text)
         members[member_count++] = c;
         tell(c, joined, strlen(joined));
     } else if (payload) {
-        deliver(payload + strlen("\"payload\":"));  /* with the brace that ends it */
+        deliver(payload + strlen("\"payload\":"));  /* with the closing brace */
     }
 }
 
@@ -82,7 +82,7 @@ static void upgrade(struct client *c)
     char *end = strstr((char *)c->input, "\r\n\r\n");
     if (!end)
         return;
-    /* The answer to the key that RFC 6455 section 1.3 takes as its example. */
+    /* The answer to the example key of RFC 6455 section 1.3. */
     const char *refusal = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
     const char *answer =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
@@ -97,7 +97,7 @@ static void upgrade(struct client *c)
         tell(c, "{\"type\":\"hello\"}", strlen("{\"type\":\"hello\"}"));
 }
 
-/* Serve the whole frames that were read, and keep the rest. */
+/* Serve the complete frames, and keep the rest. */
 static void read_frames(struct client *c)
 {
     unsigned char *at = c->input, *end = c->input + c->size;

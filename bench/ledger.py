@@ -1,8 +1,8 @@
-"""What each stage costs: ``python -m bench.ledger``.
+"""Costs of each stage: ``python -m bench.ledger``.
 
-The same load at every stage, and at the last stage with each part left out. Stages
-echo and auth have no rooms: there one client's echoes are measured instead, and their
-CPU time stands in the table but not in the sum.
+It runs the same load at every stage, and at the last stage without each of its parts.
+Stages echo and auth have no rooms, so echoes of one client are measured there. Their
+CPU time is in the table, but not in the sum.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from labserver.errors import RedisMissing
 from labserver.redis.embedded import running_redis
 from labserver.stages import LAST, STAGES
 
-# At the stages without rooms a publish is one more message to send back.
+# A stage without rooms echoes a publish like any other message.
 ECHO = Dialect((1,), (1,), as_json)
-DELIVERIES = 50_000  # a second, where latency is measured
+DELIVERIES = 50_000  # a second, in the measurement of latency
 IDLE = 1500  # connections
 KINDS = ("busy", "steady", "idle")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A server of the ledger: its last stage, and what is left out."""
+    """A server of the ledger: its last stage, and a stage to leave out."""
 
     stage: str
     without: str = ""
@@ -63,13 +63,13 @@ class Variant:
 
 
 STEPS = [Variant(name) for name in STAGES]
-# Without rooms there is nothing to deliver.
+# Rooms cannot be left out: there would be no deliveries.
 ABLATIONS = [Variant(LAST, name) for name in STAGES if name not in ("echo", "rooms")]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of the ledger: the load that it comes from, and how it is shown."""
+    """A figure of the ledger: its kind of load, title, value and format."""
 
     kind: str
     title: str
@@ -86,7 +86,7 @@ P99 = Measure("steady", "p99, ms", lambda run: run.latency_p99 / 1000, "{:.2f}")
 
 @dataclass
 class Ledger:
-    """What was measured of each variant, by kind of load."""
+    """Measurements of each variant, by kind of load."""
 
     subscribers: int
     in_flight: int
@@ -116,7 +116,7 @@ class Ledger:
         self.found.setdefault((variant.title, kind), []).append(figures)
 
     def values(self, variant: Variant, measure: Measure) -> list[float]:
-        """Return a figure of each round."""
+        """Return a figure of all rounds."""
         return [measure.value(run) for run in self.found[variant.title, measure.kind]]
 
     def middle(self, variant: Variant, measure: Measure) -> float:
@@ -124,12 +124,12 @@ class Ledger:
         return median(self.values(variant, measure))
 
     def differ(self, one: Variant, other: Variant, measure: Measure) -> bool:
-        """Return whether every round of one is beyond every round of the other."""
+        """Return whether the ranges of the rounds of two variants do not overlap."""
         ours, theirs = self.values(one, measure), self.values(other, measure)
         return min(ours) > max(theirs) or max(ours) < min(theirs)
 
     def waiting(self) -> float:
-        """Return for which share of the time servers waited for their core."""
+        """Return the share of the time that servers waited for their core."""
         runs = [
             run
             for (_, kind), runs in self.found.items()
@@ -196,11 +196,11 @@ def _row(ledger: Ledger, variant: Variant, before: Variant | None) -> list[str]:
 
 
 def about(ledger: Ledger, within: str) -> str:
-    """Return in a few sentences how it was measured.
+    """Return some sentences on how the figures were measured.
 
     Args:
-        ledger: With all figures.
-        within: How a change is marked that the spread of the rounds may explain.
+        ledger: The ledger with all figures.
+        within: Words for the mark of a change that is within the spread of the rounds.
 
     """
     waits = ledger.waiting()
@@ -220,9 +220,9 @@ def about(ledger: Ledger, within: str) -> str:
 
 
 async def measure(ledger: Ledger, console: Console) -> None:
-    """Take every figure, round after round."""
+    """Measure everything, round after round."""
     receiver_core = cores()[1]
-    # Redis has the receiver's core, which has little to do at this load.
+    # Redis runs on the receiver's core, which is mostly idle with this load.
     context = running_redis()
     with on_core(receiver_core):
         redis = await context.__aenter__()
@@ -240,7 +240,7 @@ async def measure(ledger: Ledger, console: Console) -> None:
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what was asked for on the command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.ledger",
         description="Measure what each stage costs: CPU time, memory, latency.",
@@ -260,7 +260,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Return 0, 1 when a run failed, 2 when it cannot run here, 130 on Ctrl-C."""
+    """Return 0; 1 if a run failed, 2 if this machine cannot run it, 130 on Ctrl-C."""
     from bench.waterfall import draw
 
     chosen = options()

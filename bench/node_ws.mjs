@@ -1,6 +1,6 @@
-// The article's server: rooms in a Map of Sets, JSON per broadcast, a look at
-// bufferedAmount before each send, a heartbeat sweep. With --redis also its way of
-// running several replicas: publish to Redis, deliver what comes back.
+// The article's server: rooms in a Map of Sets, JSON encoded for each broadcast, a check
+// of bufferedAmount before each send, a heartbeat sweep. With --redis it runs several
+// replicas like the article: it publishes to Redis, and delivers what comes back.
 //
 //   node node_ws.mjs --modules FOLDER [--deflate] [--redis unix:///path]
 
@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 
 const { values: options } = parseArgs({
   options: {
-    modules: { type: "string" }, // the folder in which they were installed
+    modules: { type: "string" }, // folder of the installed modules
     deflate: { type: "boolean" },
     redis: { type: "string" },
   },

@@ -1,4 +1,4 @@
-"""A rival on picows: frames in Cython, one send a member, on uvloop."""
+"""A rival on picows: frames in Cython, one send for each member, on uvloop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of a contest and of the ledger, made without pyplot's state."""
+"""The pictures of a contest and of the ledger, made without pyplot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from labserver.load.pictures.style import (
     plain,
 )
 
-# The lab has the strongest colour. Markers tell them apart in grey.
+# The lab has the strongest colour. Markers distinguish the lines in grey.
 STYLES = {
     "lab": (BLUE, "o"),
     "node": (ORANGE, "s"),
@@ -41,12 +41,12 @@ STYLES = {
     "floor": ("#555555", "X"),
 }
 WIDTH = 10.0  # inches
-# A label's ground, so that no grid line strikes it out.
+# White ground of a label, so that no grid line crosses it.
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
 
 
 def short(value: float) -> str:
-    """Return a number as an axis or a label shows it: 250k, 4.1M."""
+    """Return a number for an axis or a label, such as 250k or 4.1M."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if value >= size:
             scaled = value / size
@@ -55,7 +55,7 @@ def short(value: float) -> str:
 
 
 def draw(contest: Contest, folder: Path) -> list[Path]:
-    """Write the pictures that the contest has figures for; return their paths."""
+    """Write the pictures for which the contest has figures; return their paths."""
     paths = []
     fanout = [each for each in contest.points if each.section == "fanout"]
     sizes = sorted({each.load.subscribers for each in fanout})
@@ -138,7 +138,7 @@ def _duration(milliseconds: float) -> str:
     return f"{short(milliseconds)} ms"
 
 
-# What is shown below the lines: title, section, value, text, whether on a log axis.
+# Panels below the lines: title, section, value, format, whether the axis is log.
 BESIDE: tuple[
     tuple[str, str, Callable[[Figures], float], Callable[[float], str], bool], ...
 ] = (
@@ -155,7 +155,7 @@ def _lines(
     place: Callable[[Point], float],
     labels: bool = True,
 ) -> None:
-    """Draw a line for each rival, with the spread of its rounds, named at its end."""
+    """Draw a line for each rival, with its name and the spread of its rounds."""
     ends = {}
     for name in contest.rivals:
         drawn = [(place(point), contest.of(point, name)) for point in points]
@@ -199,7 +199,7 @@ def _lines(
 
 
 def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Write names beside the ends of lines, pushed apart where they would touch."""
+    """Write names beside the ends of lines, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     inches = axes.get_position().height * axes.figure.get_figheight()
     step = log10(high / low) * 0.17 / inches
@@ -238,7 +238,7 @@ def _bars(
 ) -> None:
     """Draw a row for each rival at a section's heaviest load.
 
-    Bars where lengths can be compared, dots where the axis is logarithmic.
+    Rows are bars, or dots on a logarithmic axis, where lengths cannot be compared.
     """
     points = [each for each in contest.points if each.section == section]
     point = max(points, key=lambda each: each.load.in_flight)
@@ -294,13 +294,13 @@ def _bars(
 
 
 def panel(axes: Axes, title: str) -> None:
-    """Give axes their title and the look that all have."""
+    """Style axes like all others, and set their title."""
     axes.set_title(title, fontsize=9, color=INK, loc="left", pad=7)
     plain(axes, grid="")
 
 
 def _headline(contest: Contest, points: Sequence[Point]) -> tuple[str, str]:
-    """Return what was found against Node, as a title, and a sentence on marks."""
+    """Return a title with the ratios to Node, and a sentence on limited runs."""
     ratios = []
     for point in points:
         own, other = contest.of(point, "lab"), contest.of(point, "node")
@@ -308,7 +308,7 @@ def _headline(contest: Contest, points: Sequence[Point]) -> tuple[str, str]:
             pace = point.load.in_flight
             ratios.append(f"{median(map(_rate, own)) / rate:.1f}x at {pace}")
     limited = any(run.figures and run.figures.limited for run in contest.runs)
-    word = "In some runs the receiver was the limit." if limited else ""
+    word = "In some runs the receiver was the bottleneck." if limited else ""
     if ratios:
         return f"The lab against Node ws: {', '.join(ratios)} in flight", word
     return "Deliveries a second, by publishes in flight", word
@@ -336,7 +336,7 @@ def _deflate(contest: Contest) -> str:
 
 
 def finish(figure: Figure, title: str, caption: str) -> None:
-    """Put what was found on top, and how it was found below."""
+    """Write the title on top, and the caption below."""
     figure.suptitle(
         title, x=0.02, y=0.97, ha="left", fontsize=13, weight="bold", color=INK
     )

@@ -1,26 +1,26 @@
 /* Subscribe to a WebSocket server many times, publish, and count what arrives.
  *
- * Cheap enough not to be the limit: one thread, one epoll set, and of each frame only
- * the header is looked at. It reports its own share of a core, so that a run in which
- * it was the limit all the same can be told. Linux only (epoll, timerfd, /proc).
+ * It is cheap enough not to be the bottleneck: it has one thread and one epoll set, and
+ * reads only the header of each frame. It reports its own share of a core, which shows
+ * a run in which it was the bottleneck. Linux only (epoll, timerfd, /proc).
  *
- *   --port N        server on 127.0.0.1; again for more servers, used in turns
- *   --path TEXT     request target; again: one for each --port
+ *   --port N        server on 127.0.0.1; repeat it for more servers, used in turns
+ *   --path TEXT     request target; repeat it, one for each --port
  *   --hear N        read N messages before going on      } in this order, on each
- *   --say TEXT      send a message                       } connection: the way in
+ *   --say TEXT      send a message                       } connection, after its handshake
  *   --subscribers N connections
- *   --ahead N       more connections, made before anything is measured
+ *   --ahead N       more connections, made before the measurement
  *   --deflate       offer permessage-deflate
  *   --publish FILE  messages to publish, one a line, in turns
- *   --in-flight N   closed loop: N publishes, and one more for each that came back
+ *   --in-flight N   closed loop: N publishes, then one for each that came back
  *   --rate X        open loop: X publishes a second, whatever comes back
  *   --messages N    publish no more than N, then wait for the last of them
- *   --seconds X     length of what is measured, after --warm-up X
- *   --settle X      seconds to wait before memory is looked at
- *   --pid N         a server's process, for its CPU and memory; may be given again
+ *   --seconds X     length of the measurement, after --warm-up X
+ *   --settle X      seconds to wait before memory is measured
+ *   --pid N         a server's process, for its CPU and memory; may be repeated
  *
- * The publisher is the subscriber in the middle: some servers send to the first to
- * join first, others in any order, and that should not matter. Prints one JSON object.
+ * The publisher is the subscriber in the middle, because some servers send in the order
+ * of the joins, and others in any order. The output is one JSON object.
  */
 
 #define _GNU_SOURCE
@@ -63,7 +63,7 @@ struct subscriber {
 
 struct step { int hear; const char *say; };
 
-/* What was asked for */
+/* Options */
 static int ports[MOST], port_count;
 static const char *paths[MOST];
 static int path_count;
@@ -76,10 +76,10 @@ static double seconds = 1, warm_up, settle, rate;
 static bool offer_deflate;
 static const char *publish_file;
 
-/* What happened */
+/* Measurements */
 static bool deflate_accepted = true;
 static struct subscriber *subscribers;
-static long frames, bytes;  /* since the way in was over */
+static long frames, bytes;  /* since all connections have joined */
 static unsigned char buffer[READ_SIZE];
 
 static void fail(const char *format, ...)
@@ -219,7 +219,7 @@ static void end_frame(struct subscriber *s, long *counted)
     s->controls = 0;
 }
 
-/* Return how many data frames end in what was read. */
+/* Return how many data frames end in the bytes that were read. */
 static long count_frames(struct subscriber *s, const unsigned char *data, long size)
 {
     long counted = 0;
@@ -281,7 +281,7 @@ static int dial(long index)
         "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
         "%s\r\n", path, port,
-        /* What browsers offer. */
+        /* The offer of browsers. */
         offer_deflate ? "Sec-WebSocket-Extensions: "
                         "permessage-deflate; client_max_window_bits\r\n" : "");
     if (size >= (int)sizeof request || send(fd, request, size, MSG_NOSIGNAL) != size)
@@ -306,7 +306,7 @@ static void upgraded(int fd)
         deflate_accepted = false;
 }
 
-/* Go the way in: hear and say what this server wants before it sends messages. */
+/* Read and send the messages that this server needs before it sends others. */
 static void enter(struct subscriber *s)
 {
     long heard = 0;
@@ -377,7 +377,7 @@ static void load_script(void)
     fclose(file);
 }
 
-/* Send what is owed, as much as the socket takes; many in one system call. */
+/* Send the frames that are due, as many as the socket takes in one system call. */
 static void publish(int fd)
 {
     while (owed > 0) {
@@ -412,7 +412,7 @@ static double window, used, waited, own;  /* seconds: wall, servers' CPU, this o
 static long window_frames, window_bytes, due_frames;
 static double began, from, until;
 
-/* Tell the latencies of frames that the schedule of an open loop made due. */
+/* Record the latencies of frames of an open loop, from their due times. */
 static void tell_latencies(struct subscriber *s, long arrived, double time)
 {
     for (long i = s->frames - arrived; i < s->frames; i++) {
@@ -486,7 +486,7 @@ static void measure(void)
                 timer = -1;
             }
         }
-        /* A closed loop is over now. What an open one made due may still come. */
+        /* A closed loop ends now. Messages that an open loop sent may still come. */
         bool complete = frames >= published * subscriber_count;
         bool all = message_limit ? published == message_limit : ended;
         if (ended && (!(rate > 0 || message_limit) || (all && complete)))

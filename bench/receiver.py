@@ -1,4 +1,4 @@
-"""The receiving side: ``receiver.c``, what it is asked and what it found."""
+"""The receiver: runs ``receiver.c`` with a load, and returns its figures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 from bench.cache import compiled
 from bench.servers import Dialect, Server, settled
 
-# A share of its core from which on the receiver, not the server, may be the limit.
+# Share of its core from which on the receiver may be the bottleneck.
 BUSY = 0.9
-PATIENCE = 120.0  # seconds beyond what was asked for, after which a run is given up
+PATIENCE = 120.0  # seconds beyond the load's own after which a run fails
 VOCABULARY = """
 a and another are arrived back before broker client close connection each every first
 frame from has hub in is it join last latency leave limit message more next of once one
@@ -28,24 +28,24 @@ that the them then there time to token was when with without write
 
 
 class RunFailed(Exception):
-    """The receiver gave up; the message is what it said."""
+    """The receiver failed; the message is its output."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the receiver does.
+    """A load: what the receiver does.
 
     Args:
         subscribers: Connections in the room; the publisher is one of them.
         in_flight: Closed loop: publishes whose own copy has not come back yet.
-        rate: Open loop: publishes a second. One of the two, or neither to stay idle.
-        seconds: Length of what is measured.
-        warm_up: Seconds of the same load before it.
+        rate: Open loop: publishes a second. Set one of the two, or none to stay idle.
+        seconds: Length of the measurement.
+        warm_up: Seconds of the same load before the measurement.
         deflate: Offer permessage-deflate, and publish text of about 360 bytes.
-        messages: Publish no more than this; 0 for no end.
-        wire_bytes: Size of a frame in plain mode, as far as the server lets.
-        ahead: Connections that are there before anything is measured.
-        settle: Seconds to wait before memory is looked at.
+        messages: Number of publishes at most; 0 for no limit.
+        wire_bytes: Size of an uncompressed frame, as far as the server allows.
+        ahead: Connections made before the measurement.
+        settle: Seconds to wait before memory is measured.
 
     """
 
@@ -67,7 +67,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run found; times in seconds, sizes in bytes, latencies in us."""
+    """Figures of one run; times in seconds, sizes in bytes, latencies in us."""
 
     subscribers: int
     deflate: bool  # whether the server agreed to compress
@@ -77,7 +77,7 @@ class Figures:
     memory_connected: int
     memory_end: int
     seconds: float
-    deliveries: int  # in these seconds
+    deliveries: int  # within ``seconds``
     wire_bytes: int
     server_cpu: float
     server_wait: float  # ready to run, but another program had the core
@@ -131,17 +131,17 @@ class Figures:
 
     @property
     def waiting_share(self) -> float:
-        """Share of the time in which the server had to wait for its core."""
+        """Share of the time that the server waited for its core."""
         return self.server_wait / self.seconds if self.seconds else 0.0
 
     @property
     def limited(self) -> bool:
-        """Whether the receiver may have been the limit."""
+        """Whether the receiver may have been the bottleneck."""
         return self.receiver_share > BUSY
 
     @property
     def arrived(self) -> float:
-        """Share of what was published that arrived (open loop)."""
+        """Share of the published messages that arrived (open loop)."""
         expected = self.published * self.subscribers
         return self.all_deliveries / expected if expected else 1.0
 
@@ -160,7 +160,7 @@ class Figures:
 
 @cache
 def sentences(count: int = 64, seed: int = 7) -> tuple[str, ...]:
-    """Return texts of about 300 bytes that compress as text does, always the same."""
+    """Return the same texts each time, of about 300 bytes, compressible like prose."""
     chance, words = random.Random(seed), VOCABULARY.split()
     texts = []
     for _ in range(count):
@@ -172,7 +172,7 @@ def sentences(count: int = 64, seed: int = 7) -> tuple[str, ...]:
 
 
 def payloads(load: Load, overhead: int) -> list[object]:
-    """Return what is published, in turns.
+    """Return the payloads that are published in turns.
 
     Args:
         load: Decides on text or filling.
@@ -184,7 +184,7 @@ def payloads(load: Load, overhead: int) -> list[object]:
             {"text": text, "at": 1_700_000_000_000 + 9973 * place}
             for place, text in enumerate(sentences())
         ]
-    # The frame's header takes two bytes more from 126 bytes of text on.
+    # From 126 bytes of text on, a frame's header has two more bytes.
     size = load.wire_bytes - overhead - (2 if load.wire_bytes >= 130 else 0)
     return ["x" * max(0, size)] * 64
 
@@ -201,8 +201,8 @@ async def receive(
     """
     overhead = 0
     if not load.idle and not load.deflate:
-        # How much a server writes around a payload is asked of itself, so that all
-        # have frames of the same size.
+        # A first run measures the bytes that the server adds to a payload, so that the
+        # frames of all servers have the same size.
         probe = Load(1, in_flight=1, messages=1, seconds=0, warm_up=0)
         overhead = (await _run(servers, dialect, probe, [""], core)).wire_bytes_seen
     return (await _run(servers, dialect, load, payloads(load, overhead), core)).figures
@@ -256,7 +256,7 @@ def _written(path: Path, lines: Sequence[str]) -> Path:
 
 
 def arguments(servers: Sequence[Server], dialect: Dialect, load: Load) -> list[str]:
-    """Return the receiver's command line, without what it publishes."""
+    """Return the receiver's command line, without the payloads."""
     words = []
     for server in servers:
         path = server.path if dialect.path == "/" else dialect.path

@@ -1,4 +1,4 @@
-"""What a contest found, as tables: the median of the rounds, and their spread."""
+"""The results of a contest as tables: the median of the rounds, and their spread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.receiver import BUSY, Figures
 from bench.servers import RIVALS, cores
 from labserver.load.figures.results import run_name
 
-# Waiting for its core longer than this, a server shared it with other programs.
+# Share of the time that a server waits for its core: beyond it, other programs ran.
 DISTURBED = 0.05
 HEADS = {
     "fanout": "Fan-out, frames of {wire_bytes} bytes",
@@ -33,7 +33,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: what it shows of a run's figures."""
+    """One column of a table: a title, and the value of a run."""
 
     title: str
     value: Callable[[Figures], float]
@@ -51,7 +51,7 @@ RATE = Column("deliveries/s", lambda run: run.rate)
 P99 = Column("p99 ms", lambda run: run.latency_p99 / 1000, "{:,.2f}")
 CONNECTION = Column("bytes a connection", lambda run: run.connection)
 
-# The first column is what a section is about; it also gets minimum, maximum and ratio.
+# The first column is the subject of a section; it also gets minimum, maximum, ratio.
 COLUMNS = {
     "fanout": (RATE, COST, MEMORY, SERVER, RECEIVER),
     "deflate": (
@@ -94,7 +94,7 @@ def tables(contest: Contest) -> str:
                 title = head.format(wire_bytes=point.load.wire_bytes)
                 parts.append(f"## {title}: {point.title}\n\n{markdown(rows)}")
     if wanted := targets(contest):
-        parts.append(f"## What was aimed at\n\n{markdown(wanted)}")
+        parts.append(f"## Targets\n\n{markdown(wanted)}")
     failed = [
         f"- {RIVALS[run.rival].title}, {run.point.title}: {run.failure}"
         for run in contest.runs
@@ -138,7 +138,7 @@ def _rows(contest: Contest, point: Point) -> list[list[str]]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as a table; the first holds the titles."""
+    """Return rows as a Markdown table; the first row has the titles."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -154,7 +154,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio between a rival's figure and the lab's that the lab should reach."""
+    """A ratio of the lab's figure to a rival's that the lab should reach."""
 
     what: str
     section: str
@@ -174,7 +174,7 @@ def _handshakes(run: Figures) -> float:
     return run.handshakes
 
 
-# CPU time tells the same as a rate on a quiet machine, and is steadier on a busy one.
+# On a quiet machine CPU time tells the same as the rate; on a busy one it is steadier.
 COSTS: dict[Callable[[Figures], float], Callable[[Figures], float]] = {
     _rate: lambda run: run.cost,
     _handshakes: lambda run: run.handshake_cost,
@@ -218,7 +218,7 @@ TARGETS = (
 
 
 def targets(contest: Contest) -> list[list[str]]:
-    """Return rows: what was aimed at, and what this contest found."""
+    """Return rows of all targets, with the results of this contest."""
     rows = [
         ["load", "against", "lab is better by", "by CPU time", "at least", "aim", ""]
     ]
@@ -252,7 +252,7 @@ def targets(contest: Contest) -> list[list[str]]:
 
 
 def notes(contest: Contest) -> str:
-    """Return what is to be known beside the figures, as Markdown."""
+    """Return notes on the figures, as Markdown."""
     lines = [
         f"{machine()}.",
         f"{placed()}. Every run starts "
@@ -279,15 +279,15 @@ def notes(contest: Contest) -> str:
 
 
 def placed() -> str:
-    """Return where the two sides run."""
+    """Return on which cores server and receiver run, as a sentence."""
     if cores()[0] is None:
-        return "Server and receiver share what cores there are"
+        return "Server and receiver share all cores"
     return "The server runs on one core, the receiver on another"
 
 
 def waiting(contest: Contest) -> float:
-    """Return for which share of the time servers waited for their core."""
-    # Compressing servers may have threads, which wait for each other.
+    """Return the share of the time that servers waited for their core."""
+    # Servers that compress may have threads that wait for each other.
     waits = [
         run.figures.waiting_share
         for run in contest.runs
@@ -297,7 +297,7 @@ def waiting(contest: Contest) -> float:
 
 
 def machine() -> str:
-    """Return what figures depend on, in one line."""
+    """Return machine and versions, on which figures depend, in one line."""
     node = ""
     if program := shutil.which("node"):
         said = subprocess.run([program, "--version"], capture_output=True, text=True)
@@ -318,7 +318,7 @@ def begun(kind: str, root: Path) -> Path:
 
 
 def as_json(contest: Contest) -> dict[str, Any]:
-    """Return ``results.json``: everything that was measured."""
+    """Return ``results.json``: all measurements."""
     return {
         "machine": machine(),
         "rounds": contest.rounds,

@@ -1,6 +1,6 @@
 """Servers as processes on one core, and the table of rivals.
 
-Each prints ``listening on ws://...`` when it does, as ``labserver serve`` does.
+Each server prints ``listening on ws://...`` when it listens, like ``labserver serve``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from labserver.processes.launch import NotListening, kill, launch
 
 START_TIMEOUT = 20.0  # seconds
 ROOM = "bench"
-Step = int | str  # messages to hear, or a message to say
+Step = int | str  # number of messages to read, or a message to send
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a server is spoken to.
+    """The protocol of a server.
 
     Args:
         path: Target of the handshake.
-        entry: What is heard and said before messages come.
-        idle: The same for a connection that only stays.
-        frame: Returns the text of a message of the contract.
+        entry: Steps after the handshake until a connection gets messages.
+        idle: The same for an idle connection.
+        frame: Function that returns the text of a message of the contract.
 
     """
 
@@ -84,11 +84,12 @@ class Rival:
     """One server of the contest.
 
     Args:
-        name: For the command line.
-        title: For tables and pictures.
-        command: Returns the command; the argument is whether to offer deflate.
-        deflate: Whether it can compress.
-        dialect: How it is spoken to.
+        name: Name on the command line.
+        title: Name in tables and pictures.
+        command: Function that returns the command; its argument is whether to use
+            deflate.
+        deflate: Whether the server can compress.
+        dialect: Protocol of the server.
         modules: Python modules that it needs.
 
     """
@@ -101,10 +102,10 @@ class Rival:
     modules: tuple[str, ...] = ()
 
     def missing(self) -> str:
-        """Return why it cannot run here, or nothing."""
+        """Return why it cannot run on this machine; empty if it can."""
         for module in self.modules:
             if importlib.util.find_spec(module) is None:
-                return f"the module {module} is not here: pip install -e '.[peers]'"
+                return f"the module {module} is missing: pip install -e '.[peers]'"
         try:
             self.command(False)
         except Missing as exc:
@@ -113,7 +114,7 @@ class Rival:
 
 
 def lab(*arguments: str) -> list[str]:
-    """Return the command of a lab server that no rate limit holds back."""
+    """Return the command of a lab server without a rate limit."""
     serve = [sys.executable, "-m", "labserver", "serve", "--port", "0"]
     return [*serve, "--message-rate-limit", "0", *arguments]
 
@@ -179,7 +180,7 @@ RIVALS = {
 
 
 def surroundings() -> dict[str, str]:
-    """Return the environment without what would change a lab server's settings."""
+    """Return the environment without LAB_* variables, which change settings."""
     return {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
 
 
@@ -190,11 +191,11 @@ async def running(
     """Run a server until the end of the block.
 
     Args:
-        command: What to run.
-        core: The only core that it may use; None for any.
+        command: Command to run.
+        core: The only core that it may use; None for all.
 
     Raises:
-        Missing: It ended instead of listening; the message is what it said.
+        Missing: The server did not listen; the message is the last line of its output.
 
     """
     secret = secrets.token_urlsafe(32)
@@ -212,7 +213,7 @@ async def running(
         path = f"/?token={issue(secret, 'ann')}" if "labserver" in command else "/"
         yield Server(port, process.pid, path)
     finally:
-        # Nothing to save, and a drain would say goodbye to a crowd that left.
+        # Killed, because the receiver is gone: there is nothing to drain.
         await kill(process)
 
 
@@ -221,7 +222,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def settled(core: int | None) -> None:
-    """Put a new process on its core, let it open many files and die with this one."""
+    """In a new process: use one core, allow many open files, end with the parent."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if core is not None:
@@ -232,7 +233,7 @@ def settled(core: int | None) -> None:
 
 @contextmanager
 def on_core(core: int | None) -> Iterator[None]:
-    """Let what is started meanwhile, by whatever means, have one core only."""
+    """Allow processes that are started in the block one core only."""
     if core is None:
         yield
         return
@@ -245,7 +246,7 @@ def on_core(core: int | None) -> Iterator[None]:
 
 
 def cores() -> tuple[int | None, int | None]:
-    """Return the cores of the server and of the receiver, when there are two."""
+    """Return the cores of server and receiver; None for both without two cores."""
     if not hasattr(os, "sched_getaffinity"):
         return None, None
     allowed = sorted(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
-"""A rival on python-socketio (with aiohttp): its rooms, its packets.
+"""A rival on python-socketio (with aiohttp), with its rooms and packets.
 
-The contract's messages travel as Socket.IO events of the same names.
+The messages of the contract are Socket.IO events of the same names.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 import socketio
 from aiohttp import web
 
-# A long ping interval: an Engine.IO ping is a message, and would be counted.
+# A long ping interval, because an Engine.IO ping is a message and would be counted.
 io = socketio.AsyncServer(async_mode="aiohttp", ping_interval=600)
 
 
 @io.event
 async def connect(sid: str, _environ: dict[str, Any]) -> None:
-    # Answered first: a client may hear events only once it is connected.
+    # After the answer: a client may get events only when it is connected.
     io.start_background_task(io.emit, "hello", {}, to=sid)
 
 

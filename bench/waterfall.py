@@ -1,4 +1,4 @@
-"""The picture of the ledger: what each stage adds, and what leaving it out saves."""
+"""The picture of the ledger: costs added by each stage, and saved without it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _colour(ledger: Ledger, one: Variant, other: Variant, measure: Measure) -> s
 def _waterfall(
     axes: Axes, ledger: Ledger, variants: Sequence[Variant], measure: Measure
 ) -> None:
-    """Draw the first stage's bar from zero, what each next one changes, the sum."""
+    """Draw a bar for the first stage, for each change by a later stage, and the sum."""
     totals = [ledger.middle(each, measure) for each in variants]
     signed = measure.shown.replace("{:", "{:+")
     axes.bar(0, totals[0], color=WHOLE, width=0.62)
@@ -70,7 +70,7 @@ def _waterfall(
 
 
 def _left_out(axes: Axes, ledger: Ledger, measure: Measure) -> None:
-    """Draw the whole server's bar, and what it is without each of its parts."""
+    """Draw a bar for the whole server, and one without each of its parts."""
     last = STEPS[-1]
     whole = ledger.middle(last, measure)
     axes.axhline(whole, color=GREY, linewidth=0.7, zorder=0)

@@ -1,7 +1,7 @@
 """Rivals on bare ``websockets``: its own broadcast, or one ``await send()`` a member.
 
-Run as ``python websockets_server.py broadcast`` or ``... await-send``. Everything is
-the library's default: its keepalive, its compressor for each connection.
+Run as ``python websockets_server.py broadcast`` or ``... await-send``. All options are
+the library's defaults, such as its keepalive and a compressor for each connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ async def at_once(members: set[ServerConnection], text: str) -> None:
 
 
 async def one_by_one(members: set[ServerConnection], text: str) -> None:
-    # Over a copy: a member may leave while this waits for another.
+    # A copy, because a member may leave during the await.
     for member in list(members):
         await member.send(text)
 

@@ -1,1 +1,1 @@
-"""Long runs of random faults, storms and failover, by seed; an oracle judges them."""
+"""Long runs of random faults, storms and failovers; an oracle checks every client."""

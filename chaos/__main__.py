@@ -1,10 +1,10 @@
-"""Random faults over a cluster, and the oracle's verdict on every client.
+"""Random faults in a cluster, and the oracle's verdict on every client.
 
     python -m chaos --minutes 10 --seed 7
 
-A seed decides the schedule, so that a failing run can be played again. Clients publish
-with idempotency keys until they are acknowledged, and every client is audited: what was
-acknowledged must arrive at each of them, once and in order, or it must be told.
+The seed decides the schedule of faults, so that a failing run can be repeated. Clients
+publish with idempotency keys until they get an ack. Every client is audited: each
+acknowledged message must arrive at it once and in order, or must be announced as lost.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 
 SECRET = "chaos is signed with this secret, as long as any"
 ROOM = "lobby"
-SETTLED = 10.0  # seconds after the last fault in which everybody must have caught up
+SETTLED = 10.0  # seconds after the last fault until all clients must have caught up
 
 
 class World:
-    """The cluster that suffers: replicas on fixed ports, and their Redis.
+    """The cluster: replicas on fixed ports, and their Redis.
 
     Args:
-        redis: What :attr:`redis_for` yields.
-        dice: Decides who suffers.
+        redis: The Redis that :attr:`redis_for` yields.
+        dice: Random choices of victims and durations.
 
     """
 
     redis_for: ClassVar[Callable[[], AbstractAsyncContextManager[Any]]] = embedded_redis
-    weights: ClassVar[dict[str, int]] = {  # of the faults, which are methods
+    weights: ClassVar[dict[str, int]] = {  # of the faults, by name of method
         "kill_replica": 2,
         "restart_replica": 2,
         "kill_pubsub_links": 4,
@@ -61,7 +61,7 @@ class World:
         self.dice = dice
         self.replicas: list[Replica] = []
         self.members: list[Member] = []
-        self.emptied = 0  # times that Redis forgot everything
+        self.emptied = 0  # times that Redis lost its memory
 
     async def start(self, count: int) -> None:
         for _ in range(count):
@@ -80,21 +80,21 @@ class World:
         await asyncio.gather(*(replica.stop() for replica in self.replicas))
 
     def servers(self) -> Sequence[EmbeddedRedis]:
-        """Return every Redis server that lives."""
+        """Return every Redis server that is running."""
         return [self.redis]
 
     def forgot(self, member: Member) -> bool:
-        """Return whether what a member got twice may have been new to Redis."""
-        return self.emptied > 0  # with the keys of publishes
+        """Return whether Redis may have lost keys, so that duplicates are no fault."""
+        return self.emptied > 0  # the keys were in its memory
 
     # Faults
 
     async def kill_replica(self) -> None:
-        """Kill a replica with -9; another takes its port a second later."""
+        """Kill a replica with SIGKILL; a new one starts on its port a second later."""
         await self._replace(signal.SIGKILL, pause=1.0)
 
     async def restart_replica(self) -> None:
-        """Restart a replica: SIGTERM, and a new one on its port."""
+        """Restart a replica: SIGTERM, then a new one on its port."""
         await self._replace(signal.SIGTERM, pause=0.0)
 
     async def rolling_restart(self) -> None:
@@ -113,11 +113,11 @@ class World:
         self.replicas[index] = await self.start_one(old.url.rpartition(":")[2])
 
     async def kill_pubsub_links(self) -> None:
-        """Cut every link that listens to Redis."""
+        """Cut every subscribed connection to Redis."""
         await self._kill_links(_type="pubsub")
 
     async def kill_command_links(self) -> None:
-        """Cut every link that commands Redis."""
+        """Cut every connection for commands to Redis."""
         await self._kill_links(_type="normal", skipme=True)
 
     async def _kill_links(self, **which: Any) -> None:
@@ -126,11 +126,11 @@ class World:
                 await redis.client_kill_filter(**which)
 
     async def freeze_redis(self) -> None:
-        """Stop Redis for up to five seconds, its connections open."""
+        """Stop Redis for up to five seconds; its connections stay open."""
         await self.freeze_redis_for_five_seconds(self.dice.uniform(0.5, 5.0))
 
     async def freeze_redis_for_five_seconds(self, seconds: float = 5.0) -> None:
-        """Stop Redis for a while, its connections open."""
+        """Stop Redis for ``seconds``; its connections stay open."""
         self.redis.signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
@@ -138,14 +138,14 @@ class World:
             self.redis.signal(signal.SIGCONT)
 
     async def empty_redis(self) -> None:
-        """Kill Redis; it comes back empty."""
+        """Kill Redis, and start it again with an empty memory."""
         self.emptied += 1
         self.redis.stop()
         await asyncio.sleep(self.dice.uniform(0.0, 1.0))
         await self.redis.start()
 
     async def stall_client(self) -> None:
-        """Have a client read nothing for up to two seconds."""
+        """Stop a client from reading for up to two seconds."""
         connection = self.dice.choice(self.members).client._connection
         if connection is not None:
             connection.transport.pause_reading()
@@ -153,7 +153,7 @@ class World:
             connection.transport.resume_reading()
 
     async def drop_client(self) -> None:
-        """Break a client's socket without a goodbye."""
+        """Abort a client's connection without a close frame."""
         connection = self.dice.choice(self.members).client._connection
         if connection is not None:
             connection.transport.abort()
@@ -161,13 +161,13 @@ class World:
 
 @dataclass
 class Member:
-    """A client, what it saw, and what it published."""
+    """A client, with the messages that it received."""
 
     name: str
     client: Client
     oracle: Oracle = field(default_factory=Oracle)
     ids: Counter[str] = field(default_factory=Counter)
-    told: int = 0  # times that it was told that something is gone
+    told: int = 0  # times that it was told of lost messages
     epochs: set[str] = field(default_factory=set)
 
     async def listen(self) -> None:
@@ -183,7 +183,7 @@ class Member:
                     self.told += not message["recovered"]
 
     async def say(self, text: str) -> None:
-        """Publish until it is acknowledged."""
+        """Publish a message until there is an ack."""
         while True:
             try:
                 async with asyncio.timeout(5):
@@ -199,7 +199,7 @@ class Member:
 
 @dataclass
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     faults: Counter[str]
     acknowledged: int = 0
@@ -210,8 +210,8 @@ class Report:
     reordered: int = 0
     unsignalled: int = 0
     seqs_given_twice: int = 0
-    believers: int = 0  # clients that missed an epoch that they were never told of
-    late: int = 0  # clients that had not caught up in time
+    believers: int = 0  # clients that were not told of a new epoch
+    late: int = 0  # clients that did not catch up in time
     emptied: int = 0
 
     @property
@@ -246,7 +246,7 @@ Schedule = Sequence[tuple[float, str]]  # seconds since the start, name of the f
 def schedule(
     seed: int, seconds: float, weights: Mapping[str, int] = World.weights
 ) -> list[tuple[float, str]]:
-    """Return the faults of a run; the same seed gives the same."""
+    """Return the faults of a run; the same seed gives the same faults."""
     dice = random.Random(seed)
     names = [name for name, weight in weights.items() for _ in range(weight)]
     times = itertools.accumulate(iter(lambda: dice.uniform(0.2, 2.5), None))
@@ -267,7 +267,7 @@ async def run(
     rate: float = 20.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Let the faults happen to a cluster under load, and audit every client."""
+    """Inject the faults into a cluster under load, and audit every client."""
     dice = random.Random(seed)
     report = Report(Counter(name for _, name in faults))
     async with AsyncExitStack() as stack:
@@ -316,7 +316,7 @@ async def run(
 
 
 async def caught_up(world: World) -> int:
-    """Wait until everybody heard the end; return how many did not in time."""
+    """Wait until all clients have the last message; return how many do not, in time."""
     deadline = time.monotonic() + SETTLED
     while time.monotonic() < deadline:
         if all(member.ids["the end"] for member in world.members):
@@ -326,7 +326,7 @@ async def caught_up(world: World) -> int:
 
 
 def audit(report: Report, world: World, acknowledged: set[str]) -> None:
-    """Hold what every client saw against what was acknowledged."""
+    """Compare the messages of every client with the acknowledged ones."""
     report.acknowledged = len(acknowledged)
     report.emptied = world.emptied
     for member in world.members:
@@ -336,7 +336,7 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
         report.duplicated += len(verdict.duplicated)
         report.reordered += len(verdict.reordered)
         report.unsignalled += len(verdict.unsignalled)
-        # The first joined of a client is never a recovery: told once is not told.
+        # The first ``joined`` never recovers, so it counts as told, but means no loss.
         if member.told <= 1:
             report.lost += len(acknowledged - member.ids.keys())
         if not world.forgot(member):
@@ -346,8 +346,8 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
     )
     known = set().union(*(member.epochs for member in world.members))
     for member in world.members:
-        # Who was connected when Redis was emptied learns the new epoch; who was away
-        # learns the newest on return.
+        # A client that was connected when Redis was emptied learns the new epoch then;
+        # a client that was away learns the newest one when it reconnects.
         newest = member.oracle.cursor(ROOM)
         if newest is None or newest["epoch"] not in known:
             report.believers += 1

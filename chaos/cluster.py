@@ -1,10 +1,10 @@
-"""Random faults over replicas on a Redis Cluster, and the oracle's verdict.
+"""Random faults in replicas on a Redis Cluster, and the oracle's verdict.
 
     python -m chaos.cluster --minutes 5 --seed 7
 
-As in chaos.py; but Redis is six processes, and primaries are killed (after their
-replica has everything: what Redis itself loses is measured in failover.py), frozen
-until their replica takes over, and a room's slot moves.
+It is like ``python -m chaos``, but Redis is a cluster of six processes. Primaries are
+killed, after their replica has all data (failover.py measures what Redis itself loses),
+or frozen until their replica takes over. The slot of the room is moved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chaos.__main__ import ROOM, Member, World, main
 from chaos.redis_cluster import ClusterServer, redis_cluster
 from labserver.judge.world import until
 
-TAKEOVER = 20.0  # seconds that a cluster may need
+TAKEOVER = 20.0  # seconds for a failover, at most
 
 
 class ClusterWorld(World):
@@ -44,15 +44,15 @@ class ClusterWorld(World):
         return self.redis.living
 
     def forgot(self, member: Member) -> bool:
-        # A frozen primary may have published what its replica never got, the key
-        # with it; who was told of the takeover may get it again.
+        # A frozen primary may have published a message that its replica never got, with
+        # its key. A client that was told of the takeover may get that message again.
         return member.told > 1
 
     async def kill_primary(self) -> None:
-        """Kill the server of the room; it comes back as its replica's replica."""
+        """Kill the primary of the room; it comes back as a replica of its replica."""
         old = await self.owner()
         async with asyncio.timeout(TAKEOVER), Redis.from_url(old.url) as redis:
-            # From here on it answers no write, so that a replica can have them all.
+            # From now on it answers no writes, so that a replica can catch up.
             await redis.client_pause(round(TAKEOVER * 1000), all=False)
             await until(partial(copied, redis))
         old.stop()
@@ -64,7 +64,7 @@ class ClusterWorld(World):
         return await self.redis.owner(ROOM) is not old
 
     async def freeze_primary(self) -> None:
-        """Stop the server of the room for up to three seconds, connections open."""
+        """Stop the room's primary for up to three seconds; connections stay open."""
         frozen = await self.owner()
         frozen.signal(signal.SIGSTOP)
         try:
@@ -83,7 +83,7 @@ class ClusterWorld(World):
         await self.redis.move(source, self.dice.choice(others), ROOM)
 
     async def owner(self) -> ClusterServer:
-        """Return the server of the room, as soon as all agree."""
+        """Return the primary of the room, as soon as all servers agree."""
         async with asyncio.timeout(TAKEOVER):
             while True:
                 asked = [await self.redis.owner(ROOM, each) for each in self.servers()]
@@ -96,7 +96,7 @@ class ClusterWorld(World):
 
 
 async def copied(primary: Redis) -> bool:
-    """Return whether a replica has everything that a primary was told."""
+    """Return whether a replica has all writes of a primary."""
     said = await primary.info("replication")
     replicas = [said[f"slave{number}"] for number in range(said["connected_slaves"])]
     return any(each["offset"] >= said["master_repl_offset"] for each in replicas)

@@ -1,9 +1,9 @@
-"""What a Redis Cluster loses when a primary is killed: ``python -m chaos.failover``.
+"""Messages lost when a primary of a cluster is killed: ``python -m chaos.failover``.
 
-Redis answers before it replicates, so what was acknowledged in the last moment of a
-primary can be gone with it. This measures how much: 64 publishers, each waiting for
-its acknowledgement, a primary killed with -9, again and again; then it asks the room
-for everything that was acknowledged.
+Redis answers before it replicates, so writes of a primary's last moment can be lost
+although they were acknowledged. This measures how many: 64 publishers each wait for
+their acks, a primary is killed with SIGKILL, and then the room's history is searched
+for every acknowledged message. That is repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PUBLISHERS = 64
 
 
 async def publish(client: Peer, name: str, acknowledged: dict[str, int]) -> None:
-    """Publish as often as it is acknowledged, until it is not."""
+    """Publish messages, each after the ack of the previous one, until one fails."""
     number = 0
     while True:
         number += 1
@@ -40,7 +40,7 @@ async def publishes(client: Peer) -> bool:
 
 
 async def killed_once(cluster: RedisCluster) -> tuple[int, int, float]:
-    """Return messages acknowledged, those of them lost, and seconds of silence."""
+    """Return acknowledged messages, how many were lost, and seconds without an ack."""
     settings = Settings(secret=SECRET, redis=cluster.url, history_limit=100_000)
     server = LabServer(build("resume", settings), settings, "resume")
     acknowledged: dict[str, int] = {}

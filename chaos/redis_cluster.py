@@ -16,13 +16,13 @@ from labserver.judge.world import until
 from labserver.redis.embedded import EmbeddedRedis
 
 PRIMARIES = 3
-NODE_TIMEOUT = 700  # ms after which the others take a server for dead
-GREETING = 3.0  # seconds for its servers to know each other
-PATIENCE = 20.0  # seconds for the cluster to agree on something
+NODE_TIMEOUT = 700  # ms after which the others assume that a server is dead
+GREETING = 3.0  # seconds until the servers must know each other
+PATIENCE = 20.0  # seconds until the cluster must agree
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, all different."""
+    """Return different free ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -81,7 +81,7 @@ class RedisCluster:
         await self.agree(lambda t: "cluster_state:ok" in t, None, "CLUSTER INFO")
 
     async def meet(self) -> bool:
-        """Introduce all to all; False if one stood still and forgot it half way."""
+        """Make all servers know each other; return False if one did not in time."""
         first = self.servers[0]
         for server in self.servers[1:]:
             await server.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
@@ -103,7 +103,7 @@ class RedisCluster:
         command: str = "CLUSTER NODES",
         within: float = PATIENCE,
     ) -> None:
-        """Wait until every living server (or one) says what is expected."""
+        """Wait until the answer of every running server (or of one) holds."""
 
         async def said(each: ClusterServer) -> bool:
             return holds(await each.ask(*command.split()))
@@ -119,7 +119,7 @@ class RedisCluster:
     async def owner(
         self, room: str, asked: ClusterServer | None = None
     ) -> ClusterServer:
-        """Return the server whose slots a room's keys are in, by what one says."""
+        """Return the primary of a room's slot, according to one server."""
         asked = asked or self.living[0]
         slot = int(await asked.ask("CLUSTER", "KEYSLOT", f"lab:{{{room}}}"))
         async with Redis.from_url(asked.url) as redis:
@@ -150,7 +150,7 @@ class RedisCluster:
 
 @asynccontextmanager
 async def redis_cluster() -> AsyncIterator[RedisCluster]:
-    """Run a cluster of one's own."""
+    """Run a new cluster until the block ends."""
     ports = free_ports(4 * PRIMARIES)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="labcluster-"))

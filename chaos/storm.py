@@ -1,11 +1,11 @@
-"""Everybody comes back at once: a replica dies under its clients.
+"""A reconnect storm: a replica is killed, and its clients reconnect.
 
     python -m chaos.storm --clients 5000
 
-Clients spread over three replicas; one is killed, and its clients return to the other
-two, which admit so many handshakes a second and send the rest away with Retry-After.
-Measured: the peak of accepted handshakes, the time until 99 % are back, and what they
-missed.
+Clients are spread over three replicas, and one of them is killed. Its clients reconnect
+to the other two, which admit a limited number of handshakes a second and refuse the
+rest with Retry-After. The result is the peak of accepted handshakes, the time until 99
+% are back, and the messages that they missed.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from labserver.processes.cluster import Replica, running_cluster
 SECRET = "a storm is signed with this secret, as long as any"
 ROOM = "lobby"
 BUCKET = 0.1  # seconds
-AT_ONCE = 100  # clients that connect at a time, at the beginning
+AT_ONCE = 100  # clients that connect at the same time at the start
 
 
 @dataclass
 class Report:
-    """What came of a storm; times in seconds since the kill."""
+    """The result of a storm; times in seconds since the kill."""
 
     clients: int
     stranded: int
     peak: int  # handshakes accepted in any BUCKET
     back_99: float
     back_all: float
-    refused: int  # handshakes that were sent away
-    missed: int  # messages that a client neither got nor was told of
+    refused: int  # handshakes that were refused
+    missed: int  # messages neither delivered nor announced as lost
     unclean: int  # clients whose oracle found a fault
 
     def __str__(self) -> str:
         return (
             f"{self.stranded} of {self.clients} clients lost their replica\n"
             f"peak {self.peak} handshakes accepted in {BUCKET * 1000:g} ms, "
-            f"{self.refused} sent away\n"
+            f"{self.refused} refused\n"
             f"99 % back after {self.back_99:.1f} s, all after {self.back_all:.1f} s\n"
             f"missed {self.missed} messages, {self.unclean} clients saw a fault"
         )
 
 
 class Member:
-    """A client that notes when it is back."""
+    """A client that records when it is back."""
 
     def __init__(self, replicas: Sequence[Replica], home: int, jitter: bool) -> None:
         self.replicas = replicas
@@ -67,7 +67,7 @@ class Member:
         self.client = Client(self.choose, lambda: self.token, backoff=backoff)
 
     def choose(self) -> str:
-        """Return home the first time, and any other replica when that is lost."""
+        """Return the home replica's URL at first, later a random other one."""
         if not self.client.connects:
             return self.replicas[self.home].url
         others = [r for i, r in enumerate(self.replicas) if i != self.home]
@@ -85,7 +85,7 @@ class Member:
 
 
 class NoJitter(Backoff):
-    """What many clients do: the delay doubles, and everybody's is the same."""
+    """A back-off without jitter, as many clients have it: all wait equally long."""
 
     def next(self, draw: Callable[[], float] = lambda: 1.0) -> float:
         return super().next(lambda: 1.0)
@@ -94,7 +94,7 @@ class NoJitter(Backoff):
 async def storm(
     clients: int, *, admission_rate: float = 500.0, jitter: bool = True
 ) -> Report:
-    """Kill one of three replicas, and watch its clients come back."""
+    """Kill one of three replicas, and watch its clients reconnect."""
     settings = ("--admission-rate", str(admission_rate))
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(

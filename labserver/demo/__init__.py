@@ -1,7 +1,8 @@
-"""A tour of what production does to a cluster, and of what its clients lose: nothing.
+"""A tour of failures in a cluster, which shows that its clients lose nothing.
 
-Replicas on an embedded Redis, a router where HAProxy is installed, and a crowd that
-talks while things are killed, frozen and restarted. Every client is audited.
+It runs replicas on an embedded Redis, with HAProxy in front if it is installed. Clients
+publish all the time, while processes are killed, frozen and restarted. The messages of
+every client are audited.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ async def demo(
     keep: bool,
     console: Console,
 ) -> int:
-    """Run the tour and print its summary; return 0 when nothing was lost, else 1.
+    """Run the tour and print its summary; return 0 if nothing was lost, else 1.
 
     Args:
-        steps: What happens.
-        clients: How many talk and listen.
-        seconds: How long everybody goes on after each.
-        router: Use HAProxy where it is installed.
-        keep: Leave everything up until SIGTERM or Ctrl-C.
-        console: Where it is shown.
+        steps: Steps of the tour.
+        clients: Number of clients, which publish and listen.
+        seconds: Seconds that the clients go on after each step.
+        router: Whether to use HAProxy, if it is installed.
+        keep: Whether to keep everything running until SIGTERM or Ctrl-C.
+        console: Output of the tour.
 
     """
     task = asyncio.current_task()
@@ -73,8 +74,8 @@ async def demo(
             tally = await tour(world, steps, clients, seconds, console)
             if keep:
                 where = world.url().replace("ws://", "http://", 1)
-                console.print(f"\nleft up: {where} (Ctrl-C ends it). A token:")
-                print(issue(secret, "ann"), flush=True)  # in one piece, to be copied
+                console.print(f"\nstill running: {where} (Ctrl-C ends it). A token:")
+                print(issue(secret, "ann"), flush=True)  # on one line, to copy it
                 await asyncio.Event().wait()
     except asyncio.CancelledError:
         if tally is None:
@@ -90,7 +91,7 @@ async def tour(
     seconds: float,
     console: Console,
 ) -> Tally:
-    """Break one thing after the other while a crowd talks; return what it saw."""
+    """Run the steps while clients publish; return the tally of their messages."""
     behind = "behind HAProxy" if world.router else "in turn (HAProxy is not used)"
     title = f"{REPLICAS} replicas {behind}, one Redis, {clients} clients"
     async with Crowd(world.url, world.secret) as crowd:
@@ -128,14 +129,14 @@ async def tour(
 
 
 async def perform(step: Step, world: World, crowd: Crowd, seconds: float) -> None:
-    """Do a step, and let it last."""
+    """Do a step, then wait ``seconds``."""
     async with asyncio.timeout(STEP_TIMEOUT + seconds):
         await step.run(world, crowd)
         await asyncio.sleep(seconds)
 
 
 def fill(line: Line, before: Tally, crowd: Crowd) -> None:
-    """Put into a line what came since the step began."""
+    """Fill a line with the differences since the step began."""
     now = crowd.tally()
     line.delivered = now.delivered - before.delivered
     line.returned = now.returned - before.returned

@@ -1,4 +1,4 @@
-"""Clients that talk all the time, each with an oracle of its own."""
+"""Clients that publish all the time, each with an oracle of its own."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from labserver.judge.oracle import Oracle, lost
 
 INTERVAL = 1.5  # seconds between two messages of one client, on average
 ANSWER_TIMEOUT = 5.0
-SETTLED = 15.0  # seconds in which everybody must have caught up in the end
+SETTLED = 15.0  # seconds at the end until all clients must have caught up
 ROOM = "lobby"
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What all clients saw together, so far."""
+    """Numbers of messages and connections so far, over all clients."""
 
     clients: int = 0
     connected: int = 0
     published: int = 0  # and acknowledged
     delivered: int = 0
     returned: int = 0  # connections after the first
-    told: int = 0  # messages that a client was told it will not get
-    lost: int = 0  # neither delivered nor told
+    told: int = 0  # messages announced as lost in a gap
+    lost: int = 0  # neither delivered nor announced
     duplicated: int = 0
     reordered: int = 0
 
     @property
     def clean(self) -> bool:
-        """Whether nothing went wrong; an announced gap is no fault."""
+        """Whether nothing was lost, duplicated or reordered; gaps are no faults."""
         return not (self.lost + self.duplicated + self.reordered)
 
 
 @dataclass
 class Member:
-    """One client in one room, and what its oracle knows."""
+    """One client in one room, with its oracle."""
 
     name: str
     room: str
@@ -53,17 +53,17 @@ class Member:
 
     @property
     def seq(self) -> int:
-        """The newest message that it has or was told of."""
+        """The newest seq that was delivered, or announced in a gap."""
         cursor = self.oracle.cursor(self.room)
         return int(cursor["seq"]) if cursor else 0
 
 
 class Crowd:
-    """Clients in a room, all of whom publish and listen.
+    """Clients in a room, which all publish and listen.
 
     Args:
-        url: Returns where to connect; called for every attempt.
-        secret: What the server's tokens are signed with.
+        url: Function that returns the URL to connect to; called for every attempt.
+        secret: Secret with which tokens are signed.
 
     """
 
@@ -72,7 +72,7 @@ class Crowd:
         self.secret = secret
         self.members: list[Member] = []
         self.acknowledged: dict[str, set[int]] = {}
-        self.latencies: list[float] = []  # seconds, since somebody last took them
+        self.latencies: list[float] = []  # seconds; cleared by the reader
         self._speaking = True
         self._talk: list[asyncio.Task[None]] = []
         self._listening: list[asyncio.Task[None]] = []
@@ -96,12 +96,12 @@ class Crowd:
     async def enter(
         self, name: str, room: str = ROOM, url: Callable[[], str] | None = None
     ) -> Member:
-        """Connect one more client, audited from now on."""
+        """Connect another client, join it to a room, and audit it from now on."""
         client = Client(
             url or self.url,
             lambda: issue(self.secret, name),
             backoff=Backoff(first=0.1, cap=1.0),
-            compression=None,  # 60 clients in one process have better things to do
+            compression=None,  # saves CPU time of 60 clients in one process
         )
         await self._stack.enter_async_context(client)
         member = Member(name, room, client)
@@ -111,13 +111,13 @@ class Crowd:
         return member
 
     def talk(self) -> None:
-        """Have everybody publish until :meth:`finish`."""
+        """Make all members publish until :meth:`finish`."""
         self._talk += [
             asyncio.create_task(self._chat(each)) for each in list(self.members)
         ]
 
     async def finish(self) -> Tally:
-        """Stop talking, let everybody catch up, and audit to the last message."""
+        """Stop publishing, let all clients catch up, and audit to the last message."""
         self._speaking = False
         async with asyncio.timeout(SETTLED + ANSWER_TIMEOUT):
             await asyncio.gather(*self._talk)
@@ -127,14 +127,14 @@ class Crowd:
         return self.tally(final=True)
 
     async def catch_up(self, member: Member, within: float) -> None:
-        """Wait until a client has or was told all, or the seconds are over."""
+        """Wait until a client has all messages or gaps, at most ``within`` seconds."""
         newest = max(self.acknowledged.get(member.room, {0}))
         deadline = time.monotonic() + within
         while member.seq < newest and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     def tally(self, final: bool = False) -> Tally:
-        """Count; only a ``final`` count sees what is missing at the very end."""
+        """Return the tally; only a ``final`` one counts messages missing at the end."""
         verdicts = [each.oracle.verdict for each in self.members]
         return Tally(
             clients=len(self.members),
@@ -158,7 +158,7 @@ class Crowd:
     async def _listen(self, member: Member) -> None:
         async for message in member.client:
             member.oracle.saw(message)
-            match message:  # anybody may publish anything here
+            match message:  # other programs may publish other payloads
                 case {"type": "message", "payload": {"at": float(at)}}:
                     if member.room == ROOM:
                         self.latencies.append(time.monotonic() - at)
@@ -169,7 +169,7 @@ class Crowd:
             await self.say(member)
 
     async def say(self, member: Member, **more: Any) -> None:
-        """Publish until it is acknowledged; a key makes twice the same as once."""
+        """Publish until there is an ack; the key prevents a second delivery."""
         member.said += 1
         key = f"{member.name}/{member.said}"
         payload = {"at": time.monotonic(), **more}

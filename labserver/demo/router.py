@@ -1,7 +1,8 @@
-"""HAProxy in front of replicas on this machine, where it is installed.
+"""HAProxy in front of replicas on this machine, if it is installed.
 
-What docker-compose.yml has in ``haproxy.cfg``, for replicas with fixed ports: health by
-``/readyz``, sticky by cookie, and whom a draining replica refuses is sent on.
+The configuration is like ``deploy/haproxy.cfg``, for replicas with fixed ports: HAProxy
+checks ``/readyz``, sends a client to the same replica by a cookie, and tries another
+replica when one is draining.
 """
 
 from __future__ import annotations
@@ -53,21 +54,21 @@ backend replicas
 
 
 class RouterFailed(LabError):
-    """HAProxy ended instead of routing; the message is its last words."""
+    """HAProxy did not start; the message is the end of its output."""
 
 
 def find_haproxy() -> str | None:
-    """Return the path of HAProxy, also where only root has it on PATH."""
+    """Return the path of HAProxy or None; looks in /usr/sbin, too."""
     places = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
     return shutil.which("haproxy", path=places)
 
 
 @asynccontextmanager
 async def running_router(binary: str, ports: Sequence[int]) -> AsyncIterator[str]:
-    """Run HAProxy on a free port before replicas; the value is its ``ws://`` URL.
+    """Run HAProxy on a free port in front of replicas; yield its ``ws://`` URL.
 
     Raises:
-        RouterFailed: It ended instead.
+        RouterFailed: HAProxy ended, or reaches no replica.
 
     """
     with (
@@ -88,7 +89,7 @@ async def running_router(binary: str, ports: Sequence[int]) -> AsyncIterator[str
                 stdout=said,
                 stderr=said,
                 pass_fds=[listening.fileno()],
-                start_new_session=True,  # Ctrl-C is for whoever started it to pass on
+                start_new_session=True,  # only the parent gets Ctrl-C
                 preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
         try:
@@ -97,12 +98,12 @@ async def running_router(binary: str, ports: Sequence[int]) -> AsyncIterator[str
             yield f"ws://127.0.0.1:{port}"
         finally:
             if process.returncode is None:
-                process.kill()  # a soft stop waits for tunnels
+                process.kill()  # a soft stop would wait for open tunnels
             await process.wait()
 
 
 async def _ready(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
-    """Wait until a replica answers through it."""
+    """Wait until a replica answers through HAProxy."""
     request = b"GET /readyz HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(START_TIMEOUT):

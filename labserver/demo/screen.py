@@ -1,4 +1,4 @@
-"""What the demo shows: a live page on a terminal, plain lines elsewhere."""
+"""The output of the demo: a live page on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labserver.demo.world import Place
 
 @dataclass
 class Line:
-    """What came of one step, as differences to the step before."""
+    """The figures of one step, as differences since its beginning."""
 
     step: Step
     delivered: int = 0
@@ -31,7 +31,7 @@ class Line:
 
 
 class Screen:
-    """Shows the tour while it happens."""
+    """Shows the tour while it runs."""
 
     def __init__(self, console: Console, title: str) -> None:
         self.console = console
@@ -67,7 +67,7 @@ class Screen:
             self.console.print(f"{seconds:5.1f} s  {number}/{of} {line.step.title}")
 
     def end(self) -> None:
-        """Say what came of the step."""
+        """Print the figures of the step."""
         if not self.live:
             line = self.lines[-1]
             self.console.print(
@@ -87,7 +87,7 @@ class Screen:
             self.live.update(page, refresh=True)
 
     def summary(self, tally: Tally) -> None:
-        """Print what stays."""
+        """Print the final tables."""
         if self.live:
             self.live.stop()
             self.console.print(Text(self.title, style="bold"))
@@ -98,7 +98,7 @@ class Screen:
 
 
 def steps(lines: Sequence[Line], running: bool = False) -> Table:
-    """Return the steps so far, one a row."""
+    """Return a table of the steps so far."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("step", min_width=24)
     for name in ("delivered", "median", "slowest", "came back", "lost"):
@@ -118,7 +118,7 @@ def steps(lines: Sequence[Line], running: bool = False) -> Table:
 
 
 def replicas(places: Sequence[Place]) -> Table:
-    """Return the replicas, one a row."""
+    """Return a table of the replicas."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("replica", min_width=24)
     for name in ("pid", "state", "connections", "delivered"):
@@ -137,7 +137,7 @@ def replicas(places: Sequence[Place]) -> Table:
 
 
 def totals(tally: Tally) -> Table:
-    """Return the counters that decide."""
+    """Return a table of the totals, on which the result depends."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     figures: dict[str, str | Text] = {
         "connected": f"{tally.connected} of {tally.clients}",
@@ -156,5 +156,5 @@ def totals(tally: Tally) -> Table:
 
 
 def good(count: int) -> Text:
-    """Return a number that should be zero."""
+    """Return a number as text: green for zero, else red."""
     return Text(f"{count:,}", style="green" if count == 0 else "bold red")

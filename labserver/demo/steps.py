@@ -1,4 +1,4 @@
-"""The tour: what is broken, one thing after the other, and what should come of it."""
+"""The steps of the tour: each breaks something, and says what should happen."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from labserver.demo.world import World
 from labserver.processes import faults
 
 FROZEN = 3.0  # seconds
-# More than every buffer of the kernels and the router on the way hold, and less than
-# that and an outbox: the reader is cut off because it is stuck, and what it missed fits
-# when it comes back.
+# More bytes than the kernels and the router buffer, but less than that plus an outbox:
+# the reader is cut off because it is stuck, and a replay of what it missed fits its
+# outbox.
 FLOOD, FLOOD_BYTES = 40, 30_000
 CUT_OFF_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what it does, and a sentence for who watches."""
+    """One step: a name, a title, an explanation, and what to do."""
 
     name: str
     title: str
@@ -82,43 +82,43 @@ STEPS = [
     Step(
         "fine",
         "Nothing breaks",
-        "Everybody is in one room, talks, and hears everybody else, whatever replica "
-        "they are on.",
+        "All clients are in one room. Each publishes, and gets the messages of all "
+        "others, on whatever replica they are.",
         fine,
     ),
     Step(
         "kill",
         "kill -9 of a replica",
-        "replica-1 is gone without a goodbye. Its clients come back to others, each "
-        "names the last message that it has, and the rest is replayed.",
+        "replica-1 ends without close frames. Its clients reconnect to others, each "
+        "with the cursor of its last message, and the rest is replayed.",
         kill,
     ),
     Step(
         "restart",
         "It starts again",
-        "A new process on the old port. Nobody has to move: newcomers will fill it.",
+        "A new process starts on the old port. New clients will connect to it.",
         restart,
     ),
     Step(
         "freeze",
         f"Redis freezes for {FROZEN:g} s",
-        "Nothing can be numbered, so nothing is acknowledged. Publishers try again "
-        "with the same key; what was numbered twice would be delivered once.",
+        "No message can be numbered, so none is acknowledged. Publishers try again "
+        "with the same key, so that no message is delivered twice.",
         freeze,
     ),
     Step(
         "stall",
         "A reader stalls",
         f"One client stops reading while its room gets {FLOOD} messages of "
-        f"{FLOOD_BYTES // 1000} KB. Its outbox is bounded: it is cut off, the others "
-        "notice nothing, and when it comes back it gets what it missed.",
+        f"{FLOOD_BYTES // 1000} KB. Its outbox is limited: it is cut off. The others "
+        "notice nothing. When it reconnects, it gets the messages that it missed.",
         stall,
     ),
     Step(
         "rolling",
         "Rolling restart",
-        "SIGTERM to each replica in turn: it refuses newcomers, tells everybody to "
-        "come back and when, and ends; then its successor starts.",
+        "Each replica in turn gets SIGTERM: it refuses new clients, tells its clients "
+        "when to reconnect, and exits. Then a new process takes its place.",
         rolling,
     ),
 ]

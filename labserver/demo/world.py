@@ -1,4 +1,4 @@
-"""What is broken in the demo: an embedded Redis, three replicas, a router in front."""
+"""The processes of the demo: an embedded Redis, replicas, and a router in front."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labserver.demo.router import find_haproxy, running_router
 from labserver.processes.cluster import Replica, start_replica
 from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 
-# Small buffers and short deadlines, so that a reader that stalls is found in seconds.
+# Small buffers and short deadlines, so that a stalled reader is noticed in seconds.
 ARGUMENTS = (
     *("--heartbeat-interval", "5", "--drain-timeout", "3", "--stuck-timeout", "3"),
     *("--send-buffer", "32768"),
@@ -22,7 +22,7 @@ ARGUMENTS = (
 
 @dataclass
 class Place:
-    """Where a replica belongs: a name and a port, whatever process is there now."""
+    """A name and a port for a replica; its process may change."""
 
     name: str
     port: int = 0
@@ -32,7 +32,7 @@ class Place:
     delivered: int = 0
 
     async def look(self) -> None:
-        """Read the figures of the process that is there."""
+        """Update state and figures from the replica's process."""
         if self.replica is None or self.replica.process.returncode is not None:
             self.state, self.connections, self.delivered = "down", 0, 0
             return
@@ -46,25 +46,25 @@ class Place:
 
 @dataclass
 class World:
-    """Everything that runs, and how to break it."""
+    """All processes, and ways to break them."""
 
     secret: str
     redis: EmbeddedRedis
     places: list[Place] = field(default_factory=list)
-    router: str = ""  # its URL, where there is one
+    router: str = ""  # its URL; empty without a router
 
     def __post_init__(self) -> None:
         self._turns = itertools.count()
 
     def url(self) -> str:
-        """Return where the next attempt goes: the router, else a replica in turn."""
+        """Return the URL for the next attempt: the router, or a replica in turn."""
         if self.router:
             return self.router
         place = self.places[next(self._turns) % len(self.places)]
         return f"ws://127.0.0.1:{place.port}"
 
     async def start(self, place: Place) -> None:
-        """Start a replica where one belongs."""
+        """Start a replica at a place."""
         place.replica = await start_replica(
             "resume",
             *("--port", str(place.port), "--replica", place.name, *ARGUMENTS),
@@ -75,7 +75,7 @@ class World:
         place.state = "up"
 
     async def stop(self, place: Place, how: signal.Signals = signal.SIGTERM) -> None:
-        """End a replica; SIGTERM lets it say goodbye."""
+        """End a replica; SIGTERM drains it first."""
         if place.replica is not None:
             place.state = "draining" if how is signal.SIGTERM else "killed"
             await place.replica.stop(how)
@@ -90,7 +90,7 @@ class World:
 
 @asynccontextmanager
 async def running_world(count: int, secret: str, router: bool) -> AsyncIterator[World]:
-    """Run replicas on a Redis of their own, behind HAProxy where it is installed."""
+    """Run replicas on a Redis of their own, behind HAProxy if it is installed."""
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(embedded_redis())
         world = World(secret, redis)
