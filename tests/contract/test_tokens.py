@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import time
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_token_without_a_needed_claim_is_refused(missing: str) -> None:
         verify(SECRET, jwt.encode(body, SECRET, algorithm="HS256"))
 
 
-@pytest.mark.parametrize("exp", ["soon", None, [], {}, True, 10**400, 1e300])
+@pytest.mark.parametrize("exp", ["soon", None, [], {}, True, 10**400, 1e300, math.inf])
 def test_expiry_of_another_kind_never_raises_anything_else(exp: Any) -> None:
     token = handmade(SECRET, claims(exp=exp))
     if exp == 1e300:

@@ -87,6 +87,19 @@ async def test_messages_that_do_not_fit_one_answer_come_with_the_next(
         assert answer.body["seq"] == len(answer.body["messages"])
 
 
+async def test_answer_holds_what_fits_of_one_tick(running: Running) -> None:
+    async with running("resume", sse_port=0, outbox_limit=10_000) as server:
+        answer = await poll(server, "red")
+        waits = asyncio.create_task(poll(server, "red", cursor(answer)))
+        await waiting(server)
+        for seq in range(1, 7):
+            tail = b'"from":"ann","payload":"%b"}' % (b"x" * 4000)
+            server.hub.deliver("red", event("red", seq, tail))
+        answer = await waits
+        assert [each["seq"] for each in answer.body["messages"]] == [1, 2]
+        assert answer.body["seq"] == 2
+
+
 async def test_quiet_room_keeps_its_numbering_between_two_polls(
     running: Running,
 ) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from labserver.redis.deadlines import Patience
+from labserver.redis.deadlines import STEPS, Patience
 from labserver.redis.link import SILENCE
 from tests.conftest import Running, eventually, peer
 from tests.redis.test_link import hears
@@ -33,6 +33,19 @@ async def test_patience_ends() -> None:
         async with Patience(0.2):
             await asyncio.sleep(60)
     assert time.monotonic() - began >= 0.2
+
+
+async def test_last_look_is_at_what_came_before_it() -> None:
+    patience = Patience(60)
+    with pytest.raises(TimeoutError):
+        async with patience:
+            for _ in range(STEPS):
+                patience.timer.cancel()
+                patience._step()
+                assert patience.timeout.when() is None
+                await asyncio.sleep(0)
+            patience._step()
+            await asyncio.sleep(10)
 
 
 async def test_one_stall_is_not_the_whole_deadline() -> None:

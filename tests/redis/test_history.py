@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from labserver.processes.faults import Proxy
+from labserver.redis.history import Page
 from labserver.server.server import LabServer
 from tests.conftest import Peer, Running, peer
 from tests.redis.test_link import hears, net_to_redis
@@ -97,6 +98,45 @@ async def test_client_that_missed_too_much_takes_nothing_from_the_others(
             )
             assert [each["recovered"] for each in joined] == [False, True]
             assert [(await eve.recv())["seq"] for _ in range(50)] == [*range(251, 301)]
+
+
+async def test_client_that_stops_waiting_takes_nothing_from_the_others(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume") as server, peer(server) as ann:
+        await room_of(ann, "red", 3)
+        histories = server.parts.broker.histories
+        gone, stays = [asyncio.create_task(histories.read("red", 0)) for _ in range(2)]
+        await asyncio.sleep(0)
+        gone.cancel()
+        position = await stays
+        assert [each.last for each in position.kept] == [1, 2, 3]
+
+
+async def test_reading_begins_again_when_another_server_takes_over_between_its_pages(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume") as server, peer(server) as ann:
+        place = await room_of(ann, "red", 10)
+        histories = server.parts.broker.histories
+        read, pages = histories.page, 0
+
+        async def page(room: str, after: int | None, end: str = "") -> Page:
+            nonlocal pages
+            pages += 1
+            if pages == 2:  # the new server has one message, and numbers another
+                redis.delete("lab:{red}:history")
+                for seq in (1, 2):
+                    entry = {"t": 2**52, "b": b'"from":"ann","payload":"new"}'}
+                    redis.xadd("lab:{red}:history", entry, id=f"{seq}-1")
+                redis.hset("lab:{red}", mapping={"seq": 1, "by": "another"})
+            return await read(room, after, end)
+
+        histories.page = page
+        joined = await ann.join("red", after=place)
+        assert pages > 2
+        assert joined["epoch"] != place["epoch"]
+        assert joined["epoch"] == server.parts.broker.feeds["red"].epoch
 
 
 async def test_message_larger_than_a_page_is_read(

@@ -114,6 +114,27 @@ async def test_redis_that_is_full_is_emptied_of_what_its_replicas_stored(
             assert client.info("memory")["used_memory"] < MOST // 2
 
 
+async def test_small_history_stays_though_others_fill_redis(running: Running) -> None:
+    async with (
+        embedded_redis("--maxmemory", str(MOST)) as redis,
+        running("resume", redis=redis.url, **ANY_RATE) as server,
+        peer(server) as ann,
+    ):
+        await hear(server)
+        epoch = (await ann.join("lobby"))["epoch"]
+        for number in range(3):
+            await say(ann, "lobby", number)
+        with Redis.from_url(redis.url) as client:
+            while client.info("memory")["used_memory"] < MOST * 0.85:
+                client.set(f"of others {client.dbsize()}", b"x" * 100_000)
+        memory = server.parts.broker.memory
+        for _ in range(3):
+            await memory._look()
+        assert memory.tight
+        joined = await ann.join("lobby", after={"epoch": epoch, "seq": 0})
+        assert joined["recovered"]
+
+
 async def test_keys_are_kept_for_less_long_while_redis_is_nearly_full(
     running: Running,
 ) -> None:

@@ -10,7 +10,7 @@ from labserver.contract import wire
 from labserver.contract.closing import INTERNAL, Close
 from labserver.contract.messages import Event, Joined, event
 from labserver.contract.wire import Chunk, Variant
-from labserver.server.hub import Hub
+from labserver.server.hub import COMPRESSED_LIMIT, Hub
 from labserver.server.member import SHUT
 from labserver.server.metrics import Metrics
 
@@ -176,3 +176,19 @@ async def test_new_epoch_is_told_to_members_and_to_those_who_are_joining() -> No
     assert old.replies[-1] == Joined("a", "f", 0, recovered=False)
     assert new.replies == [Joined("a", "f", 0, recovered=False)]
     assert new.outbox.seqs() == [1]
+
+
+def test_long_replay_is_not_compressed() -> None:
+    """To compress a thousand messages would hold the loop for 50 ms."""
+    for count, compressed in ((COMPRESSED_LIMIT, True), (COMPRESSED_LIMIT + 1, False)):
+        hub, _ = new_hub()
+        member = FakeMember(DEFLATE)
+        missed = [
+            event("a", seq, b'"payload":"%b"}' % (b"x" * 500))
+            for seq in range(1, count + 1)
+        ]
+        with hub.joining(member, "a") as entered:
+            hub.add(member, entered, Joined("a", "e", count, recovered=True), missed)
+        (chunk,) = member.outbox.chunks
+        assert bool(chunk.data[0] & wire.COMPRESSED) is compressed
+        assert member.outbox.seqs() == list(range(1, count + 1))

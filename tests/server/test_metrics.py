@@ -9,12 +9,14 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from labserver.contract.messages import Pong
+from labserver.server import lag as lag_module
 from labserver.server.lag import LagProbe
 from labserver.server.metrics import (
     COUNTERS,
@@ -185,6 +187,24 @@ def test_panels_of_the_dashboard_have_a_place_and_no_two_the_same() -> None:
         assert not cells & taken, panel["title"]
         taken |= cells
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+async def test_timer_that_is_in_time_is_not_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(lag_module, "time", clock)
+    seen = Histogram((0.2, 10))
+    probe = LagProbe(seen, interval=0.5)
+    probe.start()
+    for later, late in ((0.5, 0.0), (0.75, 0.25)):
+        probe.stop()
+        now += later
+        before = seen.sum
+        probe._ring()
+        assert seen.sum - before == pytest.approx(late)
+    probe.stop()
 
 
 async def test_loop_that_is_blocked_is_seen() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from labserver.server import sockets
 from tests.conftest import eventually
 
 DESCRIPTORS = 64
@@ -32,6 +35,22 @@ async def get(port: int, path: str) -> bytes:
             return b""
         finally:
             writer.transport.abort()
+
+
+def test_complaint_comes_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(sockets, "time", clock)
+    loop = asyncio.new_event_loop()
+    complain = sockets.Complaints()
+    for _ in range(3):
+        for _ in range(100):  # attempts to accept in one turn of the loop
+            complain(loop, {"exception": OSError(errno.EMFILE, "Too many open files")})
+        now += sockets.COMPLAINT_INTERVAL
+    loop.close()
+    assert len(caplog.records) == 3
 
 
 @pytest.mark.timeout(60)
