@@ -23,6 +23,7 @@ from labserver.redis.embedded import running_redis
 from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included
+from tests.support.tools import TOOLS
 
 __all__ = ["DEADLINE", "SECRET", "Command", "Peer", "Running", "eventually", "peer"]
 
@@ -42,6 +43,29 @@ def pytest_asyncio_loop_factories(
     mark = item.get_closest_marker("loops")
     names = mark.args if mark else ("uvloop",)
     return {name: LOOPS[name] for name in names}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that may take the longest: none of them begins last."""
+    items.sort(key=lambda item: -seconds_of(item))
+
+
+def seconds_of(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark else float(item.config.getini("timeout"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs a program which is not here.
+
+    The summary has one line for each program, because it counts skips by their place.
+    """
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            if not TOOLS[name]:
+                pytest.skip(f"NOT TESTED: there is no {name}")
 
 
 class Reports(logging.Handler):

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import sys
 import urllib.request
 from dataclasses import replace
@@ -25,7 +24,7 @@ from bench.servers import CONTRACT, RIVALS, Server, lab, running
 needs_receiver = [
     pytest.mark.timeout(150),  # the first run installs Node's packages
     pytest.mark.skipif(sys.platform != "linux", reason="the receiver needs Linux"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+    pytest.mark.needs("C compiler"),
 ]
 COMMAND = lab("--stage", "resume", "--without", "broker")
 FIGURES = Figures(

@@ -23,6 +23,8 @@ from tests.support.chromium import launched, needs_browser
 from tests.support.plain_http import Listener, ask, listening, port_of, post, request
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
+# The loop of a test is not that of a server in a process of its own.
+IN_PROCESSES = pytest.mark.loops("uvloop")
 
 FROM_ROOMS = [*STAGES][2:]
 
@@ -177,6 +179,8 @@ async def heard_by(process: asyncio.subprocess.Process) -> Listener:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.needs("curl")
+@IN_PROCESSES
 async def test_curl_gets_exactly_what_it_missed_while_the_server_was_away(
     redis: Redis, redis_url: str
 ) -> None:
@@ -420,6 +424,7 @@ async def test_drain_does_not_wait_for_clients_that_do_not_read(
         sloth.transport.abort()
 
 
+@IN_PROCESSES
 async def test_no_token_is_written_down(redis_url: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:
@@ -521,7 +526,7 @@ STREAMS = """([token, count]) => {
 
 
 class TestInBrowser:
-    pytestmark = needs_browser
+    pytestmark = [*needs_browser, IN_PROCESSES]
 
     async def test_event_sources_survive_a_restart_under_an_admission_rate(
         self, redis: Redis, redis_url: str
@@ -561,6 +566,7 @@ async def all_hear(page: Any, port: int, text: str) -> None:
 # The command line
 
 
+@IN_PROCESSES
 async def test_stage_without_rooms_has_no_sse_port() -> None:
     from labserver.processes.launch import NotListening
 
@@ -568,6 +574,7 @@ async def test_stage_without_rooms_has_no_sse_port() -> None:
         await start_replica("auth", "--sse-port", "0")
 
 
+@IN_PROCESSES
 async def test_missing_extra_is_named_in_one_line() -> None:
     code = (
         "import sys; sys.modules['sse_starlette'] = None; "

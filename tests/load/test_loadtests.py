@@ -567,39 +567,44 @@ async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> 
     assert code in (0, 4), out
 
 
+# None stands for a server that hangs up during the handshake.
+REFUSALS = (408, 425, 520, 530, None)
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("answer", [408, 425, 520, 530, None])
-async def test_user_comes_back_after_a_passing_refusal(
-    answer: int | None, tmp_path: Path
-) -> None:
-    """The answer None stands for a server that hangs up during the handshake."""
-    server, refused = LossyServer(), 0
+async def test_users_come_back_after_a_passing_refusal(tmp_path: Path) -> None:
+    """One run with a user for each refusal, which all of them get in one break."""
+    server, users = LossyServer(), len(REFUSALS)
+    refused: list[int | None] = []
 
     def refuse(connection: ServerConnection, request: Request) -> Response | None:
-        nonlocal refused
-        if not server.members or refused:
+        if len(server.members) < users or len(refused) == users:
             return None
-        refused += 1
+        answer = REFUSALS[len(refused)]
+        refused.append(answer)
         if answer is None:
             connection.transport.abort()
         return Response(answer or 503, "later", Headers({"Content-Length": "0"}), b"")
 
     async def back() -> bool:
-        if len(server.members) == 1:
-            server.members[0].transport.abort()
-        return len(server.members) == 2
+        if len(server.members) == users:
+            for member in server.members:
+                member.transport.abort()
+        return len(server.members) == 2 * users
 
     async with serve(
         server.converse, "127.0.0.1", 0, compression=None, process_request=refuse
     ) as listening:
         port = listening.sockets[0].getsockname()[1]
         _, out, _ = await locust(
-            *("--host", f"ws://127.0.0.1:{port}", "-u", "1", "-r", "1", "-t", "30s"),
-            *("--results", str(tmp_path), "--no-pictures", "FanoutSubscriber"),
+            *("--host", f"ws://127.0.0.1:{port}", "-u", f"{users}", "-r", f"{users}"),
+            *("-t", "30s", "--results", str(tmp_path), "--no-pictures"),
+            "FanoutSubscriber",
             until=back,
             LAB_TOKEN="any",
         )
-    assert (len(server.members), refused) == (2, 1), out
+    assert len(server.members) == 2 * users, out
+    assert tuple(refused) == REFUSALS, out
     # Not only in the drain at the end of a run, when every user connects again.
     assert figures(tmp_path)["generator"]["seconds"] < 25, out
 

@@ -24,8 +24,7 @@ WINDOW = {"width": 1200, "height": 1000}
 
 pytestmark = [
     pytest.mark.timeout(180),
-    pytest.mark.skipif(playwright is None, reason="LAB WAS NOT OPENED: no playwright"),
-    pytest.mark.skipif(CHROMIUM is None, reason="LAB WAS NOT OPENED: no Chromium"),
+    pytest.mark.needs("Playwright", "Chromium"),
 ]
 
 

@@ -8,12 +8,14 @@ import importlib.util
 import re
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import nbformat
 import pytest
+import pytest_asyncio
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from redis.asyncio import Redis
@@ -401,25 +403,34 @@ async def printed(client: NotebookClient) -> str:
             return content["text"].strip()
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("how", "cell"),
-    [("interrupt", ENDLESS), ("restart", ENDLESS), ("interrupt", CLUSTER)],
-    ids=["interrupt", "restart", "interrupt-cluster"],
-)
-async def test_server_is_stopped_when_its_cell_ends_early(how: str, cell: str) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kernel() -> AsyncIterator[NotebookClient]:
+    """A kernel for several tests: its start takes longer than they do."""
     client = build.client(nbformat.v4.new_notebook())
     async with client.async_setup_kernel():
-        # Otherwise the kernel drops later requests while the error is on its way.
-        client.kc.execute(cell, stop_on_error=False)
-        pid = int(await printed(client))
-        assert not gone(pid)
-        if how == "interrupt":
-            await client.km.interrupt_kernel()
-        else:
-            await client.km.restart_kernel()
-            await client.kc.wait_for_ready(timeout=20)
-        await eventually(lambda: gone(pid), within=10)
-        client.kc.execute("print('still here')")
-        assert await printed(client) == "still here"
+        yield client
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.timeout(60)
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("how", "cell"),
+    [("interrupt", ENDLESS), ("interrupt", CLUSTER), ("restart", ENDLESS)],
+    ids=["interrupt", "interrupt-cluster", "restart"],
+)
+async def test_server_is_stopped_when_its_cell_ends_early(
+    how: str, cell: str, kernel: NotebookClient
+) -> None:
+    # Otherwise the kernel drops later requests while the error is on its way.
+    kernel.kc.execute(cell, stop_on_error=False)
+    pid = int(await printed(kernel))
+    assert not gone(pid)
+    if how == "interrupt":
+        await kernel.km.interrupt_kernel()
+    else:
+        await kernel.km.restart_kernel()
+        await kernel.kc.wait_for_ready(timeout=20)
+    await eventually(lambda: gone(pid), within=10)
+    kernel.kc.execute("print('still here')")
+    assert await printed(kernel) == "still here"

@@ -7,7 +7,6 @@ import http.client
 import json
 import re
 import secrets
-import shutil
 import signal
 import socket
 import tempfile
@@ -26,6 +25,7 @@ from websockets.http11 import Request, Response
 
 from labserver.client import Backoff, Client
 from labserver.contract import closing
+from labserver.demo.router import find_haproxy
 from labserver.processes import faults
 from labserver.processes.cluster import (
     Cluster,
@@ -844,14 +844,11 @@ async def hostile_server() -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{port}"
 
 
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-
-
 @asynccontextmanager
 async def router(replicas: Iterable[Replica]) -> AsyncIterator[str]:
     """A router before replicas, on one port, which does what haproxy.cfg does."""
-    if HAPROXY is None:
-        pytest.skip("REPLICA WAS NOT KILLED: no haproxy")
+    haproxy = find_haproxy()
+    assert haproxy is not None
     servers = "\n".join(
         f"  server s{number} {replica.url.removeprefix('ws://')}"
         for number, replica in enumerate(replicas)
@@ -882,7 +879,7 @@ backend replicas
 """)
         file.flush()
         process = await asyncio.create_subprocess_exec(
-            *(HAPROXY, "-db", "-f", file.name),
+            *(haproxy, "-db", "-f", file.name),
             stderr=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             pass_fds=(fd,),

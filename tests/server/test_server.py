@@ -229,6 +229,7 @@ async def test_failing_application_closes_with_1011_and_the_server_lives(
         assert (await other.ask(type="ping"))["type"] == "pong"
 
 
+@pytest.mark.loops("uvloop")  # this test's; the server is another process
 @pytest.mark.timeout(60)
 async def test_drain_keeps_its_deadline_though_the_lost_left_long_queues() -> None:
     within, clients, joins = 2, 100, 128

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,6 +11,7 @@ from labserver.client import Client
 from labserver.judge.oracle import Oracle, lost
 from labserver.processes.cluster import Replica, running_replica
 from tests.conftest import eventually
+from tests.support.raw_sockets import bearer, said, upgrade
 
 STUCK, HEALTHY, MESSAGES = 20, 50, 250
 LIMIT, SEND_BUFFER = 262_144, 65_536
@@ -26,13 +26,8 @@ async def stuck_member(replica: Replica) -> asyncio.StreamWriter:
     """Connect, join, and never read again."""
     port = int(replica.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
-    writer.write(
-        f"GET /?token={replica.token('sloth')} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-    )
-    join = json.dumps({"type": "join", "room": "lobby"}).encode()
-    writer.write(bytes((0x81, 0x80 | len(join), 0, 0, 0, 0)) + join)
+    writer.write(upgrade("/", bearer(replica.token("sloth"))))
+    writer.write(said(type="join", room="lobby"))
     await reader.readuntil(b'"joined"')
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     return writer

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -27,10 +26,9 @@ from labserver.server.server import LabServer
 from labserver.settings import Settings
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 from tests.support.plain_http import listening, poll, port_of, post
+from tests.support.raw_sockets import bearer, said, upgrade
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="there is no openssl to make certificates"
-)
+pytestmark = pytest.mark.needs("openssl")
 
 
 @dataclass(frozen=True)
@@ -130,14 +128,9 @@ async def deaf(server: LabServer, trust: ssl.SSLContext) -> asyncio.StreamWriter
     reader, writer = await asyncio.open_connection(
         sock=sock, ssl=trust, server_hostname="127.0.0.1", limit=1024
     )
-    writer.write(
-        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-        b"Authorization: Bearer %b\r\n\r\n" % issue(SECRET, "deaf").encode()
-    )
+    writer.write(upgrade("/", bearer(issue(SECRET, "deaf"))))
     await reader.readuntil(b"\r\n\r\n")
-    text = json.dumps({"type": "join", "room": "a"}).encode()
-    writer.write(bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text)
+    writer.write(said(type="join", room="a"))
     await reader.readuntil(b'"joined"')
     writer.transport.pause_reading()
     return writer

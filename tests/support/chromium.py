@@ -33,8 +33,7 @@ FLAGS = [
 ]
 needs_browser = [
     pytest.mark.timeout(90),
-    pytest.mark.skipif(playwright is None, reason="PAGE WAS NOT RUN: no playwright"),
-    pytest.mark.skipif(CHROMIUM is None, reason="PAGE WAS NOT RUN: no Chromium"),
+    pytest.mark.needs("Playwright", "Chromium"),
 ]
 # For a class whose tests share the browser of their module.
 in_browser = [*needs_browser, pytest.mark.asyncio(loop_scope="module")]

@@ -1,0 +1,18 @@
+"""Programs that some tests use and that a machine may not have."""
+
+from __future__ import annotations
+
+import shutil
+
+from labserver.demo.router import find_haproxy
+from tests.support.chromium import CHROMIUM, playwright
+
+# What a test names as ``needs(...)``, with where it is; None where it is not.
+TOOLS = {
+    "Chromium": CHROMIUM,
+    "Playwright": playwright and "a module",
+    "HAProxy": find_haproxy(),
+    "curl": shutil.which("curl"),
+    "C compiler": shutil.which("cc"),
+    "openssl": shutil.which("openssl"),
+}
