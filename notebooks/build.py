@@ -1,9 +1,9 @@
 """Build the chapters: ``python notebooks/build.py [NAME ...]``, all without a name.
 
-A chapter's source is percent-format Python in ``source/``. Here it is executed in a
-fresh kernel, top to bottom, and stored with its outputs, so that it reads well without
-being run. Cell ids are fixed and no times are recorded: what differs from the last
-build is what was measured.
+A chapter's source is percent-format Python in ``source/``. This program executes it in
+a fresh kernel, from top to bottom, and stores it with its outputs, so that it can be
+read without running it. Cell ids are fixed and no times are recorded, so two builds
+differ only in the measured figures.
 """
 
 from __future__ import annotations
@@ -91,13 +91,13 @@ def solved(notebook: NotebookNode) -> NotebookNode:
 
 
 def client(notebook: NotebookNode, **options: Any) -> NotebookClient:
-    """Return what executes a chapter in a fresh kernel, in the chapters' folder."""
+    """Return a client that executes a chapter in a fresh kernel, in FOLDER."""
     return NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
-        # It warns of its own TCP ports, which listen on the loopback only.
+        # ipykernel warns of its TCP ports, which listen on the loopback only.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(FOLDER)}},
         **options,
@@ -105,13 +105,13 @@ def client(notebook: NotebookNode, **options: Any) -> NotebookClient:
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
-    """Forget what the kernel says about itself; it differs between machines."""
+    """Remove the kernel's data about itself, which differ between machines."""
     notebook.metadata.language_info = {"name": "python", "file_extension": ".py"}
     return notebook
 
 
 def build(source: Path) -> tuple[Path, float]:
-    """Execute a chapter and store it; return where, and its slowest cell in seconds."""
+    """Execute and store a chapter; return its path, and its slowest cell in s."""
     notebook = read(source)
     started, slowest = 0.0, 0.0
 
@@ -135,14 +135,14 @@ def build(source: Path) -> tuple[Path, float]:
 
 
 def thumbnail(png: bytes) -> Image.Image:
-    """Return a picture in small, with few colours: it says which chapter is which."""
+    """Return a small version of a picture, with few colours, for the README."""
     image = Image.open(BytesIO(png)).convert("RGB")
     image.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.LANCZOS)
     return image.quantize(THUMBNAIL_COLOURS)
 
 
 def picture(notebook: NotebookNode) -> bytes:
-    """Return the picture that carries a chapter, a PNG: of the cell tagged so."""
+    """Return the PNG of the cell that is tagged ``picture``."""
     return next(
         base64.b64decode(output.data["image/png"])
         for cell in notebook.cells

@@ -276,9 +276,9 @@ def show(a: Sequence[Any], b: Sequence[Any]) -> None:
         last = row.scenario
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table, highlight=False)
-    print(f"A: {len(a)} runs, B: {len(b)} runs, least to most. {a[0].machine}.")
+    print(f"A: {len(a)} runs, B: {len(b)} runs; minimum to maximum. {a[0].machine}.")
     for doubt in doubts(a, b):
-        print(f"but: {doubt}")
+        print(f"note: {doubt}")
 
 
 def fail(text: str) -> NoReturn:

@@ -66,7 +66,6 @@ class Refused(ConnectionError):
         detail: Reason, for people.
         retry_after: The header of that name, if any.
 
-
     """
 
     def __init__(self, status: int, detail: str, retry_after: str = "") -> None:
@@ -133,7 +132,7 @@ def resolve(url: str) -> list[tuple[int, Any]]:
         if not (ip.is_loopback or (named and ip.is_private)):
             known = "" if place == parts.hostname else f" ({place})"
             raise NotThisMachine(
-                f"load goes to this machine only, and {parts.hostname}{known} is no "
+                f"load goes to this machine only, and {parts.hostname}{known} is not a "
                 "loopback address"
             )
         places.append((family, address))

@@ -1,7 +1,7 @@
 """What the chapters use: servers, peers, source, pictures and checks.
 
 Everything that a chapter needs beside the package itself is here, so that a notebook
-holds only what is to be learned. Needs the extra ``notebooks``.
+only has the subject of its chapter. Needs the extra ``notebooks``.
 """
 
 from __future__ import annotations

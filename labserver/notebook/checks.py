@@ -139,7 +139,7 @@ def results(exercise: Exercise, answer: Answer) -> list[str]:
 
 
 def _is_empty(answer: Answer) -> bool:
-    """Return whether a function has no body but ``...``, ``pass`` or a docstring."""
+    """Return whether a function's body is only ``...``, ``pass`` or a docstring."""
     if not isinstance(answer, FunctionType):
         return False
     steps = list(dis.get_instructions(answer))

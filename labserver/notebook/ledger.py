@@ -1,4 +1,4 @@
-"""What a server's work costs on this machine: short runs, and a model fitted to them.
+"""Costs of a server's work on this machine: short runs, and a model fitted to them.
 
 Two replicas share a Redis. The publisher is on the first replica and the members are on
 the second, so the cost of publishing is measured apart from the costs of receiving and

@@ -217,8 +217,8 @@ def test_run_comes_back_from_its_folder(tmp_path: Path) -> None:
         (lambda run: (run / "run.json").unlink(), "no run.json"),
         (lambda run: (run / "part-0.json").unlink(), "no part-0.json"),
         (lambda run: (run / "summary.json").unlink(), "No such file"),
-        (lambda run: (run / "run.json").write_text('{"name": "x'), "not whole"),
-        (lambda run: (run / "run.json").write_text("[]"), "holds no object"),
+        (lambda run: (run / "run.json").write_text('{"name": "x'), "not valid JSON"),
+        (lambda run: (run / "run.json").write_text("[]"), "not a JSON object"),
         (lambda run: (run / "run.json").write_text("{}"), "another version"),
         (lambda run: (run / "part-0.json").write_text("{}"), "another version"),
         (lambda run: (run / "summary.json").write_text("{}"), "another version"),
@@ -337,8 +337,8 @@ def sides(tmp_path: Path, a: list[int], b: list[int], **about: Any) -> tuple[Any
         ([1000, 1100], [8000, 9000], "B is higher, by a factor of 6.8 or more"),
         ([8000, 9000], [1000, 1100], "B is lower, by a factor of 6.8 or more"),
         ([1000, 1000], [1500, 1500], "B is higher, by 45.5% or more"),
-        ([1000, 1000], [1007, 1007], "no more than 1% is sure"),
-        ([1000], [8000], "one run is no range: repeat"),
+        ([1000, 1000], [1007, 1007], "the sure difference is below 1%"),
+        ([1000], [8000], "only one run of a side: repeat it"),
     ],
 )
 def test_comparison_says_no_more_than_the_ranges_do(
@@ -398,10 +398,10 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
     (run / "run.json").write_text("{")
     (tmp_path / "empty").mkdir()
     cases = [
-        (("report", str(tmp_path / "nowhere")), "is no folder"),
-        (("report", str(tmp_path / "empty")), "holds no run"),
-        (("report", str(run)), "not whole"),
-        (("compare", str(tmp_path / "empty"), str(run)), "holds no run"),
+        (("report", str(tmp_path / "nowhere")), "is not a folder"),
+        (("report", str(tmp_path / "empty")), "contains no run"),
+        (("report", str(run)), "not valid JSON"),
+        (("compare", str(tmp_path / "empty"), str(run)), "contains no run"),
         (("--scenario", "nothing"), "there is no scenario 'nothing'"),
         (("--seconds", "9999"), "600"),
         (("ab", "--a", "'"), "No closing quotation"),

@@ -242,7 +242,7 @@ def test_complete_run_is_valid() -> None:
 def test_nothing_delivered_is_exit_3() -> None:
     assert judge(Record()).code == 3
     assert "no publisher ran" in str(judge(Record()))
-    assert "1 worker(s) told nothing" in str(judge(Record(), missing=1))
+    assert "1 worker(s) sent no figures" in str(judge(Record(), missing=1))
     late = Record(users=Counter(FanoutPublisher=1))
     assert "before all had joined" in str(judge(late))
     assert judge(merged([heard(last=4)])).code == 3
@@ -672,7 +672,7 @@ async def test_worker_that_died_is_missed_though_another_took_its_place(
         master.send_signal(signal.SIGINT)
         out, _ = await master.communicate()
     assert "INVALID" in out.decode()
-    assert "1 worker(s) told nothing" in out.decode()
+    assert "1 worker(s) sent no figures" in out.decode()
     assert master.returncode == 4
 
 

@@ -1,1 +1,1 @@
-"""What a run measured: histograms, completeness, verdicts, files."""
+"""The figures of a run: histograms, completeness, verdicts, files."""

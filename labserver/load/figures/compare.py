@@ -43,14 +43,14 @@ class Row:
         if self.a.least <= self.b.most and self.b.least <= self.a.most:
             return "within noise"
         if min(self.a.count, self.b.count) < 2:
-            return "one run is no range: repeat"
+            return "only one run of a side: repeat it"
         lower = self.b.most < self.a.least
         said = f"B is {'lower' if lower else 'higher'}"
         if min(self.a.least, self.b.least) <= 0:
             return said
         near = (self.b.most / self.a.least) if lower else (self.b.least / self.a.most)
         if abs(near - 1) < WORTH_A_WORD:
-            return f"no more than {WORTH_A_WORD:.0%} is sure"
+            return f"the sure difference is below {WORTH_A_WORD:.0%}"
         factor = 1 / near if lower else near
         if factor >= 2:
             return f"{said}, by a factor of {factor:.1f} or more"
@@ -137,8 +137,8 @@ def compare(a: Sequence[Saved], b: Sequence[Saved]) -> list[Row]:
     machines = sorted({run.machine for run in (*a, *b)})
     if len(machines) > 1:
         raise Unreadable(
-            "these runs are from different machines, whose figures say nothing about "
-            f"each other: {' and '.join(machines)}"
+            "these runs are from different machines, so they cannot be "
+            f"compared: {' and '.join(machines)}"
         )
     shared = [
         name
@@ -186,8 +186,8 @@ def doubts(a: Sequence[Saved], b: Sequence[Saved]) -> list[str]:
     found = []
     if not interleaved(a, b):
         found.append(
-            "one side was measured after the other: what the machine did meanwhile may "
-            "be the difference (`python -m loadtests ab` takes turns)"
+            "one side was measured after the other, so other load on the machine may "
+            "be the cause (`python -m loadtests ab` takes turns)"
         )
     for run in (*a, *b):
         if run.summary["exit_code"]:

@@ -36,8 +36,8 @@ scenario              kind       name
 ..                    histogram  ``handshake``, ``join``, ``leave``, ``refusal``
 ====================  =========  =====================================================
 
-Beside them ``run.json`` has ``"faults": [{"at": seconds, "utc": .., "text": ..}]``:
-what was done to the servers, for a line in every picture over time.
+``run.json`` also has ``"faults": [{"at": seconds, "utc": .., "text": ..}]``: the
+injected faults, which pictures over time show as lines.
 """
 
 from __future__ import annotations

@@ -36,12 +36,12 @@ def summary(record: Record, verdict: Verdict) -> str:
         "",
         "generator",
         f"  {'sent late by':<29} p50 {ms(record.slip.percentile(50)):>9}"
-        f"   p99 {ms(record.slip.percentile(99)):>9}   (in the latencies above)",
+        f"   p99 {ms(record.slip.percentile(99)):>9}   (included above)",
     ]
     if record.lag.count:
         lines.append(
             f"  {'read late by':<29} p50 {ms(record.lag.percentile(50)):>9}"
-            f"   p99 {ms(record.lag.percentile(99)):>9}   (not in them)"
+            f"   p99 {ms(record.lag.percentile(99)):>9}   (not included)"
         )
     if record.loop.count:
         lines.append(

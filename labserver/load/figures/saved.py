@@ -72,13 +72,13 @@ def load(folder: Path) -> Saved:
 
     """
     if not folder.is_dir():
-        raise Unreadable(f"{folder} is no folder")
+        raise Unreadable(f"{folder} is not a folder")
     if not is_run(folder):
-        raise Unreadable(f"{folder} is no run: it has no run.json")
+        raise Unreadable(f"{folder} is not a run: it has no run.json")
     about, summary = (read(folder / name) for name in ("run.json", "summary.json"))
     parts = sorted(folder.glob("part-*.json"))
     if not parts:
-        raise Unreadable(f"{folder} is not whole: it has no part-0.json")
+        raise Unreadable(f"{folder} is incomplete: it has no part-0.json")
     try:
         record = merged(Record.from_json(read(each)) for each in parts)
         timeline = folder / "timeline.csv"
@@ -105,15 +105,15 @@ def load_all(folder: Path) -> list[Saved]:
     if is_run(folder):
         return [load(folder)]
     if not folder.is_dir():
-        raise Unreadable(f"{folder} is no folder")
+        raise Unreadable(f"{folder} is not a folder")
     runs = sorted(each for each in folder.iterdir() if is_run(each))
     if not runs:
         raise Unreadable(
-            f"{folder} holds no run: name a folder that `python -m loadtests` made, "
-            "or one of those in it"
+            f"{folder} contains no run: give a folder that `python -m loadtests` made, "
+            "or a run in it"
         )
     if len(runs) > RUNS_LIMIT:
-        raise Unreadable(f"{folder} holds {len(runs)} runs, at most {RUNS_LIMIT}")
+        raise Unreadable(f"{folder} has {len(runs)} runs, more than {RUNS_LIMIT}")
     return [load(each) for each in runs]
 
 
@@ -131,7 +131,7 @@ def read(path: Path) -> Any:
     except OSError as exc:
         raise Unreadable(f"{path}: {exc.strerror}") from None
     except ValueError:
-        raise Unreadable(f"{path} is not whole: it is no JSON") from None
+        raise Unreadable(f"{path} is not valid JSON") from None
     if not isinstance(data, dict):
-        raise Unreadable(f"{path} holds no object")
+        raise Unreadable(f"{path} is not a JSON object")
     return data

@@ -42,7 +42,7 @@ def judge(
 
     """
     if not record.delivered():
-        reasons = ["not one message was delivered", *silence_reasons(record, missing)]
+        reasons = ["no message was delivered", *silence_reasons(record, missing)]
         return Verdict(EXIT_NOTHING, "NOTHING DELIVERED", tuple(reasons))
     invalid = invalid_reasons(record, missing, lag_limit)
     if failed := failure_reasons(record, failures):
@@ -52,19 +52,19 @@ def judge(
         return Verdict(EXIT_INVALID, "INVALID", tuple(invalid))
     reason = "everything arrived, once and in order"
     if any(tally.unread or tally.told for tally in record.tallies.values()):
-        reason += ", but to those who are slow by design"
+        reason += ", except at readers that are slow by design"
     return Verdict(0, "VALID", (reason,))
 
 
 def silence_reasons(record: Record, missing: int) -> list[str]:
     """Return known reasons why nothing was delivered."""
     if missing:
-        return [f"{missing} worker(s) told nothing"]
+        return [f"{missing} worker(s) sent no figures"]
     if record.published.total():
         return []
     if any(name.endswith("Publisher") for name in record.users):
-        return ["time was up before all had joined and publishers began: more -t"]
-    return ["no publisher ran: take more users, or name a ...Publisher class too"]
+        return ["the time was over before publishers began: use a longer -t"]
+    return ["no publisher ran: use more users, or also name a ...Publisher class"]
 
 
 def failure_reasons(record: Record, failures: int) -> list[str]:
@@ -88,7 +88,7 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
     """Return reasons why the figures measure the generator more than the server."""
     reasons = []
     if missing:
-        reasons.append(f"{missing} worker(s) told nothing")
+        reasons.append(f"{missing} worker(s) sent no figures")
     if record.cpu > CPU_LIMIT:
         reasons.append(
             f"the generator used {record.cpu:.0%} of its core (limit {CPU_LIMIT:.0%}): "
@@ -117,8 +117,8 @@ def judge_heartbeat(record: Record, stalls: int) -> None:
     kept = own.counts[OVERDUE]
     if kept and stalls:
         record.notes["idle"] = (
-            f"{kept} dead peer(s) were kept beyond two intervals; but servers were "
-            f"late themselves, {stalls} time(s), and begin to count again then."
+            f"{kept} dead peer(s) were kept beyond two intervals; but servers stalled "
+            f"{stalls} time(s), and the two intervals begin again after a stall."
         )
     elif kept:
         record.problems["idle: a dead peer was kept beyond two intervals"] += kept

@@ -1,4 +1,4 @@
-"""The pictures of a run: what was found as the title, what was run below it.
+"""The pictures of a run; the title is the finding, the caption is the load.
 
 Each function returns a :class:`Picture`, or None when the run has nothing for it.
 """
@@ -51,8 +51,8 @@ READ_CURVE = (
 def own_share(saved: Saved, axes: Axes) -> None:
     """Draw the generator's own delays, below the latency that it measured."""
     record = saved.record
-    curve(axes, record.slip, GREY, "in it: sent late", "--", thin=True)
-    curve(axes, record.lag, GREY, "not in it: read late", ":", thin=True)
+    curve(axes, record.slip, GREY, "included: sent late", "--", thin=True)
+    curve(axes, record.lag, GREY, "not included: read late", ":", thin=True)
 
 
 def group_curve(saved: Saved) -> Picture | None:

@@ -211,7 +211,7 @@ def begin(environment: Environment, **_: Any) -> None:
         killing = options.fault == "kill-replica"
         options.storm_kills = killing and scenario == "reconnect_storm"
     else:
-        options.host = environment.host  # its master's, not what it was started with
+        options.host = environment.host  # the master's, not the worker's option
     step = period(options.run_time or TIME_LIMIT)
     RUN.begin(options.run_name, options.results, options.run_began, step)
     RUN.storm_at, RUN.storm_kills = options.storm_at, options.storm_kills

@@ -301,7 +301,7 @@ def try_servers(options: Namespace) -> None:
                 3,
             ) from None
         except (KeyError, TypeError, msgspec.DecodeError):
-            raise Unusable(f"{where} is no labserver: it said no hello", 3) from None
+            raise Unusable(f"{where} is not a labserver: it sent no hello", 3) from None
         if stage in ("echo", "auth"):
             raise Unusable(
                 f"{where} runs stage {stage}, which has no rooms: load tests need "

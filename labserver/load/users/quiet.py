@@ -53,7 +53,7 @@ class SilentPeer(WebSocketUser):
             there = time.monotonic_ns()
             if RUN.draining:
                 self.judge(there - alive)
-                self.outcome(f"still there at the end (pings every {self.interval()})")
+                self.outcome(f"still connected at the end (pings: {self.interval()})")
                 super().converse()
             gevent.sleep(LOOK_INTERVAL)
         after = (time.monotonic_ns() - alive) // 1000
@@ -71,9 +71,9 @@ class SilentPeer(WebSocketUser):
         """Ignore a message: what a silent peer reads at the end has no latency."""
 
     def interval(self) -> str:
-        return f"{self.heartbeat:g} s" if self.heartbeat else "never"
+        return f"every {self.heartbeat:g} s" if self.heartbeat else "none"
 
     def lost_connection(self, started: float, exc: OSError) -> None:
         if not RUN.draining:
-            self.outcome("noticed, and cut off")
+            self.outcome("noticed and cut off")
         gevent.sleep(self.backoff.next())

@@ -238,7 +238,7 @@ class WebSocketUser(User):
         self.backoff.lasted((self.lost_at - self.connected_at) / 1e9)
         code = exc.code if isinstance(exc, Closed) else None
         if self.by_design:
-            self.outcome("cut off without a goodbye" if code == 1006 else str(exc))
+            self.outcome("cut off without a close frame" if code == 1006 else str(exc))
         elif not self.excused():
             self.fail("connection", started, exc)
         match comes_back(None if code == 1006 else code):
@@ -255,7 +255,7 @@ class WebSocketUser(User):
     def not_back(self) -> None:
         """Called at the end of the run if the user has not rejoined."""
         if not self.by_design:
-            self.problem(f"{self.scenario}: a user did not get back until the end")
+            self.problem(f"{self.scenario}: a user had not reconnected at the end")
 
     def stay_away(self) -> None:
         """Wait for the end of the run."""
@@ -326,7 +326,7 @@ class WebSocketUser(User):
         try:
             message = decode_number(data)
         except UNREADABLE:
-            self.problem(f"{self.scenario}: a message that cannot be read")
+            self.problem(f"{self.scenario}: an unreadable message")
             return
         if message.type == "message":
             self.audit.message(message.seq)

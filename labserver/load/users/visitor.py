@@ -70,7 +70,7 @@ class Visitor(WebSocketUser):
         deadline = time.monotonic() + ANSWER_TIMEOUT
         while self.due:
             if time.monotonic() > deadline:
-                raise ConnectionError("did not hear its own message")
+                raise ConnectionError("did not get its own message")
             self.read(ANSWER_TIMEOUT)
         started = time.perf_counter()
         leave = {"type": "leave", "room": self.room, "ref": "leave"}
@@ -117,7 +117,7 @@ class Stranger(WebSocketUser):
         own, started = self.record.own(self.scenario), time.perf_counter()
         try:
             WebSocket(self.url(), bad).close()
-            self.problem(f"{self.scenario}: a token that is {what} was let in")
+            self.problem(f"{self.scenario}: a {what} token was accepted")
         except Refused as exc:
             took = time.perf_counter() - started
             if exc.status == 401:

@@ -1,4 +1,4 @@
-"""What an exercise is made of."""
+"""An exercise: cases, known mistakes, and hints."""
 
 from __future__ import annotations
 
