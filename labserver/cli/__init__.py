@@ -112,11 +112,11 @@ def serve(
 ) -> None:
     """Run a server, up to and including a stage.
 
-    The server prints one line when it listens. SIGTERM or Ctrl-C drains it: all clients
-    are told to reconnect, and it exits with status 0.
+    The server prints one line when it listens. SIGTERM or Ctrl-C drains it:
+    all clients are told to reconnect, and it exits with status 0.
 
-    LAB_SECRET signs and checks tokens; without it a random secret is used, and a token
-    is printed. A limit of 0 means no limit.
+    LAB_SECRET signs and checks tokens; without it a random secret is used,
+    and a token is printed. A limit of 0 means no limit.
     """
     settings = from_environment(**given)
     logs.start(settings.log_format, settings.log_level)
@@ -286,8 +286,8 @@ def demo_(
 ) -> None:
     """Break a cluster on purpose, and show that its clients lose nothing.
 
-    Runs three replicas on an embedded Redis, for about a minute. Exits with status 0 if
-    no client lost a message or got one twice, else with 1.
+    Runs three replicas on an embedded Redis, for about a minute. Exits with
+    status 0 if no client lost a message or got one twice, else with 1.
     """
     wanted = demo.chosen_steps(steps)
     status = run(
@@ -314,8 +314,9 @@ def faults_(
 ) -> None:
     """Run a proxy in front of a server that can break the network.
 
-    It reads commands from standard input, such as: freeze down, thaw, delay 0.2,
-    throttle 10000 up, cut, reset, refuse, accept, quit. It ends with quit or Ctrl-C.
+    It reads commands from standard input, such as: freeze down, thaw, delay
+    0.2, throttle 10000 up, cut, reset, refuse, accept, quit. It ends with
+    quit or Ctrl-C.
     """
     host, _, port = to.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:

@@ -97,9 +97,9 @@ def main(
 ) -> None:
     """Run all scenarios on clusters of their own, in four minutes, and judge the runs.
 
-    Without a command, the scenarios run one after the other, and a page with verdicts
-    and pictures is written. All servers are stopped at the end. Load goes to this
-    machine only.
+    Without a command, the scenarios run one after the other, and a page
+    with verdicts and pictures is written. All servers are stopped at the
+    end. Load goes to this machine only.
     """
     if context.invoked_subcommand is None:
         cases = chosen(scenario, seconds, users)

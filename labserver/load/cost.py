@@ -221,7 +221,9 @@ async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]
         for _ in range(options.rounds):
             for kind in CLIENTS:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, __file__, "--client", kind, "--url", server.url),
+                    # Not as a file: websocket.py beside it would hide the package.
+                    *(sys.executable, "-m", "labserver.load.cost", "--client", kind),
+                    *("--url", server.url),
                     *("--connections", str(options.connections)),
                     *("--seconds", str(options.seconds)),
                     env={**os.environ, "LAB_TOKEN": token},

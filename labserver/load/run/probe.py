@@ -8,7 +8,7 @@ A server writes to the members of a room one after the other, so the latency of 
 depends on its place in the room. The probe's connections join at intervals while the
 crowd joins, so that they have places all over the room.
 
-    python _probe.py URL ROOM SECONDS     token in LAB_TOKEN; ends with its stdin
+    python probe.py URL ROOM SECONDS      token in LAB_TOKEN; ends with its stdin
 """
 
 from __future__ import annotations
