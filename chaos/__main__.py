@@ -234,7 +234,7 @@ class Report:
             f"{self.delivered:,} times, {self.reconnects} reconnects\n"
             f"lost {self.lost}, duplicated {self.duplicated}, reordered "
             f"{self.reordered}, unsignalled gaps {self.unsignalled}, seqs given twice "
-            f"{self.seqs_given_twice}, untold of a new epoch {self.believers}, "
+            f"{self.seqs_given_twice}, not told of a new epoch {self.believers}, "
             f"late {self.late}\n"
             f"verdict      {'CLEAN' if self.clean else 'BROKEN'}"
         )

@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument(
         "--rate", type=float, default=500, help="admission; default 500"
     )
-    parser.add_argument("--no-jitter", action="store_true", help="as many clients do")
+    parser.add_argument("--no-jitter", action="store_true", help="wait without jitter")
     chosen = parser.parse_args()
     report = asyncio.run(
         storm(chosen.clients, admission_rate=chosen.rate, jitter=not chosen.no_jitter)

@@ -293,7 +293,7 @@ def start() -> None:
     except (Unreadable, LabError) as exc:
         fail(" ".join(str(exc).split()))
     except UsageError as exc:
-        fail(f"{exc.format_message()} (--help shows what there is)")  # type: ignore[attr-defined]
+        fail(f"{exc.format_message()} (see --help)")  # type: ignore[attr-defined]
     except OSError as exc:
         fail(f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": "))
     except (KeyboardInterrupt, typer.Abort):

@@ -73,7 +73,7 @@ class Six:
         """
         if self.task is None:
             await self.begin()
-        await self._until(self.loaded, "Locust starts, the crowd comes")
+        await self._until(self.loaded, "Locust starts, users connect")
 
     async def _until(self, event: asyncio.Event, doing: str) -> None:
         assert self.task is not None
@@ -111,7 +111,7 @@ class Six:
 
     async def _run(self) -> None:
         if not FOLDER.is_dir():
-            raise NoLoad("loadtests is not here: run this chapter in a clone")
+            raise NoLoad("there is no folder loadtests: run this chapter in a clone")
         async with running_cluster(2, heartbeat_interval=0.5) as cluster:
             self.listening.set()
             with tempfile.TemporaryDirectory() as results:

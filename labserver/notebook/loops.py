@@ -226,7 +226,7 @@ async def _small_reader(server: Replica) -> AsyncIterator[ClientConnection]:
 def stall_picture(closed: Trips, opened: Trips) -> Picture:
     """Draw one stall in three measurements: every message, and percentiles."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-    title = f"One stall of {STALL * 1000:.0f} ms: what each way of measuring sees of it"
+    title = f"One stall of {STALL * 1000:.0f} ms, measured in three ways"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
     seen = {
@@ -255,7 +255,7 @@ def stall_picture(closed: Trips, opened: Trips) -> Picture:
     left.set_ylabel("latency, ms", color=INK, fontsize=9)
     left.set_title("every message", loc="left", fontsize=9.5, color=INK)
     right.set_title("sorted: percentiles", loc="left", fontsize=9.5, color=INK)
-    right.set_xlabel("% of messages took at most so long", color=INK, fontsize=9)
+    right.set_xlabel("percentile of messages, %", color=INK, fontsize=9)
     right.axvline(99, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     right.set_xlim(70, 100.4)
     for axes in (left, right):

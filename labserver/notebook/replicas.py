@@ -72,7 +72,7 @@ async def said(peer: Peer, room: str) -> int:
             for each in peer.of("message") + peer.of("gap")
         )
     ):
-        raise TimeoutError(f"{room} did not say message {seq}: run the cell again")
+        raise TimeoutError(f"{room} did not deliver message {seq}: run the cell again")
     return seq
 
 

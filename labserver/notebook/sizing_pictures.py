@@ -53,7 +53,7 @@ def causes(plans: Mapping[str, Plan]) -> Picture:
 
 def returns(found: Mapping[str, Comeback], capacity: float) -> Picture:
     """Draw how clients reconnect to one replica: attempted handshakes, clients back."""
-    title = "A zone is lost: its clients come to one of the replicas that are left"
+    title = "A zone is lost: its clients reconnect to one of the other replicas"
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     upper, lower = figure.subplots(2, 1, sharex=True)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 WAITING = "waiting to\nbe read (KB)"
 READ_CURVE = (
-    "Go right to the percentile that you promise, and up to what it costs: the last "
+    "Find a percentile on the lower axis, and its latency on the left axis: the last "
     "step of a line is its slowest message."
 )
 
@@ -163,8 +163,8 @@ def by_subscribers(saved: Saved) -> Picture | None:
         f"{saved.scenario}-subscribers",
         f"From {numbers[0]:,} to {numbers[-1]:,} members, p99 goes from "
         f"{ms(found[0][1].percentile(99))} to {ms(last[1].percentile(99))}",
-        "Each mark is one step of the load; when a line comes down to the grey band, "
-        "the generator's own delay is what it shows.",
+        "Each mark is one step of the load; where a line meets the grey band, it shows "
+        "the generator's own delay.",
         paint,
         note=f"{min(each.count for _, each, _ in found):,} messages or more a mark.",
     )

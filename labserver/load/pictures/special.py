@@ -41,7 +41,7 @@ def storm(saved: Saved) -> Picture | None:
     if not found:
         return None
     step = own(saved)[f"accepts, {found[0][0]}"]["step"]
-    since = "everybody was cut off" if saved.faults else "the first came back"
+    since = "all were cut off" if saved.faults else "the first was back"
 
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True)
@@ -78,7 +78,7 @@ def storm(saved: Saved) -> Picture | None:
     )
     return Picture(
         "reconnect_storm",
-        f"The most that came back in {step * 1000:g} ms: {peaks}",
+        f"Peak of clients back in {step * 1000:g} ms: {peaks}",
         "Low and wide is good for the server; high and narrow is a storm. Below, all "
         "clients are back where a line reaches 100 %.",
         paint,

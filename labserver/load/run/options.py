@@ -211,7 +211,7 @@ def check(options: Namespace, headless: bool) -> None:
         if not options.host and options.replicas:
             options.host = options.replicas.split(",")[0].strip()
         if not options.host:
-            raise Unusable("there is no server: name one, --host ws://127.0.0.1:8080")
+            raise Unusable("there is no server: add --host ws://127.0.0.1:8080")
     if options.run_time and options.run_time > TIME_LIMIT:
         raise Unusable(f"-t is at most {TIME_LIMIT} seconds, not {options.run_time}")
     if options.num_users is not None and options.num_users < 1 and headless:
@@ -244,7 +244,7 @@ def check_page(options: Namespace) -> None:
             setattr(options, name, default)
             raise Unusable(f"{name.replace('_', ' ')} {exc}") from None
     if not options.host:
-        raise Unusable("there is no server: name one, ws://127.0.0.1:8080")
+        raise Unusable("there is no server: enter one, ws://127.0.0.1:8080")
     check_servers(options)
 
 
@@ -286,7 +286,7 @@ def try_servers(options: Namespace) -> None:
                 connection.close()
         except Refused as exc:
             hint = (
-                " (is LAB_SECRET the server's, LAB_TOKEN still good?)"
+                " (check LAB_SECRET, or whether LAB_TOKEN has expired)"
                 if exc.status == 401
                 else ""
             )
