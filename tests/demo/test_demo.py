@@ -92,7 +92,7 @@ async def test_keep_leaves_it_up_until_ctrl_c_which_leaves_nothing() -> None:
     flags = ("--keep", "--steps", "fine", "--seconds", "0.5", "--clients", "4")
     async with started(*flags) as process:
         assert process.stdout is not None
-        url = re.findall(r"http://\S+", await line_with(process, "left up"))[0]
+        url = re.findall(r"http://\S+", await line_with(process, "still running"))[0]
         token = (await process.stdout.readline()).decode().strip()
         async with peer(url.replace("http", "ws", 1), token=token) as ann:
             await ann.join("kept")
