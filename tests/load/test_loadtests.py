@@ -244,7 +244,7 @@ def test_nothing_delivered_is_exit_3() -> None:
     assert "no publisher ran" in str(judge(Record()))
     assert "1 worker(s) sent no figures" in str(judge(Record(), missing=1))
     late = Record(users=Counter(FanoutPublisher=1))
-    assert "before all had joined" in str(judge(late))
+    assert "before publishers began" in str(judge(late))
     assert judge(merged([heard(last=4)])).code == 3
 
 
