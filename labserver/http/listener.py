@@ -23,6 +23,7 @@ from labserver.http.app import HEADERS, Host, Web
 from labserver.server.places import Place, Places
 from labserver.server.proxies import UNKNOWN, Proxies, normal
 from labserver.server.sockets import ACCEPTS, abort, widen
+from labserver.server.tasks import Failures, again
 
 log = logging.getLogger("labserver")
 
@@ -117,8 +118,11 @@ class Server(uvicorn.Server):
     It wakes up once a second, for the header ``Date``, and not ten times.
     """
 
-    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, handshake_timeout: float, failures: Failures
+    ) -> None:
         super().__init__(config)
+        self.failures = failures
         self.handshake_timeout = handshake_timeout
         self.leaving = asyncio.Event()
 
@@ -148,6 +152,9 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def main_loop(self) -> None:
+        await again("web", self._tick, self.failures)
+
+    async def _tick(self) -> None:
         while not self.leaving.is_set():
             await self.on_tick(0)
             with contextlib.suppress(TimeoutError):
@@ -201,7 +208,7 @@ class WebServer:
             # A comment has no answer. That the kernel of a dead peer acknowledges none
             # is noticed after quarters of an hour, unless it is told to (tcp(7)).
             notice_dead(listening, max(LEAST_PATIENCE, beats, 2 * stuck))
-        self.server = Server(config, timeout)
+        self.server = Server(config, timeout, host.metrics.failures)
         self.task: asyncio.Task[Any] | None = None
 
     @property

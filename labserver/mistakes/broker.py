@@ -124,7 +124,10 @@ class NoResubscribe(RedisBroker):
         assert isinstance(self.redis, OneNode)
         node = self.redis.node
         await node.link.stop()
-        link = ForgetfulLink(node.connections, node.commands, self.heard, self.catch_up)
+        link = ForgetfulLink(
+            *(node.connections, node.commands, metrics.failures),
+            *(self.heard, self.catch_up),
+        )
         self.redis.node = replace(node, link=link)
 
 

@@ -17,6 +17,7 @@ from labserver.http.door import open_web
 from labserver.mistakes import build, mistaken
 from labserver.redis.embedded import running_redis
 from labserver.redis.nodes import check
+from labserver.server.metrics import Metrics
 from labserver.server.server import LabServer
 from labserver.server.sockets import Complaints
 from labserver.settings import Settings
@@ -79,15 +80,18 @@ async def serve_until_signal(
     loop.set_exception_handler(Complaints())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
         if "broker" in names and not settings.redis:
-            url = await stack.enter_async_context(running_redis())
+            url = await stack.enter_async_context(
+                running_redis(failures=metrics.failures)
+            )
             settings = replace(settings, redis=url)
         elif "broker" in names:
             await _check_redis(settings.redis)
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
         parts = build(stage, settings, without, mistake)
-        server = LabServer(parts, settings, stage, host, port, open_web)
+        server = LabServer(parts, settings, stage, host, port, open_web, metrics)
         await stack.enter_async_context(server)
         url, web = server.url, server.web.url if server.web else None
         print(f"listening on {url} ({what})", flush=True)

@@ -40,6 +40,7 @@ from redis.exceptions import TimeoutError as SocketTimeout
 
 from labserver.errors import BrokerDown
 from labserver.redis.deadlines import Patience
+from labserver.server.tasks import Failures, keep
 
 log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
@@ -124,6 +125,7 @@ class Commands:
 
     Args:
         connections: Makes the connection.
+        failures: Counts the times that its task fails.
         publish: ``PUBLISH``, or ``SPUBLISH`` in a cluster.
         refused: Called when the server does not answer, or when another server must be
             asked (MOVED, READONLY).
@@ -133,6 +135,7 @@ class Commands:
     def __init__(
         self,
         connections: ConnectionPool,
+        failures: Failures,
         publish: str = "PUBLISH",
         refused: Callable[[], None] = lambda: None,
     ) -> None:
@@ -146,7 +149,7 @@ class Commands:
         self.names = count(1)
         self.asked = asyncio.Event()
         self.closed = False
-        self.task = asyncio.create_task(self._run())
+        self.task = keep("commands", self._run, failures)
 
     def call(
         self, source: str, keys: Sequence[str], args: Sequence[Any], page: int = 0
@@ -213,8 +216,10 @@ class Commands:
                     self.asked.clear()
                 await self._hang_up()
                 self.refused()
-            except asyncio.CancelledError:
-                _fail(batch, CLOSED)
+            except BaseException:
+                # The connection may hold answers to what nobody asks any more.
+                await self._hang_up()
+                _fail(batch, CLOSED if self.closed else "the way to Redis failed")
                 raise
 
     async def _send(self, batch: Sequence[Call]) -> None:

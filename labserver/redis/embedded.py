@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from labserver.errors import RedisMissing
+from labserver.server.tasks import Failures, keep
 
 START_TIMEOUT = 10.0  # seconds
 WATCH_INTERVAL = 0.5  # seconds
@@ -167,8 +168,14 @@ async def embedded_redis(*options: str) -> AsyncIterator[EmbeddedRedis]:
 
 
 @asynccontextmanager
-async def running_redis(*options: str) -> AsyncIterator[str]:
+async def running_redis(
+    *options: str, failures: Failures | None = None
+) -> AsyncIterator[str]:
     """Run a private Redis, restarted whenever it dies. Yields its URL.
+
+    Args:
+        options: Further command-line options of ``redis-server``.
+        failures: Counts the times that the task fails that watches over it.
 
     Raises:
         RedisMissing: It cannot be found, or does not start.
@@ -176,7 +183,8 @@ async def running_redis(*options: str) -> AsyncIterator[str]:
     """
     async with embedded_redis(*options) as redis:
         over = asyncio.Event()
-        watching = asyncio.create_task(redis.watch(over))
+        failures = Failures() if failures is None else failures
+        watching = keep("redis", partial(redis.watch, over), failures)
         try:
             yield redis.url
         finally:

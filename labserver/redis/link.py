@@ -23,6 +23,7 @@ from redis.exceptions import InvalidResponse, RedisError
 from labserver.errors import BrokerDown
 from labserver.redis.commands import CLOSED, TIMEOUT, Commands, ended
 from labserver.redis.deadlines import Patience
+from labserver.server.tasks import Failures, keep
 
 log = logging.getLogger("labserver")
 
@@ -42,6 +43,7 @@ class Link:
     Args:
         connections: Makes the connection.
         commands: Publishes the probe, over the connection that publishes messages.
+        failures: Counts the times that its tasks fail.
         heard: Called with a room and the data published in it, in order.
         again: Called with a room when it is subscribed again after a break.
         subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.
@@ -54,6 +56,7 @@ class Link:
         self,
         connections: ConnectionPool,
         commands: Commands,
+        failures: Failures,
         heard: Callable[[str, bytes], Awaitable[None]],
         again: Callable[[str], Awaitable[None]],
         subscribe: str = "SUBSCRIBE",
@@ -79,8 +82,8 @@ class Link:
         self.probed = 0.0  # when the last probe came back (time.monotonic)
         self.unheard = math.inf  # probe intervals since then
         self.tasks = [
-            asyncio.create_task(self._listen()),
-            asyncio.create_task(self._probe()),
+            keep("link", self._listen, failures),
+            keep("probe", self._probe, failures),
         ]
 
     @property
@@ -150,9 +153,8 @@ class Link:
                 if self.generation != self.mourned:  # not at every attempt to connect
                     log.warning("the link to Redis broke: %s", type(exc).__name__)
                     self.mourned = self.generation
-            except Exception:
-                log.exception("a message from Redis could not be delivered")
-            self.broke()
+            finally:
+                self.broke()
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)
 
     async def _follow(self) -> None:

@@ -31,6 +31,7 @@ from labserver.redis.messages import Outgoing, keys_of
 from labserver.redis.nodes import Nodes, call
 from labserver.server.ledger import Ledger
 from labserver.server.parts import KEPT_LIMIT, KEY_TTL, History
+from labserver.server.tasks import Failures, keep
 
 log = logging.getLogger("labserver")
 LOOK_INTERVAL = 1.0  # seconds between two looks
@@ -56,17 +57,18 @@ class Memory:
     Args:
         nodes: The Redis servers.
         history: How much a room keeps, and for how long.
+        failures: Counts the times that its task fails.
 
     """
 
-    def __init__(self, nodes: Nodes, history: History) -> None:
+    def __init__(self, nodes: Nodes, history: History, failures: Failures) -> None:
         self.nodes = nodes
         self.ledger = Ledger(history.limit, history.ttl)
         self.step = KEPT_LIMIT * STEP  # bytes
         self.stored = 0  # bytes since the last look
         self.tight = False  # whether a Redis was nearly full at the last look
         self.urgent = asyncio.Event()
-        self.task = asyncio.create_task(self._watch())
+        self.task = keep("memory", self._watch, failures)
 
     @property
     def key_ttl(self) -> float:
@@ -96,10 +98,7 @@ class Memory:
                     await self.urgent.wait()
             self.urgent.clear()
             self.stored = 0
-            try:
-                await self._look()
-            except Exception:
-                log.exception("the memory of Redis could not be checked")
+            await self._look()
             await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:

@@ -32,6 +32,7 @@ from redis.exceptions import RedisError
 from labserver.errors import BrokerDown
 from labserver.redis.commands import TIMEOUT, Commands, ended, pool
 from labserver.redis.link import Link, channel_of
+from labserver.server.tasks import Failures, keep
 
 log = logging.getLogger("labserver")
 LOOK_INTERVAL = 5.0  # seconds between looks at the owners of slots, when all is well
@@ -86,10 +87,12 @@ class OneNode:
 
     """
 
-    def __init__(self, url: str, heard: Heard, again: Again) -> None:
+    def __init__(
+        self, url: str, failures: Failures, heard: Heard, again: Again
+    ) -> None:
         connections = pool(url)
-        commands = Commands(connections)
-        link = Link(connections, commands, heard, again)
+        commands = Commands(connections, failures)
+        link = Link(connections, commands, failures, heard, again)
         self.node = Node(connections, commands, link)
 
     @property
@@ -120,12 +123,16 @@ class ClusterNodes:
 
     """
 
-    def __init__(self, url: str, heard: Heard, again: Again) -> None:
+    def __init__(
+        self, url: str, failures: Failures, heard: Heard, again: Again
+    ) -> None:
         self.seeds, self.url = _seeds(url)
+        self.failures = failures
         self.heard, self.again = heard, again
         self.nodes: dict[str, Node] = {}  # by host:port
         self.owners: list[str] = []  # host:port by slot
         self.trouble = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def deaf(self) -> bool:
@@ -135,10 +142,11 @@ class ClusterNodes:
     async def start(self) -> None:
         with contextlib.suppress(BrokerDown):
             await self._look()
-        self.task = asyncio.create_task(self._watch())
+        self.task = keep("nodes", self._watch, self.failures)
 
     async def stop(self) -> None:
-        await ended(self.task)
+        if self.task is not None:
+            await ended(self.task)
         for node in self.nodes.values():
             await node.stop()
 
@@ -157,12 +165,8 @@ class ClusterNodes:
                 async with asyncio.timeout(LOOK_INTERVAL):
                     await self.trouble.wait()
             self.trouble.clear()
-            try:
+            with contextlib.suppress(BrokerDown):  # nobody answers: again in a moment
                 await self._look()
-            except BrokerDown:
-                pass  # no server answers: the next look is soon
-            except Exception:
-                log.exception("the answer of the Redis cluster was not understood")
             await asyncio.sleep(LOOK_PAUSE)
 
     async def _look(self) -> None:
@@ -198,10 +202,11 @@ class ClusterNodes:
 
     def _node(self, address: str, owners: Sequence[str]) -> Node:
         connections, refused = pool(self.url(address)), self.trouble.set
-        commands = Commands(connections, "SPUBLISH", refused)
+        commands = Commands(connections, self.failures, "SPUBLISH", refused)
         probe = _probe(address, owners)
         link = Link(
-            connections, commands, self.heard, self.again, "SSUBSCRIBE", probe, refused
+            *(connections, commands, self.failures, self.heard, self.again),
+            *("SSUBSCRIBE", probe, refused),
         )
         return Node(connections, commands, link)
 
@@ -320,9 +325,18 @@ def _seeds(url: str) -> tuple[list[str], Callable[[str], str]]:
     return seeds, url_of
 
 
-def nodes(url: str, heard: Heard, again: Again) -> Nodes:
-    """Return the servers behind a URL: a cluster, or a single one."""
-    return (ClusterNodes if _is_cluster(url) else OneNode)(url, heard, again)
+def nodes(url: str, failures: Failures, heard: Heard, again: Again) -> Nodes:
+    """Return the servers behind a URL: a cluster, or a single one.
+
+    Args:
+        url: URL of Redis.
+        failures: Counts the times that tasks fail.
+        heard: See :class:`Link`.
+        again: See :class:`Link`.
+
+    """
+    kind = ClusterNodes if _is_cluster(url) else OneNode
+    return kind(url, failures, heard, again)
 
 
 def _is_cluster(url: str) -> bool:

@@ -35,20 +35,12 @@ class LagProbe:
         self.histogram = histogram
         self.then = then
         self.interval = interval
-        self.timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        self.due = time.monotonic() + self.interval
-        loop = asyncio.get_running_loop()
-        self.timer = loop.call_later(self.interval, self._ring)
-
-    def stop(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def _ring(self) -> None:
-        # uvloop counts in whole milliseconds, so a timer may also be early.
-        self.histogram.observe(max(0.0, time.monotonic() - self.due))
-        self.start()
-        self.then()
+    async def run(self) -> None:
+        """Look for as long as the server runs."""
+        while True:
+            due = time.monotonic() + self.interval
+            await asyncio.sleep(self.interval)
+            # uvloop counts in whole milliseconds, so a timer may be early, too.
+            self.histogram.observe(max(0.0, time.monotonic() - due))
+            self.then()

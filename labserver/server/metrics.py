@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from labserver.contract.closing import CLOSES
+from labserver.server.tasks import NAMES, Failures
 
 OTHER = 0  # stands for all close codes that clients make up
 STARTED = time.time()
@@ -87,6 +88,7 @@ class Metrics:
         "deliveries",
         "delivery_latency",
         "drops",
+        "failures",
         "flush_size",
         "flushes",
         "loop_lag",
@@ -105,6 +107,7 @@ class Metrics:
         self.accepted = 0  # handshakes that became a socket
         self.refused: Counter[int] = Counter()  # refused handshakes, by HTTP status
         self.closes: Counter[int] = Counter()  # connections that ended, by close code
+        self.failures = Failures()  # failed long tasks, by name
         self.received = 0  # messages from clients
         self.published = 0  # messages that the broker numbered
         self.deliveries = 0  # messages given to a member's outbox
@@ -153,6 +156,12 @@ LABELLED = {
         "Handshakes answered with HTTP, by status.",
         "status",
         (401, 403, 429, 503),
+    ),
+    "failures": (
+        "labserver_tasks_failed",
+        "Times that a long task failed, and was started again.",
+        "task",
+        NAMES,
     ),
 }
 

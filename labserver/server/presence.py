@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec import Struct
 
@@ -28,8 +28,7 @@ from labserver.contract.messages import Person, Presence, Present
 from labserver.contract.wire import Variant
 from labserver.errors import BrokerDown
 from labserver.server.member import Member
-
-log = logging.getLogger("labserver")
+from labserver.server.tasks import Failures, keep
 
 NAMED_LIMIT = 100  # people in a room up to which they are named
 INTERVAL = 1.0  # seconds between two events of a room
@@ -95,11 +94,13 @@ class Attendance:
 
     Args:
         here: Tells the broker who is here, and returns who is anywhere.
+        failures: Counts the tasks that fail; each room has one.
 
     """
 
-    def __init__(self, here: Here) -> None:
+    def __init__(self, here: Here, failures: Failures) -> None:
         self.here = here
+        self.failures = failures
         self.audiences: dict[str, Audience] = {}
         self.asking = asyncio.Semaphore(ASKING)
         self.telling = asyncio.Lock()
@@ -109,7 +110,8 @@ class Attendance:
         audience = self.audiences.get(room)
         if audience is None:
             audience = self.audiences[room] = Audience()
-            audience.task = asyncio.create_task(self._follow(room, audience))
+            follow = partial(self._follow, room, audience)
+            audience.task = keep("presence", follow, self.failures)
         audience.members.add(connection)
         audience.owed.add(connection)
         audience.stirred.set()
@@ -158,9 +160,6 @@ class Attendance:
             except BrokerDown:  # others' words may run out before it is back
                 mine = audience.roster()
                 self._doubt(audience)
-            except Exception:
-                log.exception("who is in a room could not be told")
-                mine = audience.roster()
             if not mine.count and not audience.members:
                 del self.audiences[room]
                 return

@@ -40,6 +40,7 @@ from labserver.server.places import Place
 from labserver.server.presence import Attendance
 from labserver.server.proxies import Proxies
 from labserver.server.sockets import ACCEPTS, widen
+from labserver.server.tasks import keep
 from labserver.server.turns import Turns
 from labserver.settings import Settings
 
@@ -62,6 +63,7 @@ class LabServer:
         host: Address to listen on.
         port: Port to listen on; 0 lets the kernel choose, see :attr:`port`.
         open_web: Opens the door for clients without WebSocket, if there is to be one.
+        metrics: What it counts in; its own unless given.
 
     """
 
@@ -73,6 +75,7 @@ class LabServer:
         host: str = "127.0.0.1",
         port: int = 0,
         open_web: Callable[[LabServer], Door | None] = lambda server: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.parts = parts
         self.settings = settings
@@ -84,7 +87,7 @@ class LabServer:
         )
         self.proxies = Proxies(settings.trusted_proxies)
         self.patience = settings.handshake_timeout
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.turns = Turns()
         self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
         self.hears = True  # the broker, when it was last looked at
@@ -94,7 +97,7 @@ class LabServer:
         self.visitors: set[Member] = set()  # streams, polls and POSTs
         self.draining = False
         self.over = False  # who was accepted before and arrives now is late
-        self.attendance = Attendance(parts.broker.here)
+        self.attendance = Attendance(parts.broker.here, self.metrics.failures)
         self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
         self.application = parts.application(
             Lab(
@@ -123,8 +126,8 @@ class LabServer:
             begun.push_async_callback(self.parts.broker.stop)
             await self.parts.heartbeat.start(self.metrics)
             begun.push_async_callback(self.parts.heartbeat.stop)
-            self.lag.start()
-            begun.callback(self.lag.stop)
+            self.looking = keep("lag", self.lag.run, self.metrics.failures)
+            begun.callback(self.looking.cancel)
             self.listener = await self.listen(listening)
             begun.callback(self.listener.close)
             if self.web is not None:
@@ -152,6 +155,9 @@ class LabServer:
     async def listen(self, listening: socket.socket) -> Server:
         """Start to accept. The library's keepalive and flow control stay out of it."""
         settings = self.settings
+        tls_timeout: dict[str, Any] = {}
+        if self.tls:
+            tls_timeout["ssl_handshake_timeout"] = settings.handshake_timeout
         server = await serve(
             self.converse,
             sock=listening,
@@ -164,7 +170,8 @@ class LabServer:
             compression=None,
             extensions=[wire.deflate_offer()],
             server_header=None,
-            open_timeout=settings.handshake_timeout,
+            open_timeout=None,  # a connection looks once more at its end
+            **tls_timeout,
             ping_interval=None,
             close_timeout=2,
             max_size=settings.message_size_limit or None,
@@ -201,7 +208,7 @@ class LabServer:
         await self.listener.wait_closed()
         if web is not None:
             await web
-        self.lag.stop()
+        self.looking.cancel()
         await self.parts.heartbeat.stop()
         await self.attendance.stop()
         await self.parts.broker.stop()
@@ -403,6 +410,8 @@ class LabServer:
     def unready(self) -> str | None:
         if self.draining:
             return "draining"
+        if failed := self.metrics.failures.recent():
+            return f"the task {failed} failed"
         return "the broker is deaf" if self.parts.broker.deaf else None
 
     def metrics_page(self) -> bytes:

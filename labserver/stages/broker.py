@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -46,6 +47,7 @@ from labserver.server.limits import TokenBucket
 from labserver.server.metrics import Metrics
 from labserver.server.parts import BEGINS, History, Parts, Position
 from labserver.server.presence import Roster
+from labserver.server.tasks import keep
 from labserver.settings import Settings
 
 LINGER = 1.0  # seconds that an empty room is listened to, since people come back
@@ -90,17 +92,21 @@ class RedisBroker:
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
-        self.redis = nodes(self.url, self.heard, self.catch_up)
-        self.histories = Histories(self.redis, history, self._settle)
-        await self.redis.start()
-        self.memory = Memory(self.redis, history)
-        self.task = asyncio.create_task(self._tend())
+        failures = metrics.failures
+        async with AsyncExitStack() as begun:  # undone if a later step fails
+            self.redis = nodes(self.url, failures, self.heard, self.catch_up)
+            begun.push_async_callback(self.redis.stop)
+            await self.redis.start()
+            self.histories = Histories(self.redis, history, self._settle)
+            begun.push_async_callback(self.histories.stop)
+            self.memory = Memory(self.redis, history, failures)
+            begun.push_async_callback(self.memory.stop)
+            task = keep("tending", self._tend, failures)
+            begun.push_async_callback(ended, task)
+            self.begun = begun.pop_all()
 
     async def stop(self) -> None:
-        await ended(self.task)
-        await self.memory.stop()
-        await self.histories.stop()
-        await self.redis.stop()
+        await self.begun.aclose()
 
     # Publishing
 

@@ -25,6 +25,7 @@ from labserver.contract.closing import HEARTBEAT_LOST
 from labserver.server.connection import LabConnection
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Parts
+from labserver.server.tasks import keep
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
@@ -60,7 +61,7 @@ class WheelHeartbeat:
 
     async def start(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.task = asyncio.create_task(self.turn())
+        self.task = keep("heartbeat", self.turn, metrics.failures)
 
     async def stop(self) -> None:
         self.task.cancel()

@@ -20,10 +20,11 @@ from labserver.errors import SettingsError
 from labserver.http.door import open_web
 from labserver.http.listener import WebServer
 from labserver.processes.cluster import running_replica
+from labserver.redis.nodes import OneNode
 from labserver.server.connection import LabConnection
 from labserver.server.server import LabServer
 from labserver.settings import Settings
-from labserver.stages import STAGES, build
+from labserver.stages import STAGES, broker, build
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 from tests.support.raw_sockets import raw_peer, said
 
@@ -65,7 +66,7 @@ async def test_taken_port_is_named() -> None:
                 pass
 
 
-@pytest.mark.parametrize("step", ["heartbeat", "listen", "web"])
+@pytest.mark.parametrize("step", ["broker", "memory", "heartbeat", "listen", "web"])
 async def test_server_that_cannot_start_leaves_nothing(
     step: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,17 +77,21 @@ async def test_server_that_cannot_start_leaves_nothing(
     async def fail(*_: object) -> None:
         raise OSError("there is no memory")
 
+    def fail_now(*_: object) -> None:
+        raise OSError("there is no memory")
+
     place = {
+        "broker": (OneNode, "start"),
+        "memory": (broker, "Memory"),
         "heartbeat": (server.parts.heartbeat, "start"),
         "listen": (server, "listen"),
         "web": (WebServer, "start"),
     }[step]
-    monkeypatch.setattr(*place, fail)
+    monkeypatch.setattr(*place, fail_now if step == "memory" else fail)
     with pytest.raises(OSError, match="no memory"):
         async with server:
             pass
     await eventually(lambda: not asyncio.all_tasks() - before)
-    assert server.lag.timer is None
     assert isinstance(server.web, WebServer)
     assert server.web.listening.fileno() == -1
     with pytest.raises(OSError):
