@@ -32,6 +32,7 @@ from labserver.errors import BadMessage, Refused
 from labserver.http.polling import Poll
 from labserver.http.sse import Stream, StreamResponse, turned_away
 from labserver.http.visitor import Publisher, Visitor
+from labserver.redis.deadlines import Patience
 from labserver.server import routes
 from labserver.server.limits import BucketPerName
 from labserver.server.member import Member
@@ -194,7 +195,7 @@ class Web:
             )
             await self.handle(post, message)
             try:
-                async with asyncio.timeout(host.settings.handshake_timeout):
+                async with Patience(host.settings.handshake_timeout):
                     answer = await post.answer
             except TimeoutError:
                 raise BadMessage("broker_down", "no answer in time") from None
@@ -272,7 +273,7 @@ class Web:
             raise too_big
         data = bytearray()
         try:
-            async with asyncio.timeout(self.host.settings.handshake_timeout):
+            async with Patience(self.host.settings.handshake_timeout):
                 async for part in request.stream():
                     data += part
                     if len(data) > limit:

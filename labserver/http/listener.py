@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from labserver.http.app import HEADERS, Host, Web
+from labserver.server.member import LAST_LOOK
 from labserver.server.places import Place, Places
 from labserver.server.proxies import UNKNOWN, Proxies, normal
 from labserver.server.sockets import ACCEPTS, abort, widen
@@ -91,9 +92,11 @@ class BoundedProtocol(H11Protocol):
             self.due.cancel()
             self.due = None
 
-    def look(self, before: int) -> None:
+    def look(self, before: int, last: bool = False) -> None:
         if self.unsent() < before:
             self.expect()
+        elif not last:
+            self.due = self.loop.call_later(LAST_LOOK, self.look, before, True)
         else:
             abort(self.transport)
 

@@ -34,7 +34,7 @@ from labserver.contract.tokens import ANONYMOUS
 from labserver.server import routes
 from labserver.server.intake import STEP, gated
 from labserver.server.limits import TokenBucket
-from labserver.server.member import GOODBYE_TIMEOUT, SHUT, Outbox
+from labserver.server.member import GOODBYE_TIMEOUT, LAST_LOOK, SHUT, Outbox
 from labserver.server.places import Place
 from labserver.server.proxies import UNKNOWN, normal
 from labserver.server.sockets import OVER
@@ -148,7 +148,7 @@ class LabConnection(ServerConnection):
         self.place = self.host.arrived(self)
         # It was made when the socket was accepted: TLS has had of this time.
         left = self.seen + self.host.patience - time.monotonic()
-        self.deadline = self.loop.call_later(max(0.0, left), self.abort)
+        self.deadline = self.loop.call_later(max(0.0, left), self.run_out)
 
     def forget_handshake(self) -> None:
         """Let go of what an idle connection need not keep: headers, logger (2 KB)."""
@@ -240,18 +240,21 @@ class LabConnection(ServerConnection):
         """Whether a message has begun and not come to its end."""
         return self.part is not None or bool(self.protocol.reader.buffer)
 
-    def expect(self, within: float, finished: int, since: float) -> None:
+    def expect(
+        self, within: float, finished: int, since: float, last: bool = False
+    ) -> None:
         """Look ``within`` seconds whether the message that began has come."""
         self.deadline = self.loop.call_later(
-            within, self.look_at_message, finished, since
+            within, self.look_at_message, finished, since, last
         )
 
-    def look_at_message(self, finished: int, since: float) -> None:
+    def look_at_message(self, finished: int, since: float, last: bool) -> None:
         """End a peer whose message began and does not come.
 
         Args:
             finished: Messages that had come when this one was first waited for.
             since: When that was.
+            last: Whether to judge now.
 
         """
         self.deadline = None
@@ -263,13 +266,13 @@ class LabConnection(ServerConnection):
             return
         size = len(self.protocol.reader.buffer)
         size += 0 if self.part is None else len(self.part.data)
-        left = since + max(patience, size / SLOWEST) * 9 / 8 - now
-        if left <= 0:
-            self.end(UNFINISHED)
+        left = since + max(patience, size / SLOWEST) - now
+        if left > 0:
+            self.expect(left, finished, since)
+        elif not last:
+            self.expect(LAST_LOOK, finished, since, last=True)
         else:
-            # Nobody is judged at the first look: it may have been late, with what came
-            # meanwhile still unread.
-            self.expect(max(left, patience / 8), finished, since)
+            self.end(UNFINISHED)
 
     def process_event(self, event: Event) -> None:
         if self.ending is not None and isinstance(event, Frame):
@@ -436,7 +439,7 @@ class LabConnection(ServerConnection):
         self.outbox = SHUT
         if self.deadline is not None:
             self.deadline.cancel()
-        self.deadline = self.loop.call_later(within, self.abort)
+        self.deadline = self.loop.call_later(within, self.run_out)
         # Not now: a room may be in the middle of its members.
         self.loop.call_soon(self.host.left, self)
 
@@ -450,6 +453,10 @@ class LabConnection(ServerConnection):
         finally:
             self.ending = close
             self.transport.abort()
+
+    def run_out(self) -> None:
+        """Abort, unless what is waited for has come and is only not read yet."""
+        self.deadline = self.loop.call_later(LAST_LOOK, self.abort)
 
     def abort(self) -> None:
         """End at once; nothing if the socket is gone already."""

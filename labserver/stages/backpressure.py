@@ -20,7 +20,7 @@ from os import write as os_write
 
 from labserver.contract.closing import TOO_SLOW
 from labserver.contract.wire import Chunk
-from labserver.server.member import GOODBYE_TIMEOUT, Reader
+from labserver.server.member import GOODBYE_TIMEOUT, LAST_LOOK, Reader
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Parts
 from labserver.settings import Settings
@@ -135,10 +135,14 @@ class BoundedOutbox:
         self.paused_at = time.monotonic()
         self.unsent = self.reader.transport.get_write_buffer_size()
         if self.stuck_timeout and not self.waits:
-            self.waits = True
-            self.reader.loop.call_later(self.stuck_timeout, self.look)
+            self.expect(self.stuck_timeout)
 
-    def look(self) -> None:
+    def expect(self, within: float, last: bool = False) -> None:
+        """Look at the peer ``within`` seconds; ``last``: and judge it then."""
+        self.waits = True
+        self.reader.loop.call_later(within, self.look, last)
+
+    def look(self, last: bool) -> None:
         """Cut off a peer that took no byte for ``stuck_timeout`` seconds."""
         self.waits = False
         reader = self.reader
@@ -150,8 +154,11 @@ class BoundedOutbox:
             self.unsent, self.paused_at = unsent, time.monotonic()
             left = self.stuck_timeout
         if left > 0:
-            self.waits = True
-            reader.loop.call_later(left, self.look)
+            self.expect(left)
+        elif not last:
+            # Perhaps this process stood still, and the peer took what the kernel had:
+            # that shows when more was written.
+            self.expect(LAST_LOOK, last=True)
         else:
             self.metrics.stuck += 1
             reader.cut(TOO_SLOW)
