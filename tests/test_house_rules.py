@@ -53,6 +53,7 @@ LEAVES = [
         "server/limits.py",
         "server/proxies.py",
         "stages/backlog.py",
+        "stages/keys.py",
     )
 ]
 

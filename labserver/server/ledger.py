@@ -89,11 +89,11 @@ class Ledger:
         cut: list[str] = []
         if self.size <= target:
             return cut
-        level = _level(self.sums.values(), target)
-        for user in [user for user, size in self.sums.items() if size > level]:
+        most = level(self.sums.values(), target)
+        for user in [user for user, size in self.sums.items() if size > most]:
             held = self.users.get(user, {})  # empty if its rooms went with another's
             for room in sorted(held, key=held.__getitem__, reverse=True):
-                if self.sums.get(user, 0) <= level:
+                if self.sums.get(user, 0) <= most:
                     break
                 cut.append(room)
                 self.forget(room)
@@ -114,7 +114,7 @@ class Ledger:
                 del self.users[user], self.sums[user]
 
 
-def _level(sizes: Iterable[int], target: float) -> float:
+def level(sizes: Iterable[int], target: float) -> float:
     """Return the bytes that each user may hold so that all hold ``target``."""
     ascending = sorted(sizes)
     for number, size in enumerate(ascending):

@@ -16,19 +16,18 @@ from labserver.server.limits import TokenBucket
 from labserver.server.metrics import Metrics
 from labserver.server.parts import BEGINS, KEPT_LIMIT, KEY_TTL, History, Position
 from labserver.server.presence import Roster
+from labserver.stages.keys import Keys
 
 
 class Log:
     """A room's numbering in this process, and the newest of its messages."""
 
-    __slots__ = ("epoch", "expires", "keys", "kept", "seq", "told")
+    __slots__ = ("epoch", "expires", "kept", "seq", "told")
 
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(4)
         self.seq = 0
         self.kept: deque[tuple[float, Event]] = deque()
-        # By user and idempotency key: when the key expires, and the message's seq.
-        self.keys: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         self.expires = 0.0  # when the log may be forgotten (time.monotonic)
         self.told = False  # whether a client was told a position, and may come back
 
@@ -45,12 +44,13 @@ class LocalBroker:
 
     deaf = False
     logs_limit = 100_000
-    keys_limit = 10_000
+    keys_limit = 100_000  # of idempotency keys, all rooms together
     kept_limit = KEPT_LIMIT
 
     def __init__(self) -> None:
         self.logs: OrderedDict[str, Log] = OrderedDict()
         self.kept = 0  # bytes of history of all rooms
+        self.keys = Keys(self.keys_limit, KEY_TTL)
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, self.history, self.metrics = hub, history, metrics
@@ -76,10 +76,11 @@ class LocalBroker:
                 return done
             begins.take(now)
         log = self._log(room)
-        own = key and (user, key)  # another user's equal key is another key
-        if own and (first := log.keys.get(own)) and first[0] > now:
-            done.set_result(first[1])
-            return done
+        if key:  # another user's equal key is another key
+            first = self.keys.seq(user, room, key, log.epoch, now)
+            if first is not None:
+                done.set_result(first)
+                return done
         log.seq += 1
         self.metrics.published += 1
         message = event(room, log.seq, tail)
@@ -89,11 +90,9 @@ class LocalBroker:
             if self.kept > self.kept_limit:
                 self._relieve(now)
         log.expires = max(log.expires, now + self.history.ttl)
-        if own:
-            log.keys[own] = (now + KEY_TTL, log.seq)
+        if key:
+            self.keys.note(user, room, key, log.epoch, log.seq, now)
             log.expires = now + max(KEY_TTL, self.history.ttl)
-            while len(log.keys) > self.keys_limit or _first(log.keys)[0] <= now:
-                log.keys.popitem(last=False)
         self.hub.deliver(room, message)
         self._forget(now)
         done.set_result(log.seq)
@@ -167,7 +166,3 @@ class LocalBroker:
                 self._empty(log)
                 self.ledger.forget(name)
                 del self.logs[name]
-
-
-def _first(keys: OrderedDict[tuple[str, str], tuple[float, int]]) -> tuple[float, int]:
-    return next(iter(keys.values()))
