@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 
@@ -27,6 +27,16 @@ FIRST = 16  # the first page is this many times smaller: most clients missed lit
 REPLAYS = 2**21  # bytes of replays that clients are given in one tick of the loop
 NEWEST = "+"  # XREVRANGE's name for the end of a stream
 READ = script("numbering.lua", "read.lua")
+# A room in which nothing was ever said is not worth an hour once nobody listens to it.
+# Who joins listens first and reads then, which gives it the whole time back.
+RELEASE = """
+local count = ARGV[2] == 'PUBLISH' and 'NUMSUB' or 'SHARDNUMSUB'
+if redis.call('HGET', KEYS[1], 'seq') == '0'
+    and redis.call('PUBSUB', count, KEYS[1])[2] == 0 then
+  return redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return 0
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,14 @@ class Histories:
     async def stop(self) -> None:
         for reading in list(self.readings.values()):
             await ended(reading)
+
+    async def release(self, rooms: Iterable[str]) -> None:
+        """Note that this replica does not listen to rooms any more."""
+        ttl = (ms(self.history.ttl),)
+        asked = [
+            call(self.nodes, room, RELEASE, keys_of(room)[:1], ttl) for room in rooms
+        ]
+        await asyncio.gather(*asked, return_exceptions=True)
 
     async def page(self, room: str, after: int | None, end: str = "") -> Page:
         """Read one page of a room's history.

@@ -263,10 +263,13 @@ class RedisBroker:
     async def _tend(self) -> None:
         """Let go of rooms that stay empty; keep the numbering of quiet ones alive."""
         idle: set[str] = set()
+        left: set[str] = set()  # in the turn before: by now Redis knows
         turns = 0
         while True:
             await asyncio.sleep(LINGER)
             turns += 1
+            await self.histories.release(left - self.feeds.keys())
+            left = set()
             empty = self.feeds.keys() - self.hub.rooms.keys()
             for room in empty & idle:
                 if room not in self.hub.rooms:  # nobody came while we waited
@@ -274,6 +277,7 @@ class RedisBroker:
                         link = self.redis.of(room).link
                         del self.feeds[room]
                         await link.unsubscribe(room)
+                        left.add(room)
             if turns * LINGER % (NUMBERING_TTL / 4) == 0:
                 for room in list(self.feeds):
                     with contextlib.suppress(BrokerDown):

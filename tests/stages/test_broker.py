@@ -284,6 +284,41 @@ async def test_rooms_that_one_user_begins_are_bounded_over_all_its_connections(
         assert answer["type"] == "ack"
 
 
+async def test_room_that_was_only_looked_into_does_not_stay_for_an_hour(
+    running: Running, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "LINGER", 0.05)
+
+    def ttl(room: str) -> float:
+        return redis.pttl(f"lab:{{{room}}}") / 1000
+
+    async with running("resume", history_ttl=100) as one, running("resume") as two:
+        await hear(one)
+        await hear(two)
+        commands = one.parts.broker.redis.node.commands
+        connection = commands.connection
+        async with peer(one) as ann, peer(two) as bob:
+            cursors = {}
+            for room in ("seen", "said", "shared"):
+                joined = await ann.join(room)
+                cursors[room] = {"epoch": joined["epoch"], "seq": joined["seq"]}
+            await bob.join("shared")
+            await ann.ask(type="publish", room="said", payload=1)
+            for room in ("seen", "said", "shared"):
+                assert ttl(room) > 3600
+                await ann.ask(type="leave", room=room)
+            await eventually(lambda: 0 < ttl("seen") <= 100)
+            assert ttl("said") > 3600
+            assert ttl("shared") > 3600
+            # Whoever comes back in time finds it as it was, and it stays again.
+            again = await ann.join("seen", after=cursors["seen"])
+            assert again["recovered"]
+            assert ttl("seen") > 3600
+            await bob.ask(type="leave", room="shared")
+            await eventually(lambda: 0 < ttl("shared") <= 300)
+            assert commands.connection is connection  # each answer was understood
+
+
 async def test_publishes_of_one_tick_share_a_round_trip_and_keep_their_order(
     running: Running, redis: Redis
 ) -> None:
