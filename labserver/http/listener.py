@@ -28,6 +28,7 @@ from labserver.server.tasks import Failures, again
 
 log = logging.getLogger("labserver")
 
+FAREWELL = 0.2  # seconds that requests have to end when their peer is gone
 LEAST_PATIENCE = 20.0  # seconds; less would end readers that are only slow
 
 
@@ -245,9 +246,8 @@ class WebServer:
         state = self.server.server_state
         for connection in list(state.connections):
             abort(connection.transport)
-        with contextlib.suppress(TimeoutError):
-            # An application that waits for something else than its peer.
-            await asyncio.wait_for(asyncio.shield(self.task), 1.0)
-        for task in list(state.tasks):
+        await asyncio.wait((self.task,), timeout=FAREWELL)
+        for task in list(state.tasks):  # it waits for something else than its peer
             task.cancel()
+        self.server.force_exit = True  # whether it lets itself be cancelled or not
         await self.task

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -135,8 +136,13 @@ class Attendance:
         """Seconds until one looks again at a room in which nothing happens."""
         return max(REFRESH, len(self.audiences) / REFRESHES)
 
-    async def stop(self) -> None:
-        """Say that everybody left, unless the broker is away."""
+    async def stop(self, deadline: float) -> None:
+        """Say that everybody left, unless the broker is away.
+
+        Args:
+            deadline: By when, of the clock ``time.monotonic``.
+
+        """
         tasks = [each.task for each in self.audiences.values() if each.task]
         for task in tasks:
             task.cancel()
@@ -147,7 +153,8 @@ class Attendance:
             if audience.known is not None
         ]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL):
+            within = min(FAREWELL, max(0.0, deadline - time.monotonic()))
+            async with asyncio.timeout(within):
                 await asyncio.gather(*leaving, return_exceptions=True)
         self.audiences.clear()
 

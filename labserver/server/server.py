@@ -7,6 +7,7 @@ It knows the seams and no stage. The life of a connection reads from top to bott
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -51,6 +52,7 @@ library_log.setLevel(logging.WARNING)
 
 RETURN_RATE = 1000.0  # handshakes a second that a neighbour is thought to take
 GOODBYES = 20  # that are said at a time
+LAST = 1.0  # seconds after its deadline in which a drain stops what is left
 
 
 class LabServer:
@@ -97,6 +99,7 @@ class LabServer:
         self.visitors: set[Member] = set()  # streams, polls and POSTs
         self.draining = False
         self.over = False  # who was accepted before and arrives now is late
+        self.drained = asyncio.Event()
         self.attendance = Attendance(parts.broker.here, self.metrics.failures)
         self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
         self.application = parts.application(
@@ -188,31 +191,50 @@ class LabServer:
         return url_of(self.host, self.port, self.settings)
 
     async def drain(self, within: float) -> None:
-        """Say goodbye to everybody, and be done after ``within`` seconds."""
+        """Say goodbye to everybody, and serve what they asked before.
+
+        Args:
+            within: Seconds that this may take. What goes on then is aborted and
+                stopped; all is over after ``LAST`` more seconds.
+
+        """
         if self.draining:
-            return await self.listener.wait_closed()
+            await self.drained.wait()
+            return
         self.draining = True
         log.info("draining", extra={"connections": len(self.connections)})
         deadline = time.monotonic() + within
-        await self.say_goodbye(within / 2)
-        web = asyncio.create_task(self.web.stop(deadline)) if self.web else None
+        try:
+            await self.say_goodbye(within / 2)
+            await self.end_conversations(deadline)
+            self.looking.cancel()
+            await self.parts.heartbeat.stop()
+            await self.attendance.stop(deadline + LAST * 3 / 4)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(until(deadline + LAST)):
+                    await self.parts.broker.stop()
+        finally:
+            self.drained.set()
+        log.info("drained")
+
+    async def end_conversations(self, deadline: float) -> None:
+        """Let conversations and requests come to their end; then end them."""
+        closing_down = []
+        if self.web is not None:
+            closing_down.append(asyncio.create_task(self.web.stop(deadline)))
         if self.conversations:
-            left = max(0.0, deadline - time.monotonic())
-            await asyncio.wait(self.conversations, timeout=left)
+            await asyncio.wait(self.conversations, timeout=until(deadline))
         self.listener.close(close_connections=False)
         self.over = True
         for connection in list(self.sockets):
             connection.abort()
         for conversation in list(self.conversations):
             conversation.cancel()  # what is left in its queue takes as long as it likes
-        await self.listener.wait_closed()
-        if web is not None:
-            await web
-        self.looking.cancel()
-        await self.parts.heartbeat.stop()
-        await self.attendance.stop()
-        await self.parts.broker.stop()
-        log.info("drained")
+        closing_down.append(asyncio.create_task(self.listener.wait_closed()))
+        _, late = await asyncio.wait(closing_down, timeout=until(deadline + LAST / 2))
+        for each in late:  # somebody's code does not let itself be cancelled
+            each.cancel()
+            log.warning("a conversation goes on after the drain")
 
     async def say_goodbye(self, within: float) -> None:
         """Close every connection, spread over time, and tell each when to return.
@@ -433,6 +455,11 @@ class LabServer:
             ],
             {"replica": self.replica, "stage": self.stage, "version": __version__},
         )
+
+
+def until(moment: float) -> float:
+    """Return the seconds that are left; 0 if there are none."""
+    return max(0.0, moment - time.monotonic())
 
 
 def about(connection: LabConnection) -> dict[str, object]:

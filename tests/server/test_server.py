@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -20,12 +21,14 @@ from labserver.errors import SettingsError
 from labserver.http.door import open_web
 from labserver.http.listener import WebServer
 from labserver.processes.cluster import running_replica
+from labserver.redis.embedded import embedded_redis
 from labserver.redis.nodes import OneNode
 from labserver.server.connection import LabConnection
 from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import STAGES, broker, build
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
+from tests.support.plain_http import post
 from tests.support.raw_sockets import raw_peer, said
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
@@ -198,6 +201,54 @@ async def test_drain_does_not_wait_for_a_client_that_came_just_before(
             async with asyncio.timeout(DEADLINE):
                 await server.drain(0.1)
             await eventually(lambda: not server.sockets)
+
+
+async def test_drain_keeps_its_deadline_with_a_conversation_that_does_not_end(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within, over = 0.2, asyncio.Event()
+
+    async def stubborn(*_: object) -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    async with running("rooms") as server, peer(server) as client:
+        monkeypatch.setattr(server.application, "receive", stubborn)
+        await client.send(type="ping")
+        await eventually(lambda: server.metrics.received == 1)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.gather(server.drain(within), server.drain(within))
+            assert time.monotonic() - started < within + 1.5
+        finally:
+            over.set()
+
+
+async def test_drain_keeps_its_deadline_though_redis_is_frozen(
+    running: Running,
+) -> None:
+    within = 0.5
+    async with (
+        embedded_redis() as redis,
+        running("resume", redis=redis.url, sse_port=0) as server,
+        peer(server) as ann,
+    ):
+        await ann.join("lobby", presence=True)
+        await ann.until("present")
+        redis.signal(signal.SIGSTOP)
+        try:
+            posting = asyncio.create_task(post(server, "lobby", 1))
+            await eventually(lambda: server.metrics.received == 2)
+            await ann.send(type="join", room="another")
+            started = time.monotonic()
+            await server.drain(within)
+            assert time.monotonic() - started < within + 1.5
+        finally:
+            redis.signal(signal.SIGCONT)
+        await asyncio.wait((posting,))
+        assert posting.exception() is not None  # there was no answer
 
 
 async def test_metrics_page_counts_what_happened(running: Running) -> None:
