@@ -39,6 +39,7 @@ from labserver.server.member import Member
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Application, Parts
 from labserver.server.proxies import UNKNOWN, Proxies, neighbourhood, normal
+from labserver.server.turns import Share, Turns, charged
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
@@ -79,6 +80,7 @@ class Host(Protocol):
     settings: Settings
     metrics: Metrics
     proxies: Proxies
+    turns: Turns
     application: Application
     draining: bool
     visitors: set[Member]
@@ -186,14 +188,12 @@ class Web:
                 detail = f"more than {self.rates.rate:g} messages a second"
                 raise BadMessage("rate_limited", detail)
             host.metrics.received += 1
-            message = messages.checked(
-                Publish,
-                room=request.path_params["room"],
-                payload=messages.payload(await self.body(request)),
-                key=request.headers.get("idempotency-key"),
-                ref="post",
-            )
-            await self.handle(post, message)
+            body = await self.body(request)
+            share = Share(host.turns)  # as each connection has one
+            if not share.allows(len(body)):
+                await host.turns.wait()
+            bucket = self.rates.of(name, time.monotonic())
+            await charged(self.serve(post, request, body), len(body), share, bucket)
             try:
                 async with Patience(host.settings.handshake_timeout):
                     answer = await post.answer
@@ -202,6 +202,17 @@ class Web:
         if isinstance(answer, Error):
             raise BadMessage(answer.code, answer.detail)
         return reply(200, messages.encode(Ack(answer.room, answer.seq)))
+
+    async def serve(self, post: Publisher, request: Request, body: str) -> None:
+        """Publish what was posted."""
+        message = messages.checked(
+            Publish,
+            room=request.path_params["room"],
+            payload=messages.payload(body),
+            key=request.headers.get("idempotency-key"),
+            ref="post",
+        )
+        await self.handle(post, message)
 
     async def status(self, request: Request) -> Response:
         """``/healthz`` and ``/readyz``, as on the WebSocket port."""

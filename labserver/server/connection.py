@@ -38,7 +38,7 @@ from labserver.server.member import GOODBYE_TIMEOUT, LAST_LOOK, SHUT, Outbox
 from labserver.server.places import Place
 from labserver.server.proxies import UNKNOWN, normal
 from labserver.server.sockets import OVER
-from labserver.server.turns import Share, Turns, timed
+from labserver.server.turns import Share, Turns, charged
 
 log = logging.getLogger("labserver")
 
@@ -46,11 +46,6 @@ HEAD_LIMIT = 16384  # bytes of a handshake; as on the port of event streams
 SLOWEST = 8192  # bytes a second at which a long message may come, whatever its deadline
 UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
 DROPPED_LIMIT = 1000  # frames read after a goodbye: what may have been on its way
-# Seconds of work that a message counts as, by its bytes: at least, for what they cost
-# later, when they are encoded for others; and at most, because what is measured is also
-# the time of whatever else the machine did meanwhile.
-LEAST_WORK = 60e-9
-MOST_WORK = (200e-6, 1e-6)  # of any message, and of each byte
 PARSING = 100e-6  # seconds that parsing a few frames counts as at most
 
 
@@ -325,27 +320,8 @@ class LabConnection(ServerConnection):
         return data
 
     async def charged(self, work: Coroutine[Any, Any, None], size: int) -> None:
-        """Serve a message, and charge for what it cost.
-
-        Args:
-            work: Serves it.
-            size: Bytes of it, inflated.
-
-        """
-        spent = 0.0
-
-        def spend(seconds: float) -> None:
-            nonlocal spent
-            spent += seconds
-
-        try:
-            await timed(work, spend)
-        finally:
-            most = MOST_WORK[0] + MOST_WORK[1] * size
-            spent = max(min(spent, most), size * LEAST_WORK)
-            self.share.spend(spent)
-            if self.bucket is not None:  # one token is taken already
-                self.bucket.charge(max(0.0, spent * self.bucket.rate - 1.0))
+        """Serve a message of ``size`` bytes, inflated; charge for what it cost."""
+        await charged(work, size, self.share, self.bucket)
 
     def within_rate(self) -> bool:
         """Count one message; say if it may be served. Who goes on and on is closed."""

@@ -22,6 +22,11 @@ QUANTUM = 0.004  # seconds that a turn lasts
 SHARE = 0.02  # part of the loop's time that a connection may use without a turn
 BURST = 0.001  # seconds that it may use at once without a turn
 WORST = 250e-9  # seconds that a byte of a message may cost: an estimate from above
+# Seconds of work that a message counts as, by its bytes: at least, for what they cost
+# later, when they are encoded for others; and at most, because what is measured is also
+# the time of whatever else the machine did meanwhile.
+LEAST_WORK = 60e-9
+MOST_WORK = (200e-6, 1e-6)  # of any message, and of each byte
 # A message is read in one tick of the loop and served in the next.
 TICKS = 3  # ticks of the loop from one turn to the next
 
@@ -98,6 +103,35 @@ class Share(TokenBucket):
     def begin(self) -> None:
         """Begin a turn."""
         self.left = QUANTUM
+
+
+async def charged(
+    work: Coroutine[Any, Any, None], size: int, share: Share, bucket: TokenBucket | None
+) -> None:
+    """Serve a message, and charge for what it cost.
+
+    Args:
+        work: Serves it.
+        size: Bytes of it, inflated.
+        share: Of the loop's time, from which it is taken.
+        bucket: Of messages, from which one token was taken already; None if there is
+            no limit.
+
+    """
+    spent = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal spent
+        spent += seconds
+
+    try:
+        await timed(work, spend)
+    finally:
+        most = MOST_WORK[0] + MOST_WORK[1] * size
+        spent = max(min(spent, most), size * LEAST_WORK)
+        share.spend(spent)
+        if bucket is not None:
+            bucket.charge(max(0.0, spent * bucket.rate - 1.0))
 
 
 @coroutine

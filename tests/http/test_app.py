@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +17,9 @@ from labserver.contract.tokens import issue
 from labserver.http.listener import WebServer
 from labserver.processes.cluster import running_replica
 from labserver.redis.embedded import embedded_redis
+from labserver.server.limits import TokenBucket
 from labserver.server.server import LabServer
+from labserver.server.turns import LEAST_WORK
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 from tests.http.test_sse import stalled
 from tests.support.plain_http import ask, listening, poll, port_of, post, request
@@ -33,6 +36,33 @@ async def test_post_is_acknowledged_with_its_seq(running: Running) -> None:
             answer = await post(server, "red", {"n": number})
             assert answer.status == 200
             assert answer.body == {"type": "ack", "room": "red", "seq": number}
+
+
+async def test_post_takes_turns_and_is_charged_as_a_message_is(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, costs = [], []
+    charge = TokenBucket.charge
+
+    def note(bucket: TokenBucket, cost: float) -> None:
+        costs.append(cost)
+        charge(bucket, cost)
+
+    monkeypatch.setattr(TokenBucket, "charge", note)
+    async with running("resume", sse_port=0, message_rate_limit=1e6) as server:
+        ask = server.turns.ask
+
+        def stand_in_line(then: Callable[[], object]) -> None:
+            asked.append(then)
+            ask(then)
+
+        monkeypatch.setattr(server.turns, "ask", stand_in_line)
+        assert (await post(server, "red", 1)).status == 200
+        assert not asked
+        assert (await post(server, "red", "x" * 60_000)).status == 200
+        assert len(asked) == 1
+        small, large = costs
+        assert large > 60_000 * LEAST_WORK * 1e6 - 1.5
 
 
 async def test_second_post_with_a_key_is_the_first(running: Running) -> None:
