@@ -502,6 +502,21 @@ async def test_goodbye_to_a_client_that_just_left_does_not_end_the_next_request(
         assert visitor.deadline is None
 
 
+async def test_goodbye_that_was_taken_does_not_end_the_next_request(
+    running: Running,
+) -> None:
+    async with (
+        running("resume", sse_port=0) as server,
+        listening(server, "red") as stream,
+    ):
+        (visitor,) = server.visitors
+        visitor.end(closing.draining(1.0))
+        assert visitor.deadline is not None
+        await stream.rest()
+        await eventually(lambda: not server.visitors)
+        assert visitor.deadline.cancelled()
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
 async def test_dead_peer_is_noticed_by_the_kernel(running: Running) -> None:
     async with running("resume", sse_port=0) as server, listening(server, "red"):

@@ -66,6 +66,31 @@ async def test_silent_link_is_noticed_though_commands_work(running: Running) -> 
         await eventually(lambda: one.unready() is None)
 
 
+async def test_next_link_does_not_await_what_the_broken_one_was_asked(
+    running: Running,
+) -> None:
+    async with (
+        net_to_redis() as (url, net),
+        running("resume", redis=url) as server,
+        peer(server) as ann,
+    ):
+        await hears(server)
+        link = server.parts.broker.redis.node.link
+        generation = link.generation
+        link.connections = pool(f"redis://127.0.0.1:{net.port}")
+        async with Redis.from_url(url) as redis:
+            await redis.client_kill_filter(_type="pubsub")
+        await eventually(lambda: link.generation > generation and not link.deaf)
+        net.freeze()
+        joining = asyncio.create_task(ann.join("red"))
+        await eventually(lambda: bool(link.asked))
+        net.reset()
+        net.thaw()
+        assert (await joining)["type"] == "joined"
+        await eventually(lambda: not link.deaf)
+        assert not link.asked
+
+
 async def test_silent_commands_are_answered_though_the_link_works(
     running: Running,
 ) -> None:

@@ -18,6 +18,7 @@ from labserver.redis.commands import BATCH, TIMEOUT
 from labserver.redis.embedded import embedded_redis
 from labserver.server.server import LabServer
 from labserver.stages import broker as broker_module
+from labserver.stages.rooms import RoomsApplication
 from tests.conftest import Peer, Running, eventually, peer
 from tests.support.plain_http import post
 
@@ -340,6 +341,33 @@ async def test_publishes_of_one_tick_share_a_round_trip_and_keep_their_order(
         assert await received(bob, 500) == list(range(1, 501))
         calls = redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before
         assert calls < 400
+
+
+async def test_publisher_is_not_read_while_too_many_messages_wait_for_the_broker(
+    running: Running,
+) -> None:
+    limit = RoomsApplication.in_flight_limit
+    async with running("rooms") as server, peer(server) as ann, peer(server) as bob:
+        waiting: list[asyncio.Future[int]] = []
+
+        def publish(*_: object) -> asyncio.Future[int]:
+            waiting.append(asyncio.get_running_loop().create_future())
+            return waiting[-1]
+
+        server.parts.broker.publish = publish
+        for number in range(limit + 10):
+            await ann.send(type="publish", room="red", payload=number, ref=number)
+        await eventually(lambda: len(waiting) >= limit)
+        for _ in range(20):  # turns in which more would be read
+            await bob.ask(type="ping")
+        assert len(waiting) == limit
+        for seq, stored in enumerate(waiting, start=1):
+            stored.set_result(seq)
+        await eventually(lambda: len(waiting) == limit + 10)
+        for stored in waiting[limit:]:
+            stored.set_result(limit)
+        acks = [(await ann.until("ack"))["ref"] for _ in range(limit + 10)]
+        assert acks == list(range(limit + 10))
 
 
 async def test_script_that_redis_forgot_is_loaded_again(
