@@ -1,8 +1,8 @@
 """Rooms over plain HTTP: a stream of events, a long poll, publishing by POST.
 
-For clients that cannot or need not speak WebSocket, with the same rooms, rights,
-cursors and limits. A request is admitted like a handshake; whatever it is refused is
-JSON with a code of the wire contract.
+This is for clients that cannot or need not speak WebSocket. Rooms, rights, cursors and
+limits are the same. A request is admitted like a handshake. A refusal is JSON, with a
+code of the wire contract.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
 
-WAIT = 25.0  # seconds that a poll waits when it does not say
-WAIT_LIMIT = 60.0
-HEADERS = 16384  # bytes of them and the address; a stream keeps them while it lasts
+WAIT = 25.0  # seconds that a poll waits, unless it names another time
+WAIT_LIMIT = 60.0  # seconds
+HEADERS = 16384  # bytes of headers and address; a stream holds them while it lasts
 
-# The status of each code, and the code of a refusal that has only a status.
+# The status of each error code, and the code of a refusal that only has a status.
 STATUS = {
     "bad_json": 400,
     "bad_message": 400,
@@ -74,7 +74,7 @@ CODES = {
 
 
 class Host(Protocol):
-    """What of a server the routes work with."""
+    """What the routes need from a server."""
 
     parts: Parts
     settings: Settings
@@ -117,14 +117,14 @@ class Web:
                 Refused: self.refuse,
                 BadMessage: self.refuse,
                 ClientDisconnect: self.refuse,
-                HTTPException: self.refuse,  # there is no such page, or method
+                HTTPException: self.refuse,  # no such page or method
             },
         )
-        # It would send a token on to whatever Host names, over http.
+        # A redirect would send the token, over http, to the host that Host names.
         self.app.router.redirect_slashes = False
 
     def address(self, request: Request) -> str:
-        """Return where a client is, also behind a trusted proxy."""
+        """Return the client's address, also behind a trusted proxy."""
         peer = normal(request.client.host) if request.client else UNKNOWN
         forwarded = request.headers.getlist("x-forwarded-for")
         return self.host.proxies.client_of(peer, forwarded)
@@ -137,7 +137,7 @@ class Web:
         return await (self.publish(request) if post else self.stream(request))
 
     async def stream(self, request: Request) -> Response:
-        """``GET /rooms/{room}``: what it gets, for as long as the client stays."""
+        """``GET /rooms/{room}``: the room's messages while the client stays."""
         host = self.host
         cursor = cursor_of(request)
         if request.method == "HEAD":
@@ -153,7 +153,7 @@ class Web:
             return StreamResponse(stream, keepalive, stack.pop_all())
 
     async def poll(self, request: Request) -> Response:
-        """``GET /rooms/{room}/poll``: what was missed, or else the next message."""
+        """``GET /rooms/{room}/poll``: missed messages, or else the next message."""
         host = self.host
         wait = wait_of(request)
         cursor = cursor_of(request)
@@ -189,7 +189,7 @@ class Web:
                 raise BadMessage("rate_limited", detail)
             host.metrics.received += 1
             body = await self.body(request)
-            share = Share(host.turns)  # as each connection has one
+            share = Share(host.turns)  # like that of a connection
             if not share.allows(len(body)):
                 await host.turns.wait()
             bucket = self.rates.of(name, time.monotonic())
@@ -204,7 +204,12 @@ class Web:
         return reply(200, messages.encode(Ack(answer.room, answer.seq)))
 
     async def serve(self, post: Publisher, request: Request, body: str) -> None:
-        """Publish what was posted."""
+        """Publish the body of a POST.
+
+        Raises:
+            BadMessage: It may not be published.
+
+        """
         message = messages.checked(
             Publish,
             room=request.path_params["room"],
@@ -219,11 +224,17 @@ class Web:
         found = routes.answer(self.host, handshake(request))
         return Response(found.body, found.status_code, dict(found.headers.raw_items()))
 
-    # What they share
+    # Shared by the routes
 
     @contextmanager
     def admitted(self, visitor: Visitor, request: Request) -> Iterator[None]:
-        """Let a visitor in, as a handshake would be; see it off in the end."""
+        """Admit a visitor like a handshake; after the block, forget it.
+
+        Raises:
+            Refused: It is not admitted.
+            BadMessage: It has a body, and is no POST.
+
+        """
         host = self.host
         asked = handshake(request)
         routes.check_host(asked)
@@ -266,7 +277,13 @@ class Web:
             raise Refused(404, "there are no rooms at this stage")
 
     async def handle(self, visitor: Visitor, message: Join | Publish) -> None:
-        """Serve a message as a WebSocket's; whatever fails, there is an answer."""
+        """Serve a message like one from a WebSocket.
+
+        Raises:
+            BadMessage: It may not be served.
+            Refused: The application failed (500).
+
+        """
         try:
             await self.host.application.handle(visitor, message)
         except BadMessage:
@@ -276,7 +293,13 @@ class Web:
             raise Refused(500, closing.INTERNAL.reason) from None
 
     async def body(self, request: Request) -> str:
-        """Return a body that is no longer, and comes no slower, than it may."""
+        """Return the body of a request.
+
+        Raises:
+            Refused: It is too long (413), or comes too slowly (408).
+            BadMessage: It is not UTF-8.
+
+        """
         limit = self.host.settings.message_size_limit or math.inf
         too_big = Refused(413, f"a message may have {limit} bytes")
         declared = request.headers.get("content-length", "0")
@@ -296,14 +319,14 @@ class Web:
             raise BadMessage("bad_json", "the body is not UTF-8") from None
 
     def refusal(self, close: closing.Close) -> Refused:
-        """Return how a poll is told why it ends."""
+        """Return the refusal for a poll that the server ends."""
         if close is closing.TOKEN_EXPIRED:
             return Refused(401, close.reason, {"WWW-Authenticate": "Bearer"})
         after = math.ceil(closing.retry_after(close.reason) or 1)
         return Refused(503, close.reason, {"Retry-After": str(max(1, after))})
 
     async def refuse(self, request: Request, exc: Exception) -> Response:
-        """Answer what was wrong: the ``error`` of the wire contract, and a status."""
+        """Return the response to an error: an ``error`` message with a status."""
         headers: Mapping[str, str] = {}
         if isinstance(exc, BadMessage):
             status, error = STATUS[exc.code], Error(exc.code, exc.detail)
@@ -333,12 +356,12 @@ def reply(status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response
 
 
 def passes(status: int) -> bool:
-    """Return whether a refusal says nothing about the next attempt."""
+    """Return whether a refusal will pass, so that the client may try again."""
     return status == 429 or status >= 500
 
 
 def wants_events(request: Request) -> bool:
-    """Return whether a client asks for a stream by name, as each EventSource does."""
+    """Return whether a client accepts an event stream, as every EventSource does."""
     accept = request.headers.get("accept", "").lower()
     return request.method == "GET" and "text/event-stream" in accept
 
@@ -349,14 +372,14 @@ def has_body(request: Request) -> bool:
 
 
 def socket_of(request: Request) -> asyncio.Transport:
-    """Return the transport that the server put into the state of the scope."""
+    """Return the request's transport, which the listener put into its state."""
     found: asyncio.Transport = request.state.transport
     return found
 
 
 def handshake(request: Request) -> Handshake:
-    """Return a request as admission and the routes of the other port know it."""
-    # Not request.url, of which a part comes from the header Host.
+    """Return a request in the type that admission and the other port's routes use."""
+    # Not from request.url, which contains the header Host.
     scope = request.scope
     target = scope["raw_path"] + b"?" + scope["query_string"]
     headers = Headers(request.headers.items())
@@ -368,9 +391,13 @@ CURSOR = re.compile(r"\A(.{1,128}):([0-9]{1,18})\Z")
 
 
 def cursor_of(request: Request) -> Cursor | None:
-    """Return where a client has got to: ``Last-Event-ID``, or else ``?after=``.
+    """Return a client's cursor: ``Last-Event-ID``, or else ``?after=``, or None.
 
-    The header is newer: an EventSource comes back with the URL that it began with.
+    The header is newer: an EventSource comes back with its first URL.
+
+    Raises:
+        BadMessage: It is no cursor.
+
     """
     text = request.headers.get("last-event-id") or request.query_params.get("after")
     if not text:
@@ -382,7 +409,12 @@ def cursor_of(request: Request) -> Cursor | None:
 
 
 def wait_of(request: Request) -> float:
-    """Return the seconds that a poll may wait."""
+    """Return the seconds that a poll may wait.
+
+    Raises:
+        BadMessage: The parameter ``wait`` is no number, or is too large.
+
+    """
     text = request.query_params.get("wait", f"{WAIT}")
     if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or float(text) > WAIT_LIMIT:
         detail = f"wait is a number of seconds, {WAIT_LIMIT:g} at most"

@@ -1,8 +1,8 @@
 """uvicorn beside the WebSocket server: same process, same loop, no signals, no log.
 
-What it leaves unbounded is bounded here: how long the handshake of TLS and a request's
-head may take, and how long a peer may sit on an answer without reading. Everybody who
-is not gone by the end of a drain is aborted.
+uvicorn has no deadlines for the TLS handshake, for a request's head, and for a peer
+that does not read an answer; this module adds them. At the end of a drain, all
+remaining connections are aborted.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ LEAST_PATIENCE = 20.0  # seconds; less would end readers that are only slow
 
 
 def notice_dead(listening: socket.socket, within: float) -> None:
-    """Let connections break when what was sent is not acknowledged ``within`` seconds.
+    """Let the kernel break connections to peers that acknowledge nothing.
 
-    Where the kernel knows how: on Linux. They inherit it.
+    Connections inherit the option from the listening socket. Linux only.
+
+    Args:
+        listening: The listening socket.
+        within: Seconds in which sent data must be acknowledged.
+
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         option = socket.TCP_USER_TIMEOUT
@@ -43,7 +48,7 @@ def notice_dead(listening: socket.socket, within: float) -> None:
 
 
 class BoundedProtocol(H11Protocol):
-    """One socket; each of its requests has a deadline until its head is there."""
+    """One socket, with a deadline for the head of each request."""
 
     timeout: float
     proxies: Proxies
@@ -56,8 +61,8 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Report pressure from the first byte that waits: the policies are ours. At 0
-        # the transport of TLS reports it when none does, and never takes it back.
+        # Pause at the first byte that waits: the outbox has the policy. At a limit of 0
+        # the transport of TLS pauses with an empty buffer, and never resumes.
         encrypted = transport.get_extra_info("sslcontext")
         transport.set_write_buffer_limits(1 if encrypted else 0)
         peer = normal(self.client[0]) if self.client else UNKNOWN
@@ -65,8 +70,8 @@ class BoundedProtocol(H11Protocol):
         self.place = self.places.arrive(known, partial(abort, transport))
         own = {"transport": transport, "place": self.place}
         self.app_state = {**self.app_state, **own}
-        # It was made when the socket was accepted: TLS has had of this time. What is
-        # still to be sent is of TLS, and that it is taken is no progress.
+        # The deadline counts from the accept, TLS included. Unsent bytes are TLS's own,
+        # so the peer makes no progress by taking them.
         left = max(0.0, self.made + self.timeout - time.monotonic())
         self.due: asyncio.TimerHandle | None
         self.due = self.loop.call_later(left, self.look, 0)
@@ -79,13 +84,13 @@ class BoundedProtocol(H11Protocol):
     def expect(self) -> None:
         """Wait for a request, or for the peer to take the end of the last answer."""
         self.expected()
-        # One that is closing, too: it is over when the last byte was taken.
+        # Also while it is closing: it ends when the peer has taken the last byte.
         self.due = self.loop.call_later(self.timeout, self.look, self.unsent())
 
     def unsent(self) -> int:
         try:
             return self.transport.get_write_buffer_size()
-        except AttributeError:  # behind TLS there may be nobody to ask any more
+        except AttributeError:  # with TLS the transport may already be gone
             return 0
 
     def expected(self) -> None:
@@ -107,8 +112,8 @@ class BoundedProtocol(H11Protocol):
             self.expected()
             names = {name for name, _ in self.headers}
             if {b"content-length", b"transfer-encoding"} <= names:
-                # A proxy may have read another length than we: what follows may be
-                # somebody else's request (RFC 9112 section 6.3).
+                # A proxy may have read another length than this server. The next bytes
+                # may be another client's request (RFC 9112 section 6.3).
                 self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
@@ -119,7 +124,7 @@ class BoundedProtocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: the process has its own.
 
-    It wakes up once a second, for the header ``Date``, and not ten times.
+    It wakes up once a second (for the header ``Date``) instead of ten times.
     """
 
     def __init__(
@@ -131,7 +136,7 @@ class Server(uvicorn.Server):
         self.leaving = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does, but for the deadline of TLS: its own is a minute."""
+        """Listen as uvicorn does, with a shorter deadline for TLS than its minute."""
         config = self.config
         protocol: Any = config.http_protocol_class
         make = partial(
@@ -174,8 +179,8 @@ class WebServer:
     """The HTTP listener of one server.
 
     Args:
-        host: The server that it stands beside.
-        listening: A listening socket.
+        host: The server whose rooms it serves.
+        listening: A bound socket.
 
     """
 
@@ -209,8 +214,8 @@ class WebServer:
         self.listening = listening
         beats, stuck = host.parts.heartbeat.interval, host.settings.stuck_timeout
         if beats and stuck:
-            # A comment has no answer. That the kernel of a dead peer acknowledges none
-            # is noticed after quarters of an hour, unless it is told to (tcp(7)).
+            # Keepalive comments have no answer. Without this option, the kernel notices
+            # a dead peer only after a quarter of an hour (tcp(7)).
             notice_dead(listening, max(LEAST_PATIENCE, beats, 2 * stuck))
         self.server = Server(config, timeout, host.metrics.failures)
         self.task: asyncio.Task[Any] | None = None
@@ -223,7 +228,7 @@ class WebServer:
         return f"{scheme}://{name}:{port}"
 
     async def start(self) -> None:
-        """Return when it accepts."""
+        """Return when it accepts connections."""
         serving = self.server.serve([self.listening])
         self.task = asyncio.create_task(serving)
         while not self.server.started:
@@ -232,10 +237,10 @@ class WebServer:
             await asyncio.sleep(0)
 
     async def stop(self, deadline: float) -> None:
-        """Let what is being answered end until ``deadline``, then abort it.
+        """Let open requests end until a deadline, then abort them.
 
         Args:
-            deadline: Of the clock ``time.monotonic``.
+            deadline: Time on the clock ``time.monotonic``.
 
         """
         if self.task is None:
@@ -247,7 +252,7 @@ class WebServer:
         for connection in list(state.connections):
             abort(connection.transport)
         await asyncio.wait((self.task,), timeout=FAREWELL)
-        for task in list(state.tasks):  # it waits for something else than its peer
+        for task in list(state.tasks):  # these wait for something else than a peer
             task.cancel()
-        self.server.force_exit = True  # whether it lets itself be cancelled or not
+        self.server.force_exit = True  # a task may ignore its cancellation
         await self.task

@@ -125,7 +125,7 @@ class Commands:
 
     Args:
         connections: Makes the connection.
-        failures: Counts the times that its task fails.
+        failures: Counts failures of its task.
         publish: ``PUBLISH``, or ``SPUBLISH`` in a cluster.
         refused: Called when the server does not answer, or when another server must be
             asked (MOVED, READONLY).
@@ -217,9 +217,11 @@ class Commands:
                 await self._hang_up()
                 self.refused()
             except BaseException:
-                # The connection may hold answers to what nobody asks any more.
+                # The connection may hold answers to calls that have failed.
                 await self._hang_up()
-                _fail(batch, CLOSED if self.closed else "the way to Redis failed")
+                _fail(
+                    batch, CLOSED if self.closed else "the connection to Redis failed"
+                )
                 raise
 
     async def _send(self, batch: Sequence[Call]) -> None:

@@ -175,7 +175,7 @@ async def running_redis(
 
     Args:
         options: Further command-line options of ``redis-server``.
-        failures: Counts the times that the task fails that watches over it.
+        failures: Counts failures of the task that restarts it.
 
     Raises:
         RedisMissing: It cannot be found, or does not start.

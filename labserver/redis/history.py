@@ -27,8 +27,8 @@ FIRST = 16  # the first page is this many times smaller: most clients missed lit
 REPLAYS = 2**21  # bytes of replays that clients are given in one tick of the loop
 NEWEST = "+"  # XREVRANGE's name for the end of a stream
 READ = script("numbering.lua", "read.lua")
-# A room in which nothing was ever said is not worth an hour once nobody listens to it.
-# Who joins listens first and reads then, which gives it the whole time back.
+# A room without any message is not kept for an hour after its last subscriber. A client
+# that joins subscribes first and reads then, which sets the whole ttl again.
 RELEASE = """
 local count = ARGV[2] == 'PUBLISH' and 'NUMSUB' or 'SHARDNUMSUB'
 if redis.call('HGET', KEYS[1], 'seq') == '0'
@@ -84,7 +84,7 @@ class Histories:
             await ended(reading)
 
     async def release(self, rooms: Iterable[str]) -> None:
-        """Note that this replica does not listen to rooms any more."""
+        """Shorten the ttl of rooms that this replica has unsubscribed, if unused."""
         ttl = (ms(self.history.ttl),)
         asked = [
             call(self.nodes, room, RELEASE, keys_of(room)[:1], ttl) for room in rooms

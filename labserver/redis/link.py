@@ -43,7 +43,7 @@ class Link:
     Args:
         connections: Makes the connection.
         commands: Publishes the probe, over the connection that publishes messages.
-        failures: Counts the times that its tasks fail.
+        failures: Counts failures of its tasks.
         heard: Called with a room and the data published in it, in order.
         again: Called with a room when it is subscribed again after a break.
         subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.

@@ -57,7 +57,7 @@ class Memory:
     Args:
         nodes: The Redis servers.
         history: How much a room keeps, and for how long.
-        failures: Counts the times that its task fails.
+        failures: Counts failures of its task.
 
     """
 

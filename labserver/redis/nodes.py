@@ -165,7 +165,7 @@ class ClusterNodes:
                 async with asyncio.timeout(LOOK_INTERVAL):
                     await self.trouble.wait()
             self.trouble.clear()
-            with contextlib.suppress(BrokerDown):  # nobody answers: again in a moment
+            with contextlib.suppress(BrokerDown):  # no server answers: look again soon
                 await self._look()
             await asyncio.sleep(LOOK_PAUSE)
 

@@ -37,10 +37,10 @@ class LagProbe:
         self.interval = interval
 
     async def run(self) -> None:
-        """Look for as long as the server runs."""
+        """Measure while the server runs."""
         while True:
             due = time.monotonic() + self.interval
             await asyncio.sleep(self.interval)
-            # uvloop counts in whole milliseconds, so a timer may be early, too.
+            # uvloop counts in whole milliseconds, so a timer may also be early.
             self.histogram.observe(max(0.0, time.monotonic() - due))
             self.then()

@@ -1,8 +1,8 @@
-"""What a member of rooms is: the protocols that every door to them keeps.
+"""The member of a room, as protocols that WebSocket connections and HTTP requests keep.
 
-A WebSocket connection is a member, and so is an HTTP request for as long as it lasts.
-Hub, application, admission and presence see no more of either than is written here, so
-that rooms, rights, limits and losses are the same through every door.
+A WebSocket connection is a member, and so is an HTTP request while it lasts. The hub,
+the application, the admission and presence use only what these protocols have, so that
+rooms, rights, limits and losses are the same for both.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ LAST_LOOK = 0.1
 
 
 class Outbox(Protocol):
-    """What stands between a room and a member's socket."""
+    """Stands between a room and a member's socket."""
 
     def deliver(self, chunk: Chunk) -> None:
-        """Send a room's messages, or account for them."""
+        """Send a room's messages, or keep or drop them by its policy."""
 
     def control(self, frame: bytes) -> None:
         """Send an answer, which is never dropped."""
 
     def paused(self) -> None:
-        """Note that the socket takes no more."""
+        """Note that the socket is full."""
 
     def resumed(self) -> None:
         """Note that the socket has taken everything."""
 
     def waiting(self) -> int:
-        """Return the bytes that wait in the application."""
+        """Return the bytes that wait for the socket in this process."""
 
 
 class Shut:
-    """The outbox of a member that is ending: nothing more goes out."""
+    """The outbox of a member that is ending: it sends nothing."""
 
     def deliver(self, chunk: Chunk) -> None:
         pass
@@ -65,48 +65,48 @@ SHUT = Shut()
 
 
 class Member(Protocol):
-    """A client that may be in rooms, whichever door it came through."""
+    """A client that may be in rooms, by WebSocket or HTTP."""
 
-    # Who it is.
+    # Identity
     name: str
-    address: str  # of the client, as far as is known
+    address: str  # the client's address, as far as is known
     identity: Identity
-    place: Place  # of its socket
-    expiry: asyncio.TimerHandle | None  # of its token, kept by the admission
+    place: Place  # the place of its socket
+    expiry: asyncio.TimerHandle | None  # timer of its token, set by the admission
 
-    # What it gets.
+    # Messages
     variant: Variant
     outbox: Outbox
-    paused: bool  # whether its socket takes no more
-    rooms: set[str]  # kept by the hub
-    in_flight: int  # publishes of it that wait for the broker
+    paused: bool  # whether its socket is full
+    rooms: set[str]  # set by the hub
+    in_flight: int  # its publishes that wait for the broker
 
-    # How it ends.
+    # End
     loop: asyncio.AbstractEventLoop
-    ending: Close | None  # why this side ends it
+    ending: Close | None  # why the server ends it
 
     @property
     def gone(self) -> bool:
-        """Whether nothing goes out to it any more."""
+        """Whether nothing is sent to it any more."""
 
     def reply(self, message: Struct) -> None:
         """Send an answer to this member only."""
 
     def returned(self) -> None:
-        """Do not count a join that takes the member back to where it was."""
+        """Do not count a join of a room in which the member was before."""
 
     def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
         """Say goodbye, and abort unless the peer takes it ``within`` seconds.
 
-        Only the first call counts.
+        Only the first call has an effect.
         """
 
     def cut(self, close: Close) -> None:
-        """End at once, whatever waits in the buffer."""
+        """End at once, and discard the buffer."""
 
 
 class Sink(Protocol):
-    """What an outbox writes to: a transport, or the body of a response."""
+    """The destination of an outbox: a transport, or the body of a response."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -116,7 +116,7 @@ class Sink(Protocol):
 
 
 class Reader(Member, Protocol):
-    """A member to which an outbox writes, for longer than one answer."""
+    """A member that reads more than one answer, so that an outbox writes to it."""
 
     @property
     def transport(self) -> Sink: ...

@@ -1,7 +1,7 @@
-"""A server made of parts: it listens, answers HTTP, converses, and drains.
+"""A server made of parts: it listens, answers HTTP, serves clients, and drains.
 
-It knows the seams and no stage. The life of a connection reads from top to bottom in
-:meth:`LabServer.converse`.
+It knows the protocols of the parts, and no stage. :meth:`LabServer.converse` has the
+life of a connection from top to bottom.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ from labserver.server.turns import Turns
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
-# The library writes requests, and so tokens, at DEBUG; and a line a connection at INFO.
+# The library logs requests, with their tokens, at DEBUG, and each connection at INFO.
 library_log = logging.getLogger("labserver.websockets")
 library_log.setLevel(logging.WARNING)
 
-RETURN_RATE = 1000.0  # handshakes a second that a neighbour is thought to take
-GOODBYES = 20  # that are said at a time
-LAST = 1.0  # seconds after its deadline in which a drain stops what is left
+RETURN_RATE = 1000.0  # handshakes a second: assumed capacity of another replica
+GOODBYES = 20  # connections that are closed at a time
+LAST = 1.0  # seconds after a drain's deadline in which remaining work is stopped
 
 
 class LabServer:
-    """One process's server, as an async context manager.
+    """The server of one process, as an async context manager.
 
     Args:
         parts: From :func:`labserver.stages.build`.
-        settings: The same that the parts were built with.
-        stage: Name that ``hello`` tells.
+        settings: The settings with which the parts were built.
+        stage: Name of the stage in ``hello``.
         host: Address to listen on.
         port: Port to listen on; 0 lets the kernel choose, see :attr:`port`.
-        open_web: Opens the door for clients without WebSocket, if there is to be one.
-        metrics: What it counts in; its own unless given.
+        open_web: Opens the HTTP port for clients without WebSocket, or returns None.
+        metrics: Its counters; new ones unless given.
 
     """
 
@@ -92,13 +92,13 @@ class LabServer:
         self.metrics = metrics or Metrics()
         self.turns = Turns()
         self.lag = LagProbe(self.metrics.loop_lag, then=self.look_at_broker)
-        self.hears = True  # the broker, when it was last looked at
+        self.hears = True  # whether the broker heard messages at the last look
         self.sockets: set[LabConnection] = set()  # all, also those still in handshake
-        self.connections: set[LabConnection] = set()  # those that were said hello to
+        self.connections: set[LabConnection] = set()  # those that have got their hello
         self.conversations: set[asyncio.Task[Any]] = set()
         self.visitors: set[Member] = set()  # streams, polls and POSTs
         self.draining = False
-        self.over = False  # who was accepted before and arrives now is late
+        self.over = False  # whether new sockets are aborted, since it has drained
         self.drained = asyncio.Event()
         self.attendance = Attendance(parts.broker.here, self.metrics.failures)
         self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
@@ -119,7 +119,7 @@ class LabServer:
     # Life of the server
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as begun:  # undone if a later step fails
+        async with AsyncExitStack() as begun:  # undoes all steps if a later one fails
             listening = self.open_socket()
             begun.callback(listening.close)
             self.web = self.open_web(self)
@@ -156,7 +156,7 @@ class LabServer:
         return listening
 
     async def listen(self, listening: socket.socket) -> Server:
-        """Start to accept. The library's keepalive and flow control stay out of it."""
+        """Accept connections, without the library's keepalive and flow control."""
         settings = self.settings
         tls_timeout: dict[str, Any] = {}
         if self.tls:
@@ -173,13 +173,13 @@ class LabServer:
             compression=None,
             extensions=[wire.deflate_offer()],
             server_header=None,
-            open_timeout=None,  # a connection looks once more at its end
+            open_timeout=None,  # the connection has its own, which checks twice
             **tls_timeout,
             ping_interval=None,
             close_timeout=2,
             max_size=settings.message_size_limit or None,
-            # Report pressure from the first byte that waits. At 0 the transport of TLS
-            # reports it when none does.
+            # Pause at the first byte that waits. At a limit of 0 the transport of TLS
+            # pauses with an empty buffer.
             write_limit=1 if self.tls else 0,
             logger=library_log,
         )
@@ -191,11 +191,11 @@ class LabServer:
         return url_of(self.host, self.port, self.settings)
 
     async def drain(self, within: float) -> None:
-        """Say goodbye to everybody, and serve what they asked before.
+        """Close all connections, after serving the messages that were sent before.
 
         Args:
-            within: Seconds that this may take. What goes on then is aborted and
-                stopped; all is over after ``LAST`` more seconds.
+            within: Seconds until remaining connections are aborted and remaining work
+                is stopped. Everything is over ``LAST`` seconds later.
 
         """
         if self.draining:
@@ -218,7 +218,12 @@ class LabServer:
         log.info("drained")
 
     async def end_conversations(self, deadline: float) -> None:
-        """Let conversations and requests come to their end; then end them."""
+        """Let conversations and requests finish until a deadline; then stop them.
+
+        Args:
+            deadline: Time on the clock ``time.monotonic``.
+
+        """
         closing_down = []
         if self.web is not None:
             closing_down.append(asyncio.create_task(self.web.stop(deadline)))
@@ -229,18 +234,18 @@ class LabServer:
         for connection in list(self.sockets):
             connection.abort()
         for conversation in list(self.conversations):
-            conversation.cancel()  # what is left in its queue takes as long as it likes
+            conversation.cancel()  # its queue might take any time to serve
         closing_down.append(asyncio.create_task(self.listener.wait_closed()))
         _, late = await asyncio.wait(closing_down, timeout=until(deadline + LAST / 2))
-        for each in late:  # somebody's code does not let itself be cancelled
+        for each in late:  # an application ignores its cancellation
             each.cancel()
             log.warning("a conversation goes on after the drain")
 
     async def say_goodbye(self, within: float) -> None:
-        """Close every connection, spread over time, and tell each when to return.
+        """Close every connection, spread over ``within`` seconds at most.
 
-        They go, and are asked to come back elsewhere, at the rate at which handshakes
-        are admitted: everybody at once would be a storm for whoever takes them.
+        Each client is told when to reconnect, so that they come to other replicas at
+        the rate at which handshakes are admitted. All at once would be a storm there.
         """
         leaving: list[Member] = [*self.connections, *self.visitors]
         random.shuffle(leaving)
@@ -257,7 +262,12 @@ class LabServer:
     def process_request(
         self, connection: ServerConnection, request: Request
     ) -> Response | None:
-        """Answer plain HTTP, and let admission decide on an upgrade."""
+        """Answer plain HTTP; let the admission decide on an upgrade.
+
+        Returns:
+            The response, or None to go on with the handshake.
+
+        """
         assert isinstance(connection, LabConnection)
         places = self.parts.admission.places
         upgrade = routes.wants_upgrade(request)
@@ -298,7 +308,7 @@ class LabServer:
     def process_response(
         self, connection: ServerConnection, request: Request, response: Response
     ) -> None:
-        """Say how large a message may be: a larger one ends the connection."""
+        """Add a header with the size limit: a larger message ends the connection."""
         if (limit := self.settings.message_size_limit) and response.status_code == 101:
             response.headers[SIZE_LIMIT_HEADER] = str(limit)
 
@@ -329,7 +339,7 @@ class LabServer:
                 if connection.ending is None:
                     await connection.charged(self.serve(connection, data), len(data))
         finally:
-            self.left(connection)  # once more: it may have joined meanwhile
+            self.left(connection)  # again: it may have joined a room since
 
     def open(self, connection: LabConnection) -> None:
         rate = self.settings.message_rate_limit
@@ -337,7 +347,7 @@ class LabServer:
             connection.bucket = TokenBucket(rate, 2 * rate, time.monotonic())
         protocol = connection.protocol
         connection.variant = wire.negotiated(protocol.subprotocol, protocol.extensions)
-        if protocol.state is OPEN and not connection.gone:  # else it said goodbye
+        if protocol.state is OPEN and not connection.gone:  # no goodbye yet
             connection.outbox = self.parts.outbox(connection, self.metrics)
         self.metrics.accepted += 1
         self.connections.add(connection)
@@ -354,11 +364,11 @@ class LabServer:
         self.parts.admission.opened(connection)
         self.parts.heartbeat.watch(connection)
         connection.forget_handshake()
-        if self.draining:  # it was admitted just before
+        if self.draining:  # it was admitted just before the drain
             connection.end(closing.draining(random.uniform(0.0, 1.0)))
 
     async def serve(self, connection: LabConnection, data: str | bytes) -> None:
-        """Serve one message; whatever it is, the connection has an answer."""
+        """Serve one message; answer with an error, or close, if that fails."""
         self.metrics.received += 1
         try:
             text = self.text_of(connection, data)
@@ -378,7 +388,12 @@ class LabServer:
             connection.end(closing.INTERNAL)
 
     def text_of(self, connection: LabConnection, data: str | bytes) -> str | None:
-        """Return a message as JSON, whichever subprotocol it came in."""
+        """Return a message as JSON; None if its frame has the wrong type.
+
+        Raises:
+            BadMessage: It is not CBOR, or JSON cannot express it.
+
+        """
         cbor = connection.variant.subprotocol == wire.CBOR
         if isinstance(data, str) and not cbor:
             return data
@@ -389,13 +404,16 @@ class LabServer:
         return None
 
     def left(self, connection: LabConnection) -> None:
-        """Let go of a connection that hears nothing more. What it said is served."""
+        """Forget a connection to which nothing is sent any more.
+
+        The messages that it has sent are still served.
+        """
         self.parts.heartbeat.forget(connection)
         self.parts.admission.released(connection)
         self.application.closed(connection)
 
     def lost(self, connection: LabConnection) -> None:
-        """Give its place back, and write down why it ended if it had been let in."""
+        """Give its place back; count and log its end if it had been admitted."""
         self.sockets.discard(connection)
         self.parts.admission.places.leave(connection.place)
         if connection in self.connections:
@@ -405,7 +423,7 @@ class LabServer:
     def write_down(self, connection: LabConnection) -> None:
         ending = connection.ending
         code = ending.code if ending else connection.close_code
-        # A client chooses its code: only those that mean something get a label.
+        # A client chooses its code: only standard codes get a label of their own.
         known = code is None or code in closing.CLOSES or 1000 <= code <= 1015
         self.metrics.closes[(code or 1006) if known else OTHER] += 1
         decided = ending is not None and code not in (NORMAL.code, DRAINING.code)
@@ -415,19 +433,19 @@ class LabServer:
             extra={
                 **about(connection),
                 "code": code or 1006,
-                # A client's reason is whatever it likes.
+                # A client's reason is not logged: it may be any text.
                 "reason": ending.reason if ending else None,
             },
         )
 
     def look_at_broker(self) -> None:
-        """Say when the broker is no longer heard, and when it is again."""
+        """Log when messages of the broker no longer arrive, and when they do again."""
         hears = not self.parts.broker.deaf
         if hears != self.hears:
             self.hears = hears
             log.warning("the broker is %s", "heard again" if hears else "lost")
 
-    # What the routes show
+    # Called by the routes
 
     def unready(self) -> str | None:
         if self.draining:
@@ -437,7 +455,8 @@ class LabServer:
         return "the broker is deaf" if self.parts.broker.deaf else None
 
     def metrics_page(self) -> bytes:
-        visitors = len(self.visitors)
+        connections, visitors = len(self.connections), len(self.visitors)
+        rooms = len(self.hub.rooms)
         everybody: list[Member] = [*self.connections, *self.visitors]
         waiting = sum(each.outbox.waiting() for each in everybody)
         worst = max((each.latency for each in self.connections), default=0.0)
@@ -445,12 +464,12 @@ class LabServer:
         return render(
             self.metrics,
             [
-                Gauge("labserver_connections", "Open.", len(self.connections)),
-                Gauge("labserver_visitors", "Streams, polls, POSTs.", visitors),
-                Gauge("labserver_rooms", "With a local member.", len(self.hub.rooms)),
-                Gauge("labserver_outbox_bytes", "That wait for readers.", waiting),
-                Gauge("labserver_broker_up", "1 when it hears the broker.", up),
-                Gauge("labserver_draining", "1 while it drains.", self.draining),
+                Gauge("labserver_connections", "Open WebSockets.", connections),
+                Gauge("labserver_visitors", "Open streams, polls and POSTs.", visitors),
+                Gauge("labserver_rooms", "Rooms with a local member.", rooms),
+                Gauge("labserver_outbox_bytes", "Bytes for slow readers.", waiting),
+                Gauge("labserver_broker_up", "1 if the broker is heard.", up),
+                Gauge("labserver_draining", "1 during a drain.", self.draining),
                 Gauge("labserver_ping_max_seconds", "Slowest answer to a ping.", worst),
             ],
             {"replica": self.replica, "stage": self.stage, "version": __version__},
@@ -458,12 +477,12 @@ class LabServer:
 
 
 def until(moment: float) -> float:
-    """Return the seconds that are left; 0 if there are none."""
+    """Return the seconds left until a deadline of ``time.monotonic``, at least 0."""
     return max(0.0, moment - time.monotonic())
 
 
 def about(connection: LabConnection) -> dict[str, object]:
-    """Return what a line in the log says of a connection."""
+    """Return the fields of a log line about a connection."""
     return {
         "connection": connection.name,
         "user": connection.identity.user,

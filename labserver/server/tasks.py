@@ -1,12 +1,12 @@
-"""Long tasks do not end unseen, and do not stay away.
+"""Long tasks do not fail unseen, and are started again.
 
-A task that nobody awaits fails without a word. The server goes on and looks well, but
-nobody is pinged any more, or nothing that other replicas say arrives.
+Without this, a task that nobody awaits fails without a word. The server goes on and
+looks well, but no client is pinged any more, or no message of other replicas arrives.
 
-Here such a task is logged with its traceback, counted, and started again. It starts
-again because the clients that are connected have no other heartbeat and no other link:
-to stay without one until somebody restarts the process is worse for them. New clients
-are sent elsewhere meanwhile, and until the task has lasted for a while.
+How: a failed task is logged with its traceback, counted, and started again. The clients
+that are connected have no other heartbeat and no other link, so it would be worse for
+them to wait until somebody restarts the process. Until the task has run for a while
+again, the server is not ready: new clients go to other replicas.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ NAMES: tuple[Name, ...] = get_args(Name)
 
 
 class Failures(Counter[str]):
-    """How often each task of a server failed, by its name, and when one last did."""
+    """Counts the failures of a server's tasks by name, and knows the last one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last: tuple[str, float] | None = None
 
     def note(self, name: Name) -> None:
-        """Count one failure. Call it where the exception is handled: it is logged."""
+        """Count and log a failure. Call it in the handler of the exception."""
         self[name] += 1
         self.last = name, time.monotonic()
         log.exception("the task %s failed", name)
 
     def recent(self) -> str | None:
-        """Return the name of the task that failed last, or None if that is long ago."""
+        """Return the last task that failed; None if it failed over ``TRUST`` s ago."""
         if self.last is None or time.monotonic() - self.last[1] > TRUST:
             return None
         return self.last[0]
@@ -65,10 +65,13 @@ def keep(
     """Run ``work`` in a task, and again whenever it fails, until it returns.
 
     Args:
-        name: Names the task in the log, in the metrics and in ``/readyz``.
-        work: What the task does. It is called again after a failure, so it must not
-            rely on what an earlier call left half done.
-        failures: Counts them.
+        name: Name of the task in the log, in the metrics and in ``/readyz``.
+        work: Called to make the task's coroutine. It is called again after a failure,
+            so it must work with the state that a failed call left behind.
+        failures: Counts the failures.
+
+    Returns:
+        The task.
 
     """
     return asyncio.create_task(again(name, work, failures))
@@ -77,7 +80,7 @@ def keep(
 async def again(
     name: Name, work: Callable[[], Coroutine[Any, Any, None]], failures: Failures
 ) -> None:
-    """Do what the task of :func:`keep` does, in the task of the caller."""
+    """Await ``work``, and again whenever it fails, until it returns."""
     while True:
         try:
             return await work()

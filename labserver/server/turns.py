@@ -108,14 +108,14 @@ class Share(TokenBucket):
 async def charged(
     work: Coroutine[Any, Any, None], size: int, share: Share, bucket: TokenBucket | None
 ) -> None:
-    """Serve a message, and charge for what it cost.
+    """Serve a message, and charge its sender for the time that it took.
 
     Args:
         work: Serves it.
         size: Bytes of it, inflated.
-        share: Of the loop's time, from which it is taken.
-        bucket: Of messages, from which one token was taken already; None if there is
-            no limit.
+        share: The sender's share of the loop's time, which pays.
+        bucket: The sender's bucket of messages, which pays, too; one token has been
+            taken already. None if there is no limit.
 
     """
     spent = 0.0

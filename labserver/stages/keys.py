@@ -1,8 +1,8 @@
-"""Idempotency keys that a process remembers: bounded, and one user's by no other's.
+"""The idempotency keys that a process remembers, with a limit that is fair to users.
 
-When they are too many, the users who hold the most give way, all of them down to the
-same number, and nobody below it loses any (as in :mod:`labserver.server.ledger`). A
-flood of keys pushes out keys of whoever floods.
+When there are too many, the users with the most keys lose their oldest, all of them
+down to the same number. Users below that number lose none (as in
+:mod:`labserver.server.ledger`). So a flood of keys pushes out keys of its own user.
 
 Pure: times in, seqs out.
 """
@@ -17,12 +17,12 @@ from labserver.server.ledger import level
 
 @dataclass(slots=True)
 class Known:
-    """What the first message with a key became.
+    """The first message with a key.
 
     Attributes:
-        expires: When the key is forgotten.
-        epoch: The numbering that the seq is of.
-        seq: Of the message.
+        expires: Time at which the key is forgotten.
+        epoch: Epoch of the seq.
+        seq: Seq of the message.
 
     """
 
@@ -35,8 +35,8 @@ class Keys:
     """The keys of all users in all rooms.
 
     Args:
-        limit: How many there may be.
-        ttl: Seconds that each is remembered.
+        limit: Keys remembered, of all users together.
+        ttl: Seconds that a key is remembered.
 
     """
 
@@ -44,11 +44,11 @@ class Keys:
         self.limit = limit
         self.ttl = ttl
         self.count = 0
-        # By user, then by room and key, the oldest first.
+        # By user, then by room and key; the oldest first.
         self.users: dict[str, OrderedDict[tuple[str, str], Known]] = {}
 
     def seq(self, user: str, room: str, key: str, epoch: str, now: float) -> int | None:
-        """Return the seq of a user's message with this key, or None if it is new."""
+        """Return the seq of a user's message with this key; None if the key is new."""
         held = self.users.get(user)
         known = held.get((room, key)) if held else None
         if known is None or known.expires <= now or known.epoch != epoch:
@@ -68,7 +68,7 @@ class Keys:
             self._relieve(now)
 
     def _relieve(self, now: float) -> None:
-        """Forget an eighth: this costs a look at every user, and so comes seldom."""
+        """Forget an eighth of all keys: this goes through all users, so it is rare."""
         for user in list(self.users):
             self._expire(user, now)
         most = level([len(held) for held in self.users.values()], self.limit * 7 / 8)
