@@ -22,6 +22,7 @@ from websockets.http11 import Request, Response
 from labserver.client import (
     GOODBYE_TIMEOUT,
     QUEUE,
+    WINDOW,
     Backoff,
     Client,
     Rejected,
@@ -304,6 +305,14 @@ async def test_overload_is_left_alone_for_longer_than_usual() -> None:
             assert (
                 await Client(server.url, backoff=Backoff(first=1.0))._attempt() >= 1.0
             )
+
+
+async def test_client_that_was_rate_limited_enters_its_rooms_one_by_one() -> None:
+    for code, joins in ((1013, WINDOW), (4429, 1)):
+        async with scripted(closes(code)) as server:
+            client = Client(server.url)
+            await client._attempt()
+            assert client._window == joins  # at a time, on the next connection
 
 
 async def test_client_waits_for_a_server_that_is_not_there_yet(
