@@ -15,7 +15,9 @@ from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
-STEP = 4  # frames that are parsed at a time
+HEAD_LIMIT = 16384  # bytes of a handshake; as on the port of event streams
+STEP = 4  # frames that are parsed at a time, if they may inflate
+QUEUE = 16 + STEP  # messages that wait to be served; the library pauses above 16
 
 
 class Gate(StreamReader):
@@ -55,6 +57,56 @@ class Lenient(ServerProtocol):
         if frame.opcode is CLOSE:
             self.current_size = None
         super().recv_frame(frame)
+
+
+class Head:
+    """The head of a request, of which no more is kept than it may have."""
+
+    __slots__ = ("left", "start")
+
+    def __init__(self) -> None:
+        self.start = b""  # how the request began: with its method
+        self.left = HEAD_LIMIT  # bytes that may still come before its end
+
+    def split(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what of ``data`` may belong to the head, and what comes behind."""
+        self.start = self.start or data[:8]
+        part, rest = data[: self.left], data[self.left :]
+        self.left -= len(part)
+        return part, rest
+
+
+class Fragments:
+    """Puts a message in fragments together: as bytes it costs what it holds.
+
+    As a frame that waits for the last one, a fragment costs 150 bytes, empty or not.
+    """
+
+    __slots__ = ("finished", "part")
+
+    def __init__(self) -> None:
+        self.finished = 0  # messages that came to their end
+        self.part: Frame | None = None  # what came of the next one
+
+    @property
+    def size(self) -> int:
+        """The bytes that came of a message that is not finished."""
+        return 0 if self.part is None else len(self.part.data)
+
+    def add(self, frame: Frame) -> Frame | None:
+        """Return a whole message, as one frame; None if more of it is to come."""
+        if self.part is None and frame.fin:
+            self.finished += 1
+            return frame
+        if self.part is None:
+            self.part = Frame(frame.opcode, bytearray(frame.data))
+        else:
+            self.part.data += frame.data  # type: ignore[operator]
+        if not frame.fin:
+            return None
+        whole, self.part = self.part, None
+        self.finished += 1
+        return whole
 
 
 def gated(protocol: Protocol) -> Gate:

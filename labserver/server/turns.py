@@ -22,11 +22,11 @@ QUANTUM = 0.004  # seconds that a turn lasts
 SHARE = 0.02  # part of the loop's time that a connection may use without a turn
 BURST = 0.001  # seconds that it may use at once without a turn
 WORST = 250e-9  # seconds that a byte of a message may cost: an estimate from above
-# Seconds of work that a message counts as, by its bytes: at least, for what they cost
-# later, when they are encoded for others; and at most, because what is measured is also
+# A message counts as these seconds of work for each byte: at least, since it costs
+# later, too, when it is encoded for others; and at most, since what is measured holds
 # the time of whatever else the machine did meanwhile.
 LEAST_WORK = 60e-9
-MOST_WORK = (200e-6, 1e-6)  # of any message, and of each byte
+MOST_WORK = (200e-6, 1e-6)  # seconds of any message, and of each byte
 # A message is read in one tick of the loop and served in the next.
 TICKS = 3  # ticks of the loop from one turn to the next
 
@@ -105,9 +105,9 @@ class Share(TokenBucket):
         self.left = QUANTUM
 
 
-async def charged(
+def charged(
     work: Coroutine[Any, Any, None], size: int, share: Share, bucket: TokenBucket | None
-) -> None:
+) -> Coroutine[Any, Any, None]:
     """Serve a message, and charge its sender for the time that it took.
 
     Args:
@@ -118,20 +118,15 @@ async def charged(
             taken already. None if there is no limit.
 
     """
-    spent = 0.0
 
-    def spend(seconds: float) -> None:
-        nonlocal spent
-        spent += seconds
-
-    try:
-        await timed(work, spend)
-    finally:
+    def charge(spent: float) -> None:
         most = MOST_WORK[0] + MOST_WORK[1] * size
         spent = max(min(spent, most), size * LEAST_WORK)
         share.spend(spent)
-        if bucket is not None:
-            bucket.charge(max(0.0, spent * bucket.rate - 1.0))
+        if bucket is not None and (more := spent * bucket.rate - 1.0) > 0.0:
+            bucket.charge(more)
+
+    return timed(work, charge)
 
 
 @coroutine
@@ -142,7 +137,7 @@ def timed(
 
     Args:
         work: The coroutine.
-        spend: Called with seconds each time that the coroutine waits or ends.
+        spend: Called with the seconds, once, when the coroutine has ended.
 
     Returns:
         The result of the coroutine.
@@ -150,17 +145,21 @@ def timed(
     """
     value: Any = None
     error: BaseException | None = None
-    while True:
-        started = time.monotonic()
-        try:
-            awaited = work.throw(error) if error else work.send(value)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        finally:
-            spend(time.monotonic() - started)
-        value = error = None
-        try:
-            value = yield awaited
-        except BaseException as exc:  # cancelled, mostly
-            error = exc
+    spent = 0.0
+    try:
+        while True:
+            started = time.monotonic()
+            try:
+                awaited = work.throw(error) if error else work.send(value)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            finally:
+                spent += time.monotonic() - started
+            value = error = None
+            try:
+                value = yield awaited
+            except BaseException as exc:  # cancelled, mostly
+                error = exc
+    finally:
+        spend(spent)

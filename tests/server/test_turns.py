@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed
 
 from labserver.contract.tokens import issue
 from labserver.processes.cluster import Replica, running_replica
-from labserver.server.connection import DROPPED_LIMIT
+from labserver.server.intake import QUEUE
+from labserver.server.reading import DROPPED_LIMIT
 from labserver.server.server import LabServer
 from labserver.server.turns import TICKS, Turns, timed
 from tests.conftest import SECRET, Peer, Running, eventually, peer
@@ -110,7 +111,7 @@ async def test_client_that_ignores_its_close_is_cut_off(
                 await asyncio.wait_for(sending, 10)
             assert connection.ending is not None
             assert connection.ending.code == 4429
-            assert connection.dropped <= DROPPED_LIMIT + 10
+            assert connection.dropped <= DROPPED_LIMIT + QUEUE
             await eventually(lambda: not server.sockets)
 
 
