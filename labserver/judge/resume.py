@@ -35,8 +35,8 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
 
         def heard() -> bool:
             room = server.hub.rooms.get("lobby")
-            joining = room.joining.values() if room else ()
-            return all(live and live[-1].last >= seqs[-1] for live in joining)
+            lives = [entry.live for entry in room.entries] if room else []
+            return all(live and live[-1].last >= seqs[-1] for live in lives)
 
         def interrupted(step: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
             async def otherwise(*args: Any) -> Any:

@@ -52,11 +52,11 @@ class ReplayThenSubscribe(RoomsApplication):
         missed = lab.history.missed(message.after, position)
         await lab.broker.subscribe(name)
         await lab.broker.read(name, None)  # live messages only start here
-        with lab.hub.joining(member, name) as room:
+        with lab.hub.joining(member, name) as entry:
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
-            lab.hub.add(member, room, joined, missed or ())
+            lab.hub.add(entry, joined, missed or ())
 
 
 class LiveOvertakesReplay(RoomsApplication):
@@ -66,14 +66,14 @@ class LiveOvertakesReplay(RoomsApplication):
         lab, name = self.lab, message.room
         self.check_claim(member, name, message.ref)
         after = None if message.after is None else message.after.seq
-        with lab.hub.joining(member, name) as room:
+        with lab.hub.joining(member, name) as entry:
             await lab.broker.subscribe(name)
             position = await lab.broker.read(name, after)
             missed = lab.history.missed(message.after, position)
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
-            lab.hub.add(member, room, joined, ())
+            lab.hub.add(entry, joined, ())
         for event in missed or ():
             member.outbox.deliver(wire.chunk(member.variant, name, [event]))
 

@@ -1,8 +1,8 @@
-"""The rooms of one process: who is in them, and one write per member and tick.
+"""The rooms of one process: their members, and one write per member and tick.
 
-A system call for each delivery is what limits a server (about 2.5 microseconds each);
-the only lever is fewer of them. So what reaches a room during one tick of the event
-loop is joined, and each member gets it in one write.
+System calls limit a server: each delivery takes one, of about 2.5 microseconds. The
+only lever is fewer of them. So the messages that reach a room during one tick of the
+event loop are joined, and each member gets them in one write.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from msgspec.structs import replace
-
 from labserver.contract import wire
 from labserver.contract.closing import INTERNAL
 from labserver.contract.messages import Event, Joined
 from labserver.contract.wire import Variant
+from labserver.server.entry import Entry, Step
 from labserver.server.member import SHUT, Member
 from labserver.server.metrics import Metrics
 
@@ -28,39 +27,28 @@ COMPRESSED_LIMIT = 32  # messages of one replay up to which they are compressed
 
 
 class Room:
-    """A room with at least one local member, or one that is about to join."""
+    """A room with at least one local member, or one that is joining."""
 
-    __slots__ = (
-        "epoch",
-        "joining",
-        "members",
-        "name",
-        "pending",
-        "renumbered",
-        "since",
-    )
+    __slots__ = ("entries", "epoch", "members", "name", "pending", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.epoch = ""  # names the numbering, from the first member on
         # By variant, so that a frame is built once for each.
         self.members: dict[Variant, set[Member]] = {}
-        # What was delivered since each of them began to join.
-        self.joining: dict[Member, list[Event]] = {}
-        # The new numbering, for those of them who began in the old one.
-        self.renumbered: dict[Member, Joined] = {}
+        self.entries: set[Entry] = set()  # the joins that are on their way
         self.pending: list[Event] = []
-        self.since = 0.0  # when the oldest of these came
+        self.since = 0.0  # when the oldest pending event came
 
 
 class Hub:
-    """All rooms of a process; with ``connection.rooms`` the two indexes.
+    """All rooms of a process. Each member has the other index, its ``rooms``.
 
     Args:
         metrics: Counts deliveries.
         emptied: Called with the name of a room that has lost its last member.
-        stirred: Called by the broker with the name of a room that people entered or
-            left on another replica.
+        stirred: Called by the broker with the name of a room, when people entered or
+            left it on another replica.
 
     """
 
@@ -78,102 +66,88 @@ class Hub:
     # Membership
 
     @contextmanager
-    def joining(self, connection: Member, name: str) -> Iterator[Room]:
-        """Keep for a connection what its room is sent, until :meth:`add` or the end.
-
-        A member that joins again is none meanwhile: it would be sent the same twice.
-        """
+    def joining(self, member: Member, name: str) -> Iterator[Entry]:
+        """Keep for a member what its room is sent, until :meth:`add` or the end."""
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(name)
-        again = name in connection.rooms
-        if again:
+        entry = Entry(member, name, room.epoch, again=name in member.rooms)
+        if entry.again:
             self.flush(room)
-            self._take_out(connection, room)
-        room.joining[connection] = []
+            self._take_out(member, room)
+        room.entries.add(entry)
         try:
-            yield room
+            yield entry
         finally:
-            live = room.joining.pop(connection, None)
-            renumbered = room.renumbered.pop(connection, None)
-            # In vain: it stays the member that it was, unless it has left altogether.
-            if again and live is not None and name in connection.rooms:
-                if renumbered is not None:
-                    connection.reply(renumbered)
-                self._put_in(connection, room, live)
+            in_vain = entry in room.entries
+            room.entries.discard(entry)
+            if in_vain and name in member.rooms:  # it stays the member it was
+                self._put_in(member, room, entry.given_up())
             self._forget_if_empty(room)
 
-    def add(
-        self,
-        connection: Member,
-        room: Room,
-        joined: Joined,
-        missed: Sequence[Event],
-    ) -> None:
+    def add(self, entry: Entry, answer: Joined, missed: Sequence[Event]) -> None:
         """Finish a join: the answer, what was missed, what came meanwhile, then live.
 
-        ``missed`` ends at ``joined.seq``. The same message may have come meanwhile,
-        too: that part is left out.
-        """
-        self.flush(room)  # what waits for the others is not for the newcomer
-        live = room.joining.pop(connection)
-        renumbered = room.renumbered.pop(connection, None)
-        if renumbered is None or renumbered.recovered:
-            old = [event for event in live if event.last <= joined.seq]
-            live = live[len(old) :]
-            if room.name in connection.rooms:  # it was to get these anyway
-                self._put_in(connection, room, old)
-        else:  # what was read is of an epoch that is over
-            joined, missed = replace(renumbered, ref=joined.ref), ()
-        connection.rooms.add(room.name)
-        room.epoch = joined.epoch
-        connection.reply(joined)
-        self._put_in(connection, room, missed)
-        if renumbered is not None and renumbered.epoch != joined.epoch:
-            room.epoch = renumbered.epoch
-            connection.reply(renumbered)
-        self._put_in(connection, room, live)
+        Args:
+            entry: What :meth:`joining` keeps.
+            answer: Says where the room stands.
+            missed: Messages to replay, up to ``answer.seq``.
 
-    def remove(self, connection: Member, name: str) -> None:
-        """Take a connection out of a room; nothing happens if it is not in it."""
+        """
+        room = self.rooms[entry.room]
+        room.entries.remove(entry)
+        entry.member.rooms.add(entry.room)
+        steps = entry.entered(answer, missed)
+        self._put_in(entry.member, room, steps)
+        room.epoch = steps[-1].epoch
+
+    def remove(self, member: Member, name: str) -> None:
+        """Take a member out of a room; nothing happens if it is not in it."""
         room = self.rooms.get(name)
-        connection.rooms.discard(name)
+        member.rooms.discard(name)
         if room is None:
             return
         self.flush(room)  # it was a member when that was delivered
-        self._take_out(connection, room)
+        self._take_out(member, room)
         self._forget_if_empty(room)
 
-    def _put_in(self, connection: Member, room: Room, events: Sequence[Event]) -> None:
-        self.flush(room)
-        room.members.setdefault(connection.variant, set()).add(connection)
-        if events:
-            # Nobody shares it, and to compress a thousand messages holds the loop for
-            # 50 ms: many go as they are, which RFC 7692 section 6 leaves to each.
-            variant = connection.variant
-            if len(events) > COMPRESSED_LIMIT:
-                variant = variant._replace(window_bits=0)
-            chunk = wire.chunk(variant, room.name, events, room.epoch)
-            connection.outbox.deliver(chunk)
-            self.metrics.deliveries += len(events)
+    def _put_in(self, member: Member, room: Room, steps: Sequence[Step]) -> None:
+        self.flush(room)  # what waits for the others is not for the newcomer
+        room.members.setdefault(member.variant, set()).add(member)
+        for epoch, answer, events in steps:
+            if answer is not None:
+                member.reply(answer)
+            if events:
+                self._replay(member, room.name, events, epoch)
 
-    def _take_out(self, connection: Member, room: Room) -> None:
-        members = room.members.get(connection.variant, set())
-        members.discard(connection)
+    def _replay(
+        self, member: Member, room: str, events: Sequence[Event], epoch: str
+    ) -> None:
+        variant = member.variant
+        if len(events) > COMPRESSED_LIMIT:
+            # To compress a thousand messages for one member holds the loop for 50 ms.
+            # RFC 7692 section 6 leaves it to the sender, message by message.
+            variant = variant._replace(window_bits=0)
+        member.outbox.deliver(wire.chunk(variant, room, events, epoch))
+        self.metrics.deliveries += len(events)
+
+    def _take_out(self, member: Member, room: Room) -> None:
+        members = room.members.get(member.variant, set())
+        members.discard(member)
         if not members:
-            room.members.pop(connection.variant, None)
+            room.members.pop(member.variant, None)
 
     def _forget_if_empty(self, room: Room) -> None:
-        if not room.members and not room.joining:
+        if not room.members and not room.entries:
             self.rooms.pop(room.name, None)
             self.emptied(room.name)
 
     # Delivery
 
     def deliver(self, name: str, event: Event) -> None:
-        """Send what the broker says to a room's members, at the end of this tick.
+        """Send an event to a room's members, at the end of this tick.
 
-        The broker calls in order of seq and without repeating itself.
+        The broker calls this once an event, in order of seq.
         """
         room = self.rooms.get(name)
         if room is None:
@@ -182,25 +156,18 @@ class Hub:
             asyncio.get_running_loop().call_soon(self.flush, room)
             room.since = time.monotonic()
         room.pending.append(event)
-        for meanwhile in room.joining.values():
-            meanwhile.append(event)
-
-    def _failed(self, member: Member) -> None:
-        """End a member that cannot be written to: it comes back, and misses nothing."""
-        log.exception("connection %s failed", member.name)
-        member.outbox = SHUT  # nothing may follow what it has missed
-        # Later: to cut it may fail as well, and the others are still waiting.
-        asyncio.get_running_loop().call_soon(member.cut, INTERNAL)
+        for entry in room.entries:
+            entry.deliver(event)
 
     def renumber(self, name: str, epoch: str, seq: int, goes_on: bool = False) -> None:
         """Tell a room's members that its numbering has a new epoch.
 
         Args:
-            name: Of the room.
-            epoch: The new one.
+            name: Name of the room.
+            epoch: The new epoch.
             seq: Its newest message.
-            goes_on: Whether what follows follows what was delivered so far. Otherwise
-                the old numbering is lost, with what the members had not yet got.
+            goes_on: Whether its next message is the one after the last delivered.
+                Otherwise messages that no member got are lost.
 
         """
         room = self.rooms.get(name)
@@ -215,14 +182,8 @@ class Hub:
                     member.reply(joined)
                 except Exception:
                     self._failed(member)
-        for newcomer, meanwhile in room.joining.items():
-            before = room.renumbered.get(newcomer)
-            if goes_on and before is not None and not before.recovered:
-                room.renumbered[newcomer] = replace(before, epoch=epoch)
-                continue
-            if not goes_on:
-                meanwhile.clear()
-            room.renumbered[newcomer] = joined
+        for entry in room.entries:
+            entry.renumber(joined)
 
     def flush(self, room: Room) -> None:
         """Write what is pending to every member of a room."""
@@ -234,10 +195,17 @@ class Hub:
         for variant, members in room.members.items():
             shared = wire.chunk(variant, room.name, events, room.epoch)
             for member in members:
-                try:  # costs nothing, and the others are owed it whatever happens here
+                try:  # costs nothing; one that fails must not cost the others
                     member.outbox.deliver(shared)
                 except Exception:
                     self._failed(member)
             metrics.deliveries += len(members) * len(events)
         metrics.flush_size.observe(len(events))
         metrics.delivery_latency.observe(time.monotonic() - room.since)
+
+    def _failed(self, member: Member) -> None:
+        """End a member that cannot be written to; it can come back and resume."""
+        log.exception("connection %s failed", member.name)
+        member.outbox = SHUT  # nothing may follow the message that it missed
+        # Later: the cut may fail as well, and the other members still wait.
+        asyncio.get_running_loop().call_soon(member.cut, INTERNAL)

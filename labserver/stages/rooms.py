@@ -123,7 +123,7 @@ class RoomsApplication:
         lab = self.lab
         # Inside the block the room keeps for this client what arrives meanwhile: what
         # was missed is read from the broker, and between the two nothing may be lost.
-        with lab.hub.joining(member, name) as room:
+        with lab.hub.joining(member, name) as entry:
             try:
                 await lab.broker.subscribe(name)
                 after = None if message.after is None else message.after.seq
@@ -136,7 +136,7 @@ class RoomsApplication:
             joined = Joined(
                 name, position.epoch, position.seq, missed is not None, message.ref
             )
-            lab.hub.add(member, room, joined, missed or ())
+            lab.hub.add(entry, joined, missed or ())
         if message.after is not None and self.rooms_limit and not here:
             member.returned()
         if message.presence:

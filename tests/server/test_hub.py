@@ -55,8 +55,8 @@ def new_hub() -> tuple[Hub, list[str]]:
 
 
 def join(hub: Hub, member: FakeMember, room: str = "a", seq: int = 0) -> None:
-    with hub.joining(member, room) as entered:
-        hub.add(member, entered, Joined(room, "e", seq, recovered=False), ())
+    with hub.joining(member, room) as entry:
+        hub.add(entry, Joined(room, "e", seq, recovered=False), ())
 
 
 def message(seq: int) -> Event:
@@ -116,12 +116,12 @@ async def test_replay_and_what_came_meanwhile_meet_without_hole_or_double() -> N
     hub, _ = new_hub()
     old, new = FakeMember(), FakeMember()
     join(hub, old)
-    with hub.joining(new, "a") as room:
+    with hub.joining(new, "a") as entry:
         for seq in (4, 5, 6):
             hub.deliver("a", message(seq))
             await asyncio.sleep(0)
         missed = [message(seq) for seq in (2, 3, 4, 5)]
-        hub.add(new, room, Joined("a", "e", 5, recovered=True), missed)
+        hub.add(entry, Joined("a", "e", 5, recovered=True), missed)
     hub.deliver("a", message(7))
     await asyncio.sleep(0)
     assert new.outbox.seqs() == [2, 3, 4, 5, 6, 7]
@@ -167,11 +167,11 @@ async def test_new_epoch_is_told_to_members_and_to_those_who_are_joining() -> No
     hub, _ = new_hub()
     old, new = FakeMember(), FakeMember()
     join(hub, old, seq=9)
-    with hub.joining(new, "a") as room:
+    with hub.joining(new, "a") as entry:
         hub.deliver("a", message(10))
         hub.renumber("a", "f", 0)
         hub.deliver("a", message(1))
-        hub.add(new, room, Joined("a", "e", 9, recovered=False), ())
+        hub.add(entry, Joined("a", "e", 9, recovered=False), ())
     await asyncio.sleep(0)
     assert old.replies[-1] == Joined("a", "f", 0, recovered=False)
     assert new.replies == [Joined("a", "f", 0, recovered=False)]
@@ -187,8 +187,8 @@ def test_long_replay_is_not_compressed() -> None:
             event("a", seq, b'"payload":"%b"}' % (b"x" * 500))
             for seq in range(1, count + 1)
         ]
-        with hub.joining(member, "a") as entered:
-            hub.add(member, entered, Joined("a", "e", count, recovered=True), missed)
+        with hub.joining(member, "a") as entry:
+            hub.add(entry, Joined("a", "e", count, recovered=True), missed)
         (chunk,) = member.outbox.chunks
         assert bool(chunk.data[0] & wire.COMPRESSED) is compressed
         assert member.outbox.seqs() == list(range(1, count + 1))
