@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from labserver.contract.messages import event
 from labserver.mistakes.mistake import Extend, Mistake
 from labserver.redis.commands import ended
+from labserver.redis.feed import Feed
 from labserver.redis.link import Link, channel_of
 from labserver.redis.messages import tails
 from labserver.redis.nodes import OneNode
@@ -21,7 +22,7 @@ from labserver.server.hub import Hub
 from labserver.server.metrics import Metrics
 from labserver.server.parts import History, Parts
 from labserver.settings import Settings
-from labserver.stages.broker import Feed, RedisBroker
+from labserver.stages.broker import RedisBroker
 
 
 class DeliverLocally(RedisBroker):
@@ -48,7 +49,7 @@ class DeliverLocally(RedisBroker):
     def deliver(self, room: str, tail: bytes) -> None:
         feed = self.feeds.get(room)
         if feed is not None:
-            self._deliver(room, feed, event(room, feed.seq + 1, tail))
+            feed.deliver(event(room, feed.seq + 1, tail))
 
 
 class OwnMessageTwice(RedisBroker):
@@ -81,7 +82,7 @@ class SubscribeToEverything(RedisBroker):
         await super().stop()
 
     async def subscribe(self, room: str) -> None:
-        self.feeds.setdefault(room, Feed())
+        self.feeds.setdefault(room, Feed(room, self.hub))
 
     async def listen(self) -> None:
         async for said in self.pubsub.listen():

@@ -15,24 +15,42 @@ import msgspec
 
 from labserver.contract.messages import encode_json
 from labserver.redis.commands import script
+from labserver.redis.link import channel_of
+from labserver.redis.messages import ms
+from labserver.redis.nodes import Nodes, call
 from labserver.server.presence import NAMED_LIMIT, Roster
 
 PRESENCE = script("presence.lua")
 
 
-def said(replica: str, mine: Roster, ttl: int, known: Roster | None) -> tuple[Any, ...]:
-    """Return the script's arguments.
+async def here(
+    nodes: Nodes,
+    replica: str,
+    room: str,
+    mine: Roster,
+    ttl: float,
+    known: Roster | None,
+) -> Roster:
+    """Say who of a replica is in a room; return who is there on all of them.
 
     Args:
-        replica: Name of this replica.
-        mine: Its members of the room.
-        ttl: Milliseconds that this is valid.
-        known: The last roster of the room that this replica knows, if any.
+        nodes: Where the room lives.
+        replica: Name of the replica.
+        room: Name of the room.
+        mine: The replica's people.
+        ttl: Seconds until that is forgotten.
+        known: What was returned the last time.
+
+    Raises:
+        BrokerDown: Redis does not answer.
 
     """
+    channel = channel_of(room)
+    keys = [channel, f"{channel}:presence"]
     version = known.version if known is not None else 0
     who = encode_json(mine.users)
-    return replica, version, ttl, NAMED_LIMIT, mine.count, who
+    args = replica, version, ms(ttl), NAMED_LIMIT, mine.count, who
+    return heard(await call(nodes, room, PRESENCE, keys, args), known)
 
 
 def heard(answer: Sequence[Any], known: Roster | None) -> Roster:

@@ -14,67 +14,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 
-from labserver.contract.messages import Event, event, gap
-from labserver.errors import BrokerDown, TooManyRooms
-from labserver.redis import presence as redis_presence
+from labserver.contract.messages import event
+from labserver.errors import BrokerDown
+from labserver.redis import presence
 from labserver.redis.commands import TIMEOUT, ended
 from labserver.redis.deadlines import Patience
+from labserver.redis.feed import Feed
 from labserver.redis.history import Histories
 from labserver.redis.memory import Memory
-from labserver.redis.messages import (
-    BEGAN,
-    KEEPS,
-    NUMBERING_TTL,
-    PUBLISH,
-    REFUSED,
-    Outgoing,
-    fail,
-    keys_of,
-    ms,
-    pay,
-    portions,
-    said,
-    tails,
-)
-from labserver.redis.nodes import call, nodes
+from labserver.redis.messages import NUMBERING_TTL, Outgoing, tails
+from labserver.redis.nodes import nodes
+from labserver.redis.publishing import Publisher
 from labserver.server.hub import Hub
 from labserver.server.limits import TokenBucket
 from labserver.server.metrics import Metrics
-from labserver.server.parts import BEGINS, History, Parts, Position
+from labserver.server.parts import History, Parts, Position
 from labserver.server.presence import Roster
 from labserver.server.tasks import keep
 from labserver.settings import Settings
 
 LINGER = 1.0  # seconds that an empty room is listened to, since people come back
-
-
-class Feed:
-    """What this replica has delivered of a room; no epoch before the first word."""
-
-    __slots__ = ("behind", "epoch", "moved", "seq")
-
-    def __init__(self) -> None:
-        self.epoch = ""
-        self.seq = 0
-        self.behind = False  # whether the link broke before that
-        self.moved: asyncio.Future[None] | None = None  # while somebody waits
-
-    def move(self, epoch: str, seq: int) -> None:
-        self.epoch, self.seq = epoch, seq
-        if self.moved is not None:
-            self.moved.set_result(None)
-            self.moved = None
-
-    async def reach(self, epoch: str, seq: int) -> None:
-        """Wait until ``seq`` was delivered, or the numbering began anew."""
-        while self.epoch == epoch and self.seq < seq:
-            self.moved = self.moved or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self.moved)
 
 
 class RedisBroker:
@@ -84,15 +46,13 @@ class RedisBroker:
         self.url = url
         self.name = secrets.token_hex(6)  # of this replica, among all
         self.feeds: dict[str, Feed] = {}
-        self.outbound: dict[str, list[Outgoing]] = {}
 
     @property
     def deaf(self) -> bool:
         return self.redis.deaf
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
-        self.hub, self.history, self.metrics = hub, history, metrics
-        failures = metrics.failures
+        self.hub, failures = hub, metrics.failures
         async with AsyncExitStack() as begun:  # undone if a later step fails
             self.redis = nodes(self.url, failures, self.heard, self.catch_up)
             begun.push_async_callback(self.redis.stop)
@@ -101,6 +61,7 @@ class RedisBroker:
             begun.push_async_callback(self.histories.stop)
             self.memory = Memory(self.redis, history, failures)
             begun.push_async_callback(self.memory.stop)
+            self.publisher = Publisher(self.redis, history, self.memory, metrics)
             task = keep("tending", self._tend, failures)
             begun.push_async_callback(ended, task)
             self.begun = begun.pop_all()
@@ -118,51 +79,14 @@ class RedisBroker:
         user: str = "",
         begins: TokenBucket | None = None,
     ) -> asyncio.Future[int]:
-        loop = asyncio.get_running_loop()
-        stored: asyncio.Future[int] = loop.create_future()
-        if not self.outbound:
-            loop.call_soon(self._send)
-        self.outbound.setdefault(room, []).append(
-            Outgoing(tail, user, key, begins, stored)
-        )
+        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.publisher.publish(room, Outgoing(tail, user, key, begins, stored))
         return stored
-
-    def _send(self) -> None:
-        """Hand over what was published during one tick, one call a room if it fits."""
-        outbound, self.outbound = self.outbound, {}
-        asked, key_ttl = time.monotonic(), self.memory.key_ttl
-        for room, published in outbound.items():
-            for messages in portions(published):
-                keys, args = said(room, self.history, messages, key_ttl)
-                answer = call(self.redis, room, PUBLISH, keys, args)
-                answer.add_done_callback(partial(self._stored, room, messages, asked))
-
-    def _stored(
-        self,
-        room: str,
-        messages: list[Outgoing],
-        asked: float,
-        answer: asyncio.Future[list[int]],
-    ) -> None:
-        if (problem := answer.exception()) is not None:
-            self.memory.refused()
-            return fail(messages, problem)
-        became, new, *seqs = answer.result()
-        if became == REFUSED:
-            return fail(messages, TooManyRooms(BEGINS))
-        if became == BEGAN:
-            pay(messages)
-        elif became == KEEPS:
-            self.memory.note(room, messages)
-        self.metrics.published += new
-        self.metrics.broker_latency.observe(time.monotonic() - asked)
-        for each, seq in zip(messages, seqs, strict=True):
-            each.stored.set_result(seq)
 
     # Joining
 
     async def subscribe(self, room: str) -> None:
-        self.feeds.setdefault(room, Feed())
+        self.feeds.setdefault(room, Feed(room, self.hub))
         await self.redis.of(room).link.subscribe(room)
 
     def unsubscribe(self, room: str) -> None:
@@ -172,18 +96,17 @@ class RedisBroker:
         return await self.histories.read(room, after)
 
     async def _settle(self, room: str, position: Position) -> bool:
-        """Wait until the feed is where a room was found; False if it came elsewhere.
+        """Wait until a room's feed is at a position that was read.
 
-        Who joins now must not get again what the others are still waiting for.
+        A member that joins would get again what the others still wait for. Returns
+        False if the room has another numbering by then. Raises BrokerDown.
         """
         feed = self.feeds.get(room)
         if feed is None:
             return True
-        if not feed.epoch:
-            feed.move(position.epoch, position.seq)
+        feed.begin(position.epoch, position.seq)
         if feed.behind or feed.epoch != position.epoch:
             await self.catch_up(room)
-            feed.behind = False
         try:
             async with Patience(TIMEOUT):
                 await feed.reach(position.epoch, position.seq)
@@ -191,19 +114,11 @@ class RedisBroker:
             raise BrokerDown("Redis delivers nothing") from None
         return feed.epoch == position.epoch
 
-    async def here(
-        self, room: str, mine: Roster, ttl: float, known: Roster | None
-    ) -> Roster:
-        keys = [keys_of(room)[0], keys_of(room)[0] + ":presence"]
-        args = redis_presence.said(self.name, mine, ms(ttl), known)
-        answer = await call(self.redis, room, redis_presence.PRESENCE, keys, args)
-        return redis_presence.heard(answer, known)
-
     # Delivering
 
     async def heard(self, room: str, data: bytes) -> None:
         """Deliver what one publish carried, after filling any hole before it."""
-        if b" " not in data:  # no message, but a replica where people came or went
+        if b" " not in data:  # no message: on that replica people came or went
             if data.decode() != self.name:
                 self.hub.stirred(room)
             return
@@ -212,15 +127,14 @@ class RedisBroker:
             return
         name, number, rest = data.split(b" ", 2)
         epoch, first = name.decode(), int(number)
-        if not feed.epoch and not feed.behind:
-            feed.move(epoch, first - 1)
+        if not feed.behind:
+            feed.begin(epoch, first - 1)
         if epoch != feed.epoch or first > feed.seq + 1:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
             return  # of a numbering that is over, or left to the first read
         for seq, tail in enumerate(tails(rest), start=first):
-            if seq > feed.seq:
-                self._deliver(room, feed, event(room, seq, tail))
+            feed.deliver(event(room, seq, tail))
 
     async def catch_up(self, room: str, until: int | None = None) -> None:
         """Deliver what the link did not bring, or say that it is gone.
@@ -229,36 +143,26 @@ class RedisBroker:
             room: Name of the room.
             until: The newest seq that will not come by itself; None if unknown.
 
+        Raises:
+            BrokerDown: Redis does not answer.
+
         """
         feed = self.feeds.get(room)
         if feed is None:
             return
-        if not feed.epoch:
-            feed.behind = True
-            return
-        while True:
-            position = await self.histories.page(room, feed.seq)
-            if position.epoch != feed.epoch:
-                goes_on = position.continues(feed.epoch, feed.seq)
-                self.hub.renumber(room, position.epoch, position.seq, goes_on)
-                feed.move(position.epoch, feed.seq if goes_on else position.seq)
-            for news in position.kept:
-                if news.first > feed.seq + 1:
-                    self._lost(room, feed, news.first - 1)
-                if news.first > feed.seq:
-                    self._deliver(room, feed, news)
-            last = position.seq if until is None else min(until, position.seq)
-            if (gone := min(last, position.reached)) > feed.seq:
-                self._lost(room, feed, gone)
-            if feed.seq >= last:
+        feed.behind = True
+        while feed.epoch:  # else the first read of the room sees to it
+            page = await self.histories.page(room, feed.seq)
+            if page.epoch != feed.epoch:
+                feed.adopt(page)
+            if feed.replay(page, until):
+                feed.behind = False
                 return
 
-    def _deliver(self, room: str, feed: Feed, news: Event) -> None:
-        self.hub.deliver(room, news)
-        feed.move(feed.epoch, news.last)
-
-    def _lost(self, room: str, feed: Feed, last: int) -> None:
-        self._deliver(room, feed, gap(room, feed.seq + 1, last, "broker"))
+    async def here(
+        self, room: str, mine: Roster, ttl: float, known: Roster | None
+    ) -> Roster:
+        return await presence.here(self.redis, self.name, room, mine, ttl, known)
 
     async def _tend(self) -> None:
         """Let go of rooms that stay empty; keep the numbering of quiet ones alive."""

@@ -29,6 +29,7 @@ from labserver.notebook import (
     running_cluster,
     show,
 )
+from labserver.redis.publishing import Publisher
 from labserver.stages import broker
 
 # %% [markdown]
@@ -65,7 +66,7 @@ my_guess = None
 # the publisher's, delivers only the messages that come back from Redis.
 
 # %%
-show(broker.RedisBroker.publish, broker.RedisBroker.heard, broker.RedisBroker.catch_up)
+show(Publisher, broker.RedisBroker.heard, broker.RedisBroker.catch_up)
 
 # %% [markdown]
 # ## Run: two people, two replicas

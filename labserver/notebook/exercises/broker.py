@@ -87,7 +87,8 @@ EXERCISE = Exercise(
             "replica was.",
         ),
     ),
-    look_at="`RedisBroker.heard` and `catch_up` in `labserver/stages/broker.py`.",
+    look_at="`RedisBroker.heard` in `labserver/stages/broker.py` and `Feed` in "
+    "`labserver/redis/feed.py`.",
     praise="Because the numbers have no holes, a loss shows as soon as the next "
     "message arrives.",
 )

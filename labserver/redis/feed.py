@@ -1,0 +1,91 @@
+"""What this replica has delivered of one room, in the order of its numbers.
+
+Pub/sub brings messages, the history fills its holes, and both may bring the same. A
+feed passes each on to the hub once, and says what is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from labserver.contract.messages import Event, gap
+from labserver.redis.history import Page
+from labserver.server.hub import Hub
+from labserver.server.parts import Position
+
+
+class Feed:
+    """One room, up to the newest message that was delivered.
+
+    Args:
+        room: Name of the room.
+        hub: Takes what is delivered.
+
+    Attributes:
+        epoch: The numbering; empty until somebody read it, or a message named it.
+        seq: Of the newest message delivered.
+        behind: Whether messages may have passed before the numbering was known.
+        moved: Done at the next change; None while nobody waits for one.
+
+    """
+
+    __slots__ = ("behind", "epoch", "hub", "moved", "room", "seq")
+
+    def __init__(self, room: str, hub: Hub) -> None:
+        self.room, self.hub = room, hub
+        self.epoch, self.seq = "", 0
+        self.behind = False
+        self.moved: asyncio.Future[None] | None = None
+
+    def begin(self, epoch: str, seq: int) -> None:
+        """Take a place as the first, unless there is one already."""
+        if not self.epoch:
+            self._move(epoch, seq)
+
+    def deliver(self, news: Event) -> None:
+        """Deliver an event that is newer than all before, and tell of a hole."""
+        if news.first > self.seq:
+            self.lose(news.first - 1)
+            self._pass_on(news)
+
+    def lose(self, last: int) -> None:
+        """Say that what was not delivered up to a seq is gone."""
+        if last > self.seq:
+            self._pass_on(gap(self.room, self.seq + 1, last, "broker"))
+
+    def adopt(self, position: Position) -> None:
+        """Go on in a new numbering: at the same place, or where that one stands."""
+        goes_on = position.continues(self.epoch, self.seq)
+        self.hub.renumber(self.room, position.epoch, position.seq, goes_on)
+        self._move(position.epoch, self.seq if goes_on else position.seq)
+
+    def replay(self, page: Page, until: int | None) -> bool:
+        """Deliver a page of the history, and say what of it is gone.
+
+        Args:
+            page: Begins after what was delivered.
+            until: The newest seq that will not come by itself; None if unknown.
+
+        Returns whether no other page is needed.
+        """
+        last = page.seq if until is None else min(until, page.seq)
+        for news in page.kept:
+            self.deliver(news)
+        self.lose(min(last, page.reached))
+        return self.seq >= last
+
+    async def reach(self, epoch: str, seq: int) -> None:
+        """Wait until ``seq`` was delivered, or the numbering began anew."""
+        while self.epoch == epoch and self.seq < seq:
+            self.moved = self.moved or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self.moved)
+
+    def _pass_on(self, news: Event) -> None:
+        self.hub.deliver(self.room, news)
+        self._move(self.epoch, news.last)
+
+    def _move(self, epoch: str, seq: int) -> None:
+        self.epoch, self.seq = epoch, seq
+        if self.moved is not None:
+            self.moved.set_result(None)
+            self.moved = None

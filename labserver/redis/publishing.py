@@ -1,0 +1,90 @@
+"""The way out: what is published in one tick goes to Redis as one call a room."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from labserver.errors import TooManyRooms
+from labserver.redis.memory import Memory
+from labserver.redis.messages import (
+    BEGAN,
+    KEEPS,
+    PUBLISH,
+    REFUSED,
+    Outgoing,
+    fail,
+    pay,
+    portions,
+    said,
+)
+from labserver.redis.nodes import Nodes, call
+from labserver.server.metrics import Metrics
+from labserver.server.parts import BEGINS, History
+
+
+class Publisher:
+    """Numbers, keeps and publishes messages, by one script.
+
+    Args:
+        nodes: Where the rooms live.
+        history: How much a room keeps, and for how long.
+        memory: Told of what is kept.
+        metrics: Counts messages, and times the calls.
+
+    """
+
+    def __init__(
+        self, nodes: Nodes, history: History, memory: Memory, metrics: Metrics
+    ) -> None:
+        self.nodes, self.history = nodes, history
+        self.memory, self.metrics = memory, metrics
+        self.outbound: dict[str, list[Outgoing]] = {}
+
+    def publish(self, room: str, message: Outgoing) -> None:
+        """Send a message at the end of this tick; ``message.stored`` takes its seq."""
+        if not self.outbound:
+            asyncio.get_running_loop().call_soon(self._send)
+        self.outbound.setdefault(room, []).append(message)
+
+    def _send(self) -> None:
+        """Hand over what was published during one tick, one call a room if it fits."""
+        outbound, self.outbound = self.outbound, {}
+        asked, key_ttl = time.monotonic(), self.memory.key_ttl
+        for room, published in outbound.items():
+            for messages in portions(published):
+                keys, args = said(room, self.history, messages, key_ttl)
+                answer = call(self.nodes, room, PUBLISH, keys, args)
+                answer.add_done_callback(partial(self._stored, room, messages, asked))
+
+    def _stored(
+        self,
+        room: str,
+        messages: list[Outgoing],
+        asked: float,
+        answer: asyncio.Future[list[int]],
+    ) -> None:
+        """Tell the publishers their seqs, or what was wrong.
+
+        Args:
+            room: Name of the room.
+            messages: What one call carried.
+            asked: When it was sent.
+            answer: What the script returned.
+
+        """
+        if (problem := answer.exception()) is not None:
+            self.memory.refused()
+            return fail(messages, problem)
+        became, new, *seqs = answer.result()
+        if became == REFUSED:
+            return fail(messages, TooManyRooms(BEGINS))
+        if became == BEGAN:
+            pay(messages)
+        elif became == KEEPS:
+            self.memory.note(room, messages)
+        self.metrics.published += new
+        self.metrics.broker_latency.observe(time.monotonic() - asked)
+        for each, seq in zip(messages, seqs, strict=True):
+            each.stored.set_result(seq)
