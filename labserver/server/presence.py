@@ -197,22 +197,26 @@ class Attendance:
     def _tell(
         self, room: str, audience: Audience, now: Roster, asked: set[Member]
     ) -> None:
-        """Send each member what it does not know.
+        """Send the whole picture to members that need it, and the news to the others.
 
         Args:
-            asked: Who is owed a ``present`` and is in ``now``; who came later waits.
+            room: Name of the room.
+            audience: Its members here.
+            now: Who is in the room.
+            asked: The members that were owed a picture when ``now`` was asked for.
 
         """
-        late = audience.owed - asked
-        behind = audience.owed & asked
-        if audience.told.users is None and now.users is not None:
-            behind = audience.members - late
-        elif (news := change(room, audience.told, now)) is not None:
-            behind |= send(news, audience.members - audience.owed)
-        audience.told = now
-        audience.owed = late
+        told, audience.told = audience.told, now
+        late = audience.owed - asked  # came meanwhile: ``now`` may not know them
+        named_again = told.users is None and now.users is not None
+        behind = (audience.members if named_again else audience.owed) - late
+        news = change(room, told, now)
+        slow: set[LabConnection] = set()
+        if news is not None:
+            slow |= send(news, audience.members - audience.owed - behind)
         if behind:
-            audience.owed |= send(picture(room, now), behind)
+            slow |= send(picture(room, now), behind)
+        audience.owed = late | slow
 
 
 def picture(room: str, now: Roster) -> Present:
