@@ -7,7 +7,7 @@ hold, when to write and which policy to follow.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from labserver.contract import messages, wire
@@ -75,6 +75,20 @@ class Backlog:
             else:
                 self.hold(entry)
 
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks that wait, the oldest first."""
+        return (entry for entry in self.entries if isinstance(entry, Chunk))
+
+    def oldest(self, size: float) -> set[Chunk]:
+        """Return the oldest chunks, ``size`` bytes of them or a little more."""
+        found: set[Chunk] = set()
+        for chunk in self.chunks():
+            if size <= 0:
+                break
+            size -= len(chunk.data)
+            found.add(chunk)
+        return found
+
     def _note(self, loss: Loss) -> None:
         before = self.losses.get(loss.room)
         if before is not None and before.last + 1 == loss.first:
@@ -95,11 +109,12 @@ class Backlog:
 
         """
         if policy == "drop-oldest":
-            self._lose_oldest(self.size + len(chunk.data) - limit * 3 / 4)
+            # A quarter of the limit at a time: going through all entries stays rare.
+            oldest = self.oldest(self.size + len(chunk.data) - limit * 3 / 4)
+            self.lose_where(lambda old: old in oldest)
         elif policy == "conflate":
-            newest = {old.room: old for old in self.entries if isinstance(old, Chunk)}
-            newest[chunk.room] = chunk
-            self.lose_where(lambda old: newest[old.room] is not old)
+            newest = {each.room: each for each in (*self.chunks(), chunk)}
+            self.lose_where(lambda old: old is not newest[old.room])
             *older, chunk = chunk.singles()
             for single in older:
                 self.lose(single)
@@ -107,16 +122,6 @@ class Backlog:
             self.hold(chunk)
         else:
             self.lose(chunk)
-
-    def _lose_oldest(self, excess: float) -> None:
-        # squeeze() asks for a quarter of the limit at a time, so that going through all
-        # entries stays rare.
-        def chosen(old: Chunk) -> bool:
-            nonlocal excess
-            excess -= len(old.data)
-            return excess > -len(old.data)
-
-        self.lose_where(chosen)
 
     def take(self, variant: Variant, most: int) -> bytes:
         """Remove the next entries; return them as frames, about ``most`` bytes."""

@@ -41,12 +41,12 @@ class BoundedOutbox:
         "fd",
         "limit",
         "metrics",
-        "paused_at",
         "policy",
         "reader",
         "stuck_timeout",
+        "took_at",
         "unsent",
-        "waits",
+        "watched",
         "write",
     )
 
@@ -61,9 +61,9 @@ class BoundedOutbox:
         self.policy = settings.outbox_policy
         self.stuck_timeout = settings.stuck_timeout
         self.backlog: Backlog | None = None  # most readers never need one
-        self.paused_at = 0.0  # time.monotonic() of the pause, or of the last progress
+        self.took_at = 0.0  # time.monotonic() of the pause, or of the last progress
         self.unsent = 0  # bytes in the transport at that time
-        self.waits = False  # whether a timer will call look()
+        self.watched = False  # whether a timer will call look()
 
     def deliver(self, chunk: Chunk) -> None:
         data = chunk.data
@@ -132,33 +132,36 @@ class BoundedOutbox:
 
     def paused(self) -> None:
         """Begin to watch whether the peer takes any byte."""
-        self.paused_at = time.monotonic()
-        self.unsent = self.reader.transport.get_write_buffer_size()
-        if self.stuck_timeout and not self.waits:
-            self.expect(self.stuck_timeout)
+        self.progress()
+        if not self.watched:
+            self.watch(self.stuck_timeout)
 
-    def expect(self, within: float, last: bool = False) -> None:
+    def progress(self) -> None:
+        """Note that the peer takes something, and what is left."""
+        self.took_at = time.monotonic()
+        self.unsent = self.reader.transport.get_write_buffer_size()
+
+    def watch(self, within: float, last: bool = False) -> None:
         """Look at the peer ``within`` seconds; ``last``: and judge it then."""
-        self.waits = True
-        self.reader.loop.call_later(within, self.look, last)
+        self.watched = self.stuck_timeout > 0
+        if self.watched:
+            self.reader.loop.call_later(within, self.look, last)
 
     def look(self, last: bool) -> None:
         """Cut off a peer that took no byte for ``stuck_timeout`` seconds."""
-        self.waits = False
+        self.watched = False
         reader = self.reader
         if reader.outbox is not self or not reader.paused:
             return
-        unsent = reader.transport.get_write_buffer_size()
-        left = self.paused_at + self.stuck_timeout - time.monotonic()
-        if unsent < self.unsent:
-            self.unsent, self.paused_at = unsent, time.monotonic()
-            left = self.stuck_timeout
+        if reader.transport.get_write_buffer_size() < self.unsent:
+            self.progress()
+        left = self.took_at + self.stuck_timeout - time.monotonic()
         if left > 0:
-            self.expect(left)
+            self.watch(left)
         elif not last:
             # Perhaps this process stood still, and the peer took what the kernel had:
             # that shows when more was written.
-            self.expect(LAST_LOOK, last=True)
+            self.watch(LAST_LOOK, last=True)
         else:
             self.metrics.stuck += 1
             reader.cut(TOO_SLOW)
