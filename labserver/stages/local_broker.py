@@ -156,13 +156,13 @@ class LocalBroker:
         """
         for name in list(islice(self.logs, 2)):
             log = self.logs[name]
-            if log.expires <= now:
-                self._empty(log)
-            if name in self.hub.rooms or (
-                log.expires > now and len(self.logs) <= self.logs_limit
-            ):
-                self.logs.move_to_end(name)
-            else:
+            expired = log.expires <= now
+            full = len(self.logs) > self.logs_limit
+            if (expired or full) and name not in self.hub.rooms:
                 self._empty(log)
                 self.ledger.forget(name)
                 del self.logs[name]
+            else:
+                if expired:
+                    self._empty(log)  # the members only need the numbering
+                self.logs.move_to_end(name)
