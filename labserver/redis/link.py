@@ -177,35 +177,44 @@ class Link:
             await self._ask(self.entry, self.probe, None)
             for room, confirmed in known:
                 await self._ask(self.entry, room, confirmed)
-            while True:
-                async with Patience(SILENCE):  # the probe comes at least
-                    said = await connection.read_response(
-                        timeout=math.inf, disconnect_on_error=False
-                    )
-                kind, room, data = _understood(said)
-                if not kind.endswith("message"):
-                    if not await self._confirmed(kind.upper(), room):
-                        return  # the room's slot has moved to another server
-                elif room == self.probe:
-                    self.probed, self.unheard = time.monotonic(), 0
-                else:
-                    await self.heard(room, data)
+            while await self._pass_on(*await _said(connection)):
+                pass
         finally:
             self.connection = None
             await connection.disconnect(nowait=True)
 
+    async def _pass_on(self, kind: str, room: str, data: Any) -> bool:
+        """Take what Redis said; False if the room's slot has moved to another server.
+
+        Args:
+            kind: ``message`` or ``smessage``, or the command that is confirmed.
+            room: Name of the room.
+            data: What was published.
+
+        """
+        if not kind.endswith("message"):
+            return await self._confirmed(kind.upper(), room)
+        if room == self.probe:
+            self.probed, self.unheard = time.monotonic(), 0
+        else:
+            await self.heard(room, data)
+        return True
+
     async def _confirmed(self, command: str, room: str) -> bool:
-        """Note that Redis confirmed a command; return False if it was not sent."""
-        # Redis confirms in the order of the commands. A room may be unsubscribed and
-        # subscribed again quickly: the first confirmation belongs to the older command.
+        """Note that Redis confirmed a command; return False if it was not sent.
+
+        Redis confirms in the order of the commands. A room may be unsubscribed and
+        subscribed again quickly: the first confirmation belongs to the older command.
+        """
         if not self.asked or self.asked[0][:2] != (command, room):
             return False
         *_, confirmed = self.asked.popleft()
-        if confirmed is not None:
-            if not confirmed.done():
-                confirmed.set_result(None)
-            else:
-                await self.again(room)
+        if confirmed is None:  # the end of a subscription, or the probe's
+            return True
+        if confirmed.done():  # before the link broke: something may have been missed
+            await self.again(room)
+        else:
+            confirmed.set_result(None)
         return True
 
     async def _probe(self) -> None:
@@ -216,13 +225,18 @@ class Link:
             self.unheard += 1
 
 
-def _understood(said: Any) -> tuple[str, str, Any]:
-    """Return kind, room and data of an answer that a subscriber may get.
+async def _said(connection: AbstractConnection) -> tuple[str, str, Any]:
+    """Return kind, room and data of the next answer that a subscriber may get.
 
     Raises:
+        TimeoutError: Not even the probe came.
         InvalidResponse: It is no such answer.
 
     """
+    async with Patience(SILENCE):
+        said = await connection.read_response(
+            timeout=math.inf, disconnect_on_error=False
+        )
     match said:
         case [bytes(kind), bytes(name), data]:
             room = name.decode(errors="replace")[5:-1]  # the inverse of channel_of

@@ -211,7 +211,7 @@ class Attendance:
         named_again = told.users is None and now.users is not None
         behind = (audience.members if named_again else audience.owed) - late
         news = change(room, told, now)
-        slow: set[LabConnection] = set()
+        slow: set[Member] = set()
         if news is not None:
             slow |= send(news, audience.members - audience.owed - behind)
         if behind:
