@@ -1,7 +1,7 @@
 """A long poll: what a room has after a cursor, or the next that it gets.
 
-Between two polls a client is nobody's member. Only the history bridges that, so
-without it (before the stage ``resume``) whatever is said between two polls is missed.
+Between two polls a client is in no room. Only the history bridges that: without it
+(before the stage ``resume``) a client misses what is said between two polls.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Poll(Visitor):
     Args:
         address: Where it comes from.
         socket: What the response goes out on.
-        cursor: What it asked to be given the messages after.
+        cursor: Place in the room after which the client wants messages.
         limit: Bytes of messages in one answer; the rest comes with the next poll.
-        remembers: Whether a cursor can be worth something here.
+        remembers: Whether rooms have a history.
 
     """
 
@@ -53,19 +53,23 @@ class Poll(Visitor):
     def reply(self, message: Struct) -> None:
         if not isinstance(message, Joined):
             return
-        if self.joined is not None and message.recovered:  # goes on in a new epoch
+        if self.joined is None:
+            self.joined = self.begun(message)
+        elif message.recovered:  # the numbering goes on by another name
             self.joined = replace(self.joined, epoch=message.epoch)
-            return
-        if self.joined is not None:  # the numbering was lost and begins anew
-            self.items.clear()
+        else:  # it is lost: the client has to know that before anything else
+            self.items, self.size = [], 0
+            self.joined = message
             self.ready.set()
-        at = self.cursor
-        if at is not None and (at.epoch, at.seq) == (message.epoch, message.seq):
+
+    def begun(self, joined: Joined) -> Joined:
+        """Return the first answer; it is ready if the client needs a cursor first."""
+        if self.cursor == Cursor(joined.epoch, joined.seq):
             # Nothing was missed, and no history is needed to know that.
-            message = replace(message, recovered=True)
-        elif not message.recovered and (self.remembers or at is None):
-            self.ready.set()  # it needs a cursor first
-        self.joined = message
+            return replace(joined, recovered=True)
+        if not joined.recovered and (self.remembers or self.cursor is None):
+            self.ready.set()
+        return joined
 
     def gather(self, item: Chunk) -> None:
         assert self.joined is not None

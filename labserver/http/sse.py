@@ -93,7 +93,7 @@ class Stream(Visitor):
     Args:
         address: Where it comes from.
         socket: What the response goes out on.
-        cursor: What it asked to be given the messages after.
+        cursor: Place in the room after which the client wants messages.
 
     """
 
@@ -109,16 +109,20 @@ class Stream(Visitor):
     def reply(self, message: Struct) -> None:
         id, retry = "", b""
         if isinstance(message, Joined):
-            # What was missed comes after this event: who is lost in between has
-            # nothing newer yet than the cursor that it came with, or, if only the
-            # numbering changed, than the latest id.
-            cursor, self.cursor = self.cursor, None
-            if not message.recovered:
-                cursor = Cursor(message.epoch, message.seq)
-            id = f"{cursor.epoch}:{cursor.seq}" if cursor else ""
+            if place := self.place_after(message):
+                id = f"{place.epoch}:{place.seq}"
             retry = return_after(random.uniform(*RETURN_AFTER))
         event = wire.stream_event(messages.encode(message), id)
         self.outbox.control(retry + event)
+
+    def place_after(self, joined: Joined) -> Cursor | None:
+        """Return the client's place after a ``joined``; None if it stays the same.
+
+        Missed messages come after this event. A client that is lost before them has
+        nothing newer than the cursor that it came with.
+        """
+        cursor, self.cursor = self.cursor, None
+        return cursor if joined.recovered else Cursor(joined.epoch, joined.seq)
 
     def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
         """Finish the response; when to come back has a floor."""

@@ -1,7 +1,7 @@
 """What this replica has delivered of one room, in the order of its numbers.
 
-Pub/sub brings messages, the history fills its holes, and both may bring the same. A
-feed passes each on to the hub once, and says what is gone.
+Pub/sub brings messages, the history fills its holes, and both may bring the same one.
+A feed passes each on to the hub once, and tells which messages are gone.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from labserver.server.parts import Position
 
 
 class Feed:
-    """One room, up to the newest message that was delivered.
+    """The progress of one room.
 
     Args:
         room: Name of the room.
         hub: Takes what is delivered.
 
     Attributes:
-        epoch: The numbering; empty until somebody read it, or a message named it.
-        seq: Of the newest message delivered.
-        behind: Whether messages may have passed before the numbering was known.
+        epoch: The numbering; empty until a read or a message names it.
+        seq: Number of the newest message delivered.
+        behind: Whether the link may have missed messages that were not read since.
         moved: Done at the next change; None while nobody waits for one.
 
     """
@@ -38,33 +38,33 @@ class Feed:
         self.moved: asyncio.Future[None] | None = None
 
     def begin(self, epoch: str, seq: int) -> None:
-        """Take a place as the first, unless there is one already."""
+        """Start at a place in a numbering, unless the feed has started."""
         if not self.epoch:
             self._move(epoch, seq)
 
     def deliver(self, news: Event) -> None:
-        """Deliver an event that is newer than all before, and tell of a hole."""
+        """Deliver an event unless it was delivered before; tell of a hole before it."""
         if news.first > self.seq:
             self.lose(news.first - 1)
             self._pass_on(news)
 
     def lose(self, last: int) -> None:
-        """Say that what was not delivered up to a seq is gone."""
+        """Tell the members that the next messages, up to ``last``, are gone."""
         if last > self.seq:
             self._pass_on(gap(self.room, self.seq + 1, last, "broker"))
 
     def adopt(self, position: Position) -> None:
-        """Go on in a new numbering: at the same place, or where that one stands."""
+        """Go on in a new numbering: from the same place, or from its newest message."""
         goes_on = position.continues(self.epoch, self.seq)
         self.hub.renumber(self.room, position.epoch, position.seq, goes_on)
         self._move(position.epoch, self.seq if goes_on else position.seq)
 
     def replay(self, page: Page, until: int | None) -> bool:
-        """Deliver a page of the history, and say what of it is gone.
+        """Deliver a page of the history, and tell which messages are gone.
 
         Args:
-            page: Begins after what was delivered.
-            until: The newest seq that will not come by itself; None if unknown.
+            page: A part of the history, from after ``seq`` on.
+            until: The newest seq that the link will not bring; None if unknown.
 
         Returns whether no other page is needed.
         """

@@ -1,16 +1,16 @@
 """Who is here: each room's people, told in batches, and bounded.
 
-Presence told at once costs the square of a crowd: when a thousand come back, each of
-them is told of each. Here a room is told at most once a second of all who came and
-went meanwhile, with one frame for everybody; beyond ``NAMED_LIMIT`` people it is told
-only how many there are. Who came and went in between is not mentioned.
+Presence told at once costs the square of a crowd: when a thousand people come back,
+each of them is told of each. Here a room is told at most once a second of all who came
+and went, with one frame for everybody. Beyond ``NAMED_LIMIT`` people it is told only
+how many there are. People who come and go within that second are not mentioned.
 
-Whoever is owed the whole picture, or is too slow for the changes, gets a ``present``
-once it reads: nothing ever waits for a slow reader but the fact that it is owed one.
+A member that needs the whole picture, or is too slow for the changes, gets a
+``present`` once it reads. Until then only the fact is kept that it is owed one.
 
-Over several replicas each says how many of its own people are in a room, and who. What
-it says is forgotten unless it is said again: so the people of a replica that was killed
-leave, too. While the broker is away nothing is told; afterwards it heals by itself.
+Each replica tells the broker how many of its own people are in a room, and who. The
+broker forgets this unless it is repeated: so the people of a replica that was killed
+leave, too. While the broker is away nothing is told; afterwards presence heals itself.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from labserver.server.tasks import Failures, keep
 NAMED_LIMIT = 100  # people in a room up to which they are named
 INTERVAL = 1.0  # seconds between two events of a room
 REFRESH = 2.0  # seconds after which a replica says again who is in a room
-REFRESHES = 1000  # of that a second; with more rooms than they serve, it takes longer
-TTL = 3.0  # refreshes that what a replica said is good for
-# After a time in which replicas may have been forgotten though they live: refreshes
-# that each has to speak up, before anybody is told that people left.
+REFRESHES = 1000  # a second, at most; with very many rooms each is refreshed less often
+TTL = 3.0  # refreshes after which the broker forgets what a replica said
+# The broker may have forgotten replicas that live. Each then has this many refreshes to
+# speak up, before anybody is told that its people left.
 DOUBT = 1.5
 FAREWELL = 1.0  # seconds that a stopping server has to say that its people left
 ASKING = 64  # rooms that ask the broker at a time, so that publishes need not wait
@@ -63,9 +63,8 @@ class Roster:
 
 NOBODY = Roster(0, {})
 
-# Asked with a room's name, who of it is here (nobody: they left), for how many seconds
-# that is good, and what is known of the room, if anything. Returns who is in it,
-# everywhere. Raises BrokerDown.
+# Args: room, its local members, seconds to live, last roster known (None: none was).
+# Returns its members on all replicas. Raises BrokerDown.
 Here = Callable[[str, Roster, float, Roster | None], Awaitable[Roster]]
 
 
@@ -74,12 +73,12 @@ class Audience:
     """The connections of this process that see, and are seen, in one room."""
 
     members: set[Member] = field(default_factory=set)
-    owed: set[Member] = field(default_factory=set)  # a present: the whole state
-    told: Roster = NOBODY  # what everybody knows who is owed nothing
-    known: Roster | None = None  # what the broker said; None: we said nothing to it
-    trusted: float = 0.0  # when what the broker says can be believed again
+    owed: set[Member] = field(default_factory=set)  # members owed a ``present``
+    told: Roster = NOBODY  # what all other members know
+    known: Roster | None = None  # the broker's last answer; None if it knows of nobody
+    trusted: float = 0.0  # loop time from which the broker's answers count again
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None  # looks after it
+    task: asyncio.Task[None] | None = None
 
     def roster(self) -> Roster:
         """Return who is here, in this process."""
@@ -159,12 +158,12 @@ class Attendance:
         self.audiences.clear()
 
     async def _follow(self, room: str, audience: Audience) -> None:
-        """Look when something changed, and now and then; at most once an interval."""
+        """Look after each change, and regularly; at most once an interval."""
         while True:
             audience.stirred.clear()
             try:
                 mine = await self._look(room, audience)
-            except BrokerDown:  # others' words may run out before it is back
+            except BrokerDown:  # it may forget other replicas before it is back
                 mine = audience.roster()
                 self._doubt(audience)
             if not mine.count and not audience.members:
@@ -176,15 +175,18 @@ class Attendance:
                     await audience.stirred.wait()
 
     async def _look(self, room: str, audience: Audience) -> Roster:
-        """Say who is here, hear who is elsewhere, and tell the members what is new."""
+        """Exchange rosters with the broker, and tell the members what is new.
+
+        Returns the roster of this process that the broker has now.
+        """
         async with self.asking:
             mine, asked = audience.roster(), audience.owed.copy()
             ttl = TTL * self.refresh
             now = await self.here(room, mine, ttl, audience.known)
         audience.known = now if mine.count else None
-        if now.forgotten:  # and so, perhaps, were the others
+        if now.forgotten:  # the broker may have forgotten others, too
             self._doubt(audience)
-        async with self.telling:  # one room in a tick of the loop
+        async with self.telling:  # at most one room a tick
             if asyncio.get_running_loop().time() >= audience.trusted:
                 self._tell(room, audience, now, asked)
             await asyncio.sleep(0)
@@ -227,7 +229,7 @@ def picture(room: str, now: Roster) -> Present:
 
 
 def change(room: str, told: Roster, now: Roster) -> Presence | None:
-    """Return what is new, or None. Names are told where all were told before."""
+    """Return what is new, or None; with names if all names were told before."""
     if told.users is None or now.users is None:
         same = told.count == now.count and told.users is now.users
         return None if same else Presence(room, now.count)
@@ -244,9 +246,10 @@ def people(ids: Iterable[str], users: Mapping[str, str]) -> list[Person]:
 
 
 def send(message: Struct, members: Iterable[Member]) -> set[Member]:
-    """Send to each who reads, with one frame for all of a variant; return the others.
+    """Send to the members that read; return the slow ones.
 
-    For a slow reader nothing is kept: what it would hear is old when it hears it.
+    All members of a variant get the same frame. Nothing is kept for a slow reader: it
+    would be old news by the time it is read.
     """
     text = messages.encode(message)
     frames: dict[Variant, bytes] = {}

@@ -3,10 +3,10 @@
 Without this, a second process is a second world: its members hear nothing of what is
 said in the first.
 
-How: Redis decides. One script numbers a message, keeps it and publishes it, and every
+How: Redis decides. One script numbers a message, keeps it and publishes it. Every
 replica, the publisher's too, delivers only what comes back: a local short cut would
-reorder. A replica listens to the rooms of its own members and to no others. Where the
-numbers show a hole, it reads what it missed, and tells its members of what is gone.
+reorder. A replica listens only to the rooms of its own members. Where the numbers show
+a hole, it reads the missing messages, and tells its members which of them are gone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from labserver.server.presence import Roster
 from labserver.server.tasks import keep
 from labserver.settings import Settings
 
-LINGER = 1.0  # seconds that an empty room is listened to, since people come back
+LINGER = 1.0  # seconds that a replica still listens to an empty room
 
 
 class RedisBroker:
@@ -44,7 +44,7 @@ class RedisBroker:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.name = secrets.token_hex(6)  # of this replica, among all
+        self.name = secrets.token_hex(6)  # of this replica
         self.feeds: dict[str, Feed] = {}
 
     @property
@@ -90,7 +90,7 @@ class RedisBroker:
         await self.redis.of(room).link.subscribe(room)
 
     def unsubscribe(self, room: str) -> None:
-        """Nothing yet: people come back, and :meth:`_tend` looks again later."""
+        """Do nothing yet: people come back, and :meth:`_tend` looks later."""
 
     async def read(self, room: str, after: int | None) -> Position:
         return await self.histories.read(room, after)
@@ -132,7 +132,7 @@ class RedisBroker:
         if epoch != feed.epoch or first > feed.seq + 1:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
-            return  # of a numbering that is over, or left to the first read
+            return  # an old numbering, or none yet: the first read delivers this
         for seq, tail in enumerate(tails(rest), start=first):
             feed.deliver(event(room, seq, tail))
 
@@ -141,7 +141,7 @@ class RedisBroker:
 
         Args:
             room: Name of the room.
-            until: The newest seq that will not come by itself; None if unknown.
+            until: The newest seq that the link will not bring; None if unknown.
 
         Raises:
             BrokerDown: Redis does not answer.
@@ -151,7 +151,7 @@ class RedisBroker:
         if feed is None:
             return
         feed.behind = True
-        while feed.epoch:  # else the first read of the room sees to it
+        while feed.epoch:  # else the first read of the room delivers it
             page = await self.histories.page(room, feed.seq)
             if page.epoch != feed.epoch:
                 feed.adopt(page)
@@ -176,7 +176,7 @@ class RedisBroker:
             left = set()
             empty = self.feeds.keys() - self.hub.rooms.keys()
             for room in empty & idle:
-                if room not in self.hub.rooms:  # nobody came while we waited
+                if room not in self.hub.rooms:  # a member may come at each await
                     with contextlib.suppress(BrokerDown):
                         link = self.redis.of(room).link
                         del self.feeds[room]

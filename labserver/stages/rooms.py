@@ -1,12 +1,12 @@
 """A message reaches everyone in its room, once.
 
 Without this, a server can only answer. Two indexes (a room's members, a connection's
-rooms) are what makes it cheap to speak to a group, and both must be cleaned when a
-connection ends: otherwise rooms fill with the dead.
+rooms) make it cheap to speak to a group. Both must be cleaned when a connection ends:
+otherwise rooms fill with dead members.
 
 How: joining, leaving and publishing are messages. The broker numbers what is published
-and hands it to the hub, which writes it once to each member. Nothing is delivered by a
-short cut, not even to the publisher: the broker's order is the only one.
+and hands it to the hub, which writes it once to each member. There is no short cut, not
+even for the publisher: the broker's order is the only one.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class RoomsApplication:
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
         self.lab = lab
         self.rooms_limit = rooms_limit
-        # Of each user: rooms that exist because it publishes to them, in which nobody
-        # is. As many as a connection may be in, and in a minute as many again.
+        # Per user: empty rooms that its messages may create. As many as a connection
+        # may be in, and in a minute as many again.
         self.begins = BucketPerName(rooms_limit / 60.0, rooms_limit)
 
     async def receive(self, member: Member, text: str) -> None:
@@ -114,15 +114,15 @@ class RoomsApplication:
     async def join(self, member: Member, message: Join) -> None:
         name = message.room
         if member.gone:
-            return  # asked before it said goodbye; a queue of these is long to serve
+            return  # it asked before its goodbye; a queue of joins takes long to serve
         self.check_claim(member, name, message.ref)
         here = name in member.rooms
         if self.rooms_limit and len(member.rooms) >= self.rooms_limit and not here:
             detail = f"a connection may be in {self.rooms_limit} rooms"
             raise BadMessage("room_limit", detail, message.ref)
         lab = self.lab
-        # Inside the block the room keeps for this client what arrives meanwhile: what
-        # was missed is read from the broker, and between the two nothing may be lost.
+        # The entry keeps what arrives while the broker reads what was missed: nothing
+        # may be lost between the two.
         with lab.hub.joining(member, name) as entry:
             try:
                 await lab.broker.subscribe(name)
@@ -130,7 +130,7 @@ class RoomsApplication:
                 position = await lab.broker.read(name, after)
             except BrokerDown as exc:
                 raise BadMessage("broker_down", str(exc), message.ref) from None
-            if member.gone:  # meanwhile; it would be a member that nobody takes out
+            if member.gone:  # meanwhile: nobody would take this member out again
                 return
             missed = lab.history.missed(message.after, position)
             joined = Joined(
