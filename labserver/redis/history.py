@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 
-from labserver.contract.messages import Event, event
+from labserver.contract.messages import event
 from labserver.errors import BrokerDown
 from labserver.redis.commands import CLOSED, ended, script
 from labserver.redis.messages import NUMBERING_TTL, keys_of, ms
@@ -153,30 +153,41 @@ class Histories:
             _fail(asking + self.asking.pop(room, []), BrokerDown(CLOSED))
 
     async def _read(self, room: str, asking: Asking) -> None:
-        """Read back from the newest message until all clients are answered."""
-        wanted = [after for after, _ in asking if after is not None]
-        oldest = min(wanted, default=None)
-        limit = self.history.replay_limit
-        newest: Page | None = None
-        kept: list[Event] = []
-        end = NEWEST
+        """Read until all clients are answered; again if the numbering changes."""
+        oldest = min((after for after, _ in asking if after is not None), default=None)
         while asking:
-            page = await self.page(room, oldest, end)
-            if newest is None:
-                if not await self.settle(room, page):
-                    continue
-                newest, kept = page, []
-            elif page.epoch != newest.epoch:
-                newest, end = None, NEWEST  # the new epoch may lack what was read
-                continue
-            end = f"{page.reached}-1"
-            kept = [*page.kept, *kept]
+            newest = await self.page(room, oldest, NEWEST)
+            if await self.settle(room, newest):
+                asking = await self._go_back(room, newest, oldest, asking)
+
+    async def _go_back(
+        self, room: str, newest: Page, oldest: int | None, asking: Asking
+    ) -> Asking:
+        """Read back from the newest page, and answer clients on the way.
+
+        Args:
+            room: Name of the room.
+            newest: The first page.
+            oldest: The lowest seq that a client knows; None if none wants messages.
+            asking: The clients that wait.
+
+        Returns the clients that still wait when the numbering changes.
+        """
+        limit = self.history.replay_limit
+        page, kept = newest, list(newest.kept)
+        while True:
             size = sum(len(each.json) for each in kept)
             reached = page.reached
             if oldest is None or limit and size > limit:
                 reached = oldest or 0  # stop here: a longer replay is never sent
             position = Position(newest.epoch, newest.seq, kept, newest.before)
             asking = await _answer(position, asking, reached, size)
+            if not asking:
+                return []
+            page = await self.page(room, oldest, f"{page.reached}-1")
+            if page.epoch != newest.epoch:
+                return asking  # the new epoch may lack what was read
+            kept = [*page.kept, *kept]
 
 
 async def _answer(
