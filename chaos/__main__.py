@@ -359,7 +359,7 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
 
 def main(kind: type[World], what: str) -> int:
     """Run from the command line; return the exit status."""
-    parser = argparse.ArgumentParser(description=what)
+    parser = argparse.ArgumentParser("chaos", description=what)
     parser.add_argument("--minutes", type=float, default=1.0, help="default 1")
     parser.add_argument("--seed", type=int, help="default: a new one")
     parser.add_argument("--replicas", type=int, default=3, help="default 3")

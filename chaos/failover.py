@@ -90,6 +90,8 @@ async def main(times: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "chaos.failover", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--times", type=int, default=5)
     asyncio.run(main(parser.parse_args().times))

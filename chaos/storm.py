@@ -155,7 +155,9 @@ async def turned_away(replicas: Sequence[Replica]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        "chaos.storm", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--clients", type=int, default=5000, help="default 5000")
     parser.add_argument(
         "--rate", type=float, default=500, help="admission; default 500"

@@ -143,6 +143,8 @@ def ab(
 
     For example: ab --a "--outbox-limit 65536" --b "--without backpressure"
     """
+    if not a and not b:
+        raise typer.BadParameter("ab needs --a or --b: arguments that differ")
     known([scenario])
     case = chosen([scenario], seconds, users)[0]
     folder = new_folder(results, "ab")

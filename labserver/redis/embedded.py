@@ -29,6 +29,7 @@ from labserver.server.tasks import Failures, keep
 
 START_TIMEOUT = 10.0  # seconds
 WATCH_INTERVAL = 0.5  # seconds
+BUFFER = "256mb"  # of messages that a replica has not read yet
 MEMORY = "1gb"  # a full Redis refuses to write
 log = logging.getLogger("labserver")
 
@@ -73,6 +74,9 @@ class EmbeddedRedis:
         self.path, self.log = folder / "redis.sock", folder / "redis.log"
         self.command = [find_redis(), "--port", "0", "--unixsocket", str(self.path)]
         self.command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
+        # A replica that is busy for a moment keeps its link: at Redis's own limit of
+        # 32 MB one user's burst of large messages would cut it for everybody.
+        self.command += ["--client-output-buffer-limit", "pubsub", BUFFER, "64mb", "60"]
         self.command += ["--maxmemory", MEMORY]
         self.command += options
         self.process: subprocess.Popen[bytes] | None = None

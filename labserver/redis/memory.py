@@ -119,8 +119,8 @@ class Memory:
         self.tight = bool(tight)
         cut = self.ledger.cut(target, time.monotonic())
         if cut:
-            about = {"redis": ",".join(tight) or "no limit of its own"}
-            log.warning("forgot what %d rooms remembered", len(cut), extra=about)
+            about = {"redis": ",".join(tight) or "this replica stored its share"}
+            log.warning("forgot the histories of %d rooms", len(cut), extra=about)
             asked = [
                 call(self.nodes, room, FORGET, keys_of(room)[1:], ()) for room in cut
             ]

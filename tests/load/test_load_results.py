@@ -405,6 +405,7 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
         (("--scenario", "nothing"), "there is no scenario 'nothing'"),
         (("--seconds", "9999"), "600"),
         (("ab", "--a", "'"), "No closing quotation"),
+        (("ab",), "ab needs --a or --b"),
     ]
     answers = await asyncio.gather(*(runner(*arguments) for arguments, _ in cases))
     for (_, sentence), (code, out, err) in zip(cases, answers, strict=True):
