@@ -1,11 +1,11 @@
 """One client's WebSocket connection, from its handshake to its end.
 
-A subclass of the ``websockets`` connection, in three layers: how it ends is in
-:mod:`~labserver.server.ending`, how it reads in :mod:`~labserver.server.reading`. Here
-is who the client is, what it is sent, and how life and pressure are seen.
+It is a subclass of the ``websockets`` connection, in three layers. How it ends is in
+:mod:`~labserver.server.ending`, how it reads in :mod:`~labserver.server.reading`. This
+module has the client's identity, its answers, and the signs that it lives and reads.
 
-The server hears of three moments: the socket is there (:meth:`Host.arrived`), nothing
-goes out any more (:meth:`Host.left`), the socket is closed (:meth:`Host.lost`).
+The server is told of three moments: the socket is open (:meth:`Host.arrived`), nothing
+is sent any more (:meth:`Host.left`), the socket is closed (:meth:`Host.lost`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PING = bytes((0x89, 0))  # FIN, opcode 9, no payload
 
 
 class Host(Pace, Protocol):
-    """What a connection tells its server, and asks of it."""
+    """What a connection needs from its server."""
 
     def arrived(self, connection: LabConnection) -> Place:
         """Note that a socket is open; return its place."""
 
     def left(self, connection: LabConnection) -> None:
-        """Take a connection out of every room: nothing goes out to it any more."""
+        """Remove a connection from every room: nothing is sent to it any more."""
 
     def lost(self, connection: LabConnection) -> None:
         """Note that a socket is closed."""
@@ -43,24 +43,24 @@ class LabConnection(PacedConnection):
     """A connection of the lab: a member of rooms that is pinged.
 
     Args:
-        host: The server that it is a connection of.
+        host: The server of the connection.
 
     """
 
-    # The library's own attributes fill the 30 keys that instances may share; one more
-    # would cost each idle connection 2 KB for a dictionary of its own.
+    # The library's attributes fill the 30 keys that instances may share. With one more,
+    # each idle connection would need a dictionary of its own, of 2 KB.
     __slots__ = (
-        # Who it is.
+        # Identity
         "address",
         "expiry",
         "identity",
         "name",
         "place",
-        # What it gets.
+        # Messages
         "in_flight",
         "rooms",
         "variant",
-        # Whether it lives; with ``seen`` and ``latency``.
+        # Signs of life, with ``seen`` and ``latency``
         "pinged",
         "unsent",
     )
@@ -70,24 +70,24 @@ class LabConnection(PacedConnection):
     def __init__(self, host: Host, *args: Any, **kwargs: Any) -> None:
         super().__init__(host, *args, **kwargs)
         self.name = secrets.token_hex(6)
-        self.address = UNKNOWN  # of the client, as far as is known
+        self.address = UNKNOWN  # the client's address, as far as is known
         self.identity = ANONYMOUS
         self.place: Place
         self.expiry: asyncio.TimerHandle | None = None
         self.variant = wire.PLAIN
-        self.rooms: set[str] = set()  # kept by the hub
+        self.rooms: set[str] = set()  # set by the hub
         self.in_flight = 0  # publishes that wait for the broker
-        self.pinged = 0.0  # the last ping; 0 when none waits for an answer
-        self.unsent = 0  # bytes in the socket's buffer at that time
+        self.pinged = 0.0  # time of the last ping; 0 if none waits for an answer
+        self.unsent = 0  # bytes in the transport's buffer at that time
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.recv_messages.pause = _nothing  # feed() sees to it
+        self.recv_messages.pause = _nothing  # feed() pauses reading
         self.recv_messages.resume = self.feed
-        if peer := self.remote_address:  # one that is gone already has no name
+        if peer := self.remote_address:  # a peer that is gone already has no address
             self.address = normal(str(peer[0]))
         self.place = self.host.arrived(self)
-        # It was made when the socket was accepted: TLS has had of this time.
+        # The time counts from the accept: the TLS handshake has used some of it.
         left = self.seen + self.host.patience - time.monotonic()
         self.set_deadline(max(0.0, left), self.run_out)
 
@@ -95,29 +95,29 @@ class LabConnection(PacedConnection):
         self.host.left(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.recv_messages.resume = _nothing  # what refers to itself is freed late
+        self.recv_messages.resume = _nothing  # a reference cycle would be freed late
         super().connection_lost(exc)
         self.host.lost(self)
 
-    # What it is sent
+    # Answers
 
     def reply(self, message: Struct) -> None:
         """Send an answer to this client only."""
         self.outbox.control(wire.frame(self.variant, messages.encode(message)))
 
     def returned(self) -> None:
-        """Do not count a join that goes on where the client was.
+        """Do not count a join of a room in which the client was before.
 
-        After a break a client enters all its rooms at once, and is no flooder. It
-        cannot enter more than it may be in; to do it again it has to leave.
+        After a break a client joins all its rooms at once; that is no flood. It cannot
+        join more rooms than the limit, and to join again it must leave, which counts.
         """
         if self.bucket is not None:
             self.bucket.give_back()
 
-    # Whether it lives, and reads
+    # Signs that it lives and reads
 
     def send_ping(self) -> None:
-        """Ask for a sign of life, without waiting for anything."""
+        """Send a ping, without waiting for anything."""
         self.pinged = time.monotonic()
         self.unsent = self.transport.get_write_buffer_size()
         if not self.paused:
@@ -129,7 +129,7 @@ class LabConnection(PacedConnection):
             self.pinged = 0.0
 
     def reads(self) -> bool:
-        """Return whether the peer took some of what lay in its buffer at the ping."""
+        """Return whether the peer has taken bytes since the ping that were waiting."""
         return self.paused and self.transport.get_write_buffer_size() < self.unsent
 
     def pause_writing(self) -> None:
@@ -138,7 +138,7 @@ class LabConnection(PacedConnection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.seen = time.monotonic()  # it reads: it lives
+        self.seen = time.monotonic()  # the peer reads, so it lives
         self.outbox.resumed()
 
 

@@ -1,8 +1,10 @@
-"""A connection that comes to its end, whatever its peer does.
+"""A connection that ends in time, whatever its peer does.
 
-The library's ways to end a connection (``close()``, its keepalive) wait until the peer
-reads, so they wait forever for a peer that has stopped reading. Here every goodbye has
-a deadline, and the last step is ``transport.abort()``.
+Without this, a peer that has stopped reading is never closed: the library's ways to end
+a connection (``close()``, its keepalive) wait until the peer reads.
+
+How: every goodbye has a deadline, after which the socket is ended with
+``transport.abort()``.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ class EndableConnection(ServerConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.outbox: Outbox = SHUT
-        self.ending: Close | None = None  # why this side ends it
-        self.gone = False  # whether nothing goes out any more
-        # Of its handshake, then of a message that began, then of its end.
+        self.ending: Close | None = None  # why the server ends it
+        self.gone = False  # whether nothing is sent any more
+        # The deadline of the handshake, later of an unfinished message, or of its end.
         self.deadline: asyncio.TimerHandle | None = None
 
     def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
@@ -41,27 +43,27 @@ class EndableConnection(ServerConnection):
             self.send_data()
 
     def leave(self, within: float = GOODBYE_TIMEOUT) -> None:
-        """Send nothing more, be in no room, and be aborted ``within`` seconds.
+        """Send nothing more, leave all rooms, and abort after ``within`` seconds.
 
-        After a close frame no data may follow (RFC 6455 section 5.5.1). And a transport
-        at its end raises when it is written to, while a room writes to its members.
-        Only the first call counts.
+        No data may follow a close frame (RFC 6455 section 5.5.1). A write to a
+        transport that has ended would raise, in the middle of a room's delivery. Only
+        the first call has an effect.
         """
         if self.gone:
             return
         self.gone = True
         self.outbox = SHUT
         self.set_deadline(within, self.run_out)
-        # Not now: a room may be in the middle of its members.
+        # Not now: a room may be in the middle of a delivery to its members.
         self.loop.call_soon(self.left)
 
     def left(self) -> None:
-        """Be taken out of every room; nothing goes out to this connection any more."""
+        """Called when nothing is sent any more; a subclass leaves its rooms here."""
 
     def cut(self, close: Close) -> None:
-        """End at once, whatever waits in the buffer.
+        """End at once, and discard the buffer.
 
-        The close frame is tried: it arrives when the peer's window has room.
+        A close frame is still written: it arrives if the peer's window has space.
         """
         try:
             self.end(close)
@@ -70,38 +72,38 @@ class EndableConnection(ServerConnection):
             self.transport.abort()
 
     def run_out(self) -> None:
-        """Abort, unless the answer has come and only was not read yet."""
+        """Abort a moment later: the peer's answer may have arrived and be unread."""
         self.set_deadline(LAST_LOOK, self.abort)
 
     def abort(self) -> None:
-        """End at once; nothing if the socket is gone already."""
+        """End at once; do nothing if the socket is closed already."""
         self.transport.abort()
 
     def set_deadline(
         self, within: float, then: Callable[..., object], *args: object
     ) -> None:
-        """Call ``then`` after ``within`` seconds, in place of the deadline before."""
+        """Call ``then`` after ``within`` seconds. This replaces the deadline before."""
         self.drop_deadline()
         self.deadline = self.loop.call_later(within, then, *args)
 
     def drop_deadline(self) -> None:
-        """Let the deadline pass unnoticed; nothing if there is none."""
+        """Cancel the deadline; do nothing if there is none."""
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None
 
     def send_data(self) -> None:
-        """Send what the protocol has to say; after a goodbye it is the last."""
+        """Send the protocol's bytes; with a goodbye, the end gets a deadline."""
         state = self.protocol.state
         if state is not OPEN and (state is not CONNECTING or self.protocol.eof_sent):
             self.add_last_words()
-            # A goodbye was said, or the peer hung up, broke the protocol, or was
-            # refused: from here on it has no more time than this, whatever it does.
+            # One side said goodbye, or the peer hung up, broke the protocol or was
+            # refused: from now on the end of the connection has a deadline.
             self.leave()
         super().send_data()
 
     def add_last_words(self) -> None:
-        """Add to ``protocol.writes`` what the library does not say at the end."""
+        """Add a last answer to ``protocol.writes``; a subclass may do so."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.leave()

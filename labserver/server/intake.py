@@ -15,7 +15,7 @@ from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
-HEAD_LIMIT = 16384  # bytes of a handshake; as on the port of event streams
+HEAD_LIMIT = 16384  # bytes of a handshake, as on the HTTP port
 STEP = 4  # frames that are parsed at a time, if they may inflate
 QUEUE = 16 + STEP  # messages that wait to be served; the library pauses above 16
 
@@ -60,16 +60,16 @@ class Lenient(ServerProtocol):
 
 
 class Head:
-    """The head of a request, of which no more is kept than it may have."""
+    """The head of a request, kept up to its limit."""
 
     __slots__ = ("left", "start")
 
     def __init__(self) -> None:
-        self.start = b""  # how the request began: with its method
-        self.left = HEAD_LIMIT  # bytes that may still come before its end
+        self.start = b""  # first bytes of the request: its method
+        self.left = HEAD_LIMIT  # bytes that the head may still have
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return what of ``data`` may belong to the head, and what comes behind."""
+        """Split ``data`` into bytes that may belong to the head, and the rest."""
         self.start = self.start or data[:8]
         part, rest = data[: self.left], data[self.left :]
         self.left -= len(part)
@@ -77,24 +77,25 @@ class Head:
 
 
 class Fragments:
-    """Puts a message in fragments together: as bytes it costs what it holds.
+    """Joins the fragments of a message, as bytes.
 
-    As a frame that waits for the last one, a fragment costs 150 bytes, empty or not.
+    The library would keep each fragment as a frame object of 150 bytes, also an empty
+    one.
     """
 
     __slots__ = ("finished", "part")
 
     def __init__(self) -> None:
-        self.finished = 0  # messages that came to their end
-        self.part: Frame | None = None  # what came of the next one
+        self.finished = 0  # messages that have arrived completely
+        self.part: Frame | None = None  # the fragments of the next message so far
 
     @property
     def size(self) -> int:
-        """The bytes that came of a message that is not finished."""
+        """Bytes of the unfinished message so far."""
         return 0 if self.part is None else len(self.part.data)
 
     def add(self, frame: Frame) -> Frame | None:
-        """Return a whole message, as one frame; None if more of it is to come."""
+        """Add a frame; return the whole message as one frame, or None if unfinished."""
         if self.part is None and frame.fin:
             self.finished += 1
             return frame

@@ -1,12 +1,12 @@
 """A connection that reads at the pace at which its messages are served.
 
-What is read is parsed a few frames at a time, while the queue of messages has room and
-this connection may use the event loop. The rest waits unparsed, and then in the kernel.
-So a connection holds at most one read of the socket (256 KB), the messages of a full
-queue (20, inflated), and the message that is being served.
+Bytes are parsed a few frames at a time, while the queue of messages has space and this
+connection may use the event loop. Other bytes wait unparsed, and then in the kernel. So
+a connection holds at most one read of the socket (256 KB), the messages of a full queue
+(20, inflated), and the message that is being served.
 
-A request's head and a message that began are bounded, and have a deadline. After the
-server's goodbye nothing is served any more.
+The head of a request and an unfinished message have a size limit and a deadline. After
+the server's goodbye no message is served.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from labserver.server.limits import TokenBucket
 from labserver.server.member import LAST_LOOK
 from labserver.server.turns import Share, Turns, charged
 
-SLOWEST = 8192  # bytes a second at which a long message may come, whatever its deadline
+SLOWEST = 8192  # bytes a second: a message at this rate may exceed its deadline
 UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
-DROPPED_LIMIT = 1000  # frames read after a goodbye: what may have been on its way
+DROPPED_LIMIT = 1000  # frames read after a goodbye: they may have been on their way
 PARSING = 100e-6  # seconds that parsing a few frames counts as at most
 
 
 class Pace(Protocol):
-    """What sets the pace of a connection: its server."""
+    """What a connection needs from its server to read."""
 
-    patience: float  # seconds for a handshake, and for a message that began
-    turns: Turns  # where connections stand in line for the event loop
+    patience: float  # seconds for a handshake, and for a message that has begun
+    turns: Turns  # the line of connections for the event loop
 
 
 class PacedConnection(EndableConnection):
-    """A connection that takes no more than it may.
+    """A connection that bounds and paces its reading.
 
     Args:
-        host: The server that it is a connection of.
+        host: The server of the connection.
 
     """
 
@@ -71,16 +71,16 @@ class PacedConnection(EndableConnection):
         self.fragments = Fragments()
         self.bucket: TokenBucket | None = None  # of messages; None for no limit
         self.share = Share(host.turns)
-        self.asked = False  # for a turn, to parse
-        self.unread = False  # whether reading stopped, with bytes that wait
-        self.dropped = 0  # frames that came after this side's goodbye
-        self.seen = time.monotonic()  # the last sign of life
+        self.asked = False  # whether it waits for a turn to parse
+        self.unread = False  # whether reading is paused, with bytes that wait
+        self.dropped = 0  # frames that came after the server's goodbye
+        self.seen = time.monotonic()  # time of the last sign of life
 
     def forget_handshake(self) -> None:
-        """Let go of what an idle connection need not keep: 3 KB."""
+        """Free 3 KB that an idle connection does not need."""
         self.request, self.response, self.head = NO_REQUEST, None, None
         self.logger = self.protocol.logger = self.server.logger
-        # The library's queue takes 600 bytes, and is for those who call its send().
+        # The library's queue takes 600 bytes, and is only used by its send().
         self.drain_waiters = []  # type: ignore[assignment]
         if not self.gone:
             self.drop_deadline()
@@ -93,14 +93,14 @@ class PacedConnection(EndableConnection):
         if self.request is None and self.head is not None:
             data = self.read_head(self.head, data)
         self.gate.feed_data(data)
-        if not self.unread:  # else it is parsed when there is room
+        if not self.unread:  # otherwise it is parsed when the queue has space
             self.feed()
 
     def read_head(self, head: Head, data: bytes) -> bytes:
-        """Read a head that is no longer than it may be; return what follows it.
+        """Read a head up to its limit; return the bytes that are to be parsed.
 
-        What comes for longer is answered without being kept: its author has shown no
-        token yet.
+        A head that is too long is answered and not kept: its sender has shown no token
+        yet.
         """
         part, rest = head.split(data)
         if not rest or self.gone:
@@ -113,20 +113,20 @@ class PacedConnection(EndableConnection):
         return b"" if self.gone else rest
 
     def add_last_words(self) -> None:
-        """Say what was wrong with a request that could not be read.
+        """Answer a request that cannot be parsed.
 
-        The library hangs up without a word, for a POST with a body, too.
+        The library would hang up without an answer, also for a POST with a body.
         """
         protocol, exc = self.protocol, self.protocol.handshake_exc
         if not isinstance(exc, InvalidMessage) or protocol.writes != [SEND_EOF]:
             return
-        if not isinstance(exc.__cause__, EOFError):  # nobody is there to read it
+        if not isinstance(exc.__cause__, EOFError):  # the peer is still there
             start = self.head.start if self.head else b""
             response = routes.unreadable(exc.__cause__, start)
             protocol.writes.insert(0, response.serialize())
 
     def feed(self) -> None:
-        """Parse what was read while there is room; read on when all is parsed."""
+        """Parse bytes while the queue has space; read on when all are parsed."""
         if self.gate.eof:
             return
         within = self.share.available()
@@ -138,7 +138,7 @@ class PacedConnection(EndableConnection):
             if now - started >= within:
                 self.ask()
                 break
-            # What inflates is looked at more often: 129 bytes may be 65,000.
+            # Frames that inflate are parsed in smaller steps: 129 bytes may be 65,000.
             room = STEP if inflates else max(STEP, QUEUE - len(queue.frames))
             self.gate.credit, self.gate.shut = room, False
             super().data_received(b"")
@@ -157,7 +157,7 @@ class PacedConnection(EndableConnection):
             self.watch_message()
 
     def ask(self) -> None:
-        """Parse on when it is this connection's turn."""
+        """Go on to parse at this connection's next turn."""
         if not self.asked:
             self.asked = True
             self.share.turns.ask(self.take_turn)
@@ -174,12 +174,12 @@ class PacedConnection(EndableConnection):
 
     def process_event(self, event: Event) -> None:
         if self.ending is not None and isinstance(event, Frame):
-            # All that matters now is whether the goodbye is answered. A peer that goes
-            # on is not read any more, and aborted when its time is over.
+            # Only the answer to the goodbye matters now. A peer that goes on to send is
+            # not read after a while, and aborted at its deadline.
             self.dropped += 1
             return
-        # A ping and a fragment of a message cost work, too; whole messages are counted
-        # one by one, when they are served.
+        # Pings and fragments cost work, too. Whole messages are counted later, when
+        # they are served one by one.
         if isinstance(event, Frame):
             if event.opcode in CTRL_OPCODES:
                 self.within_rate()
@@ -193,12 +193,12 @@ class PacedConnection(EndableConnection):
     # Messages
 
     def watch_message(self) -> None:
-        """Set a deadline for a message that has begun and not come to its end."""
+        """Set a deadline for an unfinished message, if there is one."""
         if self.unfinished():
             self.look_later(self.host.patience, self.fragments.finished, self.seen)
 
     def unfinished(self) -> bool:
-        """Return whether a message has begun and not come to its end."""
+        """Return whether a message has begun to arrive and is not complete."""
         return self.fragments.part is not None or bool(self.gate.buffer)
 
     def look_later(
@@ -207,12 +207,12 @@ class PacedConnection(EndableConnection):
         self.set_deadline(within, self.look_at_message, finished, since, last)
 
     def look_at_message(self, finished: int, since: float, last: bool) -> None:
-        """End a peer whose message began and does not come.
+        """End a connection whose unfinished message does not arrive in time.
 
         Args:
-            finished: Messages that had come when this one was first waited for.
-            since: When that was.
-            last: Whether to judge now.
+            finished: Number of finished messages when the wait for this one began.
+            since: Time at which the wait began.
+            last: Whether this is the second check, which ends the connection.
 
         """
         self.deadline = None
@@ -220,7 +220,7 @@ class PacedConnection(EndableConnection):
         if self.gone or not self.unfinished():
             return
         if finished != self.fragments.finished or not self.transport.is_reading():
-            # It is another message; or this side did not read.
+            # It is another message, or the server itself does not read.
             self.look_later(patience, self.fragments.finished, now)
             return
         size = self.fragments.size + len(self.gate.buffer)
@@ -233,10 +233,7 @@ class PacedConnection(EndableConnection):
             self.end(UNFINISHED)
 
     async def receive(self) -> str | bytes | None:
-        """Return the next message, when it is this connection's turn to be served.
-
-        None when the connection is over.
-        """
+        """Return the next message, at this connection's turn; None at its end."""
         if not self.recv_messages.frames:
             self.share.left = 0.0  # a turn cannot be saved
         try:
@@ -251,13 +248,13 @@ class PacedConnection(EndableConnection):
     def charged(
         self, work: Coroutine[Any, Any, None], size: int
     ) -> Coroutine[Any, Any, None]:
-        """Serve a message of ``size`` bytes, inflated; charge for what it cost."""
+        """Serve a message of ``size`` inflated bytes; charge for the time it took."""
         return charged(work, size, self.share, self.bucket)
 
     def within_rate(self) -> bool:
         """Count one message; return whether it may be served.
 
-        A peer that goes on and on beyond its rate is told goodbye.
+        A peer that goes on to send above its rate is closed.
         """
         if self.bucket is None or self.bucket.take(time.monotonic()):
             return True
@@ -266,5 +263,5 @@ class PacedConnection(EndableConnection):
         return False
 
 
-# The library takes a connection without a request for one in handshake.
+# To the library, a connection without a request is still in its handshake.
 NO_REQUEST = Request("", Headers())

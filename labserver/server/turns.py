@@ -22,11 +22,11 @@ QUANTUM = 0.004  # seconds that a turn lasts
 SHARE = 0.02  # part of the loop's time that a connection may use without a turn
 BURST = 0.001  # seconds that it may use at once without a turn
 WORST = 250e-9  # seconds that a byte of a message may cost: an estimate from above
-# A message counts as these seconds of work for each byte: at least, since it costs
-# later, too, when it is encoded for others; and at most, since what is measured holds
-# the time of whatever else the machine did meanwhile.
-LEAST_WORK = 60e-9
-MOST_WORK = (200e-6, 1e-6)  # seconds of any message, and of each byte
+# Bounds of the seconds that serving a message counts as. At least so many a byte, for
+# the later cost of encoding it for others. At most so many, because the measured time
+# includes whatever else the machine did meanwhile.
+LEAST_WORK = 60e-9  # for each byte
+MOST_WORK = (200e-6, 1e-6)  # for any message, and for each byte
 # A message is read in one tick of the loop and served in the next.
 TICKS = 3  # ticks of the loop from one turn to the next
 
@@ -111,8 +111,8 @@ def charged(
     """Serve a message, and charge its sender for the time that it took.
 
     Args:
-        work: Serves it.
-        size: Bytes of it, inflated.
+        work: The coroutine that serves it.
+        size: Bytes of the message, inflated.
         share: The sender's share of the loop's time, which pays.
         bucket: The sender's bucket of messages, which pays, too; one token has been
             taken already. None if there is no limit.
