@@ -1,7 +1,7 @@
-"""A long poll: what a room has after a cursor, or the next that it gets.
+"""A long poll: the messages of a room after a cursor, or else its next message.
 
-Between two polls a client is in no room. Only the history bridges that: without it
-(before the stage ``resume``) a client misses what is said between two polls.
+Between two polls a client is in no room. The history bridges that time. Without a
+history (before the stage ``resume``) the client misses the messages between two polls.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from labserver.server.member import SHUT, Shut
 
 
 class Poll(Visitor):
-    """A member of one room until there is something to tell.
+    """A member of one room until there is something to answer.
 
     Args:
-        address: Where it comes from.
-        socket: What the response goes out on.
-        cursor: Place in the room after which the client wants messages.
+        address: The client's address.
+        socket: The transport of the response.
+        cursor: Position in the room after which the client wants messages.
         limit: Bytes of messages in one answer; the rest comes with the next poll.
         remembers: Whether rooms have a history.
 
@@ -45,7 +45,7 @@ class Poll(Visitor):
         self.limit = limit
         self.remembers = remembers
         self.outbox = Gathered(self)
-        self.joined: Joined | None = None  # its seq is that of the newest item
+        self.joined: Joined | None = None  # with the seq of the newest item
         self.items: list[bytes] = []
         self.size = 0
         self.ready = asyncio.Event()
@@ -55,9 +55,9 @@ class Poll(Visitor):
             return
         if self.joined is None:
             self.joined = self.begun(message)
-        elif message.recovered:  # the numbering goes on by another name
+        elif message.recovered:  # the numbering continues in a new epoch
             self.joined = replace(self.joined, epoch=message.epoch)
-        else:  # it is lost: the client has to know that before anything else
+        else:  # the numbering is lost: the client must know that first
             self.items, self.size = [], 0
             self.joined = message
             self.ready.set()
@@ -65,7 +65,7 @@ class Poll(Visitor):
     def begun(self, joined: Joined) -> Joined:
         """Return the first answer; it is ready if the client needs a cursor first."""
         if self.cursor == Cursor(joined.epoch, joined.seq):
-            # Nothing was missed, and no history is needed to know that.
+            # Nothing was missed: that is certain without a history.
             return replace(joined, recovered=True)
         if not joined.recovered and (self.remembers or self.cursor is None):
             self.ready.set()
@@ -85,14 +85,14 @@ class Poll(Visitor):
         self.ready.set()
 
     def text(self) -> bytes:
-        """Return the answer: the ``joined`` of a WebSocket, and the messages."""
+        """Return the answer as JSON: the ``joined``, with the list of messages."""
         assert self.joined is not None
         items = b"".join(self.items)[:-1]
         return messages.encode(self.joined)[:-1] + b',"messages":[%b]}' % items
 
 
 class Gathered(Shut):
-    """The outbox of a poll."""
+    """The outbox of a poll: it collects messages for the answer."""
 
     def __init__(self, poll: Poll) -> None:
         self.poll = poll

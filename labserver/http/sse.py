@@ -1,12 +1,12 @@
 """A room as a stream of server-sent events (WHATWG HTML section 9.2).
 
-Each message is an event whose id is ``epoch:seq``. A client that comes back sends the
-newest as ``Last-Event-ID``, by itself where it is a browser's EventSource, and that is
-the cursor of a ``join``.
+Each message is an event with the id ``epoch:seq``. A client that comes back sends the
+newest id as ``Last-Event-ID`` (a browser's EventSource does so by itself). That is the
+cursor of a ``join``.
 
-What waits for a slow reader is bounded by the same outboxes as on a WebSocket: they
-write to a :class:`Body`, which takes the place of a connection's transport. A stream is
-one task and a few wake-ups a write dearer than a WebSocket.
+The same outboxes as on a WebSocket bound the messages that wait for a slow reader. They
+write to a :class:`Body` instead of a connection's transport. Compared with a WebSocket,
+a stream costs one task more, and a few wake-ups for each write.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from labserver.contract.messages import Cursor, Joined
 from labserver.http.visitor import Visitor
 from labserver.server.member import GOODBYE_TIMEOUT
 
-# An EventSource comes back after a fixed time, and has no back-off: a crash would bring
-# everybody at once, and a short time would bring each of them again and again.
-RETURN_AFTER = (1.0, 5.0)  # seconds, drawn for each
+# An EventSource reconnects after a fixed time, without back-off. After a crash all
+# would come back at once; with a short time, each would come again and again.
+RETURN_AFTER = (1.0, 5.0)  # seconds; drawn between these for each client
 
 
 class Closed(Struct, frozen=True, tag_field="type", tag="close"):
-    """What a close frame says, for those who cannot be sent one."""
+    """The content of a close frame, as an event for clients without frames."""
 
     code: int
     reason: str
 
 
 class Body:
-    """A response's body, as the transport that an outbox knows.
+    """The body of a response, with the methods of a transport that outboxes use.
 
-    It counts as full from the first byte that the socket has not taken.
+    It is full from the first byte that the socket has not taken.
     """
 
     def __init__(self, stream: Stream, socket: asyncio.Transport) -> None:
@@ -63,7 +63,7 @@ class Body:
             self.stream.outbox.paused()
 
     def get_write_buffer_size(self) -> int:
-        if self.socket.is_closing():  # behind TLS there may be nobody to ask any more
+        if self.socket.is_closing():  # with TLS the transport may already be gone
             return self.size
         return self.size + self.socket.get_write_buffer_size()
 
@@ -71,7 +71,7 @@ class Body:
         """Return None: an outbox may not write past the response."""
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """Yield what is written; whoever iterates comes back when that was sent."""
+        """Yield written bytes. Each part must have been sent before the next one."""
         while True:
             while not self.pending:
                 if self.stream.ending is not None:
@@ -88,12 +88,12 @@ class Body:
 
 
 class Stream(Visitor):
-    """A member of one room that listens.
+    """A member of one room that only receives.
 
     Args:
-        address: Where it comes from.
-        socket: What the response goes out on.
-        cursor: Place in the room after which the client wants messages.
+        address: The client's address.
+        socket: The transport of the response.
+        cursor: Position in the room after which the client wants messages.
 
     """
 
@@ -116,23 +116,23 @@ class Stream(Visitor):
         self.outbox.control(retry + event)
 
     def place_after(self, joined: Joined) -> Cursor | None:
-        """Return the client's place after a ``joined``; None if it stays the same.
+        """Return the client's cursor after a ``joined``; None if it stays the same.
 
-        Missed messages come after this event. A client that is lost before them has
-        nothing newer than the cursor that it came with.
+        Missed messages come after this event. A client that is lost before they arrive
+        must come back with its old cursor.
         """
         cursor, self.cursor = self.cursor, None
         return cursor if joined.recovered else Cursor(joined.epoch, joined.seq)
 
     def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
-        """Finish the response; when to come back has a floor."""
+        """Finish the response; the time to come back has a lower bound."""
         after = closing.retry_after(close.reason)
-        if after is not None:  # a drain; added, because a minimum would undo the spread
+        if after is not None:  # a drain; added, since a minimum would undo the spread
             close = closing.draining(RETURN_AFTER[0] + after)
         super().end(close, within)
 
     def ended(self) -> None:
-        """Say why, as the last event, and when to come back."""
+        """Send the last event: why the stream ends, and when to come back."""
         assert self.ending is not None
         self.transport.write(farewell(self.ending))
 
@@ -158,8 +158,8 @@ def turned_away(detail: str, after: float) -> Response:
     (WHATWG HTML section 9.2.2), so 429 and 503 would end a page that should wait.
 
     Args:
-        detail: What was in the way.
-        after: Seconds after which it may be gone.
+        detail: Why it is refused.
+        after: Seconds after which the client may try again.
 
     """
     after += random.uniform(0.0, RETURN_AFTER[1] - RETURN_AFTER[0])
@@ -171,12 +171,12 @@ def turned_away(detail: str, after: float) -> Response:
 
 
 class StreamResponse(EventSourceResponse):
-    """The response that a stream is.
+    """The response of a stream.
 
     Args:
         stream: The member.
-        keepalive: Seconds between two comments; None for none.
-        leave: Closed when the response is over, however it ends.
+        keepalive: Seconds between two comments; None for no comments.
+        leave: Closed when the response ends, for whatever reason.
 
     """
 
@@ -196,9 +196,9 @@ class StreamResponse(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
     async def _listen_for_exit_signal_with_grace(self) -> None:
-        """Leave the end to the server's drain.
+        """Wait for ever: the server's drain ends streams.
 
-        The library would poll twice a second, in a task that outlives the server, for
-        a uvicorn that handles signals.
+        The library would check twice a second whether uvicorn has had a signal, in a
+        task that outlives the server.
         """
         await anyio.sleep_forever()

@@ -1,7 +1,7 @@
-"""What this replica has delivered of one room, in the order of its numbers.
+"""Delivers the messages of one room to the hub, once and in order of seq.
 
-Pub/sub brings messages, the history fills its holes, and both may bring the same one.
-A feed passes each on to the hub once, and tells which messages are gone.
+Pub/sub brings messages, the history fills the holes, and both may bring the same one. A
+feed passes each message on once, and tells which ones are gone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Feed:
 
     Args:
         room: Name of the room.
-        hub: Takes what is delivered.
+        hub: Gets the messages.
 
     Attributes:
-        epoch: The numbering; empty until a read or a message names it.
-        seq: Number of the newest message delivered.
+        epoch: The room's epoch; empty until a read or a message names it.
+        seq: Seq of the newest message delivered.
         behind: Whether the link may have missed messages that were not read since.
         moved: Done at the next change; None while nobody waits for one.
 
@@ -38,12 +38,12 @@ class Feed:
         self.moved: asyncio.Future[None] | None = None
 
     def begin(self, epoch: str, seq: int) -> None:
-        """Start at a place in a numbering, unless the feed has started."""
+        """Start at a position, unless the feed has started."""
         if not self.epoch:
             self._move(epoch, seq)
 
     def deliver(self, news: Event) -> None:
-        """Deliver an event unless it was delivered before; tell of a hole before it."""
+        """Deliver an event, unless it was delivered before; fill a hole with a gap."""
         if news.first > self.seq:
             self.lose(news.first - 1)
             self._pass_on(news)
@@ -54,7 +54,7 @@ class Feed:
             self._pass_on(gap(self.room, self.seq + 1, last, "broker"))
 
     def adopt(self, position: Position) -> None:
-        """Go on in a new numbering: from the same place, or from its newest message."""
+        """Go on in a new epoch: from the same seq, or else from its newest message."""
         goes_on = position.continues(self.epoch, self.seq)
         self.hub.renumber(self.room, position.epoch, position.seq, goes_on)
         self._move(position.epoch, self.seq if goes_on else position.seq)
@@ -66,7 +66,9 @@ class Feed:
             page: A part of the history, from after ``seq`` on.
             until: The newest seq that the link will not bring; None if unknown.
 
-        Returns whether no other page is needed.
+        Returns:
+            Whether no other page is needed.
+
         """
         last = page.seq if until is None else min(until, page.seq)
         for news in page.kept:
@@ -75,7 +77,7 @@ class Feed:
         return self.seq >= last
 
     async def reach(self, epoch: str, seq: int) -> None:
-        """Wait until ``seq`` was delivered, or the numbering began anew."""
+        """Wait until message ``seq`` was delivered, or the epoch has changed."""
         while self.epoch == epoch and self.seq < seq:
             self.moved = self.moved or asyncio.get_running_loop().create_future()
             await asyncio.shield(self.moved)

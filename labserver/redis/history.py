@@ -171,7 +171,9 @@ class Histories:
             oldest: The lowest seq that a client knows; None if none wants messages.
             asking: The clients that wait.
 
-        Returns the clients that still wait when the numbering changes.
+        Returns:
+            The clients that still wait, if the epoch has changed.
+
         """
         limit = self.history.replay_limit
         page, kept = newest, list(newest.kept)

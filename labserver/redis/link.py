@@ -184,12 +184,15 @@ class Link:
             await connection.disconnect(nowait=True)
 
     async def _pass_on(self, kind: str, room: str, data: Any) -> bool:
-        """Take what Redis said; False if the room's slot has moved to another server.
+        """Handle an answer of Redis.
 
         Args:
             kind: ``message`` or ``smessage``, or the command that is confirmed.
             room: Name of the room.
-            data: What was published.
+            data: The published data.
+
+        Returns:
+            False if Redis ended a subscription: the room's slot has moved.
 
         """
         if not kind.endswith("message"):
@@ -209,9 +212,9 @@ class Link:
         if not self.asked or self.asked[0][:2] != (command, room):
             return False
         *_, confirmed = self.asked.popleft()
-        if confirmed is None:  # the end of a subscription, or the probe's
+        if confirmed is None:  # an unsubscription, or the subscription of the probe
             return True
-        if confirmed.done():  # before the link broke: something may have been missed
+        if confirmed.done():  # subscribed again: messages may have been missed
             await self.again(room)
         else:
             confirmed.set_result(None)

@@ -31,15 +31,15 @@ async def here(
     ttl: float,
     known: Roster | None,
 ) -> Roster:
-    """Say who of a replica is in a room; return who is there on all of them.
+    """Store a replica's people of a room; return those of all replicas.
 
     Args:
-        nodes: Where the room lives.
+        nodes: The Redis servers.
         replica: Name of the replica.
         room: Name of the room.
         mine: The replica's people.
-        ttl: Seconds until that is forgotten.
-        known: What was returned the last time.
+        ttl: Seconds until Redis forgets them.
+        known: The roster that was returned the last time, if any.
 
     Raises:
         BrokerDown: Redis does not answer.

@@ -1,4 +1,4 @@
-"""The way out: what is published in one tick goes to Redis as one call a room."""
+"""Publishes to Redis: the messages of one tick in one call for each room."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Publisher:
     """Numbers, keeps and publishes messages, by one script.
 
     Args:
-        nodes: Where the rooms live.
+        nodes: The Redis servers.
         history: How much a room keeps, and for how long.
-        memory: Told of what is kept.
+        memory: Counts the messages that are kept.
         metrics: Counts messages, and times the calls.
 
     """
@@ -49,7 +49,7 @@ class Publisher:
         self.outbound.setdefault(room, []).append(message)
 
     def _send(self) -> None:
-        """Hand over what was published during one tick, one call a room if it fits."""
+        """Send the messages of one tick, with one call a room if they fit."""
         outbound, self.outbound = self.outbound, {}
         asked, key_ttl = time.monotonic(), self.memory.key_ttl
         for room, published in outbound.items():
@@ -65,13 +65,13 @@ class Publisher:
         asked: float,
         answer: asyncio.Future[list[int]],
     ) -> None:
-        """Tell the publishers their seqs, or what was wrong.
+        """Tell the publishers their seqs, or why their messages are not stored.
 
         Args:
             room: Name of the room.
-            messages: What one call carried.
-            asked: When it was sent.
-            answer: What the script returned.
+            messages: The messages of one call.
+            asked: Time at which it was sent (``time.monotonic``).
+            answer: The result of the script.
 
         """
         if (problem := answer.exception()) is not None:

@@ -1,8 +1,8 @@
-"""A join on its way: what came meanwhile is kept, and sent once, in order.
+"""A join that is not finished: keeps new messages, so that each is sent once, in order.
 
-A room is subscribed to first and read second. What is published between the two is in
-both, and the room may begin a new numbering meanwhile. An entry takes note of all that,
-so that its member gets every message once. It does no I/O: the hub writes.
+A room is subscribed first and read second. Messages published between the two are in
+both, and the room may begin a new epoch in that time. An entry notes all that, so that
+its member gets every message once. It does no I/O: the hub writes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from labserver.server.member import Member
 
 
 class Step(NamedTuple):
-    """What a member is sent, all of it of one numbering."""
+    """Something to send to a member, all of it of one epoch."""
 
     epoch: str
-    answer: Joined | None  # goes first
+    answer: Joined | None  # sent before the events
     events: Sequence[Event] = ()
 
 
@@ -32,13 +32,13 @@ class Entry:
     Args:
         member: The client that joins.
         room: Name of the room.
-        epoch: The room's numbering at the beginning; empty where it is not known yet.
+        epoch: The room's epoch when the join began; empty if it is not known yet.
         again: Whether it is a member already. It gets nothing until the join ends, or
             it would get messages twice.
 
     Attributes:
-        live: What was delivered meanwhile.
-        renumbered: The newest numbering, if it began meanwhile.
+        live: The messages delivered since the join began.
+        renumbered: The newest epoch, if one has begun since then.
 
     """
 
@@ -54,34 +54,34 @@ class Entry:
         self.live.append(event)
 
     def renumber(self, joined: Joined) -> None:
-        """Take note of a new numbering; ``recovered`` if it goes on from the last."""
+        """Note a new epoch; ``recovered`` if it continues the last one."""
         before = self.renumbered
         if not joined.recovered:
             self.live.clear()
         elif before is not None and not before.recovered:
-            joined = replace(before, epoch=joined.epoch)  # the loss stays untold
+            joined = replace(before, epoch=joined.epoch)  # the loss is still to be told
         self.renumbered = joined
 
     def entered(self, answer: Joined, missed: Sequence[Event]) -> list[Step]:
-        """Return what the member is sent, in order, until it is live.
+        """Return everything that the member is sent before live messages, in order.
 
         Args:
-            answer: What was read: the numbering, and its newest message.
+            answer: The answer to the join, with the epoch and seq that were read.
             missed: The messages to replay, up to ``answer.seq``.
 
         """
         now = self.renumbered
-        if now is not None and not now.recovered:  # what was read is of a lost one
+        if now is not None and not now.recovered:  # the epoch that was read is lost
             return [Step(now.epoch, replace(now, ref=answer.ref), self.live)]
         read = [event for event in self.live if event.last <= answer.seq]
         steps = [Step(answer.epoch, answer, missed)]
-        if self.again:  # it is owed these, whatever it asks to be sent again
+        if self.again:  # as a member it gets these, whatever it wants replayed
             steps.insert(0, Step(self.epoch, None, read))
         if now is not None and now.epoch != answer.epoch:
             steps.append(Step(now.epoch, now))
         return [*steps, Step(steps[-1].epoch, None, self.live[len(read) :])]
 
     def given_up(self) -> list[Step]:
-        """Return what a member gets whose join came to nothing: it stays one."""
+        """Return what to send to a member whose second join failed. It stays one."""
         now = self.renumbered
         return [Step(now.epoch if now else self.epoch, now, self.live)]

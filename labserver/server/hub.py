@@ -33,10 +33,10 @@ class Room:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.epoch = ""  # names the numbering, from the first member on
+        self.epoch = ""  # the room's epoch, from the first member on
         # By variant, so that a frame is built once for each.
         self.members: dict[Variant, set[Member]] = {}
-        self.entries: set[Entry] = set()  # the joins that are on their way
+        self.entries: set[Entry] = set()  # joins that are not finished
         self.pending: list[Event] = []
         self.since = 0.0  # when the oldest pending event came
 
@@ -67,7 +67,7 @@ class Hub:
 
     @contextmanager
     def joining(self, member: Member, name: str) -> Iterator[Entry]:
-        """Keep for a member what its room is sent, until :meth:`add` or the end."""
+        """Keep the room's messages for a member, until :meth:`add` or the end."""
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(name)
@@ -81,16 +81,16 @@ class Hub:
         finally:
             in_vain = entry in room.entries
             room.entries.discard(entry)
-            if in_vain and name in member.rooms:  # it stays the member it was
+            if in_vain and name in member.rooms:  # it stays the member that it was
                 self._put_in(member, room, entry.given_up())
             self._forget_if_empty(room)
 
     def add(self, entry: Entry, answer: Joined, missed: Sequence[Event]) -> None:
-        """Finish a join: the answer, what was missed, what came meanwhile, then live.
+        """Finish a join: the answer, missed messages, new messages, then live ones.
 
         Args:
-            entry: What :meth:`joining` keeps.
-            answer: Says where the room stands.
+            entry: The entry from :meth:`joining`, with the new messages.
+            answer: The answer to the join, with the room's position.
             missed: Messages to replay, up to ``answer.seq``.
 
         """
@@ -102,17 +102,17 @@ class Hub:
         room.epoch = steps[-1].epoch
 
     def remove(self, member: Member, name: str) -> None:
-        """Take a member out of a room; nothing happens if it is not in it."""
+        """Remove a member from a room; do nothing if it is not in it."""
         room = self.rooms.get(name)
         member.rooms.discard(name)
         if room is None:
             return
-        self.flush(room)  # it was a member when that was delivered
+        self.flush(room)  # it was a member when these were delivered
         self._take_out(member, room)
         self._forget_if_empty(room)
 
     def _put_in(self, member: Member, room: Room, steps: Sequence[Step]) -> None:
-        self.flush(room)  # what waits for the others is not for the newcomer
+        self.flush(room)  # pending messages are not for the new member
         room.members.setdefault(member.variant, set()).add(member)
         for epoch, answer, events in steps:
             if answer is not None:
@@ -186,7 +186,7 @@ class Hub:
             entry.renumber(joined)
 
     def flush(self, room: Room) -> None:
-        """Write what is pending to every member of a room."""
+        """Write the pending messages to every member of a room."""
         events, room.pending = room.pending, []
         if not events:
             return
@@ -195,7 +195,7 @@ class Hub:
         for variant, members in room.members.items():
             shared = wire.chunk(variant, room.name, events, room.epoch)
             for member in members:
-                try:  # costs nothing; one that fails must not cost the others
+                try:  # costs nothing; a member that fails must not harm the others
                     member.outbox.deliver(shared)
                 except Exception:
                     self._failed(member)

@@ -1,16 +1,17 @@
-"""Who is here: each room's people, told in batches, and bounded.
+"""Presence: members are told who is in their room, in batches and bounded.
 
-Presence told at once costs the square of a crowd: when a thousand people come back,
-each of them is told of each. Here a room is told at most once a second of all who came
-and went, with one frame for everybody. Beyond ``NAMED_LIMIT`` people it is told only
-how many there are. People who come and go within that second are not mentioned.
+Without this, presence costs the square of a crowd: when a thousand people come back,
+each of them is told of each.
 
-A member that needs the whole picture, or is too slow for the changes, gets a
-``present`` once it reads. Until then only the fact is kept that it is owed one.
+How: the members of a room are told of all changes at most once a second, with one frame
+for all. Beyond ``NAMED_LIMIT`` people they are only told the number. People who come
+and leave within that second are not mentioned. A member that needs the whole list, or
+reads too slowly for the changes, gets a ``present`` once it reads. Until then the
+server only keeps the fact that the member is owed one.
 
-Each replica tells the broker how many of its own people are in a room, and who. The
-broker forgets this unless it is repeated: so the people of a replica that was killed
-leave, too. While the broker is away nothing is told; afterwards presence heals itself.
+Each replica tells the broker its own people of a room. The broker forgets them unless
+the replica repeats them, so the people of a killed replica leave, too. While the broker
+is away, nobody is told anything; afterwards the lists become correct by themselves.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from labserver.errors import BrokerDown
 from labserver.server.member import Member
 from labserver.server.tasks import Failures, keep
 
-NAMED_LIMIT = 100  # people in a room up to which they are named
+NAMED_LIMIT = 100  # people in a room; if there are more, they are not named
 INTERVAL = 1.0  # seconds between two events of a room
-REFRESH = 2.0  # seconds after which a replica says again who is in a room
+REFRESH = 2.0  # seconds after which a replica repeats its people of a room
 REFRESHES = 1000  # a second, at most; with very many rooms each is refreshed less often
-TTL = 3.0  # refreshes after which the broker forgets what a replica said
-# The broker may have forgotten replicas that live. Each then has this many refreshes to
-# speak up, before anybody is told that its people left.
+TTL = 3.0  # refreshes after which the broker forgets a replica's people
+# The broker may have forgotten replicas that live. Then each replica has so many
+# refreshes to repeat its people, before anybody is told that they left.
 DOUBT = 1.5
 FAREWELL = 1.0  # seconds that a stopping server has to say that its people left
 ASKING = 64  # rooms that ask the broker at a time, so that publishes need not wait
@@ -45,13 +46,13 @@ ASKING = 64  # rooms that ask the broker at a time, so that publishes need not w
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Who is in a room.
+    """The people in a room.
 
     Args:
-        count: How many connections.
-        users: The user of each, by the connection's id; None when they are too many.
-        version: Names this state of the room, from a broker with several replicas.
-        forgotten: Whether the broker had lost what this replica said before.
+        count: Number of connections.
+        users: The user of each connection, by its id; None if they are too many.
+        version: Number of this state of the room; 0 from a broker without replicas.
+        forgotten: Whether the broker had lost the members that this replica reported.
 
     """
 
@@ -70,7 +71,7 @@ Here = Callable[[str, Roster, float, Roster | None], Awaitable[Roster]]
 
 @dataclass(eq=False, slots=True)
 class Audience:
-    """The connections of this process that see, and are seen, in one room."""
+    """The members of one room in this process that see others and are seen."""
 
     members: set[Member] = field(default_factory=set)
     owed: set[Member] = field(default_factory=set)  # members owed a ``present``
@@ -81,7 +82,7 @@ class Audience:
     task: asyncio.Task[None] | None = None
 
     def roster(self) -> Roster:
-        """Return who is here, in this process."""
+        """Return the people in this process."""
         count = len(self.members)
         if count > NAMED_LIMIT:
             return Roster(count, None)
@@ -90,11 +91,11 @@ class Audience:
 
 
 class Attendance:
-    """All rooms of a process in which somebody wants to know who is there.
+    """The rooms of a process whose members asked for presence.
 
     Args:
-        here: Tells the broker who is here, and returns who is anywhere.
-        failures: Counts the tasks that fail; each room has one.
+        here: Reports local people to the broker, and returns those of all replicas.
+        failures: Counts failures of the rooms' tasks.
 
     """
 
@@ -106,7 +107,7 @@ class Attendance:
         self.telling = asyncio.Lock()
 
     def enter(self, connection: Member, room: str) -> None:
-        """Show a connection to the others in a room, and them to it."""
+        """Show a member to the others in a room, and the others to it."""
         audience = self.audiences.get(room)
         if audience is None:
             audience = self.audiences[room] = Audience()
@@ -117,7 +118,7 @@ class Attendance:
         audience.stirred.set()
 
     def leave(self, connection: Member, room: str) -> None:
-        """Forget a connection; nothing happens if it was not seen in the room."""
+        """Forget a member; do nothing if it was not seen in the room."""
         audience = self.audiences.get(room)
         if audience is not None and connection in audience.members:
             audience.members.discard(connection)
@@ -125,21 +126,21 @@ class Attendance:
             audience.stirred.set()
 
     def stir(self, room: str) -> None:
-        """Note that on another replica people came or went."""
+        """Note that people came or left on another replica."""
         audience = self.audiences.get(room)
         if audience is not None:
             audience.stirred.set()
 
     @property
     def refresh(self) -> float:
-        """Seconds until one looks again at a room in which nothing happens."""
+        """Seconds until a room without changes is reported again."""
         return max(REFRESH, len(self.audiences) / REFRESHES)
 
     async def stop(self, deadline: float) -> None:
-        """Say that everybody left, unless the broker is away.
+        """Report to the broker that everybody left, unless it is away.
 
         Args:
-            deadline: By when, of the clock ``time.monotonic``.
+            deadline: Time on the clock ``time.monotonic`` by which this returns.
 
         """
         tasks = [each.task for each in self.audiences.values() if each.task]
@@ -158,7 +159,10 @@ class Attendance:
         self.audiences.clear()
 
     async def _follow(self, room: str, audience: Audience) -> None:
-        """Look after each change, and regularly; at most once an interval."""
+        """Look after a room: after changes and at refreshes, at most once an interval.
+
+        Returns when the last member has left, and the broker knows it.
+        """
         while True:
             audience.stirred.clear()
             try:
@@ -199,13 +203,13 @@ class Attendance:
     def _tell(
         self, room: str, audience: Audience, now: Roster, asked: set[Member]
     ) -> None:
-        """Send the whole picture to members that need it, and the news to the others.
+        """Send the whole list to members that need it, and the changes to the others.
 
         Args:
             room: Name of the room.
-            audience: Its members here.
-            now: Who is in the room.
-            asked: The members that were owed a picture when ``now`` was asked for.
+            audience: Its members in this process.
+            now: The people in the room, on all replicas.
+            asked: The members that were owed a list when ``now`` was requested.
 
         """
         told, audience.told = audience.told, now
@@ -222,14 +226,14 @@ class Attendance:
 
 
 def picture(room: str, now: Roster) -> Present:
-    """Return all that is to be told of a room."""
+    """Return the message with everybody who is in a room."""
     if now.users is None:
         return Present(room, now.count)
     return Present(room, now.count, people(now.users, now.users))
 
 
 def change(room: str, told: Roster, now: Roster) -> Presence | None:
-    """Return what is new, or None; with names if all names were told before."""
+    """Return the changes, with names if both rosters have them; None for none."""
     if told.users is None or now.users is None:
         same = told.count == now.count and told.users is now.users
         return None if same else Presence(room, now.count)
@@ -248,8 +252,8 @@ def people(ids: Iterable[str], users: Mapping[str, str]) -> list[Person]:
 def send(message: Struct, members: Iterable[Member]) -> set[Member]:
     """Send to the members that read; return the slow ones.
 
-    All members of a variant get the same frame. Nothing is kept for a slow reader: it
-    would be old news by the time it is read.
+    All members of a variant get the same frame. Nothing is kept for a slow reader: the
+    message would be out of date by the time it is read.
     """
     text = messages.encode(message)
     frames: dict[Variant, bytes] = {}

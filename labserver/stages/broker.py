@@ -1,12 +1,13 @@
 """Every replica delivers its rooms' messages in one order.
 
-Without this, a second process is a second world: its members hear nothing of what is
-said in the first.
+Without this, a second process is a world of its own: its members get no messages that
+are published in the first.
 
 How: Redis decides. One script numbers a message, keeps it and publishes it. Every
-replica, the publisher's too, delivers only what comes back: a local short cut would
-reorder. A replica listens only to the rooms of its own members. Where the numbers show
-a hole, it reads the missing messages, and tells its members which of them are gone.
+replica, also the publisher's, only delivers messages that come back from Redis: a local
+short cut would change their order. A replica subscribes to the rooms of its own members
+only. Where the numbers show a hole, it reads the missing messages, and tells its
+members which of them are gone.
 """
 
 from __future__ import annotations
@@ -40,11 +41,16 @@ LINGER = 1.0  # seconds that a replica still listens to an empty room
 
 
 class RedisBroker:
-    """Rooms over Redis pub/sub; the history is a capped stream beside it."""
+    """Rooms over Redis pub/sub, with a capped stream for each room's history.
+
+    Args:
+        url: URL of a Redis or of a Redis cluster.
+
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.name = secrets.token_hex(6)  # of this replica
+        self.name = secrets.token_hex(6)  # this replica's name, for presence
         self.feeds: dict[str, Feed] = {}
 
     @property
@@ -90,16 +96,20 @@ class RedisBroker:
         await self.redis.of(room).link.subscribe(room)
 
     def unsubscribe(self, room: str) -> None:
-        """Do nothing yet: people come back, and :meth:`_tend` looks later."""
+        """Do nothing yet: clients come back, and :meth:`_tend` looks later."""
 
     async def read(self, room: str, after: int | None) -> Position:
         return await self.histories.read(room, after)
 
     async def _settle(self, room: str, position: Position) -> bool:
-        """Wait until a room's feed is at a position that was read.
+        """Wait until a room's feed has reached a position that was read.
 
-        A member that joins would get again what the others still wait for. Returns
-        False if the room has another numbering by then. Raises BrokerDown.
+        Without this, a new member would get messages twice: those that the other
+        members still wait for. Returns False if the room has a new epoch by then.
+
+        Raises:
+            BrokerDown: The messages do not arrive in time.
+
         """
         feed = self.feeds.get(room)
         if feed is None:
@@ -117,8 +127,8 @@ class RedisBroker:
     # Delivering
 
     async def heard(self, room: str, data: bytes) -> None:
-        """Deliver what one publish carried, after filling any hole before it."""
-        if b" " not in data:  # no message: on that replica people came or went
+        """Deliver the messages of one publish, after filling any hole before them."""
+        if b" " not in data:  # the name of a replica on which people came or left
             if data.decode() != self.name:
                 self.hub.stirred(room)
             return
@@ -132,12 +142,12 @@ class RedisBroker:
         if epoch != feed.epoch or first > feed.seq + 1:
             await self.catch_up(room, first - 1)
         if epoch != feed.epoch:
-            return  # an old numbering, or none yet: the first read delivers this
+            return  # an old epoch, or none yet: the first read delivers these
         for seq, tail in enumerate(tails(rest), start=first):
             feed.deliver(event(room, seq, tail))
 
     async def catch_up(self, room: str, until: int | None = None) -> None:
-        """Deliver what the link did not bring, or say that it is gone.
+        """Deliver the messages that the link missed, and gaps for those that are gone.
 
         Args:
             room: Name of the room.
@@ -151,7 +161,7 @@ class RedisBroker:
         if feed is None:
             return
         feed.behind = True
-        while feed.epoch:  # else the first read of the room delivers it
+        while feed.epoch:  # otherwise the first read of the room delivers them
             page = await self.histories.page(room, feed.seq)
             if page.epoch != feed.epoch:
                 feed.adopt(page)
@@ -165,9 +175,9 @@ class RedisBroker:
         return await presence.here(self.redis, self.name, room, mine, ttl, known)
 
     async def _tend(self) -> None:
-        """Let go of rooms that stay empty; keep the numbering of quiet ones alive."""
+        """Unsubscribe rooms that stay empty; keep the numberings of quiet rooms."""
         idle: set[str] = set()
-        left: set[str] = set()  # in the turn before: by now Redis knows
+        left: set[str] = set()  # rooms unsubscribed one turn ago: Redis knows by now
         turns = 0
         while True:
             await asyncio.sleep(LINGER)

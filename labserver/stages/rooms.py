@@ -4,9 +4,9 @@ Without this, a server can only answer. Two indexes (a room's members, a connect
 rooms) make it cheap to speak to a group. Both must be cleaned when a connection ends:
 otherwise rooms fill with dead members.
 
-How: joining, leaving and publishing are messages. The broker numbers what is published
-and hands it to the hub, which writes it once to each member. There is no short cut, not
-even for the publisher: the broker's order is the only one.
+How: clients join, leave and publish with messages. The broker numbers published
+messages and gives them to the hub, which writes each one once to each member. There is
+no short cut, not even for the publisher: the broker's order is the only one.
 """
 
 from __future__ import annotations
@@ -45,10 +45,16 @@ from labserver.settings import Settings
 
 
 class RoomsApplication:
-    """Join, leave, publish."""
+    """Lets clients join rooms, leave them, and publish to them.
 
-    # Publishes of one connection that may wait for the broker at a time; reading
-    # stops there, and TCP tells the client.
+    Args:
+        lab: What the server gives to its application.
+        rooms_limit: Rooms that a connection may be in; 0 for no limit.
+
+    """
+
+    # Publishes of one connection that may wait for the broker. After that the server
+    # stops reading, and TCP slows the client down.
     in_flight_limit = 64
 
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
@@ -88,7 +94,7 @@ class RoomsApplication:
         if stored.done():
             self.published(member, message, stored)
             return
-        # A round trip to the broker: the next message of this client need not wait.
+        # The broker needs a round trip: the client's next message need not wait for it.
         member.in_flight += 1
         stored.add_done_callback(partial(self.arrived, member, message))
         if member.in_flight >= self.in_flight_limit:
@@ -121,8 +127,8 @@ class RoomsApplication:
             detail = f"a connection may be in {self.rooms_limit} rooms"
             raise BadMessage("room_limit", detail, message.ref)
         lab = self.lab
-        # The entry keeps what arrives while the broker reads what was missed: nothing
-        # may be lost between the two.
+        # The entry keeps new messages while the broker reads the missed ones, so that
+        # none is lost between the two.
         with lab.hub.joining(member, name) as entry:
             try:
                 await lab.broker.subscribe(name)
@@ -130,7 +136,7 @@ class RoomsApplication:
                 position = await lab.broker.read(name, after)
             except BrokerDown as exc:
                 raise BadMessage("broker_down", str(exc), message.ref) from None
-            if member.gone:  # meanwhile: nobody would take this member out again
+            if member.gone:  # it left meanwhile: nobody would remove it from the room
                 return
             missed = lab.history.missed(message.after, position)
             joined = Joined(
