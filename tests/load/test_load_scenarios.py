@@ -91,6 +91,7 @@ def test_messages_are_those_of_the_protocol_however_the_stream_is_cut(
         (b"\x81\x85abcdefghi", 1002),  # masked
         (b"\x81\x7f" + (2**40).to_bytes(8, "big"), 1009),  # a terabyte
         (b"\x80\x01a", 1002),  # a continuation without a beginning
+        (b"\x01\x01a\x81\x01b", 1002),  # begins before the one before has ended
         (b"\xc1\x01a", 1002),  # an extension that was not negotiated
     ],
 )

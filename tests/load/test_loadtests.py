@@ -278,6 +278,14 @@ def test_generator_that_dominates_makes_a_run_invalid(name: str) -> None:
     assert judge(record, lag_limit=200).code == 0
 
 
+@pytest.mark.parametrize("name", ["slip", "lag", "loop"])
+def test_generator_that_is_a_small_part_of_what_it_measured_is_valid(name: str) -> None:
+    record = merged([heard(1, 2, last=2)])
+    record.histogram("s/members").record(400_000)
+    getattr(record, name).record(140_000)
+    assert judge(record).code == 0
+
+
 def test_slow_reader_by_design_does_not_fail_a_run() -> None:
     record = heard(1, 2, last=9)
     record.by_design.add("s/members")
