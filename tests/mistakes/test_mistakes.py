@@ -120,7 +120,7 @@ async def test_same_probe_on_both_is_shown_side_by_side() -> None:
     assert not twins.right
     assert twins.wrong.startswith("6 frames were built")
     assert repr(twins).splitlines() == [
-        "rooms: kept: Members that want the same bytes are given the same bytes.",
+        "rooms: kept: Members with the same wire variant get the same frame object.",
         "encoded-per-member: broken: 6 frames were built for 3 messages to 2 members",
     ]
     assert "| `rooms` | `encoded-per-member` |" in twins._repr_markdown_()
