@@ -18,8 +18,8 @@ from labserver.contract.wire import Chunk, Variant
 from labserver.server.places import Place
 
 GOODBYE_TIMEOUT = 2.0  # seconds that a peer has to answer a goodbye
-# Seconds between the end of a peer's time and the judgement. A process that stood still
-# finds all deadlines past before it has read or written what it could meanwhile.
+# Seconds between a peer's deadline and the decision to end it. A process that stalled
+# finds all deadlines passed before it has read its sockets and written to them.
 LAST_LOOK = 0.1
 
 

@@ -137,12 +137,12 @@ class BoundedOutbox:
             self.watch(self.stuck_timeout)
 
     def progress(self) -> None:
-        """Note that the peer takes something, and what is left."""
+        """Note that the peer takes bytes, and how many are left."""
         self.took_at = time.monotonic()
         self.unsent = self.reader.transport.get_write_buffer_size()
 
     def watch(self, within: float, last: bool = False) -> None:
-        """Look at the peer ``within`` seconds; ``last``: and judge it then."""
+        """Check the peer after ``within`` seconds; the ``last`` check may end it."""
         self.watched = self.stuck_timeout > 0
         if self.watched:
             self.reader.loop.call_later(within, self.look, last)
@@ -159,8 +159,8 @@ class BoundedOutbox:
         if left > 0:
             self.watch(left)
         elif not last:
-            # Perhaps this process stood still, and the peer took what the kernel had:
-            # that shows when more was written.
+            # This process may have stalled, while the peer took the kernel's bytes.
+            # That shows after the next write.
             self.watch(LAST_LOOK, last=True)
         else:
             self.metrics.stuck += 1
