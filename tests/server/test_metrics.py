@@ -192,19 +192,21 @@ def test_panels_of_the_dashboard_have_a_place_and_no_two_the_same() -> None:
 async def test_timer_that_is_in_time_is_not_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now = 100.0
-    clock = SimpleNamespace(monotonic=lambda: now)
-    monkeypatch.setattr(lag_module, "time", clock)
-    seen = Histogram((0.2, 10))
-    probe = LagProbe(seen, interval=0.5)
-    probe.start()
-    for later, late in ((0.5, 0.0), (0.75, 0.25)):
-        probe.stop()
-        now += later
-        before = seen.sum
-        probe._ring()
-        assert seen.sum - before == pytest.approx(late)
-    probe.stop()
+    now, wakes = 100.0, [0.5, 0.75]  # seconds until each timer runs
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        if not wakes:
+            raise asyncio.CancelledError
+        now += wakes.pop(0)
+
+    monkeypatch.setattr(lag_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(lag_module, "asyncio", SimpleNamespace(sleep=sleep))
+    seen, sums = Histogram((0.2, 10)), []
+    probe = LagProbe(seen, interval=0.5, then=lambda: sums.append(seen.sum))
+    with pytest.raises(asyncio.CancelledError):
+        await probe.run()
+    assert sums == pytest.approx([0.0, 0.25])
 
 
 async def test_loop_that_is_blocked_is_seen() -> None:
