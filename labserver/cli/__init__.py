@@ -23,9 +23,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from labserver import __version__, demo
+from labserver.cli import judging
 from labserver.cli.flags import settings_flags
 from labserver.contract.tokens import issue
 from labserver.errors import LabError, RedisMissing, SettingsError
+from labserver.judge.page import page
 from labserver.mistakes import MISTAKES
 from labserver.processes import faults
 from labserver.processes.cluster import running_cluster
@@ -179,6 +181,83 @@ def mistakes(
         what = f"{escape(each.wrong)}\n[dim]Seen: {escape(each.seen)}.[/]"
         table.add_row(each.name, each.stage + where, what)
     table_out.print(table)
+
+
+@app.command("judge")
+def judge_(
+    target: Annotated[
+        list[str],
+        typer.Argument(
+            help="After --, the command that starts the server; or ws:// URLs of "
+            "servers that run.",
+            metavar="[--] COMMAND... | URL...",
+        ),
+    ],
+    stage: Annotated[
+        str, typer.Option(help="Last stage to judge: " + ", ".join(STAGES) + ".")
+    ] = LAST,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="One check by name; may be given again.", metavar="CHECK"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What chance begins with.")] = 1,
+    patience: Annotated[
+        float, typer.Option(min=0.5, max=60, help="Seconds to wait for what must come.")
+    ] = 10.0,
+    start_timeout: Annotated[
+        float, typer.Option(min=0.5, max=600, help="Seconds until the port answers.")
+    ] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML there.", metavar="FILE")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page with pictures there.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Say which promises a server keeps: yours, in any language.
+
+    A command is started with PORT (also {port} in its arguments), LAB_SECRET,
+    LAB_REDIS_URL and the settings that a check needs small, and is ready when its port
+    answers. A URL needs LAB_SECRET, the secret of its tokens, from stage auth on.
+
+    Ends with status 0 when all promises up to --stage hold, with 1 when one is broken,
+    and with 2 when the server cannot be judged.
+    """
+    console = judging.console_of(as_json)
+    try:
+        verdict = run(
+            judging.judged(
+                target,
+                stage,
+                only or [],
+                console,
+                seed=seed,
+                patience=patience,
+                start_timeout=start_timeout,
+            )
+        )
+    except asyncio.CancelledError:  # by SIGTERM or SIGHUP; all that it started is ended
+        raise typer.Exit(143) from None
+    judging.say(verdict, console)
+    if as_json:
+        print(judging.as_json(verdict))
+    if junit:
+        judging.write_junit(verdict, junit)
+    if html:
+        judging.write(html, page(verdict))
+    raise typer.Exit(verdict.status)
+
+
+@app.command()
+def starter(
+    language: Annotated[
+        str, typer.Argument(help="One of: " + ", ".join(judging.STARTERS) + ".")
+    ],
+) -> None:
+    """Print the smallest server that keeps the first promise, to go on from."""
+    print(judging.starter(language), end="")
 
 
 @app.command()

@@ -1,8 +1,10 @@
-"""The promises as probes: each runs against servers, and raises Broken if they fail.
+"""The judge: each promise as checks, and the worlds in which they run.
 
-A stage keeps its promise if all its probes pass. Tests run the probes on their own
-stage and every later one, and on the mistakes, where they must fail. A chapter shows
-the results of a probe on a stage and on a mistake side by side.
+A check is an async function of a world. It asks it for servers, talks to them as any
+client would, and raises :class:`Broken` with what it saw. Worlds are servers in this
+process (:mod:`world`), and a command's processes or URLs (:mod:`outside`). Tests run
+the checks at every stage from their own on and against the mistakes, a chapter shows
+what the same check sees on both, and ``labserver judge`` judges anybody's server.
 """
 
 from __future__ import annotations
@@ -10,9 +12,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from labserver.judge import auth, backpressure, broker, echo, heartbeat, resume, rooms
-from labserver.judge.world import Broken, World
+from labserver.judge.world import Broken, CannotJudge, Skipped, World
 
-__all__ = ["PROBES", "PROMISES", "Broken", "Probe", "World"]
+__all__ = [
+    "PROBES",
+    "PROMISES",
+    "Broken",
+    "CannotJudge",
+    "Probe",
+    "Skipped",
+    "World",
+]
 
 Probe = Callable[[World], Awaitable[None]]
 
@@ -21,25 +31,36 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         echo.every_value_comes_back,
         echo.what_is_wrong_is_answered,
         echo.huge_message_is_refused,
+        echo.fragments_are_one_message,
+        echo.close_is_answered,
     ),
     "auth": (
         auth.strangers_are_refused_with_http,
         auth.forged_tokens_are_refused,
         auth.pages_of_other_sites_are_refused,
         auth.expired_token_ends_its_connection,
+        auth.tokens_are_never_printed,
     ),
     "rooms": (
         rooms.everyone_hears_it_once,
+        rooms.who_left_hears_nothing,
+        rooms.others_may_vanish,
         rooms.empty_rooms_are_forgotten,
         rooms.coming_and_going_costs_nobody_a_message,
         rooms.frame_is_built_once,
         rooms.messages_of_a_tick_share_a_write,
     ),
     "heartbeat": (
+        heartbeat.who_vanished_is_ended,
+        heartbeat.pings_are_no_burst,
         heartbeat.dead_peers_are_gone,
         heartbeat.pings_are_spread,
     ),
     "backpressure": (
+        backpressure.a_stuck_reader_holds_up_nobody,
+        backpressure.memory_stays_bounded,
+        backpressure.who_is_stuck_is_ended,
+        backpressure.no_loss_is_silent,
         backpressure.the_others_are_not_held_up,
         backpressure.what_is_held_stays_bounded,
         backpressure.every_loss_is_told,
@@ -52,6 +73,8 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         broker.broken_link_loses_nothing,
     ),
     "resume": (
+        resume.coming_back_while_others_speak,
+        resume.same_key_is_published_once,
         resume.nothing_falls_between_replay_and_live,
         resume.cursor_that_is_too_old_is_refused,
         resume.cursor_that_means_nothing_is_refused,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from labserver.judge.oracle import Oracle, lost
+from labserver.judge.raw import Raw, raw
 from labserver.judge.world import (
+    Broken,
     Peer,
     World,
     connection_of,
@@ -23,6 +26,9 @@ from labserver.server.server import LabServer
 
 LIMIT = 65536  # bytes that an outbox may hold
 SIZE = 4000  # bytes of a message
+LARGE = 60_000  # bytes of one that fills quickly what the kernel hides
+FILLING = 220  # of these: three times the 4 MB that a kernel hides
+GROWTH = 24_000_000  # bytes of memory that a runtime may take for reasons of its own
 SMALL = {"outbox_limit": LIMIT, "send_buffer": 16384}
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
 
@@ -33,7 +39,7 @@ async def _with_sloth(
 ) -> AsyncIterator[tuple[LabServer, LabConnection, Peer, Peer]]:
     """Yield a server, its connection of a stalled member, a publisher and a member."""
     async with (
-        world.running(**SMALL, outbox_policy=policy) as server,
+        world.inside(**SMALL, outbox_policy=policy) as server,
         peer(server, "bob", max_queue=None) as bob,
         peer(server, "ann") as ann,
     ):
@@ -43,6 +49,151 @@ async def _with_sloth(
             yield server, connection_of(server, "sloth"), ann, bob
         finally:
             sloth.transport.abort()
+
+
+async def a_stuck_reader_holds_up_nobody(world: World) -> None:
+    """A stuck and a dribbling member hold up nobody, and cost nobody a message."""
+    lobby, healthy = world.room("lobby"), 10
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        AsyncExitStack() as stack,
+    ):
+        others = [
+            await stack.enter_async_context(peer(server, f"h{each}", max_queue=None))
+            for each in range(healthy)
+        ]
+        oracles = [Oracle() for _ in others]
+        for oracle, other in zip(oracles, others, strict=True):
+            oracle.saw(await other.join(lobby))
+
+        async def longest(count: int, what: str) -> float:
+            """Publish; return the longest that a message took to all others."""
+            most = 0.0
+            for _ in range(count):
+                sent = time.monotonic()
+                async with world.awaiting(what):
+                    seqs.extend(await ann.publish(lobby, 1, LARGE))
+                    for oracle, other in zip(oracles, others, strict=True):
+                        while (message := await other.recv())["type"] != "message":
+                            oracle.saw(message)
+                        oracle.saw(message)
+                most = max(most, time.monotonic() - sent)
+            return most
+
+        seqs: list[int] = []
+        control = await longest(30, "a message, without any slow member")
+        stuck = await stack.enter_async_context(raw(server, "stuck", small=True))
+        dribbler = await stack.enter_async_context(raw(server, "dribbler", small=True))
+        for slow in (stuck, dribbler):
+            await slow.join(lobby)
+            slow.sleep()
+        dribbling = asyncio.create_task(_dribble(dribbler))
+        try:
+            most = await longest(
+                FILLING, f"a message to {healthy} members, while another reads nothing"
+            )
+        finally:
+            dribbling.cancel()
+            await asyncio.gather(dribbling, return_exceptions=True)
+        for oracle, other in zip(oracles, others, strict=True):
+            silent = lost(oracle, lobby, seqs)
+            must(
+                oracle.verdict.clean and not silent and not oracle.verdict.gaps,
+                f"{other.name}, which reads, lost {len(silent)}; {oracle.verdict}",
+            )
+        allowed = max(1.0, 10 * control)
+        must(
+            most < allowed,
+            f"while one member read nothing, the other {healthy} waited {most:.1f} s "
+            f"({control:.3f} s without it)",
+        )
+
+
+async def _dribble(client: Raw) -> None:
+    """Read a little, ten times a second."""
+    while True:
+        client.wake()
+        await asyncio.sleep(0.001)
+        client.transport.pause_reading()
+        await asyncio.sleep(0.1)
+
+
+async def memory_stays_bounded(world: World) -> None:
+    """What stuck readers do not take costs the server little memory."""
+    lobby, count, rounds = world.room("lobby"), 4, 3 * FILLING
+    async with (
+        world.running(outbox_limit=LIMIT, history_limit=10) as server,
+        peer(server, "ann") as ann,
+        AsyncExitStack() as stack,
+    ):
+        world.memory(server)  # where it cannot be seen, nothing is sent
+        await world.fill(ann, lobby, rounds, LARGE, "without any slow member")
+        before = world.memory(server)
+        for number in range(count):
+            client = raw(server, f"stuck{number}", small=True)
+            stuck = await stack.enter_async_context(client)
+            await stuck.join(lobby)
+            stuck.sleep()
+        await world.fill(ann, lobby, rounds, LARGE, "while members read nothing")
+        grown = world.memory(server) - before
+        must(
+            grown < GROWTH,
+            f"{grown / 1e6:.0f} MB more memory for {count} members that read nothing "
+            f"of {rounds * LARGE / 1e6:.0f} MB, where each may hold {LIMIT} bytes",
+        )
+
+
+async def who_is_stuck_is_ended(world: World) -> None:
+    """A reader that takes not one byte is ended, and the server lives on."""
+    lobby = world.room("lobby")
+    async with (
+        world.running(outbox_limit=LIMIT, stuck_timeout=1.0) as server,
+        peer(server, "ann") as ann,
+        raw(server, "stuck", small=True) as stuck,
+    ):
+        await stuck.join(lobby)
+        stuck.sleep()
+        await world.fill(ann, lobby, FILLING, LARGE, "while a member reads nothing")
+        await asyncio.sleep(2.0)
+        must(
+            await stuck.ended(),
+            "a member that read nothing for 2 s is still connected (stuck_timeout 1 s)",
+        )
+
+
+async def no_loss_is_silent(world: World) -> None:
+    """A reader that was too slow is ended, or told what it lost, and answered."""
+    lobby = world.room("lobby")
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        raw(server, "sloth", small=True) as sloth,
+    ):
+        oracle = Oracle()
+        sloth.say(type="join", room=lobby)
+        while (message := await sloth.message())["type"] != "joined":
+            pass
+        oracle.saw(message)
+        sloth.sleep()
+        what = "while a member reads nothing"
+        seqs = await world.fill(ann, lobby, FILLING, LARGE, what)
+        sloth.wake()
+        sloth.say(type="ping", ref="all")
+        try:
+            async with world.awaiting("the answer to a ping of who reads again"):
+                while (message := await sloth.message()).get("ref") != "all":
+                    oracle.saw(message)
+        except (EOFError, Broken) as end:
+            if isinstance(end, Broken) and "closed with" not in str(end):
+                raise
+            return  # it knows that it has to come back
+        silent = lost(oracle, lobby, seqs)
+        must(
+            oracle.verdict.clean and not silent,
+            f"{len(silent)} of {len(seqs)} messages lost without a word; "
+            f"{oracle.verdict}",
+        )
 
 
 async def the_others_are_not_held_up(world: World) -> None:
@@ -95,7 +246,7 @@ async def every_loss_is_told(world: World) -> None:
     """A reader that was too slow is told of each message that it lost."""
     for policy in POLICIES[1:]:
         async with (
-            world.running(**SMALL, outbox_policy=policy) as server,
+            world.inside(**SMALL, outbox_policy=policy) as server,
             peer(server, "ann") as ann,
             peer(server, "bob", max_queue=None) as bob,
             _sleeper(server) as sloth,
@@ -120,7 +271,7 @@ async def every_loss_is_told(world: World) -> None:
 async def answers_are_never_dropped(world: World) -> None:
     """A reader that was too slow gets an answer to each of its requests."""
     async with (
-        world.running(**SMALL, outbox_policy="drop-newest") as server,
+        world.inside(**SMALL, outbox_policy="drop-newest") as server,
         peer(server, "ann") as ann,
         _sleeper(server) as sloth,
     ):

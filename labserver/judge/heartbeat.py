@@ -6,6 +6,8 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
+from labserver.judge.raw import PING as PING_OPCODE
+from labserver.judge.raw import PONG, Raw, raw
 from labserver.judge.world import World, connection_of, must, peer, stalled, until
 from labserver.server.connection import PING, LabConnection
 from labserver.server.member import Outbox
@@ -14,12 +16,91 @@ from labserver.server.server import LabServer
 INTERVAL = 0.5
 SLACK = 0.5  # seconds that a busy machine may add to two intervals
 DEAD = 6
+GRACE = 1.0  # seconds beside two intervals, seen from outside
+LARGE = 60_000  # bytes of a message
+FILLING = 220  # such messages fill what the kernel hides (4 MB) and more
+
+
+async def who_vanished_is_ended(world: World) -> None:
+    """Peers that fall silent are ended within two intervals; a quiet one stays."""
+    lobby, count = world.room("lobby"), 12
+    async with (
+        # A server that ends a slow member leaves it ``stuck_timeout`` for the goodbye.
+        world.running(heartbeat_interval=INTERVAL, stuck_timeout=1.0) as server,
+        peer(server, "quiet") as quiet,
+        peer(server, "ann") as ann,
+        raw(server, "full", small=True) as full,
+        AsyncExitStack() as stack,
+    ):
+        # One has a full buffer: a ping cannot even be sent to it.
+        await full.join(lobby)
+        full.sleep()
+        await world.fill(ann, lobby, FILLING, LARGE, "while a member reads nothing")
+        idle = [
+            await stack.enter_async_context(raw(server, f"idle{number}"))
+            for number in range(count)
+        ]
+        for each in idle:
+            each.sleep()
+        await asyncio.sleep(2 * INTERVAL + GRACE)
+        left = count - sum(
+            await asyncio.gather(*(each.ended(quiet=0.2) for each in idle))
+        )
+        waited = f"{2 * INTERVAL + GRACE:g} s"
+        since = f"{waited} after falling silent (heartbeat {INTERVAL:g} s)"
+        must(not left, f"{left} of {count} dead peers are still connected {since}")
+        # What the kernel held comes, even if the server had given up: not more.
+        gone = await full.ended()
+        must(
+            gone and full.taken < FILLING * LARGE * 3 / 4,
+            f"a dead peer with a full buffer is still connected {since}: "
+            f"{full.taken / 1e6:.1f} MB more were sent when it read again",
+        )
+        async with world.awaiting("the answer to a quiet peer, which answers pings"):
+            await quiet.ask(type="ping")
+
+
+async def pings_are_no_burst(world: World) -> None:
+    """Peers that came one by one are not pinged all in the same moment."""
+    count, interval = 24, 1.0
+    times: list[float] = []
+
+    async def listen(client: Raw) -> None:
+        while True:
+            opcode, data = await client.receive()
+            if opcode == PING_OPCODE:
+                times.append(time.monotonic())
+                client.frame(PONG, data)
+
+    async with (
+        world.running(heartbeat_interval=interval) as server,
+        AsyncExitStack() as stack,
+    ):
+        tasks = []
+        for number in range(count):
+            client = await stack.enter_async_context(raw(server, f"u{number}"))
+            tasks.append(asyncio.create_task(listen(client)))
+            await asyncio.sleep(interval / count)
+        try:
+            await world.eventually("a ping to each", lambda: len(times) >= 2 * count)
+            gone = sum(task.done() for task in tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    must(not gone, f"{gone} of {count} peers that answer pings were ended")
+    eighth = interval / 8
+    most = max(sum(at <= other < at + eighth for other in times) for at in times)
+    must(
+        most < count * 3 / 4,
+        f"{most} of {count} peers were pinged within an eighth of the interval",
+    )
 
 
 async def dead_peers_are_gone(world: World) -> None:
     """Peers that fell silent are gone within two intervals, even with full buffers."""
     async with (
-        world.running(heartbeat_interval=INTERVAL) as server,
+        world.inside(heartbeat_interval=INTERVAL) as server,
         peer(server) as live,
     ):
         dead = [await stalled(server.port) for _ in range(DEAD)]
@@ -77,7 +158,7 @@ async def pings_are_spread(world: World) -> None:
     count = 24
     times: list[float] = []
     async with (
-        world.running(heartbeat_interval=INTERVAL) as server,
+        world.inside(heartbeat_interval=INTERVAL) as server,
         AsyncExitStack() as stack,
     ):
         for number in range(count):

@@ -6,12 +6,13 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from labserver.client import Backoff, Rejected
 from labserver.contract.closing import FORBIDDEN
 from labserver.judge.oracle import Oracle, lost
-from labserver.judge.world import World, connection_of, must, peer, until
+from labserver.judge.world import Peer, World, connection_of, must, peer, until
 
 LIMIT = 20  # messages that a room remembers
 
@@ -19,7 +20,7 @@ LIMIT = 20  # messages that a room remembers
 async def nothing_falls_between_replay_and_live(world: World) -> None:
     """Messages published while a client rejoins arrive once and in order."""
     async with (
-        world.running(history_limit=100) as server,
+        world.inside(history_limit=100) as server,
         peer(server, "ann") as ann,
     ):
         oracle = Oracle()
@@ -64,27 +65,118 @@ async def nothing_falls_between_replay_and_live(world: World) -> None:
         )
 
 
+async def coming_back_while_others_speak(world: World) -> None:
+    """Who comes back again and again while others speak gets all, once, in order."""
+    lobby, times = world.room("lobby"), 60
+    async with (
+        world.running() as server,
+        peer(server, "ann", max_queue=None) as ann,
+        AsyncExitStack() as stack,
+    ):
+        oracle, seqs, done = Oracle(), list[int](), asyncio.Event()
+
+        async def speak(client: Peer) -> None:
+            said = {"type": "publish", "room": lobby, "payload": 1, "ref": "p"}
+            while not done.is_set():
+                for _ in range(4):
+                    await client.send(**said)
+                for _ in range(4):
+                    answer = await client.recv()
+                    if answer["type"] == "ack":
+                        seqs.append(answer["seq"])
+                await asyncio.sleep(world.chance.random() / 100)
+
+        async with world.awaiting("a first message"), peer(server, "bob") as bob:
+            oracle.saw(await bob.join(lobby))
+            seqs += await ann.publish(lobby, 1)
+            oracle.saw(await bob.until("message"))
+        speakers = [
+            await stack.enter_async_context(peer(server, f"s{number}", max_queue=None))
+            for number in range(4)
+        ]
+        speaking = [asyncio.create_task(speak(each)) for each in speakers]
+        try:
+            for _ in range(times):
+                async with (
+                    world.awaiting("a joined, and a message"),
+                    peer(server, "bob", max_queue=None) as bob,
+                ):
+                    after = oracle.cursor(lobby)
+                    await bob.send(type="join", room=lobby, after=after, ref="j")
+                    # What was sent before the connection was left came, too.
+                    recovered = False
+                    while not recovered:
+                        message = await bob.recv()
+                        oracle.saw(message)
+                        if message["type"] == "joined":
+                            must(
+                                message["recovered"], "not recovered, within the limit"
+                            )
+                            recovered = True
+                    for message in await bob.heard():
+                        oracle.saw(message)
+        finally:
+            done.set()
+            await asyncio.wait(speaking, timeout=world.patience)
+            for task in speaking:
+                task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
+        async with world.awaiting("the last message"), peer(server, "bob") as bob:
+            await bob.send(type="join", room=lobby, after=oracle.cursor(lobby))
+            oracle.saw(await bob.until("joined"))
+            await bob.hear_until(oracle, lobby, max(seqs))
+        gone = lost(oracle, lobby, seqs)
+        must(
+            oracle.verdict.clean and not gone,
+            f"{len(gone)} of {len(seqs)} lost without a word, over {times} returns; "
+            f"{oracle.verdict}",
+        )
+
+
+async def same_key_is_published_once(world: World) -> None:
+    """A publish that is sent again with its key is not delivered again."""
+    lobby = world.room("lobby")
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        async with world.awaiting("acks and a message"):
+            await bob.join(lobby)
+            seqs = []
+            for _ in range(2):
+                said = {"type": "publish", "room": lobby, "payload": 1, "key": "k1"}
+                seqs.append((await ann.ask(**said))["seq"])
+            last = await ann.ask(type="publish", room=lobby, payload="last")
+            oracle = Oracle()
+            await bob.hear_until(oracle, lobby, last["seq"])
+        must(seqs[0] == seqs[1], f"the same key was given two numbers, {seqs}")
+        heard = oracle.verdict.received
+        must(heard == 2, f"{heard} messages, where one was sent twice and one once")
+
+
 async def replay_races_with_live_messages(world: World) -> None:
     """Live messages never overtake a replay, nor repeat it."""
+    lobby = world.room("lobby")
     async with (
         world.running(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
     ):
         async with world.awaiting("messages"), peer(server, "bob") as bob:
-            joined = await bob.join("lobby")
-            await ann.publish("lobby", 5)
+            joined = await bob.join(lobby)
+            await ann.publish(lobby, 5)
             for _ in range(5):
                 last = await bob.until("message")
         must(joined["recovered"] is False, "recovered without a cursor")
         cursor = {"epoch": joined["epoch"], "seq": last["seq"]}
-        await ann.publish("lobby", LIMIT)
+        await ann.publish(lobby, LIMIT)
         async with world.awaiting("messages"), peer(server, "bob") as bob:
-            speaking = asyncio.create_task(ann.publish("lobby", 10))
-            joined = await bob.join("lobby", after=cursor)
+            speaking = asyncio.create_task(ann.publish(lobby, 10))
+            joined = await bob.join(lobby, after=cursor)
             # If live messages pushed the oldest out, there is no replay.
             first = 6 if joined["recovered"] else joined["seq"] + 1
             oracle = Oracle()
-            await bob.hear_until(oracle, "lobby", (await speaking)[-1])
+            await bob.hear_until(oracle, lobby, (await speaking)[-1])
         got = [seq for _, _, seq in oracle.payloads()]
         must(got == list(range(first, 36)), f"{got} after seq {first - 1}")
         must(oracle.verdict.clean, str(oracle.verdict))
@@ -92,14 +184,15 @@ async def replay_races_with_live_messages(world: World) -> None:
 
 async def cursor_that_is_too_old_is_refused(world: World) -> None:
     """A replay is complete, or there is none and the client is told so."""
+    lobby = world.room("lobby")
     async with (
         world.running(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
     ):
-        epoch = (await ann.join("lobby"))["epoch"]
-        await ann.publish("lobby", LIMIT + 5)
+        epoch = (await ann.join(lobby))["epoch"]
+        await ann.publish(lobby, LIMIT + 5)
         async with world.awaiting("a joined"), peer(server, "bob") as bob:
-            joined = await bob.join("lobby", after={"epoch": epoch, "seq": 4})
+            joined = await bob.join(lobby, after={"epoch": epoch, "seq": 4})
             heard = await bob.heard()
             must(
                 not joined["recovered"],
@@ -107,51 +200,54 @@ async def cursor_that_is_too_old_is_refused(world: World) -> None:
             )
             must(joined["seq"] == LIMIT + 5, "told another seq than the room's")
             must(not heard, f"{len(heard)} messages of a replay that did not happen")
-            joined = await bob.join("lobby", after={"epoch": epoch, "seq": 5})
+            joined = await bob.join(lobby, after={"epoch": epoch, "seq": 5})
             must(joined["recovered"], "not recovered, though all messages are kept")
 
 
 async def cursor_that_means_nothing_is_refused(world: World) -> None:
     """A cursor of another epoch, or ahead of the room, recovers nothing."""
+    lobby = world.room("lobby")
     async with (
-        world.running(history_limit=LIMIT) as server,
+        world.running() as server,
         peer(server, max_queue=None) as ann,
     ):
-        epoch = (await ann.join("lobby"))["epoch"]
-        await ann.publish("lobby", 10)
+        epoch = (await ann.join(lobby))["epoch"]
+        await ann.publish(lobby, 10)
         cursors = ({"epoch": "nonsense", "seq": 8}, {"epoch": epoch, "seq": 11})
         for cursor in cursors:
             async with world.awaiting("a joined"), peer(server, "bob") as bob:
-                joined = await bob.join("lobby", after=cursor)
+                joined = await bob.join(lobby, after=cursor)
                 must(not joined["recovered"], f"recovered by a cursor {cursor}")
                 must(joined["seq"] == 10, "told another seq than the room's")
 
 
 async def room_remembers_its_own_messages(world: World) -> None:
     """The history of a room does not depend on messages of other rooms."""
+    quiet, loud = world.room("quiet"), world.room("loud")
     async with (
         world.running(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
     ):
-        epoch = (await ann.join("quiet"))["epoch"]
-        await ann.publish("quiet", 5)
-        await ann.publish("loud", LIMIT + 5)
+        epoch = (await ann.join(quiet))["epoch"]
+        await ann.publish(quiet, 5)
+        await ann.publish(loud, LIMIT + 5)
         async with world.awaiting("a joined"), peer(server, "bob") as bob:
-            joined = await bob.join("quiet", after={"epoch": epoch, "seq": 2})
+            joined = await bob.join(quiet, after={"epoch": epoch, "seq": 2})
             must(joined["recovered"], "5 messages forgotten, of 20 that a room keeps")
 
 
 async def history_is_forgotten_with_age(world: World) -> None:
     """Messages older than ``history_ttl`` are not replayed."""
+    lobby = world.room("lobby")
     async with (
         world.running(history_ttl=0.2) as server,
         peer(server, max_queue=None) as ann,
     ):
-        cursor = {"epoch": (await ann.join("lobby"))["epoch"], "seq": 1}
-        await ann.publish("lobby", 3)
+        cursor = {"epoch": (await ann.join(lobby))["epoch"], "seq": 1}
+        await ann.publish(lobby, 3)
 
         async def forgotten() -> bool:
-            return not (await ann.join("lobby", after=cursor))["recovered"]
+            return not (await ann.join(lobby, after=cursor))["recovered"]
 
         await world.eventually("old messages to be forgotten", forgotten)
 
@@ -201,7 +297,7 @@ async def first_attempt_comes_soon(world: World) -> None:
 
 async def client_stays_away_when_told(world: World) -> None:
     """A client that is closed with a terminal code does not come back."""
-    async with world.running() as server, world.client(server, "ann") as client:
+    async with world.inside() as server, world.client(server, "ann") as client:
         connection_of(server, "ann").end(FORBIDDEN)
 
         async def listen() -> None:

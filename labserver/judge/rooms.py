@@ -3,55 +3,142 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
+from websockets.exceptions import ConnectionClosed
+
 from labserver.contract.wire import Chunk
-from labserver.judge.oracle import Oracle
-from labserver.judge.world import World, connection_of, must, peer
+from labserver.judge.oracle import Oracle, lost
+from labserver.judge.world import Peer, World, connection_of, must, peer
 from labserver.server.member import Outbox
 from labserver.server.server import LabServer
 
 
 async def everyone_hears_it_once(world: World) -> None:
     """Members get each message once and in order; other clients do not get it."""
+    red, blue = world.room("red"), world.room("blue")
     async with (
         world.running() as server,
         peer(server, "ann") as ann,
         peer(server, "bob") as bob,
         peer(server, "cy", subprotocols=["lab.json"], compression="deflate") as cy,
         peer(server, "dan") as dan,
+        world.awaiting("all members' messages"),
     ):
-        async with world.awaiting("all members' messages"):
-            for client in (ann, bob, cy):
-                await client.join("red")
-            await bob.join("red")  # again: still one member
-            await dan.join("blue")
-            for number in range(50):
-                await ann.send(type="publish", room="red", payload=number)
-            await ann.send(type="publish", room="red", payload="last", ref="p")
-            for client in (ann, bob, cy):
-                oracle = Oracle()
-                while oracle.verdict.received < 51:
-                    message = await client.recv()
-                    oracle.saw(message)
-                    must(message.get("from", "ann") == "ann", "not from the publisher")
-                for message in await client.heard():
-                    oracle.saw(message)
-                verdict = oracle.verdict
-                must(verdict.clean and verdict.received == 51, str(verdict))
-            must(not await dan.heard(), "a message reached a client of another room")
+        for client in (ann, bob, cy):
+            await client.join(red)
+        await bob.join(red)  # again: still one member
+        await dan.join(blue)
+        for number in range(50):
+            await ann.send(type="publish", room=red, payload=number)
+        await ann.send(type="publish", room=red, payload="last", ref="p")
+        for client in (ann, bob, cy):
+            oracle, payloads = Oracle(), []
+            while oracle.verdict.received < 51:
+                message = await client.recv()
+                oracle.saw(message)
+                if message["type"] != "message":
+                    continue
+                payloads.append(message["payload"])
+                must(message["from"] == "ann", "not from the publisher")
+            for message in await client.heard():
+                oracle.saw(message)
+            verdict = oracle.verdict
+            must(
+                verdict.clean and verdict.received == 51,
+                f"{client.name}, one of 3 members, of 51 messages: {verdict}",
+            )
+            if len(set(map(str, payloads))) == 51:
+                must(payloads == [*range(50), "last"], "in another order")
+        must(not await dan.heard(), "a message reached a client of another room")
+
+
+async def who_left_hears_nothing(world: World) -> None:
+    """Who leaves a room hears nothing more, until it joins again."""
+    red = world.room("red")
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+        peer(server, "cy") as cy,  # speaks without being a member, as one may
+    ):
         async with world.awaiting("a message after a leave"):
-            await ann.ask(type="leave", room="red")
-            await bob.ask(type="publish", room="red", payload="bye", ref=2)
+            for client in (ann, bob):
+                await client.join(red)
+            left = await ann.ask(type="leave", room=red)
+            must(left["type"] == "left", f"a leave was answered {left['type']}")
+            await cy.publish(red, 1)
+            await bob.until("message")
             must(not await ann.heard(), "a message reached a client that had left")
-            await cy.until("message")
+        async with world.awaiting("what is said after joining again"):
+            await ann.join(red)
+            await cy.publish(red, 1)
+            await ann.until("message")
+            await bob.until("message")
+            must(not await ann.heard(), "heard twice after joining again")
+            must(not await cy.heard(), "heard in a room that it never joined")
+
+
+async def others_may_vanish(world: World) -> None:
+    """Members that come, go and vanish cost those who stay no message."""
+    red, count = world.room("red"), 150
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob", max_queue=None) as bob,
+        AsyncExitStack() as stack,
+    ):
+        oracle = Oracle()
+        oracle.saw(await bob.join(red))
+        flappers = [
+            await stack.enter_async_context(peer(server, f"f{number}", max_queue=None))
+            for number in range(8)
+        ]
+        done = asyncio.Event()
+
+        async def flap(client: Peer) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while not done.is_set():
+                    await client.join(red)
+                    await asyncio.sleep(world.chance.random() / 100)
+                    await client.ask(type="leave", room=red)
+
+        async def vanish() -> None:
+            for number in range(10):
+                async with peer(server, f"v{number}") as client:
+                    await client.join(red)
+                    client.socket.transport.abort()
+
+        flapping = [asyncio.create_task(flap(each)) for each in flappers]
+        vanishing = asyncio.create_task(vanish())
+        try:
+            seqs, what = list[int](), "a message while other members come and go"
+            for _ in range(count):
+                async with world.awaiting(what):
+                    seqs += await ann.publish(red, 1)
+            async with world.awaiting(what):
+                await vanishing
+                seqs += await ann.publish(red, 1)
+                await bob.hear_until(oracle, red, seqs[-1])
+        finally:
+            done.set()
+            for task in (*flapping, vanishing):
+                task.cancel()
+            await asyncio.gather(*flapping, vanishing, return_exceptions=True)
+        silent = lost(oracle, red, seqs)
+        must(
+            oracle.verdict.clean and not silent,
+            f"{len(silent)} of {len(seqs)} lost for who stayed, while others came and "
+            f"went; {oracle.verdict}",
+        )
 
 
 async def empty_rooms_are_forgotten(world: World) -> None:
     """A room is deleted with its last member, whether it left or disconnected."""
-    async with world.running() as server:
+    async with world.inside() as server:
         async with peer(server, "ann") as ann, peer(server, "bob") as bob:
             for client in (ann, bob):
                 await client.join("red")
@@ -95,7 +182,7 @@ async def coming_and_going_costs_nobody_a_message(world: World) -> None:
     """Members get every message while another one leaves during the delivery."""
     users = ("ann", "bob", "cy", "dan")
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(world.running())
+        server = await stack.enter_async_context(world.inside())
         ann, *stay = [
             await stack.enter_async_context(peer(server, user)) for user in users
         ]
@@ -121,7 +208,7 @@ async def coming_and_going_costs_nobody_a_message(world: World) -> None:
 async def frame_is_built_once(world: World) -> None:
     """Members with the same wire variant get the same frame object."""
     async with (
-        world.running() as server,
+        world.inside() as server,
         peer(server, "ann") as ann,
         peer(server, "bob") as bob,
         peer(server, "cy") as cy,
@@ -143,7 +230,7 @@ async def messages_of_a_tick_share_a_write(world: World) -> None:
     """Messages that reach a room in one tick are written to each member together."""
     count = 20
     async with (
-        world.running() as server,
+        world.inside() as server,
         peer(server, "bob") as bob,
     ):
         await bob.join("red")

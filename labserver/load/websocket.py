@@ -13,14 +13,11 @@ connect to, each by its exact name and only on a private address.
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import select
 import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import gevent
@@ -34,6 +31,7 @@ from websockets.uri import parse_uri
 
 from labserver.contract.closing import retry_after_header
 from labserver.load.frames import SIZE_LIMIT, Frames
+from labserver.processes.reach import resolve
 
 READ_SIZE = 65536  # bytes
 HANDSHAKE_TIMEOUT = 10.0  # seconds
@@ -52,10 +50,6 @@ VIEW = memoryview(BUFFER)
 PlainSocket = get_original("socket", "socket")
 poll = get_original("select", "poll")
 GONE = getattr(select, "POLLRDHUP", 0)  # poll() always reports POLLHUP and POLLERR
-
-
-class NotThisMachine(Exception):
-    """A URL leads to another machine; the message is a sentence."""
 
 
 class Refused(ConnectionError):
@@ -109,36 +103,6 @@ def shown(url: str) -> str:
     )
 
 
-def resolve(url: str) -> list[tuple[int, Any]]:
-    """Return families and addresses of a URL's host, which must be this machine.
-
-    A host that ``LAB_LOAD_HOSTS`` names (comma-separated) may also have a private
-    address.
-
-    Raises:
-        NotThisMachine: It is another machine.
-        OSError: The name is unknown.
-
-    """
-    parts = urlsplit(url)
-    allowed = os.environ.get("LAB_LOAD_HOSTS", "").lower().split(",")
-    named = parts.hostname in [name.strip() for name in allowed]
-    places: list[tuple[int, Any]] = []
-    for family, _, _, _, address in socket.getaddrinfo(
-        parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
-    ):
-        place = str(address[0]).partition("%")[0]
-        ip = ipaddress.ip_address(place)
-        if not (ip.is_loopback or (named and ip.is_private)):
-            known = "" if place == parts.hostname else f" ({place})"
-            raise NotThisMachine(
-                f"load goes to this machine only, and {parts.hostname}{known} is not a "
-                "loopback address"
-            )
-        places.append((family, address))
-    return places
-
-
 class WebSocket:
     """A WebSocket connection; the constructor returns when it is open.
 
@@ -181,7 +145,7 @@ class WebSocket:
 
     def _open(self, url: str, receive_buffer: int) -> socket.socket:
         """Return a connected socket; tries each address, as ::1 and 127.0.0.1."""
-        places = resolve(url)
+        places = resolve(url, socket.getaddrinfo)
         for family, address in places:
             opened = socket.socket(family, socket.SOCK_STREAM)
             try:

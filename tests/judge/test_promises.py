@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis import Redis
 
-from labserver.judge import PROMISES, Probe, World
+from labserver.judge import PROMISES, Probe, Skipped, World
 from labserver.judge.resume import replay_races_with_live_messages
 from labserver.judge.world import until
 from labserver.stages import STAGES
@@ -37,7 +37,10 @@ def test_every_stage_has_a_promise_that_is_probed() -> None:
 async def test_promise_is_kept(
     probe: Probe, stage: str, redis: Redis, redis_url: str
 ) -> None:
-    await probe(World(stage, redis_url))
+    try:
+        await probe(World(stage, redis_url))
+    except Skipped as exc:
+        pytest.skip(str(exc))  # test_judge.py has the world that shows it
 
 
 @pytest.mark.parametrize("probe", PROMISES["resume"], ids=lambda probe: probe.__name__)

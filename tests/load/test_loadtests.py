@@ -790,12 +790,12 @@ PLACES = [
 ]
 ASK = f"""
 import os, sys
-from labserver.load import websocket
+from labserver.processes import reach
 for host, named, _ in {PLACES}:
     os.environ["LAB_LOAD_HOSTS"] = named
     try:
-        print(bool(websocket.resolve(f"ws://{{host}}:8080")))
-    except websocket.NotThisMachine:
+        print(bool(reach.resolve(f"ws://{{host}}:8080")))
+    except reach.NotThisMachine:
         print(False)
 """
 

@@ -26,13 +26,12 @@ from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps
 from labserver.load.websocket import (
     Closed,
-    NotThisMachine,
     Refused,
     WebSocket,
     normal,
-    resolve,
     shown,
 )
+from labserver.processes.reach import NotThisMachine, resolve
 
 USERS_LIMIT = 5000
 TIME_LIMIT = 3600  # seconds

@@ -29,7 +29,8 @@ from labserver.load.figures.budget import Budget
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.run.options import USERS_LIMIT, token, urls, user_name
-from labserver.load.websocket import Closed, NotThisMachine, Refused, WebSocket, normal
+from labserver.load.websocket import Closed, Refused, WebSocket, normal
+from labserver.processes.reach import NotThisMachine
 
 ANSWER_TIMEOUT = 5.0  # seconds
 # Locust's bookkeeping of an event costs more than everything else for a message. So

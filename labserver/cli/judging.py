@@ -1,0 +1,237 @@
+"""``labserver judge``: which promises a server keeps, said so that a stranger sees."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.markup import escape
+
+from labserver import judge as package
+from labserver.errors import SettingsError
+from labserver.judge import PROMISES
+from labserver.judge.outside import Outside, commanded, remote
+from labserver.judge.run import Check, Finding, Verdict, checks_up_to, judge
+from labserver.processes.reach import NotThisMachine, resolve
+from labserver.stages import STAGES, included
+
+MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
+STARTERS = {"python": "python.py", "node": "node.mjs", "stdlib": "stdlib.py"}
+SHOWN = 12  # events of a broken check
+
+
+def chosen(stage: str, only: Sequence[str]) -> list[tuple[str, Check]]:
+    """Return the checks that are asked for.
+
+    Raises:
+        SettingsError: There is no such stage, or no such check.
+
+    """
+    included(stage)
+    checks = checks_up_to(PROMISES, stage)
+    if not only:
+        return checks
+    wanted = {name.replace("-", "_") for name in only}
+    every = {check.__name__: name for name, all_ in PROMISES.items() for check in all_}
+    for name in wanted:
+        if name not in every:
+            raise SettingsError(f"there is no check {name!r}: {', '.join(every)}")
+        if STAGES[every[name]].number > STAGES[stage].number:
+            raise SettingsError(f"{name} is a check of stage {every[name]}: --stage")
+    return [pair for pair in checks if pair[1].__name__ in wanted]
+
+
+def world_of(
+    target: Sequence[str], stage: str, **options: Any
+) -> contextlib.AbstractAsyncContextManager[Outside]:
+    """Return the world of a command, or of URLs.
+
+    Raises:
+        SettingsError: A URL is not this machine's, or its secret is missing.
+
+    """
+    if not all(each.startswith(("ws://", "wss://")) for each in target):
+        return commanded(target, stage, **options)
+    for url in target:
+        if urlsplit(url).query:
+            raise SettingsError("a URL to judge has no query: the judge has tokens")
+        try:
+            resolve(url)
+        except NotThisMachine as exc:
+            raise SettingsError(f"{exc}; LAB_LOAD_HOSTS names others") from None
+        except (OSError, ValueError) as exc:
+            raise SettingsError(f"{url[:80]} cannot be reached: {exc}") from None
+    secret = os.environ.get("LAB_SECRET", "")
+    if not secret and STAGES[stage].number >= STAGES["auth"].number:
+        raise SettingsError(
+            "LAB_SECRET is not set: the judge signs tokens with the server's secret"
+        )
+    options.pop("start_timeout")
+    return remote(target, stage, secret, **options)
+
+
+async def judged(
+    target: Sequence[str],
+    stage: str,
+    only: Sequence[str],
+    console: Console,
+    **options: Any,
+) -> Verdict:
+    """Judge a command or URLs, and tell each finding as it comes.
+
+    Raises:
+        CannotJudge: There is nothing to judge.
+        SettingsError: What is asked for cannot be done.
+
+    """
+    checks = chosen(stage, only)
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    with console.status("starting") as status:
+
+        def begun(name: str, check: Check) -> None:
+            status.update(f"{name}: {check.__name__.replace('_', ' ')}")
+
+        def told(finding: Finding) -> None:
+            console.print(
+                f"{MARKS[finding.outcome]} [dim]{finding.stage:<12}[/] "
+                f"{escape(finding.says)} [dim]{finding.seconds:.1f} s[/]",
+                soft_wrap=True,
+            )
+            if finding.seen:
+                style = "red" if finding.outcome == "broken" else "dim"
+                text = escape(finding.seen)
+                console.print(f"  [{style}]{text}[/]", soft_wrap=True)
+
+        async with world_of(target, stage, **options) as world:
+            return await judge(world, checks, told, begun)
+
+
+def say(verdict: Verdict, console: Console) -> None:
+    """Print the verdict: each promise, what broke it, and where to read on."""
+    console.print()
+    for name in verdict.stages:
+        stage, found = STAGES[name], verdict.of(name)
+        mine = [each for each in verdict.findings if each.stage == name]
+        broken = [each for each in mine if each.outcome == "broken"]
+        if found == "kept":
+            skipped = sum(each.outcome == "skipped" for each in mine)
+            more = f" ({skipped} of {len(mine)} checks skipped)" if skipped else ""
+            what = f"[green]Promise {stage.number} kept:[/] {stage.promise}{more}"
+            console.print(what, soft_wrap=True)
+        elif found == "unjudged":
+            what = f"Promise {stage.number} not judged: {escape(mine[0].seen)}."
+            console.print(what, soft_wrap=True)
+        for each in broken:
+            console.print(
+                f"[red]Promise {stage.number} broken[/] ({escape(each.says)}): "
+                f"{escape(each.seen)}.",
+                soft_wrap=True,
+            )
+            for event in each.events[-SHOWN:]:
+                console.print(
+                    f"    [dim]{event.at:8.3f} s  {escape(event.who)} {event.way} "
+                    f"{escape(event.text)}[/]",
+                    soft_wrap=True,
+                )
+        if broken:
+            chapter = f"notebooks/{stage.number:02}_{name}.ipynb"
+            file = f"labserver/stages/{stage.file.name}"
+            console.print(f"  Read on: {chapter}, {file}", soft_wrap=True)
+
+
+def as_json(verdict: Verdict) -> str:
+    """Return the verdict as JSON."""
+    promises = [
+        {
+            "number": STAGES[name].number,
+            "stage": name,
+            "promise": STAGES[name].promise,
+            "outcome": verdict.of(name),
+            "checks": [
+                {k: v for k, v in asdict(each).items() if k != "stage"}
+                for each in verdict.findings
+                if each.stage == name
+            ],
+        }
+        for name in verdict.stages
+    ]
+    return json.dumps({"status": verdict.status, "promises": promises}, indent=2)
+
+
+def write_junit(verdict: Verdict, path: Path) -> None:
+    """Write the verdict as JUnit XML, which every CI reads.
+
+    Raises:
+        SettingsError: The file cannot be written.
+
+    """
+    root = ElementTree.Element("testsuites")
+    for name in verdict.stages:
+        suite = ElementTree.SubElement(root, "testsuite", name=name)
+        mine = [each for each in verdict.findings if each.stage == name]
+        for outcome, attribute in (("broken", "failures"), ("skipped", "skipped")):
+            count = sum(each.outcome == outcome for each in mine)
+            suite.set(attribute, str(count))
+        suite.set("tests", str(len(mine)))
+        for each in mine:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=name, name=each.check
+            )
+            case.set("time", f"{each.seconds:.3f}")
+            if each.outcome == "broken":
+                failure = ElementTree.SubElement(case, "failure", message=each.seen)
+                failure.text = "\n".join(
+                    f"{event.at:.3f} {event.who} {event.way} {event.text}"
+                    for event in each.events
+                ).translate({code: "?" for code in range(32) if code not in (9, 10)})
+            elif each.outcome == "skipped":
+                ElementTree.SubElement(case, "skipped", message=each.seen)
+    write(path, ElementTree.tostring(root, encoding="unicode"))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that was asked for.
+
+    Raises:
+        SettingsError: It cannot be written.
+
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise SettingsError(f"{path} cannot be written: {exc.strerror}") from None
+
+
+def console_of(as_json: bool) -> Console:
+    """Return where progress goes: beside the JSON, when that is asked for."""
+    terminal = sys.stderr.isatty() if as_json else sys.stdout.isatty()
+    return Console(stderr=as_json, width=None if terminal else 120, highlight=False)
+
+
+def starter(language: str) -> str:
+    """Return the program of a server to begin with.
+
+    Raises:
+        SettingsError: There is none in this language.
+
+    """
+    if language not in STARTERS:
+        known = ", ".join(STARTERS)
+        raise SettingsError(f"there is no starter {language[:40]!r}: {known}")
+    folder = Path(str(package.__file__)).parent / "starters"
+    return (folder / STARTERS[language]).read_text(encoding="utf-8")

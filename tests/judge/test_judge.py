@@ -1,0 +1,393 @@
+"""Who judges is judged: right servers are green, wrong ones red, nonsense is said."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.cache import Missing, node_modules
+from labserver.cli.judging import STARTERS
+from labserver.judge import PROBES, PROMISES, CannotJudge
+from labserver.judge.outside import Command as CommandWorld
+from labserver.judge.outside import commanded
+from labserver.judge.program import Program
+from labserver.judge.run import Verdict, checks_up_to, judge
+from labserver.mistakes import MISTAKES
+from labserver.processes.cluster import running_replica
+from tests.conftest import eventually
+
+SERVE = [sys.executable, "-m", "labserver", "serve", "--port", "{port}"]
+# What a mistake breaks that can be seen from outside; None: nothing, as it is a price
+# and no message, or as a full outbox ends the connection where nothing else is chosen.
+SEEN = {
+    "unguarded-parse": "what_is_wrong_is_answered",
+    "double-numbers": "every_value_comes_back",
+    "no-size-limit": "huge_message_is_refused",
+    "accept-then-check": "strangers_are_refused_with_http",
+    "algorithm-from-token": "forged_tokens_are_refused",
+    "prefix-compare": "forged_tokens_are_refused",
+    "no-origin-check": "pages_of_other_sites_are_refused",
+    "expiry-once": "expired_token_ends_its_connection",
+    "listener-per-join": "who_left_hears_nothing",
+    "rooms-never-forgotten": None,
+    "live-set": "others_may_vanish",
+    "encoded-per-member": None,
+    "write-per-message": None,
+    "sweep-returns": "who_vanished_is_ended",
+    "close-instead-of-abort": "who_vanished_is_ended",
+    "pings-in-one-tick": "pings_are_no_burst",
+    "library-keepalive": "who_vanished_is_ended",
+    "unbounded-buffer": "memory_stays_bounded",
+    "await-in-the-loop": "a_stuck_reader_holds_up_nobody",
+    "dropped-in-silence": "no_loss_is_silent",
+    "control-dropped": None,
+    "deliver-locally": "replicas_agree_on_one_order",
+    "own-message-twice": "replicas_agree_on_one_order",
+    "subscribe-to-everything": None,
+    "unsubscribe-races-join": "who_returns_at_once_hears",
+    "no-resubscribe": "broken_link_loses_nothing",
+    "no-epoch": "cursor_that_means_nothing_is_refused",
+    "partial-replay": "cursor_that_is_too_old_is_refused",
+    "replay-then-subscribe": "coming_back_while_others_speak",
+    "live-overtakes-replay": "coming_back_while_others_speak",
+    "ageless": "history_is_forgotten_with_age",
+    "one-ring": "room_remembers_its_own_messages",
+}
+
+# What takes seconds is not asked of every mistake of a later stage.
+LONG = {
+    PROBES[name]
+    for name in (
+        *("who_vanished_is_ended", "pings_are_no_burst", "memory_stays_bounded"),
+        *("a_stuck_reader_holds_up_nobody", "who_is_stuck_is_ended"),
+        *("no_loss_is_silent",),
+    )
+}
+
+
+async def verdict_on(argv: list[str], stage: str, patience: float = 3.0) -> Verdict:
+    async with commanded(argv, stage, patience=patience) as world:
+        return await judge(world, checks_up_to(PROMISES, stage))
+
+
+def broken(verdict: Verdict) -> dict[str, str]:
+    return {f.check: f.seen for f in verdict.findings if f.outcome == "broken"}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("stage", ["rooms", "resume"])
+async def test_our_own_server_keeps_its_promises(stage: str) -> None:
+    verdict = await verdict_on([*SERVE, "--stage", stage], stage, patience=10.0)
+    assert broken(verdict) == {}
+    assert verdict.status == 0
+    assert {verdict.of(each) for each in verdict.stages} == {"kept"}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", SEEN)
+async def test_mistake_breaks_its_own_promise_and_none_before_it(name: str) -> None:
+    stage = MISTAKES[name].stage
+    argv = [*SERVE, "--stage", stage, "--mistake", name]
+    checks = checks_up_to(PROMISES, stage)
+    before = [pair for pair in checks if pair[0] != stage and pair[1] not in LONG]
+    own = [pair for pair in checks if pair[0] == stage]
+    if SEEN[name]:
+        own = [pair for pair in own if pair[1].__name__ == SEEN[name]]
+    async with commanded(argv, stage, patience=6.0) as world:
+        assert broken(await judge(world, before)) == {}
+        for _ in range(3):  # what goes wrong in a race may need another try
+            if seen := broken(await judge(world, own)):
+                break
+    assert list(seen) == ([SEEN[name]] if SEEN[name] else [])
+
+
+def test_every_mistake_of_a_server_is_judged() -> None:
+    assert SEEN.keys() == {name for name, each in MISTAKES.items() if each.extend}
+
+
+async def test_server_that_never_gives_up_a_stuck_reader_is_told_so() -> None:
+    argv = [*SERVE, "--stage", "backpressure", "--without", "backpressure"]
+    async with commanded(argv, "backpressure", patience=3.0) as world:
+        check = PROBES["who_is_stuck_is_ended"]
+        verdict = await judge(world, [("backpressure", check)])
+    assert "read nothing for 2 s is still" in broken(verdict)[check.__name__]
+
+
+# A server that does one thing wrong, for each check that no mistake of the lab breaks.
+WRONG = [sys.executable, str(Path(__file__).parents[1] / "support" / "wrong_server.py")]
+WRONGS = {
+    "fragments_are_one_message": ("each-fragment", "in vain for a pong, and the echo"),
+    "close_is_answered": ("no-goodbye", "without a close frame"),
+    "tokens_are_never_printed": ("prints", "was printed"),
+    "same_key_is_published_once": ("ignores-keys", "was given two numbers"),
+}
+
+
+@pytest.mark.parametrize("name", WRONGS)
+async def test_wrong_server_breaks_the_check_and_the_right_one_keeps_it(
+    name: str,
+) -> None:
+    wrong, words = WRONGS[name]
+    for argument, outcome in ((wrong, "broken"), ("nothing", "kept")):
+        async with commanded([*WRONG, argument], "rooms", patience=3.0) as world:
+            verdict = await judge(world, [("echo", PROBES[name])])
+        (finding,) = verdict.findings
+        assert finding.outcome == outcome, finding.seen
+        assert outcome == "kept" or words in finding.seen
+
+
+# The command line
+
+
+def labserver(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run ``labserver`` as a process of its own."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "labserver", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={**clean, **environment},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def not_websocket() -> Iterator[int]:
+    """Return the port of a server that speaks HTTP, and no WebSocket."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline().split()[5])
+        process.kill()
+
+
+def closed_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+DIES = """
+import os, sys, threading
+from labserver.__main__ import main
+threading.Timer(2, lambda: (print("out of luck", flush=True), os._exit(3))).start()
+sys.argv = ["labserver", "serve", "--stage", "auth", "--port", os.environ["PORT"]]
+main()
+"""
+FLOODS = """
+import sys, time
+while True:
+    sys.stdout.write("x" * 100_000 + chr(10))
+    time.sleep(0.1)
+"""
+NOTHING_TO_JUDGE = {
+    "no command": (["no-such-command"], "there is no command 'no-such-command'"),
+    "no program": ([str(Path(__file__))], "cannot be started"),
+    "never listens": (["sleep", "1000"], "did not listen on port"),
+    "ends": ([sys.executable, "-c", "print('oh')"], "status 0; its last words: oh"),
+    "dies half-way": ([sys.executable, "-c", DIES], "status 3; its last words: out of"),
+    "floods": ([sys.executable, "-c", FLOODS], "prints half a megabyte a second"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("argv", "words"), NOTHING_TO_JUDGE.values(), ids=NOTHING_TO_JUDGE
+)
+def test_what_cannot_be_judged_is_said_in_a_sentence(
+    argv: list[str], words: str
+) -> None:
+    only = ("--stage", "auth", "--start-timeout", "4", "--patience", "3")
+    status, _, err = labserver("judge", *only, "--", *argv)
+    assert (status, err.count("\n")) == (2, 1)
+    assert words in err
+
+
+def test_url_where_nothing_listens_is_said_in_a_sentence() -> None:
+    url = f"ws://127.0.0.1:{closed_port()}"
+    status, _, err = labserver("judge", "--stage", "echo", url)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"nothing listens at {url}" in err
+
+
+def test_url_that_is_no_websocket_server_is_said_in_a_sentence(
+    not_websocket: int,
+) -> None:
+    url = f"ws://127.0.0.1:{not_websocket}"
+    status, _, err = labserver("judge", "--stage", "echo", url)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{url} is no WebSocket server" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stage", "nonsense", "--", "true"], "no stage 'nonsense'"),
+        (["--only", "nonsense", "--", "true"], "no check 'nonsense'"),
+        (["--stage", "auth", "ws://127.0.0.1:1"], "LAB_SECRET is not set"),
+        (["--stage", "echo", "ws://1.1.1.1:1"], "load goes to this machine only"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(arguments: list[str], words: str) -> None:
+    status, _, err = labserver("judge", *arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert words in err
+
+
+def test_verdict_names_promise_and_evidence_and_ends_with_1(tmp_path: Path) -> None:
+    argv = [*SERVE, "--stage", "echo", "--mistake", "double-numbers"]
+    junit, html = tmp_path / "junit.xml", tmp_path / "verdict.html"
+    files = ("--junit", str(junit), "--html", str(html))
+    options = ("--stage", "echo", "--patience", "2")
+    status, out, err = labserver("judge", *options, *files, "--", *argv)
+    assert (status, err) == (1, "")
+    assert "Promise 1 broken (Every JSON value comes back" in out
+    assert "0 came back as 0.0" in out
+    assert "ann sent 0" in out
+    assert "Read on: notebooks/01_echo.ipynb" in out
+    (picture,) = re.findall(r"<svg.*</svg>", html.read_text())
+    assert "0 came back as 0.0" in html.read_text()
+    ann = [
+        each for each in ElementTree.fromstring(picture).iter() if each.text == "ann"
+    ]
+    assert len(ann) == 1
+    suite = ElementTree.parse(junit).getroot()[0]
+    assert (suite.get("name"), suite.get("failures")) == ("echo", "1")
+    assert [case.get("name") for case in suite] == [
+        check.__name__ for check in PROMISES["echo"]
+    ]
+
+
+def test_verdict_as_json_is_all_that_is_printed() -> None:
+    options = ("--stage", "echo", "--only", "close-is-answered", "--json")
+    status, out, _ = labserver("judge", *options, "--", *SERVE, "--stage", "echo")
+    assert status == 0
+    (promise,) = json.loads(out)["promises"]
+    assert (promise["number"], promise["outcome"]) == (1, "kept")
+    (check,) = promise["checks"]
+    assert (check["check"], check["outcome"]) == ("close_is_answered", "kept")
+
+
+async def test_server_at_a_url_is_judged_with_its_secret() -> None:
+    async with running_replica("rooms") as server:
+        arguments = ("judge", "--stage", "rooms", server.url)
+        secret = {"LAB_SECRET": server.secret}
+        status, out, err = await asyncio.to_thread(labserver, *arguments, **secret)
+    assert (status, err) == (0, "")
+    assert "Promise 3 kept" in out
+
+
+# Processes
+
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+print("child", child.pid, flush=True)
+sys.argv = ["labserver", "serve", "--stage", "echo", "--port", os.environ["PORT"]]
+from labserver.__main__ import main
+main()
+"""
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"
+    return False
+
+
+async def test_whole_process_group_is_ended() -> None:
+    argv = [sys.executable, "-c", PARENT]
+    with pytest.raises(ZeroDivisionError):
+        async with commanded(argv, "echo") as world:
+            (program,) = world.programs.values()
+            first, *_ = program.output.tail.decode().splitlines()
+            child = int(first.split()[1])
+            assert alive(child)
+            raise ZeroDivisionError
+    await eventually(lambda: not alive(child))
+
+
+async def test_judge_that_is_told_to_stop_leaves_nothing_running(
+    tmp_path: Path,
+) -> None:
+    note = tmp_path / "pid"
+    waits = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid()))"
+    argv = [sys.executable, "-c", f"{waits}; time.sleep(1000)"]
+    judging = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "labserver", "judge", "--stage", "echo", "--", *argv),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    await eventually(lambda: note.exists() and bool(note.read_text()))
+    judging.terminate()
+    async with asyncio.timeout(10):
+        said, _ = await judging.communicate()
+    assert judging.returncode == 143
+    assert b"Traceback" not in said
+    await eventually(lambda: not alive(int(note.read_text())))
+
+
+async def test_output_is_read_and_bounded() -> None:
+    talks = "import sys; sys.stdout.write('x' * 1_000_000 + 'the end')"
+    program = Program([sys.executable, "-c", talks], {})
+    with pytest.raises(CannotJudge, match="ended by itself with status 0"):
+        await program.start(10)
+    await program.stop()
+    assert len(program.output.tail) <= 8192
+    assert program.output.tail.endswith(b"the end")
+
+
+async def test_process_serves_the_next_check_too() -> None:
+    async with commanded([*SERVE, "--stage", "echo"], "echo") as world:
+        assert isinstance(world, CommandWorld)
+        async with world.running() as one:
+            pass
+        async with world.running() as two:
+            assert one == two
+            assert world.memory(two) > 1_000_000
+        async with world.running(heartbeat_interval=0.5) as three:
+            assert three != two
+
+
+# Servers to begin with
+
+
+@pytest.mark.parametrize("language", STARTERS)
+async def test_starter_keeps_the_first_promise(language: str, tmp_path: Path) -> None:
+    status, program, _ = await asyncio.to_thread(labserver, "starter", language)
+    assert status == 0
+    path = tmp_path / STARTERS[language]
+    path.write_text(program)
+    argv = [sys.executable, str(path)]
+    if language == "stdlib":
+        argv[1:1] = ["-S"]  # without anything that was installed
+    if language == "node":
+        try:
+            modules = await asyncio.to_thread(node_modules)
+        except Missing as exc:
+            pytest.skip(str(exc))
+        (tmp_path / "node_modules").symlink_to(modules)
+        argv[0] = "node"
+    verdict = await verdict_on(argv, "echo", patience=5.0)
+    assert (broken(verdict), verdict.status) == ({}, 0)
+
+
+def test_language_without_a_starter_is_said() -> None:
+    status, _, err = labserver("starter", "cobol")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "no starter 'cobol': python, node, stdlib" in err

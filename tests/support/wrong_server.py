@@ -1,0 +1,99 @@
+"""A server on ``websockets`` that does one thing wrong, by name: a program to judge.
+
+Only what a check needs is right otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+import jwt
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+WRONG = sys.argv[1]
+
+
+class Connection(ServerConnection):
+    """A connection that may go without a goodbye."""
+
+    def data_received(self, data: bytes) -> None:
+        if WRONG == "no-goodbye" and data[0] == 0x88:
+            return self.transport.abort()
+        super().data_received(data)
+
+
+def admit(connection: ServerConnection, request: Request) -> Response | None:
+    print(request.path if WRONG == "prints" else "a handshake", flush=True)
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    token = bearer or request.path.rpartition("token=")[2]
+    try:
+        jwt.decode(token, os.environ["LAB_SECRET"], ["HS256"])
+    except jwt.PyJWTError:
+        return Response(401, "Unauthorized", Headers({"Content-Length": "0"}), b"")
+    return None
+
+
+async def handle(socket: ServerConnection) -> None:
+    await socket.send(json.dumps({"type": "hello"}))
+    try:
+        while True:
+            if WRONG == "each-fragment":
+                async for part in socket.recv_streaming():
+                    json.loads(part)
+            else:
+                await answer(socket, json.loads(await socket.recv()))
+    except ConnectionClosed:
+        pass
+
+
+members: set[ServerConnection] = set()
+seqs: dict[str, int] = {}
+newest = 0
+
+
+async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
+    """Answer for one room, whose messages have the numbers 1, 2, ..."""
+    global newest
+    print(said.get("type"), flush=True)
+    about = {"room": said.get("room"), "ref": said.get("ref")}
+    match said.get("type"):
+        case "join":
+            members.add(socket)
+            told = {"epoch": "e", "seq": newest, "recovered": False}
+            await send(socket, type="joined", **told, **about)
+        case "publish":
+            key = said.get("key", "")
+            if key not in seqs or WRONG == "ignores-keys":
+                newest += 1
+                seqs[key] = newest
+                message = {"seq": newest, "from": "?", "payload": said["payload"]}
+                for member in members:
+                    await send(member, type="message", room=said["room"], **message)
+            await send(socket, type="ack", seq=seqs.pop("", 0) or seqs[key], **about)
+        case "ping":
+            await send(socket, type="pong", **about)
+        case _:
+            await send(socket, type="echo", payload=said)
+
+
+async def send(socket: ServerConnection, **message: Any) -> None:
+    await socket.send(json.dumps(message))
+
+
+async def main() -> None:
+    port = int(os.environ["PORT"])
+    async with serve(
+        handle, "127.0.0.1", port, process_request=admit, create_connection=Connection
+    ) as server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
