@@ -29,6 +29,7 @@ from labserver.notebook.peers import (
     silent,
     upgrade,
 )
+from labserver.notebook.probing import Probed, probe
 from labserver.notebook.progress import progress
 from labserver.notebook.replicas import carried, duet
 from labserver.notebook.samples import Samples, sampled, watch
@@ -77,6 +78,7 @@ __all__ = [
     "storm",
     "Mistakes",
     "Peer",
+    "Probed",
     "Samples",
     "Twins",
     "absence",
@@ -105,6 +107,7 @@ __all__ = [
     "modelled",
     "my_guess",
     "policies",
+    "probe",
     "progress",
     "publishing",
     "raw",

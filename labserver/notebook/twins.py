@@ -93,7 +93,7 @@ async def compare_mistake(
 async def _seen(probe: Probe, stage: str, mistake: str | None, patience: float) -> str:
     """Return how a probe saw the promise broken; empty if it was kept."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(_quiet())
+        stack.enter_context(quiet())
         redis = ""
         if any(each.name == "broker" for each in included(stage)):
             redis = await stack.enter_async_context(running_redis())
@@ -105,7 +105,7 @@ async def _seen(probe: Probe, stage: str, mistake: str | None, patience: float) 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the log in a block: the probe reports what a mistake does wrong."""
     levels = {name: logging.getLogger(name).level for name in NOISY}
     for name in NOISY:
@@ -168,7 +168,7 @@ async def mistakes(stage: str) -> Mistakes:
             seen[probe, mistake] = await _seen(PROBES[probe], stage, mistake, patience)
         line.say(f"probes: {len(seen)} of {len(runs)}")
 
-    with _quiet():
+    with quiet():
         async with asyncio.TaskGroup() as group:
             for each in runs:
                 group.create_task(run(*each))

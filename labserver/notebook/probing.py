@@ -1,0 +1,260 @@
+"""A learner's part in a real server, and the promises that the server then keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from labserver.errors import SettingsError
+from labserver.judge import PROMISES, World
+from labserver.judge.run import Check, Finding, checks_up_to, judge
+from labserver.notebook.progress import Line
+from labserver.notebook.twins import quiet
+from labserver.redis.embedded import running_redis
+from labserver.server.parts import Parts
+from labserver.settings import Settings
+from labserver.stages import STAGES, included
+
+PATIENCE = 2.0  # seconds until what does not come counts as missing
+AT_ONCE = 4  # checks: most of the time they wait
+STUCK = 3.0  # seconds that a part may hold the event loop
+WHOLE = 60.0  # seconds for everything
+
+# What a class of each part has, and the stage that brings it.
+SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "outbox": ("backpressure", ("deliver", "control", "paused", "resumed", "waiting")),
+    "broker": ("broker", ("start", "stop", "publish", "subscribe", "read")),
+    "admission": ("auth", ("admit", "opened", "released", "refresh")),
+    "heartbeat": ("heartbeat", ("watch", "forget", "start", "stop")),
+    "application": ("rooms", ("receive", "closed")),
+    "history": ("resume", ("missed",)),
+}
+# What a part is given for each server, or each connection.
+LATER = {"application": ("lab",), "outbox": ("connection", "metrics")}
+
+
+class Hung(SystemExit):
+    """Raised in the thread of a part that holds its loop; asyncio lets it pass."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a server with a learner's part keeps. It shows itself at the end of a cell.
+
+    Attributes:
+        part: Name of the class.
+        place: Which part of a server it took.
+        findings: What each check found.
+        hung: What stopped it before its end; empty if nothing.
+
+    """
+
+    part: str
+    place: str
+    findings: Sequence[Finding]
+    hung: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether no promise was broken, and every check came to its end."""
+        return not self.hung and all(f.outcome != "broken" for f in self.findings)
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return [
+            (each.stage, each.says, f"broken: {each.seen}" if each.seen else "kept")
+            for each in self.findings
+            if each.outcome != "skipped"
+        ]
+
+    def __repr__(self) -> str:
+        lines = [f"{stage}: {says} {seen}" for stage, says, seen in self._rows()]
+        return "\n".join([*lines, *([self.hung] if self.hung else [])])
+
+    def _repr_markdown_(self) -> str:
+        lines = [f"`{self.part}` as {self.place}:", "", "| stage | promise | seen |"]
+        lines.append("|---|---|---|")
+        for row in self._rows():
+            lines.append(
+                f"| {' | '.join(each.replace('|', '&#124;') for each in row)} |"
+            )
+        return "\n".join([*lines, *(["", f"**{self.hung}**"] if self.hung else [])])
+
+
+async def probe(part: Any, stage: str = "") -> Probed:
+    """Let a class take its part's place, and check its stage's promises and all before.
+
+    Args:
+        part: The class: of an application, admission, heartbeat, outbox, broker or
+            history. Its arguments are given by their names.
+        stage: Last stage; the one that brings the part, unless given.
+
+    Raises:
+        SettingsError: The class has another shape than any part; the message says what
+            it lacks.
+
+    """
+    place = place_of(part)
+    stage = stage or SHAPES[place][0]
+    included(stage)
+
+    def change(parts: Parts, settings: Settings) -> Parts:
+        return replace(parts, **{place: made(part, place, settings)})
+
+    made(part, place, Settings())  # so that a wrong shape is said before anything runs
+    findings: list[Finding] = []
+    ticked = [time.monotonic()]
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(_all(stage, change, findings, ticked))
+        except BaseException as exc:
+            failed.append(exc)
+        finally:
+            over.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    hung, line, begun, told = "", Line(), time.monotonic(), 0
+    with quiet():
+        thread.start()
+        while not over.is_set():
+            await asyncio.sleep(0.05)
+            if len(findings) > told:
+                told = len(findings)
+                line.say(f"checks: {told}")
+            now = time.monotonic()
+            if not hung and now - ticked[0] > STUCK:
+                hung = f"{part.__name__} held the event loop for {STUCK:g} s"
+            elif not hung and now - begun > WHOLE:
+                hung = f"{part.__name__} took more than {WHOLE:g} s"
+            if hung:
+                _interrupt(thread)
+                await asyncio.sleep(0.2)
+                if now - begun > 2 * WHOLE or now - ticked[0] > 2 * STUCK:
+                    break  # it is in a call that nothing ends; the thread is a daemon
+    if failed and not hung:
+        raise failed[0]
+    order = [check.__name__ for _, check in checks_up_to(PROMISES, stage)]
+    findings.sort(key=lambda each: order.index(each.check))
+    return Probed(part.__name__, place, tuple(findings), hung and f"{hung}: stopped.")
+
+
+def place_of(part: Any) -> str:
+    """Return which part of a server a class is made for.
+
+    Raises:
+        SettingsError: It is no class, or lacks something.
+
+    """
+    if not inspect.isclass(part):
+        raise SettingsError(
+            f"probe takes a class, not {type(part).__name__}: {part!r:.60}"
+        )
+    best, lacks = "", list[str]()
+    for place, (_, methods) in SHAPES.items():
+        missing = [each for each in methods if not callable(getattr(part, each, None))]
+        if not missing:
+            return place
+        if len(missing) < len(methods) and (not best or len(missing) < len(lacks)):
+            best, lacks = place, missing
+    if not best:
+        raise SettingsError(
+            f"{part.__name__} is no part of a server: it has the methods of neither "
+            f"{', '.join(SHAPES)}"
+        )
+    raise SettingsError(
+        f"{part.__name__} looks like {best}, and lacks {', '.join(lacks)}"
+    )
+
+
+def made(part: Any, place: str, settings: Settings) -> Any:
+    """Return a part of a server, or what makes one for each connection or server.
+
+    Raises:
+        SettingsError: It wants an argument that nobody has.
+
+    """
+    given = {
+        "settings": settings,
+        "interval": settings.heartbeat_interval,
+        "limit": settings.history_limit,
+        "ttl": settings.history_ttl,
+        "replay_limit": settings.outbox_limit,
+        "outbox_limit": settings.outbox_limit,
+        "rooms_limit": settings.rooms_limit,
+        "url": settings.redis,
+    }
+    later = {"application": ("lab",), "outbox": ("connection", "metrics")}.get(
+        place, ()
+    )
+    wanted = [
+        each
+        for each in inspect.signature(part).parameters.values()
+        if each.kind is not each.VAR_POSITIONAL and each.kind is not each.VAR_KEYWORD
+    ]
+    for each in wanted:
+        if each.name not in (*given, *later) and each.default is each.empty:
+            known = ", ".join((*later, *given))
+            raise SettingsError(
+                f"{part.__name__} wants {each.name!r}, and can be given: {known}"
+            )
+    names = {each.name for each in wanted}
+
+    def make(*values: Any) -> Any:
+        every = {**given, **dict(zip(later, values, strict=True))}
+        return part(**{name: every[name] for name in names if name in every})
+
+    if later:
+        return make
+    one = make()
+    if place == "heartbeat" and not hasattr(one, "interval"):
+        raise SettingsError(f"{part.__name__} has no attribute interval, in seconds")
+    return one
+
+
+async def _all(
+    stage: str,
+    change: Callable[[Parts, Settings], Parts],
+    findings: list[Finding],
+    ticked: list[float],
+) -> None:
+    """Run every check of a stage and of those before it, a few at a time."""
+    turn = asyncio.Semaphore(AT_ONCE)
+    # What a part does wrong is told by the checks.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+    async def tick() -> None:
+        while True:
+            ticked[0] = time.monotonic()
+            await asyncio.sleep(0.1)
+
+    shared = STAGES[stage].number >= STAGES["broker"].number
+
+    async def one(name: str, check: Check) -> None:
+        async with turn, AsyncExitStack() as stack:
+            redis = await stack.enter_async_context(running_redis()) if shared else ""
+            world = World(stage, redis, patience=PATIENCE, change=change)
+            findings.extend((await judge(world, [(name, check)])).findings)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        await asyncio.gather(*(one(*pair) for pair in checks_up_to(PROMISES, stage)))
+    finally:
+        ticking.cancel()
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Raise Hung in a thread, as soon as it executes Python again."""
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident), ctypes.py_object(Hung)
+    )

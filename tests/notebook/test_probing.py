@@ -1,0 +1,77 @@
+"""A learner's class serves in its part's place, and its promises are checked."""
+
+from __future__ import annotations
+
+import pytest
+
+from labserver.errors import SettingsError
+from labserver.mistakes.heartbeat import SweepReturns
+from labserver.notebook import probe
+from labserver.stages.heartbeat import WheelHeartbeat
+
+pytestmark = pytest.mark.timeout(90)
+
+
+class Deaf(WheelHeartbeat):
+    """Never ends anybody."""
+
+    def is_dead(self, connection: object) -> bool:
+        return False
+
+
+class Holds(WheelHeartbeat):
+    """Holds the event loop for ever."""
+
+    def watch(self, connection: object) -> None:
+        while True:
+            pass
+
+
+class Half:
+    def watch(self, connection: object) -> None: ...
+
+    def start(self) -> None: ...
+
+
+class Wants(WheelHeartbeat):
+    def __init__(self, colour: str) -> None:
+        super().__init__(1.0)
+
+
+async def test_right_part_keeps_every_promise_up_to_its_stage() -> None:
+    probed = await probe(WheelHeartbeat)
+    assert probed.kept, repr(probed)
+    assert {each.stage for each in probed.findings} == {
+        "echo", "auth", "rooms", "heartbeat",
+    }  # fmt: skip
+    assert "| heartbeat | " in probed._repr_markdown_()
+
+
+@pytest.mark.parametrize("part", [Deaf, SweepReturns])
+async def test_wrong_part_breaks_its_own_promise_only(part: type) -> None:
+    probed = await probe(part)
+    broken = {each.stage for each in probed.findings if each.outcome == "broken"}
+    assert broken == {"heartbeat"}, repr(probed)
+    assert "still connected" in repr(probed)
+
+
+async def test_part_that_hangs_is_stopped() -> None:
+    probed = await probe(Holds)
+    assert probed.hung == "Holds held the event loop for 3 s: stopped."
+    assert not probed.kept
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (Half, "Half looks like heartbeat, and lacks forget, stop"),
+        (Wants, "Wants wants 'colour', and can be given: settings, interval"),
+        (dict, "dict is no part of a server"),
+        (3, "probe takes a class, not int: 3"),
+    ],
+)
+async def test_class_of_the_wrong_shape_gets_a_sentence(
+    part: object, words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        await probe(part)
