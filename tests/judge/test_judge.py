@@ -381,7 +381,7 @@ async def test_starter_keeps_the_first_promise(language: str, tmp_path: Path) ->
             modules = await asyncio.to_thread(node_modules)
         except Missing as exc:
             pytest.skip(str(exc))
-        (tmp_path / "node_modules").symlink_to(modules)
+        (tmp_path / "node_modules").symlink_to(modules / "node_modules")
         argv[0] = "node"
     verdict = await verdict_on(argv, "echo", patience=5.0)
     assert (broken(verdict), verdict.status) == ({}, 0)
