@@ -15,7 +15,7 @@ from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle
 from labserver.server.connection import LabConnection
 from labserver.server.server import LabServer
-from tests.conftest import SECRET, Peer, Running, eventually, peer
+from tests.conftest import DEADLINE, SECRET, Peer, Running, eventually, peer
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
 
@@ -196,13 +196,21 @@ async def test_peer_that_asks_and_never_listens_is_closed(running: Running) -> N
     ):
         most = 0
         question = json.dumps({"type": "ping", "ref": "x" * 100})
-        async with asyncio.timeout(10):
-            while connection.ending is None:
+
+        async def ask_on() -> None:
+            while True:  # in the end nobody reads: then this waits
                 await slow.socket.send(question)
+
+        asking = asyncio.create_task(ask_on())
+        async with asyncio.timeout(DEADLINE):
+            while connection.ending is None:
                 most = max(most, connection.outbox.waiting())
+                await asyncio.sleep(0)
         assert connection.ending.code == 4409
         assert most <= 2 * LIMIT + 4096
+        asking.cancel()
         slow.socket.transport.abort()
+        await asyncio.wait([asking])
 
 
 async def test_reader_hears_why_it_was_ended_where_being_stuck_has_no_deadline(
