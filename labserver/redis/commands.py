@@ -205,7 +205,8 @@ class Commands:
             try:
                 async with Patience(TIMEOUT):
                     await self._send(batch)
-            except (RedisError, OSError, TimeoutError) as exc:
+            except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+                # RuntimeError: a connection that has just ended is written to (uvloop).
                 # Redis may have run some of them. A message is only acknowledged when
                 # it is known to be stored.
                 why = f"Redis does not answer ({type(exc).__name__})"

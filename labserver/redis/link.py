@@ -8,6 +8,7 @@ probe does not come back, the link is closed and connected again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -123,9 +124,6 @@ class Link:
             confirmed: Set when Redis confirms. If it is set already, the room is caught
                 up with instead (``again``).
 
-        Raises:
-            BrokerDown: The command cannot be sent.
-
         """
         self.rooms[room] = confirmed
         await self._ask(self.entry, room, confirmed)
@@ -140,10 +138,10 @@ class Link:
         if self.connection is None:
             return  # the next connection subscribes to everything
         self.asked.append((command, room, confirmed))
-        try:
+        # A connection that has just ended cannot be written to (uvloop raises
+        # RuntimeError). The next one subscribes to everything.
+        with contextlib.suppress(RedisError, OSError, RuntimeError):
             await self.connection.send_command(command, channel_of(room))
-        except (RedisError, OSError) as exc:
-            raise BrokerDown(f"Redis is away ({type(exc).__name__})") from None
 
     async def _listen(self) -> None:
         while True:
