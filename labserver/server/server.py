@@ -20,16 +20,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 
 from labserver import __version__
 from labserver.contract import closing, messages, wire
 from labserver.contract.closing import DRAINING, NORMAL
-from labserver.contract.messages import SIZE_LIMIT_HEADER, Error, Hello
-from labserver.errors import BadMessage, Refused
-from labserver.server import routes
+from labserver.contract.messages import Error, Hello
+from labserver.errors import BadMessage
 from labserver.server.connection import LabConnection
+from labserver.server.goodbye import say_goodbye
+from labserver.server.handshake import Handshake
 from labserver.server.hub import Hub
 from labserver.server.lag import LagProbe
 from labserver.server.limits import TokenBucket
@@ -50,8 +50,6 @@ log = logging.getLogger("labserver")
 library_log = logging.getLogger("labserver.websockets")
 library_log.setLevel(logging.WARNING)
 
-RETURN_RATE = 1000.0  # handshakes a second: assumed capacity of another replica
-GOODBYES = 20  # connections that are closed at a time
 LAST = 1.0  # seconds after a drain's deadline in which remaining work is stopped
 
 
@@ -88,6 +86,8 @@ class LabServer:
             settings.replica or f"{socket.gethostname()}-{secrets.token_hex(2)}"
         )
         self.proxies = Proxies(settings.trusted_proxies)
+        size_limit = settings.message_size_limit
+        self.handshake = Handshake(self, parts.admission, size_limit)
         self.patience = settings.handshake_timeout
         self.metrics = metrics or Metrics()
         self.turns = Turns()
@@ -167,9 +167,9 @@ class LabServer:
             ssl=self.tls,
             backlog=ACCEPTS,
             create_connection=partial(LabConnection, self),  # type: ignore[arg-type]
-            process_request=self.process_request,
-            process_response=self.process_response,
-            select_subprotocol=self.select_subprotocol,
+            process_request=self.handshake.process_request,
+            process_response=self.handshake.process_response,
+            select_subprotocol=self.handshake.select_subprotocol,
             compression=None,
             extensions=[wire.deflate_offer()],
             server_header=None,
@@ -205,7 +205,9 @@ class LabServer:
         log.info("draining", extra={"connections": len(self.connections)})
         deadline = time.monotonic() + within
         try:
-            await self.say_goodbye(within / 2)
+            everybody: list[Member] = [*self.connections, *self.visitors]
+            rate = self.settings.admission_rate
+            await say_goodbye(everybody, within / 2, rate)
             await self.end_conversations(deadline)
             self.looking.cancel()
             await self.parts.heartbeat.stop()
@@ -240,81 +242,6 @@ class LabServer:
         for each in late:  # an application ignores its cancellation
             each.cancel()
             log.warning("a conversation goes on after the drain")
-
-    async def say_goodbye(self, within: float) -> None:
-        """Close every connection, spread over ``within`` seconds at most.
-
-        Each client is told when to reconnect, so that they come to other replicas at
-        the rate at which handshakes are admitted. All at once would be a storm there.
-        """
-        leaving: list[Member] = [*self.connections, *self.visitors]
-        random.shuffle(leaving)
-        rate = self.settings.admission_rate or RETURN_RATE
-        spread = len(leaving) / rate
-        pause = min(spread, within) / max(1, len(leaving))
-        for number, connection in enumerate(leaving, start=1):
-            connection.end(closing.draining(random.uniform(0.0, max(1.0, spread))))
-            if number % GOODBYES == 0:
-                await asyncio.sleep(pause * GOODBYES)
-
-    # Handshake
-
-    def process_request(
-        self, connection: ServerConnection, request: Request
-    ) -> Response | None:
-        """Answer plain HTTP; let the admission decide on an upgrade.
-
-        Returns:
-            The response, or None to go on with the handshake.
-
-        """
-        assert isinstance(connection, LabConnection)
-        places = self.parts.admission.places
-        upgrade = routes.wants_upgrade(request)
-        try:
-            routes.check_host(request)
-            if upgrade:
-                routes.check_upgrade(request)
-            elif not routes.asks_admission(request):
-                places.stand(connection.place)
-                return routes.answer(self, request)
-        except Refused as exc:
-            places.stand(connection.place)
-            return routes.refusal(exc)
-        forwarded = request.headers.get_all("X-Forwarded-For")
-        connection.address = self.proxies.client_of(connection.address, forwarded)
-        try:
-            if self.draining:
-                raise Refused(503, "the server is draining", {"Retry-After": "1"})
-            connection.identity = self.parts.admission.admit(connection, request)
-        except Refused as exc:
-            places.stand(connection.place)
-            self.metrics.refused[exc.status] += 1
-            log.info(
-                "handshake refused",
-                extra={
-                    "connection": connection.name,
-                    "address": connection.address,
-                    "status": exc.status,
-                    "detail": exc.detail,
-                },
-            )
-            return routes.refusal(exc)
-        if upgrade:
-            return None
-        places.stand(connection.place)
-        return routes.respond(200, "a handshake is welcome\n")
-
-    def process_response(
-        self, connection: ServerConnection, request: Request, response: Response
-    ) -> None:
-        """Add a header with the size limit: a larger message ends the connection."""
-        if (limit := self.settings.message_size_limit) and response.status_code == 101:
-            response.headers[SIZE_LIMIT_HEADER] = str(limit)
-
-    def select_subprotocol(self, connection: ServerConnection, offered: Any) -> Any:
-        """Return the first subprotocol that both sides speak, or None."""
-        return next((name for name in offered if name in (wire.JSON, wire.CBOR)), None)
 
     # Life of a connection
 
