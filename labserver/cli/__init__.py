@@ -314,7 +314,7 @@ def cluster(
 async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     secret = os.environ.get("LAB_SECRET", "")
     try:

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from labserver.contract.tokens import issue
-from labserver.errors import BrokerDown, RedisMissing, SettingsError
+from labserver.errors import SettingsError
 from labserver.http.door import open_web
 from labserver.mistakes import build, mistaken
 from labserver.redis.embedded import running_redis
-from labserver.redis.nodes import check
+from labserver.redis.reach import check
 from labserver.server.metrics import Metrics
 from labserver.server.server import LabServer
 from labserver.server.sockets import Complaints
@@ -51,7 +51,7 @@ async def serve_until_signal(
     settings: Settings,
     mistake: str | None = None,
 ) -> None:
-    """Listen, print one line for each port, and drain on SIGTERM or Ctrl-C.
+    """Listen, print one line for each port, and drain on SIGTERM, SIGHUP or Ctrl-C.
 
     Raises:
         LabError: The server cannot start; nothing is left running.
@@ -78,7 +78,7 @@ async def serve_until_signal(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Complaints())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
@@ -88,7 +88,7 @@ async def serve_until_signal(
             )
             settings = replace(settings, redis=url)
         elif "broker" in names:
-            await _check_redis(settings.redis)
+            await check(settings.redis)
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
         parts = build(stage, settings, without, mistake)
         server = LabServer(parts, settings, stage, host, port, open_web, metrics)
@@ -106,16 +106,3 @@ async def serve_until_signal(
                 flush=True,
             )
         await stop.wait()
-
-
-async def _check_redis(url: str) -> None:
-    """Raise LabError if no Redis answers at the URL: most often a typing error."""
-    try:
-        await check(url)
-    except ValueError:
-        raise SettingsError("--redis (LAB_REDIS_URL) is not a Redis URL") from None
-    except BrokerDown as exc:
-        raise RedisMissing(
-            f"no Redis answers at the --redis URL or LAB_REDIS_URL ({exc}): start it, "
-            "or leave the setting out, and the server starts an embedded one"
-        ) from None

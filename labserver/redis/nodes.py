@@ -126,7 +126,7 @@ class ClusterNodes:
     def __init__(
         self, url: str, failures: Failures, heard: Heard, again: Again
     ) -> None:
-        self.seeds, self.url = _seeds(url)
+        self.seeds, self.url = seeds_of(url)
         self.failures = failures
         self.heard, self.again = heard, again
         self.nodes: dict[str, Node] = {}  # by host:port
@@ -239,24 +239,6 @@ def call(
         return failed
 
 
-async def check(url: str) -> None:
-    """Check that a Redis answers at ``url``.
-
-    Raises:
-        BrokerDown: No Redis answers.
-        ValueError: It is not the URL of a Redis.
-
-    """
-    if _is_cluster(url):
-        await _ranges(*_seeds(url))
-        return
-    try:
-        async with asyncio.timeout(TIMEOUT), Redis.from_pool(pool(url)) as redis:
-            await redis.ping()
-    except (RedisError, OSError, TimeoutError) as exc:
-        raise BrokerDown(type(exc).__name__) from None
-
-
 async def _ranges(addresses: Iterable[str], url: Callable[[str], str]) -> Ranges:
     """Ask the servers in random order for the owners of slots.
 
@@ -306,7 +288,7 @@ def _range(said: Any, address: str) -> tuple[int, int, str]:
     return first, last, f"{host}:{port}"
 
 
-def _seeds(url: str) -> tuple[list[str], Callable[[str], str]]:
+def seeds_of(url: str) -> tuple[list[str], Callable[[str], str]]:
     """Return host:port of each server in a URL, and a function.
 
     The function returns the URL of any server of the cluster for its host:port.
@@ -335,9 +317,9 @@ def nodes(url: str, failures: Failures, heard: Heard, again: Again) -> Nodes:
         again: See :class:`Link`.
 
     """
-    kind = ClusterNodes if _is_cluster(url) else OneNode
+    kind = ClusterNodes if is_cluster(url) else OneNode
     return kind(url, failures, heard, again)
 
 
-def _is_cluster(url: str) -> bool:
+def is_cluster(url: str) -> bool:
     return urlsplit(url).scheme.endswith("+cluster")

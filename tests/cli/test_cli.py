@@ -9,11 +9,12 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import redis as redis_client
 from websockets.asyncio.client import connect
 
 from labserver import __version__, cli
@@ -150,13 +151,27 @@ async def test_serve_without_a_secret_prints_a_token_that_works() -> None:
         assert f"{url}/?token={token}" in await run.line()
         async with connect(f"{url}/?token={token}", ping_interval=None) as client:
             assert json.loads(await client.recv())["user"] == "ann"
-        assert await run.end() == (0, "", "")
+        assert await run.end(signal.SIGHUP) == (0, "", "")
 
 
 def test_taken_port_is_one_line_and_2(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(command("serve", "--stage", "echo", "--port", str(port)), str(port))
+
+
+@pytest.fixture(scope="module")
+def redis_with_password() -> Iterator[int]:
+    """Return the port of a Redis whose password is ``open``."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    with asyncio.Runner() as runner:
+        context = embedded.embedded_redis("--port", str(port))
+        redis = runner.run(context.__aenter__())
+        with redis_client.Redis.from_url(redis.url) as client:
+            client.config_set("requirepass", "open")
+        yield port
+        runner.run(context.__aexit__(None, None, None))
 
 
 def test_missing_redis_is_one_line_and_2(command: Command) -> None:
@@ -166,8 +181,36 @@ def test_missing_redis_is_one_line_and_2(command: Command) -> None:
     for given in (["--redis", url], []):
         environment = {} if given else {"LAB_REDIS_URL": url}
         ended = command("serve", "--port", "0", *given, **environment)
-        refused(ended, "Redis")
+        refused(ended, f"no Redis answers at 127.0.0.1:{port}")
         assert "hush" not in ended[2]
+
+
+REFUSALS = {
+    "no password": ("redis://", "", "it asks for a password"),
+    "wrong password": ("redis://:hush@", "", "invalid username-password pair"),
+    "no such database": ("redis://:open@", "/99", "DB index is out of range"),
+    "no cluster": ("redis+cluster://:open@", "", "cluster support disabled"),
+}
+
+
+@pytest.mark.parametrize(("login", "path", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_redis_that_refuses_is_quoted_and_nobody_is_told_to_start_it(
+    login: str, path: str, words: str, redis_with_password: int, command: Command
+) -> None:
+    url = f"{login}127.0.0.1:{redis_with_password}{path}"
+    ended = command("serve", "--port", "0", "--redis", url)
+    refused(ended, words)
+    assert f"127.0.0.1:{redis_with_password}" in ended[2]
+    assert "start" not in ended[2].lower()
+    assert "hush" not in ended[2]
+    assert "open" not in ended[2]
+
+
+def test_redis_that_is_silent_is_said_to_be_silent(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.listen()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        refused(command("serve", "--port", "0", "--redis", url), "within 2 s")
 
 
 def test_no_redis_at_all_is_one_line_and_2(

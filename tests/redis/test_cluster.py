@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from chaos.redis_cluster import RedisCluster, redis_cluster
-from labserver.errors import BrokerDown
+from labserver.errors import RedisMissing
 from labserver.judge.oracle import Oracle, lost
 from labserver.redis.commands import pool
-from labserver.redis.nodes import _range, _seeds, check
+from labserver.redis.nodes import _range, seeds_of
+from labserver.redis.reach import check
 from labserver.server.server import LabServer
 from tests.conftest import Peer, Running, eventually, peer
 
@@ -268,18 +269,18 @@ async def test_server_of_a_cluster_that_is_nearly_full_empties_histories(
 
 
 async def test_cluster_that_is_not_there_is_told() -> None:
-    with pytest.raises(BrokerDown, match="no server of the Redis cluster answers"):
+    with pytest.raises(RedisMissing, match="no Redis answers at 127.0.0.1:2"):
         await check("redis+cluster://127.0.0.1:1,127.0.0.1:2")
 
 
 def test_url_names_several_servers_of_a_cluster() -> None:
-    seeds, url_of = _seeds("rediss+cluster://ann:secret@one:7000,two?ssl_ca_certs=ca")
+    seeds, url_of = seeds_of("rediss+cluster://ann:secret@one:7000,two?ssl_ca_certs=ca")
     assert seeds == ["one:7000", "two:6379"]
     assert url_of("three:7001") == "rediss://ann:secret@three:7001?ssl_ca_certs=ca"
 
 
 def test_server_may_have_an_ipv6_address() -> None:
-    seeds, url_of = _seeds("redis+cluster://[::1]:7000,[fe80::1]")
+    seeds, url_of = seeds_of("redis+cluster://[::1]:7000,[fe80::1]")
     assert seeds == ["[::1]:7000", "[fe80::1]:6379"]
     owner = [b"::1", 7001, b"id", []]
     assert _range([0, 1, owner], seeds[0]) == (0, 1, "[::1]:7001")
