@@ -6,7 +6,7 @@ a server is killed or Redis is paused half-way, and the question is what clients
 """
 
 from labserver.load import Publisher, WebSocketUser
-from labserver.load.users.user import Delivery
+from labserver.load.dialects import Delivery
 
 
 class ReplicaPublisher(Publisher):

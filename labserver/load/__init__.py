@@ -2,7 +2,8 @@
 
     from labserver.load import Publisher, WebSocketUser
 
-is the import for a file that Locust runs. Importing Locust patches the blocking calls
+is the import for a file that Locust runs, and ``labserver.load.dialects`` has what a
+server of your own needs. Importing Locust patches the blocking calls
 of the standard library in the whole process. So this module imports Locust only when
 one of its users is asked for.
 """

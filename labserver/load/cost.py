@@ -116,11 +116,11 @@ def floor(url: str, token: str, connections: int, seconds: float) -> None:
 def ours(kind: str, url: str, token: str, connections: int, latency: Any) -> None:
     import gevent
 
-    from labserver.load.users.user import decode
+    from labserver.load.dialects.lab import decode
     from labserver.load.websocket import WebSocket
 
     def listen() -> None:
-        socket = WebSocket(url, token)
+        socket = WebSocket(url, {"Authorization": f"Bearer {token}"})
         socket.send(JOIN)
 
         def handle(messages: list[bytes]) -> None:
@@ -140,7 +140,7 @@ def rivals(kind: str, url: str, token: str, connections: int, latency: Any) -> N
     import websocket
     from websockets.sync.client import connect
 
-    from labserver.load.users.user import decode
+    from labserver.load.dialects.lab import decode
 
     headers = {"Authorization": f"Bearer {token}"}
 
@@ -178,7 +178,7 @@ def users(kind: str, url: str, token: str, connections: int, latency: Any) -> No
         scenario = "cost"
 
     environment = Environment(user_classes=[CostUser], host=url)
-    environment.parsed_options = argparse.Namespace()
+    environment.parsed_options = argparse.Namespace(dialect="lab")
     environment.runner = LocalRunner(environment)
     os.environ["LAB_TOKEN"] = token
     RUN.record.latency["cost/subscribers"] = latency

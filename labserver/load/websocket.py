@@ -17,7 +17,7 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 import gevent
@@ -27,6 +27,7 @@ from gevent.monkey import get_original
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
 from websockets.protocol import OPEN
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from labserver.contract.closing import retry_after_header
@@ -108,7 +109,8 @@ class WebSocket:
 
     Args:
         url: ``ws://`` address, with path and query.
-        token: Sent as ``Authorization: Bearer``.
+        headers: Further headers of the handshake.
+        subprotocols: Those that are offered.
         receive_buffer: ``SO_RCVBUF`` in bytes, 0 for the kernel's choice. It is set
             before the connection is made, because TCP announces its window then.
 
@@ -120,8 +122,17 @@ class WebSocket:
 
     """
 
-    def __init__(self, url: str, token: str = "", receive_buffer: int = 0) -> None:
-        self.protocol = ClientProtocol(parse_uri(url), max_size=SIZE_LIMIT)
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        receive_buffer: int = 0,
+        subprotocols: Sequence[str] = (),
+    ) -> None:
+        offered = [Subprotocol(each) for each in subprotocols]
+        self.protocol = ClientProtocol(
+            parse_uri(url), max_size=SIZE_LIMIT, subprotocols=offered or None
+        )
         self.arrived = 0
         self.lag: int | None = None
         self.frames = Frames(self.protocol)
@@ -138,7 +149,7 @@ class WebSocket:
             loop, number = self._hub.loop, self.socket.fileno()
             self._readable, self._writable = loop.io(number, 1), loop.io(number, 2)
             try:
-                self._shake_hands(token)
+                self._shake_hands(headers or {})
             except BaseException:
                 self._release()
                 raise
@@ -164,10 +175,9 @@ class WebSocket:
                     raise
         raise OSError(f"{shown(url)} has no address")
 
-    def _shake_hands(self, token: str) -> None:
+    def _shake_hands(self, headers: Mapping[str, str]) -> None:
         request = self.protocol.connect()
-        if token:
-            request.headers["Authorization"] = f"Bearer {token}"
+        request.headers.update(headers)
         self.protocol.send_request(request)
         self._flush()
         # The hello often shares a segment with the response. It must not go to the

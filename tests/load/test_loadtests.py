@@ -735,10 +735,11 @@ async def test_only_prompt_readers_measure_the_generators_lag() -> None:
 
 STRANGE = """
 from loadtests import fanout
+from labserver.load.dialects.lab import Lab
 from labserver.load.figures.audit import Audit
 from labserver.load.figures.record import Record
 user = fanout.FanoutSubscriber.__new__(fanout.FanoutSubscriber)
-user.record, user.audit = Record(), Audit("a")
+user.record, user.audit, user.dialect = Record(), Audit("a"), Lab("ann")
 user.audit.joined({"epoch": "e", "seq": 0, "recovered": False})
 head = b'{"type":"message","room":"a","from":"b","seq":%d,"payload":'
 for seq, payload in enumerate([b"9" * 5000, b'"x"', b"1e400"], 1):

@@ -119,6 +119,10 @@ class Audit:
         return tally
 
     def _tell(self, message: Mapping[str, Any]) -> None:
+        if self.epoch is None and message["type"] == "message":
+            self.epoch = ""  # of a server that does not say where a room stands
+            self.first, self.next = message["seq"], message["seq"] + 1
+            return
         if self.oracle is None:
             self.oracle = Oracle()
             if self.epoch is not None:

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from labserver.contract.messages import Hello
 from labserver.contract.tokens import issue
+from labserver.load.dialects import SHIPPED, Dialect, Reply, named
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps
@@ -101,6 +102,14 @@ def add_options(parser: Any, **_: Any) -> None:
         default="",
         metavar="URL,URL",
         help="Servers of one cluster, for the scenario replicas. Default: --host.",
+    )
+    parser.add_argument(
+        "--dialect",
+        default="lab",
+        metavar="NAME",
+        include_in_web_ui=False,
+        help="How the server is spoken to: " + ", ".join(SHIPPED) + ", or "
+        "file.py:Class. Default: lab.",
     )
     parser.add_argument(
         "--scenario",
@@ -203,7 +212,10 @@ def check(options: Namespace, headless: bool) -> None:
         Unusable: With the reason.
 
     """
-    token("check")
+    try:
+        named(options.dialect)("check").headers()
+    except ValueError as exc:
+        raise Unusable(str(exc)) from None
     if headless:
         if not options.run_time:
             options.run_time = DEFAULT_TIME
@@ -258,13 +270,23 @@ def check_servers(options: Namespace) -> None:
         raise Unusable(f"{shown(url)}: {exc.strerror or exc}") from None
 
 
-def first_message(connection: WebSocket) -> bytes:
-    """Return the first message, empty if none comes; one read may not be enough."""
+def greeting(connection: WebSocket, dialect: Dialect) -> Hello:
+    """Wait for the server's greeting; one read may not be enough.
+
+    Raises:
+        ValueError: None comes, or something else.
+
+    """
     deadline = time.monotonic() + HELLO_TIMEOUT
     while (left := deadline - time.monotonic()) > 0:
-        if messages := connection.receive(left):
-            return messages[0]
-    return b""
+        for data in connection.receive(left):
+            for said in dialect.read(data):
+                if isinstance(said, Hello):
+                    return said
+                if not isinstance(said, Reply):
+                    raise ValueError
+                connection.send(said.data)
+    raise ValueError
 
 
 def try_servers(options: Namespace) -> None:
@@ -275,38 +297,51 @@ def try_servers(options: Namespace) -> None:
 
     """
     for url in servers(options):
-        where = shown(url).removesuffix("/")
+        try_server(url, named(options.dialect)(user_name()))
+
+
+def try_server(url: str, dialect: Dialect) -> None:
+    where = shown(url).removesuffix("/")
+    stage = ""
+    try:
+        address, headers = dialect.address(url), dialect.headers()
+        connection = WebSocket(address, headers, 0, dialect.subprotocols)
         try:
-            connection = WebSocket(url, token(user_name()))
-            try:
-                hello = msgspec.json.decode(first_message(connection))
-                stage = hello["stage"]
-            finally:
-                connection.close()
-        except Refused as exc:
-            hint = (
-                " (check LAB_SECRET, or whether LAB_TOKEN has expired)"
-                if exc.status == 401
-                else ""
-            )
-            raise Unusable(f"{where} refused: {exc}{hint}", 3) from None
-        except Closed as exc:
-            raise Unusable(f"{where} hung up: {exc}", 3) from None
-        except OSError as exc:
-            why = exc.strerror or str(exc)
-            raise Unusable(
-                f"no server answers at {where} ({why}): start one with "
-                "`labserver serve`, or name another with --host",
-                3,
-            ) from None
-        except (KeyError, TypeError, msgspec.DecodeError):
-            raise Unusable(f"{where} is not a labserver: it sent no hello", 3) from None
-        if stage in ("echo", "auth"):
-            raise Unusable(
-                f"{where} runs stage {stage}, which has no rooms: load tests need "
-                "`labserver serve --stage rooms` or a later one",
-                3,
-            )
+            for message in dialect.opened():
+                connection.send(message)
+            if dialect.greets:
+                stage = greeting(connection, dialect).stage
+        finally:
+            connection.close()
+    except Refused as exc:
+        hint = (
+            " (check LAB_SECRET, or whether LAB_TOKEN has expired)"
+            if exc.status == 401
+            else ""
+        )
+        raise Unusable(f"{where} refused: {exc}{hint}", 3) from None
+    except Closed as exc:
+        raise Unusable(f"{where} hung up: {exc}", 3) from None
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+        raise Unusable(
+            f"no server answers at {where} ({why}): start one with "
+            "`labserver serve`, or name another with --host",
+            3,
+        ) from None
+    except (ValueError, KeyError, TypeError, IndexError):
+        name = type(dialect).__name__
+        raise Unusable(
+            f"{where} did not greet as the dialect {name} expects: is it the right "
+            "server, and the right --dialect?",
+            3,
+        ) from None
+    if stage in ("echo", "auth"):
+        raise Unusable(
+            f"{where} runs stage {stage}, which has no rooms: load tests need "
+            "`labserver serve --stage rooms` or a later one",
+            3,
+        )
 
 
 def choose(environment: Environment) -> None:
@@ -326,6 +361,8 @@ def choose(environment: Environment) -> None:
                 f"{', '.join(sorted(known))}"
             )
         classes[:] = [each for each in classes if each.scenario in wanted]
+    if options.dialect != "lab":
+        classes[:] = [each for each in classes if not each.of_lab]
     if options.fault != "none" and not is_owner():
         raise Unusable(
             f"--fault {options.fault} needs servers that belong to the load test: run "

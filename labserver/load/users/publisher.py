@@ -81,27 +81,27 @@ class Publisher(WebSocketUser):
         """Send the message that is due."""
         self.sent += 1
         sent = time.monotonic_ns()
-        head = b'{"due":%d,"sent":%d,"replica":%b,"pad":"' % (
+        head = b'{"due":%d,"sent":%d,"replica":%b,"number":%d,"pad":"' % (
             self.due,
             sent,
             msgspec.json.encode(self.replica),
+            self.sent,
         )
         payload = head.ljust(self.payload_bytes - 2, b".") + b'"}'
-        self.sent_at[self.sent] = sent
+        if self.dialect.acknowledges:
+            self.sent_at[self.sent] = sent
         if self.due >= self.connected_at:
             # Messages that fell due during an outage are late because of the server.
             self.record.slip.record((sent - self.due) // 1000)
         self.record.published[self.scenario] += 1
         self.due += self.period
-        message = b'{"type":"publish","room":"%b","ref":%d,"payload":%b' % (
-            self.room.encode(),
-            self.sent,
-            payload,
-        )
-        if self.careful:
-            message += b',"key":"%b-%d"' % (self.name.encode(), self.sent)
-            self.unsure[self.sent] = message + b"}"
-        self.socket.send(message + b"}")
+        key = f"{self.name}-{self.sent}" if self.careful else ""
+        message = self.dialect.publish(self.room, payload, self.sent, key)
+        if key:
+            self.unsure[self.sent] = message
+        if not self.dialect.numbered:
+            self.record.reached(self.place(), self.sent)
+        self.socket.send(message)
         self.fire("publish", size=len(payload))
 
     def publish_again(self) -> None:

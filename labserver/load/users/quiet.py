@@ -7,9 +7,10 @@ import time
 import gevent
 from websockets.frames import Frame, Opcode
 
+from labserver.load.dialects import Delivery
 from labserver.load.figures.verdict import OVERDUE
 from labserver.load.run.life import RUN
-from labserver.load.users.user import Delivery, WebSocketUser
+from labserver.load.users.user import WebSocketUser
 from labserver.load.websocket import Closed
 
 LOOK_INTERVAL = 0.02  # seconds between two checks whether the server has hung up

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from labserver.load.dialects import Delivery
 from labserver.load.run.life import RUN
-from labserver.load.users.user import Delivery, WebSocketUser
+from labserver.load.users.user import WebSocketUser
 
 
 class SlowReader(WebSocketUser):

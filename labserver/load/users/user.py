@@ -1,4 +1,4 @@
-"""Users that speak the lab's protocol. They are abstract: scenarios name concrete ones.
+"""Users that join a room and listen. They are abstract: scenarios name concrete ones.
 
 A user is one connection in one greenlet. It connects inside its task, never in
 ``on_start``, where an error would end the user for good. When it loses its connection,
@@ -9,10 +9,11 @@ a fault was injected or the loss is the scenario's subject.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import gevent
@@ -23,12 +24,20 @@ from websockets.frames import Frame
 
 from labserver.client import Backoff
 from labserver.contract.closing import Return, after_status, comes_back
-from labserver.contract.messages import Ack, Error, Gap, Hello, Joined, Left, Pong
+from labserver.contract.messages import Error, Gap, Hello, Joined
+from labserver.load.dialects import (
+    Delivery,
+    Dialect,
+    Heard,
+    Other,
+    Reply,
+    named,
+)
 from labserver.load.figures.audit import Audit
 from labserver.load.figures.budget import Budget
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
-from labserver.load.run.options import USERS_LIMIT, token, urls, user_name
+from labserver.load.run.options import USERS_LIMIT, urls, user_name
 from labserver.load.websocket import Closed, Refused, WebSocket, normal
 from labserver.processes.reach import NotThisMachine
 
@@ -40,34 +49,8 @@ EVENT_EVERY = 100
 BUDGET_EVERY = 10
 
 
-class Stamp(msgspec.Struct):
-    """A payload: due and sent times (monotonic ns), and the publisher's replica."""
-
-    due: int
-    sent: int
-    replica: str = ""
-
-
-class Delivery(msgspec.Struct, tag_field="type", tag="message"):
-    """A ``message`` with the payload of a :class:`Publisher`."""
-
-    room: str
-    seq: int
-    payload: Stamp
-
-
-class Numbered(msgspec.Struct):
-    """A message with any payload."""
-
-    type: str
-    seq: int = 0
-
-
-FromServer = Delivery | Joined | Ack | Error | Gap | Hello | Left | Pong
-decode = msgspec.json.Decoder(FromServer).decode
-decode_number = msgspec.json.Decoder(Numbered).decode
-# Exceptions of decoding: msgspec's, and Python's for bad UTF-8 and deep nesting.
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+# What a dialect raises for bytes that it cannot read. msgspec's are ValueErrors.
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, RecursionError)
 turns: defaultdict[type, Iterator[int]] = defaultdict(itertools.count)
 
 
@@ -81,6 +64,7 @@ class WebSocketUser(User):
     by_design: ClassVar[bool] = False  # late or lost messages are its subject
     across: ClassVar[bool] = False  # whether to spread over all servers
     stays: ClassVar[bool] = True  # whether publishers wait until it has joined
+    of_lab: ClassVar[bool] = False  # whether it makes no sense in another dialect
     receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
     count = itertools.count()  # of all users in this process
 
@@ -101,6 +85,8 @@ class WebSocketUser(User):
         self.connected = False
         self.audit = Audit(self.room)
         self.replica = ""
+        self.dialect_class = named(options_of(environment).dialect)
+        self.dialect: Dialect  # of the newest connection
         self.heartbeat: float | None = None  # seconds between the server's pings
         self.joined = False
         self.connected_at = 0
@@ -160,21 +146,29 @@ class WebSocketUser(User):
     def connect(self) -> None:
         """Open a socket, read the hello, join the room."""
         started = time.perf_counter()
-        self.socket = WebSocket(self.url(), token(self.name), self.receive_buffer)
+        self.dialect = self.dialect_class(self.name)
+        self.socket = WebSocket(
+            self.dialect.address(self.url()),
+            self.dialect.headers(),
+            self.receive_buffer,
+            self.dialect.subprotocols,
+        )
         self.connected = True
         self.socket.frames.control = self.control
         try:
-            hello = self.await_message(Hello)
-            self.replica, self.heartbeat = hello.replica, hello.heartbeat
+            self.say(self.dialect.opened())
+            if self.dialect.greets:
+                hello = self.await_message(Hello)
+                self.replica, self.heartbeat = hello.replica, hello.heartbeat
             self.fire("connect", started)
             started = time.perf_counter()
-            join: dict[str, Any] = {"type": "join", "room": self.room, "ref": "join"}
-            if cursor := self.audit.cursor():
-                join["after"] = cursor
-            self.socket.send(msgspec.json.encode(join))
+            cursor = self.audit.cursor() if self.dialect.numbered else None
+            self.say(self.dialect.enter(self.room, cursor))
             # Missed messages come after the answer; nothing comes before it.
             self.await_message(Joined)
             self.fire("join", started)
+            if self.dialect.keepalive:
+                gevent.spawn(self.beat, *self.dialect.keepalive)
             self.joined = True
             self.connected_at = time.monotonic_ns()
             if self.lost_at:
@@ -195,14 +189,26 @@ class WebSocketUser(User):
         while (left := deadline - time.monotonic()) > 0:
             found = None
             for data in self.socket.receive(left):
-                message = self.handle(data)
-                if isinstance(message, kind):
-                    found = message
-                elif isinstance(message, Error):
-                    raise ConnectionError(f"{message.code}: {message.detail}")
+                for message in self.handle(data):
+                    if isinstance(message, kind):
+                        found = message
+                    elif isinstance(message, Error):
+                        raise ConnectionError(f"{message.code}: {message.detail}")
             if found is not None:
                 return found
         raise ConnectionError(f"no {kind.__name__.lower()} within {ANSWER_TIMEOUT:g} s")
+
+    def say(self, messages: Iterable[bytes]) -> None:
+        for message in messages:
+            self.socket.send(message)
+
+    def beat(self, seconds: float, message: bytes) -> None:
+        """Send a message again and again, so that the server keeps the connection."""
+        socket = self.socket
+        while socket is self.socket and self.connected:
+            gevent.sleep(seconds)
+            with contextlib.suppress(OSError):
+                socket.send(message)
 
     def converse(self) -> None:
         """Read until the connection ends."""
@@ -283,23 +289,45 @@ class WebSocketUser(User):
         for data in messages:
             self.handle(data)
 
-    def handle(self, data: bytes) -> Any:
+    def handle(self, data: bytes) -> Sequence[Heard]:
+        """Handle a message of the server; return what it says."""
         try:
-            message = decode(data)
+            messages = tuple(self.dialect.read(data))
         except UNREADABLE:
-            self.strange(data)
-            return None
-        if type(message) is Delivery:
-            self.audit.message(message.seq)
-            self.delivered(message, len(data))
-        elif isinstance(message, Joined):
+            self.problem(f"{self.scenario}: an unreadable message")
+            return ()
+        for message in messages:
+            if type(message) is Delivery:
+                # A server without numbers is judged by the publisher's.
+                if seq := message.seq or message.payload.number:
+                    self.audit.message(seq)
+                self.delivered(message, len(data))
+            else:
+                self.hears(message)
+        return messages
+
+    def hears(self, message: Heard) -> None:
+        """Handle what is not a message of a load test."""
+        match message:
+            case Joined():
+                self.entered(message)
+            case Gap():
+                self.audit.gap(msgspec.to_builtins(message))
+            case Other(seq):
+                if seq:  # somebody else's message, which is numbered, too
+                    self.audit.message(seq)
+            case Reply(data):
+                self.socket.send(data)
+            case _:
+                self.answered(message)
+
+    def entered(self, message: Joined) -> None:
+        if self.dialect.numbered:
             self.audit.joined(msgspec.to_builtins(message))
             self.record.reached(self.place(), message.seq)
-        elif isinstance(message, Gap):
-            self.audit.gap(msgspec.to_builtins(message))
-        else:
-            self.answered(message)
-        return message
+        elif self.audit.epoch is None and not RUN.settled.is_set():
+            # No publisher has begun. Who comes later is judged from its first message.
+            self.audit.joined({"epoch": "", "seq": 0})
 
     def delivered(self, message: Delivery, size: int) -> None:
         """Record the latency of a message. This is the hot path."""
@@ -321,16 +349,6 @@ class WebSocketUser(User):
     def answered(self, message: Any) -> None:
         if isinstance(message, Error):
             self.problem(f"{message.code}: {message.detail}")
-
-    def strange(self, data: bytes) -> None:
-        """Handle a message that no load test sent: its seq counts, too."""
-        try:
-            message = decode_number(data)
-        except UNREADABLE:
-            self.problem(f"{self.scenario}: an unreadable message")
-            return
-        if message.type == "message":
-            self.audit.message(message.seq)
 
     # Figures
 

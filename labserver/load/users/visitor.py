@@ -15,10 +15,11 @@ from locust.env import Environment
 
 from labserver.contract.messages import Left
 from labserver.contract.tokens import issue
+from labserver.load.dialects import Delivery, Stamp
 from labserver.load.figures.audit import Audit
 from labserver.load.run.life import RUN
 from labserver.load.run.options import token, user_name
-from labserver.load.users.user import ANSWER_TIMEOUT, Delivery, WebSocketUser
+from labserver.load.users.user import ANSWER_TIMEOUT, WebSocketUser
 from labserver.load.websocket import Refused, WebSocket
 
 PERIOD = 0.5  # seconds between two visits
@@ -62,9 +63,8 @@ class Visitor(WebSocketUser):
     def visit(self) -> None:
         """Publish a message, wait for it, and leave."""
         due = self.due = time.monotonic_ns()
-        payload = {"due": due, "sent": due, "replica": self.replica}
-        message = {"type": "publish", "room": self.room, "payload": payload}
-        self.socket.send(msgspec.json.encode(message))
+        payload = msgspec.json.encode(Stamp(due, due, self.replica))
+        self.socket.send(self.dialect.publish(self.room, payload, self.number))
         self.record.published[self.scenario] += 1
         self.record.slip.record(0)
         deadline = time.monotonic() + ANSWER_TIMEOUT
@@ -73,10 +73,10 @@ class Visitor(WebSocketUser):
                 raise ConnectionError("did not get its own message")
             self.read(ANSWER_TIMEOUT)
         started = time.perf_counter()
-        leave = {"type": "leave", "room": self.room, "ref": "leave"}
-        self.socket.send(msgspec.json.encode(leave))
-        self.await_message(Left)
-        self.timed("leave", started)
+        if leave := list(self.dialect.leave(self.room)):
+            self.say(leave)
+            self.await_message(Left)
+            self.timed("leave", started)
         self.own.counts["cycles"] += 1
 
     def delivered(self, message: Delivery, size: int) -> None:
@@ -104,6 +104,7 @@ class Stranger(WebSocketUser):
     abstract = True
 
     stays = False
+    of_lab = True
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -116,7 +117,8 @@ class Stranger(WebSocketUser):
         what, bad = next(self.attempts)
         own, started = self.record.own(self.scenario), time.perf_counter()
         try:
-            WebSocket(self.url(), bad).close()
+            headers = {"Authorization": f"Bearer {bad}"} if bad else {}
+            WebSocket(self.url(), headers).close()
             self.problem(f"{self.scenario}: a {what} token was accepted")
         except Refused as exc:
             took = time.perf_counter() - started
