@@ -288,10 +288,11 @@ async def test_failing_application_closes_with_1011_and_the_server_lives(
 @pytest.mark.loops("uvloop")  # this test's; the server is another process
 @pytest.mark.timeout(60)
 async def test_drain_keeps_its_deadline_though_the_lost_left_long_queues() -> None:
-    within, clients, joins = 2, 100, 128
+    within, clients, joins = 2, 100, 1000
     async with (
         running_replica(
             *("resume", "--drain-timeout", str(within)),
+            *("--message-rate-limit", "0", "--rooms-limit", str(joins)),
             environment={"LAB_SECRET": SECRET},
         ) as server,
         AsyncExitStack() as stack,
