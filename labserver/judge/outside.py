@@ -34,6 +34,7 @@ TOLD = {
     "history_ttl",
 }
 START_TIMEOUT = 20.0  # seconds
+JITTER = 0.02  # seconds
 PROGRAMS = 3  # that run at a time, beside those that a check uses
 HANDSHAKE_TIMEOUT = 5.0
 
@@ -165,6 +166,17 @@ class Command(Outside):
         for each in outputs:
             each.wanted |= wanted
         return lambda: any(each.printed & wanted for each in outputs)
+
+    @asynccontextmanager
+    async def uneven_redis(self) -> AsyncIterator[None]:
+        if self.network is None:
+            yield
+            return
+        self.network.down.jitter = JITTER
+        try:
+            yield
+        finally:
+            self.network.down.jitter = 0.0
 
     async def break_link(self) -> None:
         if self.network is None:

@@ -84,7 +84,7 @@ async def who_left_hears_nothing(world: World) -> None:
 
 async def others_may_vanish(world: World) -> None:
     """Members that come, go and vanish cost those who stay no message."""
-    red, count = world.room("red"), 150
+    red, count = world.room("red"), 100
     async with (
         world.running() as server,
         peer(server, "ann") as ann,
@@ -93,17 +93,20 @@ async def others_may_vanish(world: World) -> None:
     ):
         oracle = Oracle()
         oracle.saw(await bob.join(red))
-        flappers = [
+        others = [
             await stack.enter_async_context(peer(server, f"f{number}", max_queue=None))
-            for number in range(8)
+            for number in range(30)
         ]
+        flappers, stayers = others[:10], others[10:]
+        for other in stayers:  # the more members, the longer a message is under way
+            await other.join(red)
         done = asyncio.Event()
 
         async def flap(client: Peer) -> None:
             with contextlib.suppress(ConnectionClosed):
                 while not done.is_set():
                     await client.join(red)
-                    await asyncio.sleep(world.chance.random() / 100)
+                    await asyncio.sleep(world.chance.random() / 200)
                     await client.ask(type="leave", room=red)
 
         async def vanish() -> None:

@@ -140,6 +140,11 @@ class World:
         async with Redis.from_url(self.redis) as redis:
             await redis.client_kill_filter(_type="pubsub")
 
+    @asynccontextmanager
+    async def uneven_redis(self) -> AsyncIterator[None]:
+        """Let answers of Redis overtake each other on their way, if that can be."""
+        yield
+
     # Clients
 
     def client(self, server: Served, user: str = "ann") -> Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,10 @@ from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from labserver.contract.messages import event
+from labserver.errors import BrokerDown
 from labserver.mistakes.mistake import Extend, Mistake
 from labserver.redis.commands import ended
 from labserver.redis.feed import Feed
@@ -70,25 +73,30 @@ class SubscribeToEverything(RedisBroker):
 
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         await super().start(hub, history, metrics)
-        self.client = Redis.from_url(self.url)
-        self.pubsub = self.client.pubsub()
-        await self.pubsub.psubscribe(channel_of("*"))
+        self.subscribed = asyncio.Event()
         self.listening = asyncio.create_task(self.listen())
+        await self.subscribed.wait()
 
     async def stop(self) -> None:
         await ended(self.listening)
-        await self.pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self.client.aclose()
         await super().stop()
 
     async def subscribe(self, room: str) -> None:
         self.feeds.setdefault(room, Feed(room, self.hub))
 
     async def listen(self) -> None:
-        async for said in self.pubsub.listen():
-            if said["type"] == "pmessage":
-                room = said["channel"].decode()[5:-1]  # without lab:{}
-                await self.heard(room, said["data"])
+        while True:
+            with contextlib.suppress(RedisError, OSError, BrokerDown):
+                async with Redis.from_url(self.url) as redis, redis.pubsub() as pubsub:
+                    await pubsub.psubscribe(channel_of("*"))
+                    await pubsub.get_message(timeout=None)  # it is confirmed
+                    self.subscribed.set()
+                    for room in list(self.feeds):
+                        await self.catch_up(room)
+                    async for said in pubsub.listen():
+                        room = said["channel"].decode()[5:-1]  # without lab:{}
+                        await self.heard(room, said["data"])
+            await asyncio.sleep(0.1)
 
 
 class UnsubscribeRacesJoin(RedisBroker):

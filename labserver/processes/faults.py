@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import struct
 import threading
@@ -35,12 +36,15 @@ class Way:
 
     Attributes:
         delay: Seconds by which each piece of data is delayed.
+        jitter: Seconds by which a piece may be delayed in addition, at random. What
+            one connection carries stays in order.
         rate: Bytes a second on each connection; 0 for no limit.
         carried: Bytes carried so far.
 
     """
 
     delay: float = 0.0
+    jitter: float = 0.0
     rate: float = 0.0
     carried: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -167,7 +171,8 @@ async def carry(
     try:
         while True:
             arrived, data = await held.get()
-            await asyncio.sleep(max(0.0, arrived + way.delay - loop.time()))
+            due = arrived + way.delay + random.uniform(0.0, way.jitter)
+            await asyncio.sleep(max(0.0, due - loop.time()))
             await way.open.wait()
             if not data:
                 return
