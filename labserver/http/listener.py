@@ -23,7 +23,7 @@ from labserver.http.app import HEADERS, Host, Web
 from labserver.server.member import LAST_LOOK
 from labserver.server.places import Place, Places
 from labserver.server.proxies import UNKNOWN, Proxies, normal
-from labserver.server.sockets import ACCEPTS, abort, widen
+from labserver.server.sockets import ACCEPTS, abort, taken, widen
 from labserver.server.tasks import Failures, again
 
 log = logging.getLogger("labserver")
@@ -85,11 +85,11 @@ class BoundedProtocol(H11Protocol):
         """Wait for a request, or for the peer to take the end of the last answer."""
         self.expected()
         # Also while it is closing: it ends when the peer has taken the last byte.
-        self.due = self.loop.call_later(self.timeout, self.look, self.unsent())
+        self.due = self.loop.call_later(self.timeout, self.look, self.taken())
 
-    def unsent(self) -> int:
+    def taken(self) -> int:
         try:
-            return self.transport.get_write_buffer_size()
+            return taken(self.transport)
         except AttributeError:  # with TLS the transport may already be gone
             return 0
 
@@ -99,7 +99,7 @@ class BoundedProtocol(H11Protocol):
             self.due = None
 
     def look(self, before: int, last: bool = False) -> None:
-        if self.unsent() < before:
+        if self.taken() > before:
             self.expect()
         elif not last:
             self.due = self.loop.call_later(LAST_LOOK, self.look, before, True)

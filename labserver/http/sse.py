@@ -28,6 +28,7 @@ from labserver.contract.closing import Close
 from labserver.contract.messages import Cursor, Joined
 from labserver.http.visitor import Visitor
 from labserver.server.member import GOODBYE_TIMEOUT
+from labserver.server.sockets import taken
 
 # An EventSource reconnects after a fixed time, without back-off. After a crash all
 # would come back at once; with a short time, each would come again and again.
@@ -105,6 +106,9 @@ class Stream(Visitor):
         super().__init__(address, socket)
         self.cursor = cursor
         self.transport = Body(self, socket)
+
+    def taken(self) -> int:
+        return taken(self.transport.socket)
 
     def reply(self, message: Struct) -> None:
         id, retry = "", b""

@@ -32,6 +32,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         echo.what_is_wrong_is_answered,
         echo.huge_message_is_refused,
         echo.fragments_are_one_message,
+        echo.what_is_no_text_ends_its_connection,
         echo.close_is_answered,
     ),
     "auth": (
@@ -52,6 +53,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
     ),
     "heartbeat": (
         heartbeat.who_vanished_is_ended,
+        heartbeat.who_reads_slowly_stays,
         heartbeat.pings_are_no_burst,
         heartbeat.dead_peers_are_gone,
         heartbeat.pings_are_spread,

@@ -7,8 +7,10 @@ from typing import Any
 
 from labserver.judge.evidence import note
 from labserver.judge.raw import (
+    BINARY,
     CLOSE,
     CONTINUATION,
+    NAMES,
     PING,
     PONG,
     TEXT,
@@ -22,6 +24,7 @@ VALUES: list[Any] = [
     [[[1]]], {"type": "join", "room": 3}, {"type": "hello"}, "a" * 10_000,
 ]  # fmt: skip
 LIMIT = 65536  # bytes of a message, by the wire contract
+ECHO = b'{"type":"echo","payload":1}'
 
 
 async def every_value_comes_back(world: World) -> None:
@@ -114,6 +117,22 @@ async def fragments_are_one_message(world: World) -> None:
                 got[opcode] = data
         must(got[PONG] == b"between", f"the pong says {got[PONG]!r}, not b'between'")
         must(b"in three parts" in got[TEXT], f"{got[TEXT][:80]!r} came back")
+
+
+async def what_is_no_text_ends_its_connection(world: World) -> None:
+    """A binary frame ends its connection with 1003, bad UTF-8 with 1007; no other."""
+    async with world.running() as server, peer(server, "bob") as bob:
+        for opcode, data, code in ((BINARY, ECHO, 1003), (TEXT, ECHO + b"\xff", 1007)):
+            async with raw(server, "ann") as ann:
+                ann.frame(opcode, data)
+                async with world.awaiting(f"a close with {code}"):
+                    while (frame := await _next(ann, "without a close"))[0] != CLOSE:
+                        pass
+                got = int.from_bytes(frame[1][:2], "big")
+                must(got == code, f"{NAMES[opcode]} {data!r} was closed with {got}")
+        async with world.awaiting("the echo to another client"):
+            await bob.send(type="echo", payload=1)
+            await bob.recv()
 
 
 async def close_is_answered(world: World) -> None:

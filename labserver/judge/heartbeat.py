@@ -8,7 +8,15 @@ from contextlib import AsyncExitStack
 
 from labserver.judge.raw import PING as PING_OPCODE
 from labserver.judge.raw import PONG, Raw, raw
-from labserver.judge.world import World, connection_of, must, peer, stalled, until
+from labserver.judge.world import (
+    Broken,
+    World,
+    connection_of,
+    must,
+    peer,
+    stalled,
+    until,
+)
 from labserver.server.connection import PING, LabConnection
 from labserver.server.member import Outbox
 from labserver.server.server import LabServer
@@ -58,6 +66,39 @@ async def who_vanished_is_ended(world: World) -> None:
         )
         async with world.awaiting("the answer to a quiet peer, which answers pings"):
             await quiet.ask(type="ping")
+
+
+async def who_reads_slowly_stays(world: World) -> None:
+    """A peer that reads slowly, and answers each ping that it reads, is not ended."""
+    lobby, seconds = world.room("lobby"), 4 * INTERVAL + GRACE
+    async with (
+        # So much waits for it that a ping is read two intervals after it was sent.
+        world.running(
+            heartbeat_interval=INTERVAL, outbox_limit=64_000_000, stuck_timeout=1.0
+        ) as server,
+        peer(server, "ann") as ann,
+        raw(server, "slow", small=True) as slow,
+    ):
+        await slow.join(lobby)
+        filling = world.fill(ann, lobby, FILLING, LARGE, "while a member reads slowly")
+        publishing = asyncio.create_task(filling)
+        try:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                await slow.message()
+                await asyncio.sleep(0.1)
+            # What the kernel held comes, even if the server had given up: not the rest.
+            last = (await publishing)[-1]
+            while (await slow.message()).get("seq") != last:
+                pass
+        except (EOFError, Broken) as exc:
+            raise Broken(
+                f"a member that reads {LARGE // 1000} kB every 0.1 s, and answers each "
+                f"ping that it reads, was ended (heartbeat {INTERVAL:g} s; {exc})"
+            ) from None
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
 
 
 async def pings_are_no_burst(world: World) -> None:

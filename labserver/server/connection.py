@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import time
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from labserver.contract.tokens import ANONYMOUS
 from labserver.server.places import Place
 from labserver.server.proxies import UNKNOWN, normal
 from labserver.server.reading import Pace, PacedConnection
+from labserver.server.sockets import taken, untaken
 
 PING = bytes((0x89, 0))  # FIN, opcode 9, no payload
 
@@ -61,8 +63,9 @@ class LabConnection(PacedConnection):
         "rooms",
         "variant",
         # Signs of life, with ``seen`` and ``latency``
+        "ahead",
+        "before",
         "pinged",
-        "unsent",
     )
 
     host: Host
@@ -78,7 +81,8 @@ class LabConnection(PacedConnection):
         self.rooms: set[str] = set()  # set by the hub
         self.in_flight = 0  # publishes that wait for the broker
         self.pinged = 0.0  # time of the last ping; 0 if none waits for an answer
-        self.unsent = 0  # bytes in the transport's buffer at that time
+        self.ahead = 0  # bytes that the peer had not taken at that time
+        self.before = 0  # and a count of those that it had
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -119,7 +123,9 @@ class LabConnection(PacedConnection):
     def send_ping(self) -> None:
         """Send a ping, without waiting for anything."""
         self.pinged = time.monotonic()
-        self.unsent = self.transport.get_write_buffer_size()
+        self.before = self.taken()
+        # A ping is not sent to a full socket: there, each byte that is taken counts.
+        self.ahead = sys.maxsize if self.paused else untaken(self.transport)
         if not self.paused:
             self.outbox.control(PING)
 
@@ -129,8 +135,15 @@ class LabConnection(PacedConnection):
             self.pinged = 0.0
 
     def reads(self) -> bool:
-        """Return whether the peer has taken bytes since the ping that were waiting."""
-        return self.paused and self.transport.get_write_buffer_size() < self.unsent
+        """Return whether the peer is still taking what it was sent before the ping.
+
+        Once it has taken that, it must answer: the kernel of a peer takes bytes even if
+        its program is frozen.
+        """
+        return 0 < self.taken() - self.before < self.ahead
+
+    def taken(self) -> int:
+        return taken(self.transport)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -120,3 +120,6 @@ class Reader(Member, Protocol):
 
     @property
     def transport(self) -> Sink: ...
+
+    def taken(self) -> int:
+        """Return a number that grows when the peer takes bytes."""

@@ -12,9 +12,13 @@ and starts a timer, as often as the backlog is long.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import logging
 import socket
+import sys
+import termios
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +27,7 @@ log = logging.getLogger("labserver")
 
 ACCEPTS = 100  # connections accepted in one turn of the loop
 BACKLOG = 4096  # connections that wait in the kernel to be accepted
+ACKED = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info
 COMPLAINT_INTERVAL = 1.0  # seconds between two log lines
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -51,6 +56,32 @@ class Complaints:
         if time.monotonic() >= self.due:
             self.due = time.monotonic() + COMPLAINT_INTERVAL
             log.warning("no connection can be accepted: %s", exc.strerror)
+
+
+def taken(transport: asyncio.WriteTransport) -> int:
+    """Return a number that grows when the peer takes bytes.
+
+    What waits in this process is no measure of that: it grows with each message, and
+    the kernel takes more only when a third of its buffer (4 MB) is free. At 100 kB a
+    second that is every 13 seconds. Linux counts what the peer has acknowledged.
+    """
+    sock = transport.get_extra_info("socket")
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # it is closed
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.stop)
+            return int.from_bytes(info[ACKED], sys.byteorder)
+    return -transport.get_write_buffer_size()
+
+
+def untaken(transport: asyncio.WriteTransport) -> int:
+    """Return the bytes that the peer has not taken yet, here and in the kernel."""
+    waiting = transport.get_write_buffer_size()
+    if sys.platform == "linux":
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError):
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            return waiting + int.from_bytes(answer, sys.byteorder)
+    return waiting
 
 
 def abort(transport: asyncio.WriteTransport) -> None:

@@ -44,8 +44,8 @@ class BoundedOutbox:
         "policy",
         "reader",
         "stuck_timeout",
+        "took",
         "took_at",
-        "unsent",
         "watched",
         "write",
     )
@@ -62,7 +62,7 @@ class BoundedOutbox:
         self.stuck_timeout = settings.stuck_timeout
         self.backlog: Backlog | None = None  # most readers never need one
         self.took_at = 0.0  # time.monotonic() of the pause, or of the last progress
-        self.unsent = 0  # bytes in the transport at that time
+        self.took = 0  # the reader's count of bytes at that time
         self.watched = False  # whether a timer will call look()
 
     def deliver(self, chunk: Chunk) -> None:
@@ -137,9 +137,9 @@ class BoundedOutbox:
             self.watch(self.stuck_timeout)
 
     def progress(self) -> None:
-        """Note that the peer takes bytes, and how many are left."""
+        """Note that the peer takes bytes, and how many it took."""
         self.took_at = time.monotonic()
-        self.unsent = self.reader.transport.get_write_buffer_size()
+        self.took = self.reader.taken()
 
     def watch(self, within: float, last: bool = False) -> None:
         """Check the peer after ``within`` seconds; the ``last`` check may end it."""
@@ -153,7 +153,7 @@ class BoundedOutbox:
         reader = self.reader
         if reader.outbox is not self or not reader.paused:
             return
-        if reader.transport.get_write_buffer_size() < self.unsent:
+        if reader.taken() > self.took:
             self.progress()
         left = self.took_at + self.stuck_timeout - time.monotonic()
         if left > 0:

@@ -143,6 +143,8 @@ WRONGS = {
     "close_is_answered": ("no-goodbye", "without a close frame"),
     "tokens_are_never_printed": ("prints", "was printed"),
     "same_key_is_published_once": ("ignores-keys", "was given two numbers"),
+    "what_is_no_text_ends_its_connection": ("takes-binary", "in vain for a close"),
+    "who_reads_slowly_stays": ("wants-pongs", "answers each ping that it reads, was"),
 }
 
 

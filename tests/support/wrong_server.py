@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import jwt
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -40,17 +40,36 @@ def admit(connection: ServerConnection, request: Request) -> Response | None:
     return None
 
 
+async def ping(socket: ServerConnection) -> None:
+    """End a client whose pong does not come within an interval, even if it reads."""
+    interval = float(os.environ["LAB_HEARTBEAT_INTERVAL"])
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            async with asyncio.timeout(2 * interval):
+                await (await socket.ping())
+        except (TimeoutError, ConnectionClosed):
+            return socket.transport.abort()
+
+
 async def handle(socket: ServerConnection) -> None:
     await socket.send(json.dumps({"type": "hello"}))
+    pinging = WRONG == "wants-pongs" and asyncio.create_task(ping(socket))
     try:
         while True:
             if WRONG == "each-fragment":
                 async for part in socket.recv_streaming():
                     json.loads(part)
             else:
-                await answer(socket, json.loads(await socket.recv()))
+                data = await socket.recv()
+                if isinstance(data, bytes) and WRONG != "takes-binary":
+                    return await socket.close(1003)
+                await answer(socket, json.loads(data))
     except ConnectionClosed:
         pass
+    finally:
+        if pinging:
+            pinging.cancel()
 
 
 members: set[ServerConnection] = set()
@@ -74,8 +93,8 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
                 newest += 1
                 seqs[key] = newest
                 message = {"seq": newest, "from": "?", "payload": said["payload"]}
-                for member in members:
-                    await send(member, type="message", room=said["room"], **message)
+                text = json.dumps({"type": "message", "room": said["room"], **message})
+                broadcast(members, text)
             await send(socket, type="ack", seq=seqs.pop("", 0) or seqs[key], **about)
         case "ping":
             await send(socket, type="pong", **about)
