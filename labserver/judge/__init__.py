@@ -73,6 +73,9 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         broker.replica_listens_to_its_own_rooms_only,
         broker.who_returns_at_once_hears,
         broker.broken_link_loses_nothing,
+        broker.frozen_redis_loses_nothing,
+        broker.emptied_redis_is_told,
+        broker.killed_replica_costs_the_others_nothing,
     ),
     "resume": (
         resume.coming_back_while_others_speak,
@@ -80,6 +83,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         resume.nothing_falls_between_replay_and_live,
         resume.cursor_that_is_too_old_is_refused,
         resume.cursor_that_means_nothing_is_refused,
+        resume.cursor_of_another_room_is_no_licence,
         resume.room_remembers_its_own_messages,
         resume.history_is_forgotten_with_age,
         resume.first_attempts_are_spread,

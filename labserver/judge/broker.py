@@ -13,6 +13,8 @@ from labserver.judge.oracle import Oracle, disagreements, lost
 from labserver.judge.world import Peer, Served, World, must, peer
 from labserver.redis.link import channel_of
 
+SILENT = 2.5  # seconds
+
 
 @asynccontextmanager
 async def _two(world: World) -> AsyncIterator[tuple[Served, Served]]:
@@ -109,6 +111,66 @@ async def broken_link_loses_nothing(world: World) -> None:
             while lost(oracle, red, seqs):
                 oracle.saw(await bob.recv())
         must(oracle.verdict.clean, str(oracle.verdict))
+
+
+async def frozen_redis_loses_nothing(world: World) -> None:
+    """While Redis is silent no publish is acknowledged and lost; then all arrives."""
+    async with _two(world) as (one, two), peer(one) as ann, peer(two, "bob") as bob:
+        red = world.room("red")
+        oracle = Oracle()
+        oracle.saw(await bob.join(red))
+        async with world.awaiting("a message"):
+            seqs = await ann.publish(red, 1)
+            oracle.saw(await bob.until("message"))
+        async with world.frozen_redis():
+            publishing = asyncio.create_task(_insisted(ann, red, 5))
+            await asyncio.sleep(SILENT)
+        async with world.awaiting("acks, and the messages, after Redis was silent"):
+            seqs += await publishing
+            while lost(oracle, red, seqs):
+                oracle.saw(await bob.recv())
+        must(oracle.verdict.clean, str(oracle.verdict))
+
+
+async def emptied_redis_is_told(world: World) -> None:
+    """When Redis has forgotten its rooms, members are told, and messages go on."""
+    async with _two(world) as (one, two), peer(one) as ann, peer(two, "bob") as bob:
+        red = world.room("red")
+        oracle = Oracle()
+        oracle.saw(await bob.join(red))
+        async with world.awaiting("messages"):
+            await ann.publish(red, 3)
+            for _ in range(3):
+                oracle.saw(await bob.until("message"))
+        await world.empty_redis()
+        async with world.awaiting("what was acknowledged after Redis came back empty"):
+            seqs = await _insisted(ann, red, 5)
+            await bob.hear_until(oracle, red, seqs[-1])
+        must(
+            oracle.verdict.clean,
+            f"Redis came back empty, and a member was not told: {oracle.verdict}",
+        )
+
+
+async def killed_replica_costs_the_others_nothing(world: World) -> None:
+    """A replica that crashes costs the members of another one no message."""
+    async with _two(world) as (one, two), peer(two) as ann, peer(two, "bob") as bob:
+        red = world.room("red")
+        oracle = Oracle()
+        oracle.saw(await bob.join(red))
+        async with peer(one, "cy") as cy:
+            async with world.awaiting("a message"):
+                seqs = await cy.publish(red, 1)
+            await world.kill(one)
+        async with world.awaiting("messages through a replica, after another crashed"):
+            seqs += await _insisted(ann, red, 5)
+            await bob.hear_until(oracle, red, seqs[-1])
+        silent = lost(oracle, red, seqs)
+        must(
+            oracle.verdict.clean and not silent,
+            f"{len(silent)} lost without a word when another replica crashed; "
+            f"{oracle.verdict}",
+        )
 
 
 async def _insisted(client: Peer, room: str, count: int) -> list[int]:

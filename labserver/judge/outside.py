@@ -22,7 +22,7 @@ from labserver.judge.peers import Place, Served, door_of
 from labserver.judge.program import Program, _free_port
 from labserver.judge.world import World
 from labserver.processes import faults
-from labserver.redis.embedded import embedded_redis
+from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 from labserver.server.server import LabServer
 
 # Settings of the wire contract that a command is told; a check may ask for no other.
@@ -75,6 +75,9 @@ class Outside(World):
     async def break_link(self) -> None:
         raise Skipped("its Redis is not the judge's to break")
 
+    async def kill(self, server: Served) -> None:
+        raise Skipped("its process is not the judge's to kill")
+
     def trouble(self) -> str:
         """Return what is wrong with the servers, a sentence; empty if nothing."""
         return ""
@@ -109,6 +112,7 @@ class Command(Outside):
     argv: Sequence[str] = ()
     start_timeout: float = START_TIMEOUT
     network: faults.Proxy | None = field(default=None, repr=False)
+    store: EmbeddedRedis | None = field(default=None, repr=False)
     programs: dict[Any, Program] = field(default_factory=dict, repr=False)
     used: list[Program] = field(default_factory=list, repr=False)
 
@@ -168,6 +172,23 @@ class Command(Outside):
         return lambda: any(each.printed & wanted for each in outputs)
 
     @asynccontextmanager
+    async def frozen_redis(self) -> AsyncIterator[None]:
+        if self.network is None:
+            raise Skipped("there is no Redis to freeze")
+        self.network.freeze()
+        try:
+            yield
+        finally:
+            self.network.reset()
+            self.network.thaw()
+
+    async def empty_redis(self) -> None:
+        if self.store is None:
+            raise Skipped("there is no Redis to empty")
+        self.store.stop()
+        await self.store.start()
+
+    @asynccontextmanager
     async def uneven_redis(self) -> AsyncIterator[None]:
         if self.network is None:
             yield
@@ -213,16 +234,23 @@ async def commanded(
 
     """
     async with AsyncExitStack() as stack:
-        redis, network = "", None
+        redis, network, store = "", None, None
         if World(stage).includes("broker"):
             port = _free_port()
-            await stack.enter_async_context(embedded_redis("--port", str(port)))
+            embedded = embedded_redis("--port", str(port))
+            store = await stack.enter_async_context(embedded)
             proxy = faults.proxy("127.0.0.1", port)
             network = await stack.enter_async_context(proxy)
             redis = f"redis://127.0.0.1:{network.port}"
         secret = secrets.token_urlsafe(32)
         world = Command(
-            stage, redis, secret=secret, argv=argv, network=network, **options
+            stage,
+            redis,
+            secret=secret,
+            argv=argv,
+            network=network,
+            store=store,
+            **options,
         )
         stack.push_async_callback(world.forget)
         async with world.running() as server:

@@ -215,6 +215,34 @@ async def cursor_that_means_nothing_is_refused(world: World) -> None:
                 must(joined["seq"] == 10, "told another seq than the room's")
 
 
+async def cursor_of_another_room_is_no_licence(world: World) -> None:
+    """A cursor of another room is refused, or replays this room's own messages."""
+    lobby, other = world.room("lobby"), world.room("other")
+    async with (
+        world.running() as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        epoch = (await ann.join(other))["epoch"]
+        await ann.join(lobby)
+        async with world.awaiting("acks"):
+            await ann.publish(other, 5)
+            seqs = await ann.publish(lobby, 3)
+        async with world.awaiting("a joined"), peer(server, "bob") as bob:
+            joined = await bob.join(lobby, after={"epoch": epoch, "seq": 5})
+            must(
+                not joined["recovered"],
+                "recovered by seq 5 of another room, in a room with 3 messages",
+            )
+            after = {"epoch": epoch, "seq": 1}
+            joined = await bob.join(lobby, after=after)
+            got = [each["seq"] for each in await bob.heard() if "payload" in each]
+            # A server may name the numbering of all its rooms alike.
+            must(
+                got == (seqs[1:] if joined["recovered"] else []),
+                f"{got} came after seq 1 of another room",
+            )
+
+
 async def room_remembers_its_own_messages(world: World) -> None:
     """The history of a room does not depend on messages of other rooms."""
     quiet, loud = world.room("quiet"), world.room("loud")

@@ -141,6 +141,20 @@ class World:
             await redis.client_kill_filter(_type="pubsub")
 
     @asynccontextmanager
+    async def frozen_redis(self) -> AsyncIterator[None]:
+        """Let no byte of Redis through during the block; then reset connections."""
+        raise Skipped("there is no proxy between the servers and their Redis")
+        yield
+
+    async def empty_redis(self) -> None:
+        """End Redis, and start it again with nothing in it."""
+        raise Skipped("its Redis belongs to others, too")
+
+    async def kill(self, server: Served) -> None:
+        """End a server as a crash would."""
+        raise Skipped("a server of this process cannot crash alone")
+
+    @asynccontextmanager
     async def uneven_redis(self) -> AsyncIterator[None]:
         """Let answers of Redis overtake each other on their way, if that can be."""
         yield

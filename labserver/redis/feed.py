@@ -53,11 +53,21 @@ class Feed:
         if last > self.seq:
             self._pass_on(gap(self.room, self.seq + 1, last, "broker"))
 
-    def adopt(self, position: Position) -> None:
-        """Go on in a new epoch: from the same seq, or else from its newest message."""
+    def adopt(self, position: Position) -> bool:
+        """Go on in a new epoch: from the same seq, or else from where it began.
+
+        Returns:
+            Whether it goes on from the same seq. If not, what members had is void, and
+            the messages of the new epoch have to be read.
+
+        """
         goes_on = position.continues(self.epoch, self.seq)
-        self.hub.renumber(self.room, position.epoch, position.seq, goes_on)
-        self._move(position.epoch, self.seq if goes_on else position.seq)
+        _, base = position.before
+        seq = self.seq if goes_on else max(0, base)
+        told = position.seq if goes_on else seq
+        self.hub.renumber(self.room, position.epoch, told, goes_on)
+        self._move(position.epoch, seq)
+        return goes_on
 
     def replay(self, page: Page, until: int | None) -> bool:
         """Deliver a page of the history, and tell which messages are gone.

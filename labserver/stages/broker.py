@@ -163,8 +163,8 @@ class RedisBroker:
         feed.behind = True
         while feed.epoch:  # otherwise the first read of the room delivers them
             page = await self.histories.page(room, feed.seq)
-            if page.epoch != feed.epoch:
-                feed.adopt(page)
+            if page.epoch != feed.epoch and not feed.adopt(page):
+                continue  # it was read from a seq of another epoch
             if feed.replay(page, until):
                 feed.behind = False
                 return

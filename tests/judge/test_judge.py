@@ -26,6 +26,7 @@ from labserver.judge.run import Verdict, checks_up_to, judge
 from labserver.mistakes import MISTAKES
 from labserver.processes.cluster import running_replica
 from tests.conftest import eventually
+from tests.support import leader
 
 SERVE = [sys.executable, "-m", "labserver", "serve", "--port", "{port}"]
 # What a mistake breaks that can be seen from outside; None: nothing, as it is a price
@@ -79,7 +80,7 @@ LONG = {
     for name in (
         *("who_vanished_is_ended", "pings_are_no_burst", "memory_stays_bounded"),
         *("a_stuck_reader_holds_up_nobody", "who_is_stuck_is_ended"),
-        *("no_loss_is_silent",),
+        *("no_loss_is_silent", "who_reads_slowly_stays", "frozen_redis_loses_nothing"),
     )
 }
 
@@ -159,6 +160,30 @@ async def test_wrong_server_breaks_the_check_and_the_right_one_keeps_it(
         (finding,) = verdict.findings
         assert finding.outcome == outcome, finding.seen
         assert outcome == "kept" or words in finding.seen
+
+
+NO_MEMORY_OF_FAULTS = {
+    "frozen_redis_loses_nothing": "in vain for acks, and the messages, after Redis was",
+    "emptied_redis_is_told": "in vain for what was acknowledged after Redis came back",
+}
+
+
+@pytest.mark.parametrize("name", NO_MEMORY_OF_FAULTS)
+async def test_replica_that_does_not_subscribe_again_breaks_every_fault(
+    name: str,
+) -> None:
+    argv = [*SERVE, "--stage", "broker", "--mistake", "no-resubscribe"]
+    async with commanded(argv, "broker", patience=4.0) as world:
+        verdict = await judge(world, [("broker", PROBES[name])])
+    assert NO_MEMORY_OF_FAULTS[name] in broken(verdict)[name]
+
+
+async def test_cluster_that_has_a_leader_breaks_when_it_crashes(tmp_path: Path) -> None:
+    check = PROBES["killed_replica_costs_the_others_nothing"]
+    argv = [sys.executable, leader.__file__, str(tmp_path / "port")]
+    async with commanded(argv, "broker", patience=4.0) as world:
+        verdict = await judge(world, [("broker", check)])
+    assert "before messages through a replica" in broken(verdict)[check.__name__]
 
 
 # The command line
