@@ -144,6 +144,9 @@ WRONGS = {
     "close_is_answered": ("no-goodbye", "without a close frame"),
     "tokens_are_never_printed": ("prints", "was printed"),
     "same_key_is_published_once": ("ignores-keys", "was given two numbers"),
+    "cursor_of_another_room_is_no_licence": (
+        *("trusts-cursors", "recovered by seq 5 of another room"),
+    ),
     "what_is_no_text_ends_its_connection": ("takes-binary", "in vain for a close"),
     "who_reads_slowly_stays": ("wants-pongs", "answers each ping that it reads, was"),
 }
@@ -162,20 +165,20 @@ async def test_wrong_server_breaks_the_check_and_the_right_one_keeps_it(
         assert outcome == "kept" or words in finding.seen
 
 
-NO_MEMORY_OF_FAULTS = {
+FAULTS = {
     "frozen_redis_loses_nothing": "in vain for acks, and the messages, after Redis was",
     "emptied_redis_is_told": "in vain for what was acknowledged after Redis came back",
 }
 
 
-@pytest.mark.parametrize("name", NO_MEMORY_OF_FAULTS)
+@pytest.mark.parametrize("name", FAULTS)
 async def test_replica_that_does_not_subscribe_again_breaks_every_fault(
     name: str,
 ) -> None:
     argv = [*SERVE, "--stage", "broker", "--mistake", "no-resubscribe"]
     async with commanded(argv, "broker", patience=4.0) as world:
         verdict = await judge(world, [("broker", PROBES[name])])
-    assert NO_MEMORY_OF_FAULTS[name] in broken(verdict)[name]
+    assert FAULTS[name] in broken(verdict)[name]
 
 
 async def test_cluster_that_has_a_leader_breaks_when_it_crashes(tmp_path: Path) -> None:

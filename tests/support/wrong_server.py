@@ -85,7 +85,8 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
     match said.get("type"):
         case "join":
             members.add(socket)
-            told = {"epoch": "e", "seq": newest, "recovered": False}
+            recovered = WRONG == "trusts-cursors" and "after" in said
+            told = {"epoch": "e", "seq": newest, "recovered": recovered}
             await send(socket, type="joined", **told, **about)
         case "publish":
             key = said.get("key", "")
