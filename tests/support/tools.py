@@ -15,4 +15,5 @@ TOOLS = {
     "curl": shutil.which("curl"),
     "C compiler": shutil.which("cc"),
     "openssl": shutil.which("openssl"),
+    "Node": shutil.which("node"),
 }
