@@ -33,6 +33,9 @@ load: .venv/ready  ## every load test on a cluster of its own, and a page, in 4 
 peers: .venv/peers  ## the server against others on the same load, about 7 minutes
 	@$(BIN)/python -m bench
 
+verdicts: .venv/peers  ## which promises other servers keep, about 3 minutes
+	@$(BIN)/python -m bench.verdicts
+
 ledger: .venv/peers  ## what each stage costs, about 5 minutes
 	@$(BIN)/python -m bench.ledger
 

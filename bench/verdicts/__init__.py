@@ -1,0 +1,1 @@
+"""Which promises other servers keep, each written as its documentation shows."""

@@ -1,0 +1,63 @@
+"""What the wire contract asks of a server in Python, and its library does not have.
+
+Tokens, the words of the messages, and numbers: no member is served better by them.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jwt
+
+numbers: Counter[str] = Counter()
+
+
+def user_of(headers: Mapping[str, str], path: str) -> str | None:
+    """Return the user that a request's token names; None if there is no good token."""
+    bearer = headers.get("Authorization", "").removeprefix("Bearer ")
+    cookie = SimpleCookie(headers.get("Cookie", "")).get("lab_token")
+    query = parse_qs(urlsplit(path).query).get("token", [""])[0]
+    token = bearer or (cookie.value if cookie else query)
+    try:
+        secret, exp = os.environ["LAB_SECRET"], {"require": ["exp", "sub"]}
+        claims = jwt.decode(token, secret, ["HS256"], exp)
+    except jwt.PyJWTError:
+        return None
+    return str(claims["sub"])
+
+
+def hello(user: str) -> dict[str, Any]:
+    about = {"id": uuid.uuid4().hex[:12], "user": user, "replica": "one"}
+    return {"type": "hello", **about, "stage": "rooms", "heartbeat": None}
+
+
+def answer(said: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the answer to a message; None for one that nobody waits for."""
+    about = {each: said[each] for each in ("room", "ref") if each in said}
+    room = said.get("room", "")
+    match said.get("type"):
+        case "echo":
+            return {"type": "echo", "payload": said.get("payload")}
+        case "ping":
+            return {"type": "pong", **about}
+        case "join":
+            numbering = {"epoch": "one", "seq": numbers[room], "recovered": False}
+            return {"type": "joined", **numbering, **about}
+        case "leave":
+            return {"type": "left", **about}
+        case "publish" if "ref" in said:
+            return {"type": "ack", "seq": numbers[room], **about}
+    return None
+
+
+def message(said: dict[str, Any], user: str) -> dict[str, Any]:
+    """Return what members of a room get, with the next number."""
+    numbers[said["room"]] += 1
+    about = {"room": said["room"], "seq": numbers[said["room"]], "from": user}
+    return {"type": "message", **about, "payload": said["payload"]}
