@@ -20,7 +20,9 @@ from bench.verdicts.contract import answer, hello, message, user_of
 app = FastAPI()
 
 
-class ConnectionManager:
+class Rooms:
+    """What that page calls ``ConnectionManager``, with a list for each room."""
+
     def __init__(self) -> None:
         self.active: dict[str, list[WebSocket]] = defaultdict(list)
 
@@ -37,7 +39,7 @@ class ConnectionManager:
             await connection.send_text(text)
 
 
-manager = ConnectionManager()
+manager = Rooms()
 
 
 @app.websocket("/")
