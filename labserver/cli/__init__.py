@@ -196,6 +196,9 @@ def judge_(
     stage: Annotated[
         str, typer.Option(help="Last stage to judge: " + ", ".join(STAGES) + ".")
     ] = LAST,
+    client: Annotated[
+        bool, typer.Option("--client", help="The command is a client, not a server.")
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(help="One check by name; may be given again.", metavar="CHECK"),
@@ -222,6 +225,10 @@ def judge_(
     LAB_REDIS_URL and the settings that a check needs small, and is ready when its port
     answers. A URL needs LAB_SECRET, the secret of its tokens, from stage auth on.
 
+    With --client the command is a client, and is started many times: it connects to
+    LAB_URL (also {url} in its arguments) with LAB_TOKEN, joins LAB_ROOM, and comes back
+    when its connection breaks, after delays of LAB_BACKOFF_FIRST to LAB_BACKOFF_CAP.
+
     Ends with status 0 when all promises up to --stage hold, with 1 when one is broken,
     and with 2 when the server cannot be judged.
     """
@@ -233,6 +240,7 @@ def judge_(
                 stage,
                 only or [],
                 console,
+                client,
                 seed=seed,
                 patience=patience,
                 start_timeout=start_timeout,

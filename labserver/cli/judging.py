@@ -21,10 +21,11 @@ from rich.markup import escape
 from labserver import judge as package
 from labserver.errors import SettingsError
 from labserver.judge import PROMISES
+from labserver.judge.clients import CHECKS, clients
 from labserver.judge.outside import Outside, commanded, remote
 from labserver.judge.run import Check, Finding, Verdict, checks_up_to, judge
 from labserver.processes.reach import NotThisMachine, resolve
-from labserver.stages import STAGES, included
+from labserver.stages import LAST, STAGES, included
 
 MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
 STARTERS = {"python": "python.py", "node": "node.mjs", "stdlib": "stdlib.py"}
@@ -50,6 +51,21 @@ def chosen(stage: str, only: Sequence[str]) -> list[tuple[str, Check]]:
         if STAGES[every[name]].number > STAGES[stage].number:
             raise SettingsError(f"{name} is a check of stage {every[name]}: --stage")
     return [pair for pair in checks if pair[1].__name__ in wanted]
+
+
+def of_clients(only: Sequence[str]) -> list[tuple[str, Check]]:
+    """Return the checks of clients that are asked for.
+
+    Raises:
+        SettingsError: There is no such check.
+
+    """
+    every = {check.__name__: check for check in CHECKS}
+    wanted = [name.replace("-", "_") for name in only] or list(every)
+    for name in wanted:
+        if name not in every:
+            raise SettingsError(f"there is no check {name!r}: {', '.join(every)}")
+    return [(LAST, every[name]) for name in every if name in wanted]
 
 
 def world_of(
@@ -86,6 +102,7 @@ async def judged(
     stage: str,
     only: Sequence[str],
     console: Console,
+    client: bool = False,
     **options: Any,
 ) -> Verdict:
     """Judge a command or URLs, and tell each finding as it comes.
@@ -95,7 +112,7 @@ async def judged(
         SettingsError: What is asked for cannot be done.
 
     """
-    checks = chosen(stage, only)
+    checks = of_clients(only) if client else chosen(stage, only)
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -117,7 +134,11 @@ async def judged(
                 text = escape(finding.seen)
                 console.print(f"  [{style}]{text}[/]", soft_wrap=True)
 
-        async with world_of(target, stage, **options) as world:
+        if client:
+            opened: Any = clients(target, **options)
+        else:
+            opened = world_of(target, stage, **options)
+        async with opened as world:
             return await judge(world, checks, told, begun)
 
 

@@ -81,8 +81,8 @@ class Program:
         words = " ".join(shlex.join(self.command).split())
         return words if len(words) <= 80 else words[:79] + "…"
 
-    async def start(self, within: float) -> None:
-        """Start it, and wait until its port answers.
+    async def start(self, within: float, listens: bool = True) -> None:
+        """Start it, and wait until its port answers, if it listens at all.
 
         Raises:
             CannotJudge: There is no such program, or it ends, floods or never listens.
@@ -106,7 +106,7 @@ class Program:
             ) from None
         self.reading = asyncio.create_task(self._read())
         deadline = time.monotonic() + within
-        while not await self._answers():
+        while listens and not await self._answers():
             if trouble := self.trouble():
                 raise CannotJudge(f"{self.name} {trouble}")
             if time.monotonic() > deadline:

@@ -119,8 +119,8 @@ def test_limits_and_settings_are_those_of_the_code() -> None:
 
 
 def test_stages_and_promises_are_those_of_the_code() -> None:
-    rows = PAGE.rsplit("| stage | promise |", 1)[1].splitlines()[2:]
-    found = dict(row.strip("| ").split(" | ") for row in rows if row)
+    rows = PAGE.rsplit("| stage | promise |", 1)[1].split("\n\n")[0].splitlines()[2:]
+    found = dict(row.strip("| ").split(" | ") for row in rows)
     assert found == {name: each.promise for name, each in STAGES.items()}
 
 
