@@ -301,6 +301,8 @@ _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1, ",": 0}
 def _check_shape(text: str, depth_limit: int = DEPTH_LIMIT) -> None:
     """Raise ValueError for more elements or levels than the limits allow."""
     # Nearly every message has fewer than the lower limit: counts only, no scan.
+    if len(text) <= depth_limit:
+        return
     opened = text.count("[") + text.count("{")
     if opened <= depth_limit and opened + text.count(",") <= ELEMENTS_LIMIT:
         return

@@ -30,13 +30,13 @@ class Gate(StreamReader):
     shut = False  # whether the parser waits for credit
 
     def at_eof(self) -> Generator[None, None, bool]:
-        while True:
-            ended = yield from super().at_eof()
-            if ended or self.credit > 0:
-                self.credit -= 1
-                return ended
-            self.shut = True
+        while not self.buffer or self.credit <= 0:
+            if self.eof:
+                return True
+            self.shut = bool(self.buffer)
             yield
+        self.credit -= 1
+        return False
 
     def feed_eof(self) -> None:
         self.discard()  # the peer is gone: nobody waits for its last bytes

@@ -26,13 +26,16 @@ class TokenBucket:
 
         If there are too few, the bucket goes into debt, of one burst at most.
         """
-        self.refill(now)
-        self.level = max(-self.burst, self.level - cost)
-        return self.level >= 0.0
+        # Without min() and max(): this is called several times for each message.
+        level = self.level + (now - self.updated) * self.rate
+        level = (level if level < self.burst else self.burst) - cost
+        self.level = level if level > -self.burst else -self.burst
+        self.updated = now
+        return level >= 0.0
 
-    def give_back(self) -> None:
-        """Put one token back, where an event turned out to be free."""
-        self.level = min(self.burst, self.level + 1.0)
+    def give_back(self, cost: float = 1.0) -> None:
+        """Put tokens back, where an event turned out to be free, or cheaper."""
+        self.level = min(self.burst, self.level + cost)
 
     def charge(self, cost: float) -> None:
         """Take ``cost`` tokens more, into a debt of half a burst at most."""
@@ -84,11 +87,12 @@ class BucketPerName:
         """Return the bucket of ``name``, refilled; None when there is no limit."""
         if not self.rate:
             return None
-        bucket = self.buckets.pop(name, None)
+        bucket = self.buckets.get(name)
         if bucket is None:
-            bucket = TokenBucket(self.rate, self.burst, now)
-        self.buckets[name] = bucket
-        while len(self.buckets) > self.names_limit:
-            self.buckets.popitem(last=False)
-        bucket.refill(now)
+            bucket = self.buckets[name] = TokenBucket(self.rate, self.burst, now)
+            while len(self.buckets) > self.names_limit:
+                self.buckets.popitem(last=False)
+        else:
+            self.buckets.move_to_end(name)
+            bucket.refill(now)
         return bucket

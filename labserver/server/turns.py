@@ -14,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from labserver.server.limits import TokenBucket
 
 QUANTUM = 0.004  # seconds that a turn lasts
+SPARE = 0.5  # part of the loop's time that turns may use without waiting in the line
 SHARE = 0.02  # part of the loop's time that a connection may use without a turn
 BURST = 0.001  # seconds that it may use at once without a turn
 WORST = 250e-9  # seconds that a byte of a message may cost: an estimate from above
@@ -30,6 +31,7 @@ MOST_WORK = (200e-6, 1e-6)  # for any message, and for each byte
 # A message is read in one tick of the loop and served in the next.
 TICKS = 3  # ticks of the loop from one turn to the next
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -38,6 +40,13 @@ class Turns:
 
     def __init__(self) -> None:
         self.line: deque[Callable[[], object]] = deque()
+        # Seconds of turns that may begin at once, of all connections together.
+        self.spare = TokenBucket(SPARE, QUANTUM, time.monotonic())
+
+    def free(self, now: float) -> bool:
+        """Return whether a turn may begin at once: few had turns lately."""
+        self.spare.refill(now)
+        return not self.line and self.spare.level > QUANTUM / 2
 
     def ask(self, then: Callable[[], object]) -> None:
         """Join the line; call ``then`` when the turn comes."""
@@ -93,16 +102,28 @@ class Share(TokenBucket):
 
     def available(self) -> float:
         """Return the seconds that may be used now; negative if a turn is needed."""
-        self.refill(time.monotonic())
+        now = time.monotonic()
+        self.refill(now)
+        if self.left <= 0.0 and self.level <= 0.0 and self.turns.free(now):
+            self.begin()
         return max(self.left, self.level)
 
     def allows(self, size: int) -> bool:
         """Return whether a message of ``size`` bytes may be served without a turn."""
-        return self.left > 0.0 or self.available() > size * WORST
+        worst = size * WORST
+        # Its level only grows until it is refilled, so often it need not be.
+        return self.left > 0.0 or self.level > worst or self.available() > worst
 
     def begin(self) -> None:
         """Begin a turn."""
         self.left = QUANTUM
+        self.turns.spare.take(time.monotonic(), QUANTUM)
+
+    def rest(self) -> None:
+        """End a turn early; the rest of it cannot be saved."""
+        if self.left > 0.0:
+            self.turns.spare.give_back(self.left)
+        self.left = 0.0
 
 
 def charged(
@@ -118,26 +139,29 @@ def charged(
             taken already. None if there is no limit.
 
     """
+    return timed(work, _charge, size, share, bucket)
 
-    def charge(spent: float) -> None:
-        most = MOST_WORK[0] + MOST_WORK[1] * size
-        spent = max(min(spent, most), size * LEAST_WORK)
-        share.spend(spent)
-        if bucket is not None and (more := spent * bucket.rate - 1.0) > 0.0:
-            bucket.charge(more)
 
-    return timed(work, charge)
+def _charge(spent: float, size: int, share: Share, bucket: TokenBucket | None) -> None:
+    most = MOST_WORK[0] + MOST_WORK[1] * size
+    spent = max(min(spent, most), size * LEAST_WORK)
+    share.spend(spent)
+    if bucket is not None and (more := spent * bucket.rate - 1.0) > 0.0:
+        bucket.charge(more)
 
 
 @coroutine
 def timed(
-    work: Coroutine[Any, Any, T], spend: Callable[[float], None]
+    work: Coroutine[Any, Any, T],
+    spend: Callable[Concatenate[float, P], None],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> Generator[Any, Any, T]:
     """Await a coroutine, and measure how long it runs, without the time that it waits.
 
     Args:
         work: The coroutine.
-        spend: Called with the seconds, once, when the coroutine has ended.
+        spend: Called with the seconds and ``args``, once, when the coroutine has ended.
 
     Returns:
         The result of the coroutine.
@@ -162,4 +186,4 @@ def timed(
             except BaseException as exc:  # cancelled, mostly
                 error = exc
     finally:
-        spend(spent)
+        spend(spent, *args, **kwargs)
