@@ -20,7 +20,7 @@ from labserver.processes.cluster import Replica, running_replica
 from labserver.server.intake import QUEUE
 from labserver.server.reading import DROPPED_LIMIT
 from labserver.server.server import LabServer
-from labserver.server.turns import QUANTUM, TICKS, Turns, timed
+from labserver.server.turns import QUANTUM, SHARE, TICKS, Share, Turns, timed
 from tests.conftest import SECRET, Peer, Running, eventually, peer
 from tests.support import attackers
 
@@ -218,6 +218,58 @@ async def test_one_goes_on_at_a_time_and_the_loop_turns_between_them() -> None:
     assert [name for name, _ in order] == ["a", "b", "c", "a", "b", "c"]
     times = [at for _, at in order]
     assert all(b - a >= TICKS for a, b in zip(times, times[1:], strict=False))
+
+
+def shares(count: int) -> list[Share]:
+    """Return shares in one line; time gives nothing back."""
+    turns = Turns()
+    turns.spare.rate = 0.0
+    found = [Share(turns) for _ in range(count)]
+    for share in found:
+        share.rate = 0.0
+    return found
+
+
+def test_new_connection_has_a_small_part_of_a_turn() -> None:
+    (share,) = shares(1)
+    assert 0.0 < share.available() <= QUANTUM / 10
+    share.spend(share.level)
+    share.turns.line.append(lambda: None)
+    assert share.available() <= 0.0
+
+
+def test_connection_that_was_idle_for_long_has_no_more_than_a_part_of_a_turn() -> None:
+    (share,) = shares(1)
+    share.rate = SHARE
+    share.refill(time.monotonic() + 3600)
+    assert 0.0 < share.level <= QUANTUM / 2
+
+
+def test_connection_that_used_its_share_goes_on_while_turns_are_few() -> None:
+    (share,) = shares(1)
+    for _ in range(100):
+        share.spend(QUANTUM / 1000)  # its share, then little of each turn
+        assert share.available() > 0.0
+        share.rest()
+
+
+def test_full_turns_of_all_connections_together_soon_use_the_line() -> None:
+    light, *heavy = shares(10)
+    begun = 0
+    for share in heavy:
+        share.spend(share.level)
+        begun += share.available() > 0.0
+        share.spend(QUANTUM)
+        share.rest()
+    assert begun == 1
+    assert light.available() > 0.0
+
+
+def test_nobody_overtakes_the_line() -> None:
+    waiting, other = shares(2)
+    waiting.turns.line.append(lambda: None)
+    other.spend(other.level)
+    assert other.available() <= 0.0
 
 
 async def test_cancelled_wait_holds_nobody_up() -> None:
