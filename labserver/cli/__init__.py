@@ -25,6 +25,7 @@ from rich.table import Table
 from labserver import __version__, demo
 from labserver.cli import judging
 from labserver.cli.flags import settings_flags
+from labserver.contract.schema import asyncapi
 from labserver.contract.tokens import issue
 from labserver.errors import LabError, RedisMissing, SettingsError
 from labserver.judge.page import page
@@ -266,6 +267,12 @@ def starter(
 ) -> None:
     """Print the smallest server that keeps the first promise, to go on from."""
     print(judging.starter(language), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the wire contract as an AsyncAPI 3 document, JSON."""
+    print(json.dumps(asyncapi(), indent=2))
 
 
 @app.command()

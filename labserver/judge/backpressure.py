@@ -53,7 +53,7 @@ async def _with_sloth(
 
 async def a_stuck_reader_holds_up_nobody(world: World) -> None:
     """A stuck and a dribbling member hold up nobody, and cost nobody a message."""
-    lobby, healthy = world.room("lobby"), 50
+    lobby, healthy = world.room("lobby"), world.healthy
     async with (
         world.running() as server,
         peer(server, "ann") as ann,

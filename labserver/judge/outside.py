@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
@@ -46,6 +46,7 @@ class Outside(World):
     Their rooms may be used already, so each check talks in rooms of its own.
     """
 
+    healthy: ClassVar[int] = 50
     secret: str = field(default="", repr=False)
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     turns: Any = field(default_factory=itertools.count, repr=False)

@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed
@@ -78,6 +78,7 @@ class World:
     patience: float = PATIENCE
     change: Callable[[Parts, Settings], Parts] | None = None
     seed: int = 1
+    healthy: ClassVar[int] = 10  # readers beside slow ones: here they cost the server
     chance: random.Random = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from labserver.contract.messages import encode_json
+from labserver.contract.schema import asyncapi
 from labserver.errors import Refused
 
 TEXT = "text/plain; charset=utf-8"
@@ -156,6 +158,10 @@ def _metrics(status: Status) -> Response:
     return respond(200, status.metrics_page(), kind)
 
 
+def _schema(status: Status) -> Response:
+    return respond(200, encode_json(asyncapi()), "application/json")
+
+
 def _console(name: str, kind: str) -> Callable[[Status], Response]:
     def page(status: Status) -> Response:
         data = files("labserver.server").joinpath("console", name).read_bytes()
@@ -169,6 +175,7 @@ def _console(name: str, kind: str) -> Callable[[Status], Response]:
 
 
 ROUTES: dict[str, Callable[[Status], Response]] = {
+    "/asyncapi.json": _schema,
     "/": _console("index.html", "text/html; charset=utf-8"),
     "/console.css": _console("console.css", "text/css; charset=utf-8"),
     "/console.js": _console("console.js", "text/javascript; charset=utf-8"),

@@ -13,6 +13,7 @@ from msgspec.structs import fields
 
 from labserver.contract import closing, messages
 from labserver.contract.messages import DEPTH_LIMIT, ELEMENTS_LIMIT, ROOM_PATTERN
+from labserver.contract.schema import ERRORS, STATUSES
 from labserver.judge.outside import TOLD
 from labserver.processes.cluster import running_replica
 from labserver.server.intake import HEAD_LIMIT
@@ -88,11 +89,12 @@ def test_every_close_code_is_there_with_what_a_client_may_do() -> None:
 def test_every_error_code_is_there() -> None:
     source = "".join(path.read_text() for path in (ROOT / "labserver").rglob("*.py"))
     used = set(re.findall(r'BadMessage\(\s*"(\w+)"', source)) | {"broker_down"}
-    assert table("### Errors").keys() == used
+    assert table("### Errors").keys() == used == ERRORS.keys()
 
 
 def test_statuses_say_whether_a_client_may_come_back() -> None:
     rows = table("### Before the upgrade: HTTP")
+    assert rows.keys() == set(map(str, STATUSES))
     for status, (_, comes_back) in rows.items():
         after = closing.after_status(int(status))
         assert (after is closing.Return.SOON) == (comes_back == "later"), status
