@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
 from labserver.client import Client
+from labserver.judge.evidence import note
 from labserver.judge.oracle import Oracle, disagreements, lost
-from labserver.judge.world import Peer, Served, World, must, peer
+from labserver.judge.world import Broken, Peer, Served, World, must, peer
 from labserver.redis.link import channel_of
 
 SILENT = 2.5  # seconds
@@ -32,19 +34,24 @@ async def replicas_agree_on_one_order(world: World) -> None:
         world.client(two, "dan") as dan,
     ):
         clients = (ann, bob, cy, dan)
+        names = dict(zip(clients, ("ann", "bob", "cy", "dan"), strict=True))
         oracles, lobby = [Oracle() for _ in clients], world.room("lobby")
         for client in clients:
             await client.join(lobby)
 
         async def speak(client: Client) -> list[int]:
-            acks = [
-                await client.publish(lobby, f"{id(client)} {number}")
-                for number in range(25)
-            ]
-            return [ack["seq"] for ack in acks]
+            seqs = []
+            for number in range(25):
+                said = f"{names[client]} {number}"
+                note(names[client], "sent", f"publish {said}")
+                ack = await client.publish(lobby, said)
+                note(names[client], "received", json.dumps(ack))
+                seqs.append(ack["seq"])
+            return seqs
 
         async def listen(client: Client, oracle: Oracle) -> None:
             async for message in client:
+                note(names[client], "received", json.dumps(message))
                 oracle.saw(message)
                 if oracle.verdict.received == 100:
                     return
@@ -55,8 +62,15 @@ async def replicas_agree_on_one_order(world: World) -> None:
             await asyncio.gather(*(listen(*pair) for pair in pairs))
         acknowledged = [seq for each in seqs for seq in each]
         must(sorted(acknowledged) == list(range(1, 101)), "acks are not 1 to 100")
-        wrong = disagreements(oracles)
-        must(not wrong, f"{len(wrong)} places where members got different messages")
+        if wrong := disagreements(oracles):
+            heard = ", ".join(
+                f"{name} {oracle.payloads().get(wrong[0])!r}"
+                for name, oracle in zip(names.values(), oracles, strict=True)
+            )
+            raise Broken(
+                f"members got different messages at {len(wrong)} places, first at seq "
+                f"{wrong[0][2]}: {heard}"
+            )
         for oracle in oracles:
             must(oracle.verdict.clean, str(oracle.verdict))
             must(not lost(oracle, lobby, acknowledged), "a message was lost")
