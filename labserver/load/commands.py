@@ -48,18 +48,18 @@ app = typer.Typer(
 )
 Results = Annotated[Path, typer.Option(help="Folder in which to make a new folder.")]
 Seconds = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=0,
+        min=1,
         max=SECONDS_LIMIT,
         show_default=False,
         help="Seconds of load in each scenario. Default: the scenario's own.",
     ),
 ]
 Users = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=0,
+        min=1,
         max=USERS_LIMIT,
         show_default=False,
         help="Members in each scenario. Default: the scenario's own.",
@@ -91,8 +91,8 @@ Scenario = Annotated[
 def main(
     context: typer.Context,
     scenario: Scenario = [],  # noqa: B006
-    seconds: Seconds = 0,
-    users: Users = 0,
+    seconds: Seconds = None,
+    users: Users = None,
     results: Results = Path("results"),
 ) -> None:
     """Run all scenarios on clusters of their own, in four minutes, and judge the runs.
@@ -102,7 +102,7 @@ def main(
     end. Load goes to this machine only.
     """
     if context.invoked_subcommand is None:
-        cases = chosen(scenario, seconds, users)
+        cases = chosen(scenario, seconds or 0, users or 0)
         folder = new_folder(results, "load")
         outcomes = complete(all_of(cases, folder))
         conclude(outcomes, folder)
@@ -136,7 +136,7 @@ def ab(
         int, typer.Option(min=2, max=REPEATS_LIMIT, help="Runs of each side.")
     ] = 3,
     seconds: Seconds = 8,
-    users: Users = 0,
+    users: Users = None,
     results: Results = Path("results"),
 ) -> None:
     """Compare two servers with different settings, in turns: A B B A A B.
@@ -146,7 +146,7 @@ def ab(
     if not a and not b:
         raise typer.BadParameter("ab needs --a or --b: arguments that differ")
     known([scenario])
-    case = chosen([scenario], seconds, users)[0]
+    case = chosen([scenario], seconds or 0, users or 0)[0]
     folder = new_folder(results, "ab")
     sides = [(folder / "A", a), (folder / "B", b)]
     for where, _ in sides:

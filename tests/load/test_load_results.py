@@ -403,6 +403,8 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
         (("report", str(run)), "not valid JSON"),
         (("compare", str(tmp_path / "empty"), str(run)), "contains no run"),
         (("--scenario", "nothing"), "there is no scenario 'nothing'"),
+        (("--seconds", "0"), "--seconds"),
+        (("--users", "0"), "--users"),
         (("--seconds", "9999"), "600"),
         (("ab", "--a", "'"), "No closing quotation"),
         (("ab",), "ab needs --a or --b"),
