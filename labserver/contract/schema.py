@@ -57,6 +57,9 @@ SERVER: tuple[type[Struct], ...] = (
     messages.Presence,
     messages.Error,
 )
+# To JSON Schema an integer is a number, too, and this is the one that is not.
+HUGE = {"anyOf": [{"minimum": 2**63}, {"exclusiveMaximum": -(2**63)}]}
+FLOAT = {"type": "number", "not": {"type": "integer", **HUGE}}
 TEMPLATE = "#/components/schemas/{name}"
 
 
@@ -90,6 +93,8 @@ def asyncapi() -> dict[str, Any]:
         for each in schema.get("properties", {}).values():
             if pattern := each.get("pattern"):  # ECMA-262 has no \A and \Z
                 each["pattern"] = pattern.replace(r"\A", "^").replace(r"\Z", "$")
+    for kind in CLIENT:
+        schemas[kind.__name__]["properties"]["ref"]["anyOf"][-1] = FLOAT
     schemas["Error"]["properties"]["code"] = {"enum": list(ERRORS)}
     schemas["Gap"]["properties"]["reason"] = {"enum": ["slow", "broker"]}
     to_server = [kind.__name__ for kind in CLIENT]

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from redis import Redis
@@ -157,6 +157,9 @@ fields = st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(fields)
+@example({"type": "ping", "ref": 2**63})  # an integer that 64 bits do not hold
+@example({"type": "ping", "ref": -(2**63)})
+@example({"type": "ping", "ref": 1.5})
 def test_decoder_and_document_agree(message: dict[str, Any]) -> None:
     try:
         decode(json.dumps(message, ensure_ascii=False))
