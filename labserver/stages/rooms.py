@@ -41,6 +41,7 @@ from labserver.server.limits import BucketPerName
 from labserver.server.member import Member
 from labserver.server.parts import Lab, Parts
 from labserver.server.proxies import neighbourhood
+from labserver.server.sizes import BytesPerName
 from labserver.settings import Settings
 
 
@@ -58,11 +59,11 @@ class RoomsApplication:
     in_flight_limit = 64
 
     def __init__(self, lab: Lab, rooms_limit: int) -> None:
-        self.lab = lab
-        self.rooms_limit = rooms_limit
+        self.lab, self.rooms_limit = lab, rooms_limit
         # Per user: empty rooms that its messages may create. As many as a connection
         # may be in, and in a minute as many again.
         self.begins = BucketPerName(rooms_limit / 60.0, rooms_limit)
+        self.sizes = BytesPerName()
 
     async def receive(self, member: Member, text: str) -> None:
         await self.handle(member, decode(text))
@@ -85,13 +86,13 @@ class RoomsApplication:
 
     async def publish(self, member: Member, message: Publish) -> None:
         self.check_claim(member, message.room, message.ref)
-        tail = body(member.identity.user, message.payload)
-        who, begins = member.identity, None
-        if message.room not in self.lab.hub.rooms:  # else somebody is in it: no limit
-            payer = who.at(neighbourhood(member.address))
-            begins = self.begins.of(payer, time.monotonic())
-        publish = self.lab.broker.publish
-        stored = publish(message.room, tail, message.key, who.user, begins)
+        who, room = member.identity, message.room
+        tail = body(who.user, message.payload)
+        payer = who.at(neighbourhood(member.address))
+        await self.sizes.take(payer, len(tail))
+        empty = room not in self.lab.hub.rooms  # else somebody is in it: no limit
+        begins = self.begins.of(payer, time.monotonic()) if empty else None
+        stored = self.lab.broker.publish(room, tail, message.key, who.user, begins)
         if stored.done():
             self.published(member, message, stored)
             return

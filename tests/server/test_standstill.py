@@ -14,8 +14,10 @@ import redis as redis_client
 
 from chaos.redis_cluster import free_ports
 from labserver.processes.cluster import Replica, running_replica
+from labserver.redis.embedded import embedded_redis
 from labserver.redis.link import SILENCE
 from tests.conftest import SECRET, peer
+from tests.support.attackers import attacked
 from tests.support.raw_sockets import Raw, bearer, raw, raw_peer, said, upgrade
 
 pytestmark = pytest.mark.timeout(60)
@@ -149,6 +151,27 @@ async def test_link_to_redis_is_kept(
         await ann.send(type="publish", room="lobby", payload=1)
         assert (await ann.until("message"))["seq"] == 1
         assert subscribers(redis) == links
+
+
+async def test_link_is_kept_though_one_user_publishes_all_it_can() -> None:
+    redis_limit = ("--client-output-buffer-limit", "pubsub 32mb 8mb 60")  # its default
+    received = "labserver_messages_received_total"
+    async with (
+        embedded_redis(*redis_limit) as broker,
+        running_replica("resume", "--redis", broker.url, secret=SECRET) as one,
+        running_replica("resume", "--redis", broker.url, secret=SECRET) as two,
+        peer(two.url) as ann,
+    ):
+        await ann.join("attacked")
+        with redis_client.Redis.from_url(broker.url) as redis:
+            links = subscribers(redis)
+            async with attacked(one, "big", 3):
+                async with asyncio.timeout(10):
+                    while await one.metric(received) < 3:
+                        pass
+                async with standing(two, 0.8 * SILENCE):
+                    pass
+            assert subscribers(redis) == links
 
 
 def subscribers(redis: redis_client.Redis) -> set[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import cbor2
@@ -34,20 +32,6 @@ async def quiet() -> AsyncIterator[Replica]:
     """A server that nobody attacks."""
     async with running_replica("resume", "--without", "broker") as server:
         yield server
-
-
-@asynccontextmanager
-async def attacked(server: Replica, kind: str, count: int) -> AsyncIterator[None]:
-    """Attack a server during the block, for ten seconds at most."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, attackers.__file__),
-        *(server.url, server.token("mallory"), kind, str(count), "10"),
-    )
-    try:
-        yield
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def answered(client: Peer) -> float:
@@ -104,7 +88,7 @@ async def test_others_are_answered_beside_expensive_clients(
     ):
         one = await cost(quiet, kind)
         before = await server.metric("process_resident_memory_bytes")
-        async with attacked(server, kind, count):
+        async with attackers.attacked(server, kind, count):
             async with asyncio.timeout(10):
                 while await server.metric(ACCEPTED) < count:
                     pass

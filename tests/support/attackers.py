@@ -11,14 +11,18 @@ closes them. They stop by themselves.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import selectors
 import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
+
+from labserver.processes.cluster import Replica
 
 TEXT, BINARY, PING, CLOSE = 0x81, 0x82, 0x89, 0x88
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
@@ -126,6 +130,20 @@ def attack(url: str, token: str, kind: str, count: int, seconds: float) -> int:
                 chooser.unregister(sock)
                 sock.close()
     return sent
+
+
+@asynccontextmanager
+async def attacked(server: Replica, kind: str, count: int) -> AsyncIterator[None]:
+    """Attack a server during the block, for ten seconds at most."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__),
+        *(server.url, server.token("mallory"), kind, str(count), "10"),
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
 
 
 if __name__ == "__main__":
