@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -74,7 +75,7 @@ class BoundedProtocol(H11Protocol):
         # so the peer makes no progress by taking them.
         left = max(0.0, self.made + self.timeout - time.monotonic())
         self.due: asyncio.TimerHandle | None
-        self.due = self.loop.call_later(left, self.look, 0)
+        self.due = self.loop.call_later(left, self.look, (0, sys.maxsize))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.expected()
@@ -85,11 +86,12 @@ class BoundedProtocol(H11Protocol):
         """Wait for a request, or for the peer to take the end of the last answer."""
         self.expected()
         # Also while it is closing: it ends when the peer has taken the last byte.
-        self.due = self.loop.call_later(self.timeout, self.look, self.taken())
+        progress = self.unsent(), taken(self.transport)
+        self.due = self.loop.call_later(self.timeout, self.look, progress)
 
-    def taken(self) -> int:
+    def unsent(self) -> int:
         try:
-            return taken(self.transport)
+            return self.transport.get_write_buffer_size()
         except AttributeError:  # with TLS the transport may already be gone
             return 0
 
@@ -98,8 +100,11 @@ class BoundedProtocol(H11Protocol):
             self.due.cancel()
             self.due = None
 
-    def look(self, before: int, last: bool = False) -> None:
-        if self.taken() > before:
+    def look(self, before: tuple[int, int], last: bool = False) -> None:
+        """Abort a peer that sends nothing, and takes nothing of what waits for it."""
+        unsent, took = before
+        now = self.unsent()
+        if now < unsent or (now and taken(self.transport) > took):
             self.expect()
         elif not last:
             self.due = self.loop.call_later(LAST_LOOK, self.look, before, True)

@@ -65,20 +65,21 @@ def taken(transport: asyncio.WriteTransport) -> int:
     the kernel takes more only when a third of its buffer (4 MB) is free. At 100 kB a
     second that is every 13 seconds. Linux counts what the peer has acknowledged.
     """
-    sock = transport.get_extra_info("socket")
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # it is closed
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.stop)
-            return int.from_bytes(info[ACKED], sys.byteorder)
-    return -transport.get_write_buffer_size()
+    with contextlib.suppress(OSError, AttributeError):  # with TLS it may be gone
+        if sys.platform != "linux":
+            return -transport.get_write_buffer_size()
+        sock = transport.get_extra_info("socket")
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.stop)
+        return int.from_bytes(info[ACKED], sys.byteorder)
+    return 0
 
 
 def untaken(transport: asyncio.WriteTransport) -> int:
     """Return the bytes that the peer has not taken yet, here and in the kernel."""
     waiting = transport.get_write_buffer_size()
     if sys.platform == "linux":
-        sock = transport.get_extra_info("socket")
         with contextlib.suppress(OSError, AttributeError):
+            sock = transport.get_extra_info("socket")
             answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
             return waiting + int.from_bytes(answer, sys.byteorder)
     return waiting
