@@ -52,12 +52,13 @@ def answer(said: dict[str, Any]) -> dict[str, Any] | None:
         case "leave":
             return {"type": "left", **about}
         case "publish" if "ref" in said:
-            return {"type": "ack", "seq": numbers[room], **about}
+            return {"type": "ack", "seq": said["number"], **about}
     return None
 
 
 def message(said: dict[str, Any], user: str) -> dict[str, Any]:
     """Return what members of a room get, with the next number."""
     numbers[said["room"]] += 1
-    about = {"room": said["room"], "seq": numbers[said["room"]], "from": user}
+    said["number"] = numbers[said["room"]]  # for its ack, which may come later
+    about = {"room": said["room"], "seq": said["number"], "from": user}
     return {"type": "message", **about, "payload": said["payload"]}
