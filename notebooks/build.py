@@ -30,12 +30,13 @@ SOLUTION = re.compile(
     r"<summary>Solution</summary>\s+```python\n(.*?)```\s+</details>", re.DOTALL
 )
 
-
 # The README shows the picture of one chapter, and a small one of each.
 PICTURE_OF, PICTURE = "05_backpressure", FOLDER / "slow-reader.png"
 THUMBNAILS = FOLDER / "thumbnails"
 THUMBNAIL_WIDTH = 320  # pixels; shown half as wide
 THUMBNAIL_COLOURS = 32
+
+TASKS = {"exercise", "build"}  # tags of the cells that a learner fills in
 
 
 class BadChapter(Exception):
@@ -61,32 +62,37 @@ def read(source: Path) -> NotebookNode:
     return notebook
 
 
-def solution(notebook: NotebookNode) -> str:
-    """Return the code under "Solution"."""
-    found = [
-        match.group(1)
+def solutions(notebook: NotebookNode) -> list[str]:
+    """Return the code under each "Solution", in order."""
+    return [
+        match.group(1).strip("\n")
         for cell in notebook.cells
         if cell.cell_type == "markdown"
         for match in SOLUTION.finditer(cell.source)
     ]
-    if len(found) != 1:
-        raise BadChapter(f"{len(found)} solutions, not one")
-    return found[0].strip("\n")
 
 
-def exercise(notebook: NotebookNode) -> NotebookNode:
-    """Return the cell tagged ``exercise``."""
-    cells = [
-        cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", ())
-    ]
-    if len(cells) != 1:
-        raise BadChapter(f"{len(cells)} cells are tagged exercise, not one")
-    return cells[0]
+def tasks(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the cells that a learner fills in: an exercise, perhaps a part to build.
+
+    Raises:
+        BadChapter: There are others, or one has no solution before it.
+
+    """
+    kinds = [set(cell.metadata.get("tags", ())) & TASKS for cell in notebook.cells]
+    found = [cell for cell, kind in zip(notebook.cells, kinds, strict=True) if kind]
+    names = [name for kind in kinds for name in sorted(kind)]
+    if names not in (["exercise"], ["exercise", "build"]):
+        raise BadChapter(f"the tasks are {names}")
+    if len(solutions(notebook)) != len(found):
+        raise BadChapter(f"{len(solutions(notebook))} solutions of {len(found)} tasks")
+    return found
 
 
 def solved(notebook: NotebookNode) -> NotebookNode:
-    """Put the solution into the exercise's cell."""
-    exercise(notebook).source = solution(notebook)
+    """Put the solutions into the cells of their tasks."""
+    for cell, code in zip(tasks(notebook), solutions(notebook), strict=True):
+        cell.source = code
     return notebook
 
 

@@ -51,12 +51,17 @@ async def who_vanished_is_ended(world: World) -> None:
         for each in idle:
             each.sleep()
         await asyncio.sleep(2 * INTERVAL + GRACE)
-        left = count - sum(
-            await asyncio.gather(*(each.ended(quiet=0.2) for each in idle))
-        )
+        ends = await asyncio.gather(*(each.ended(quiet=0.2) for each in idle))
+        left = [each for each, end in zip(idle, ends, strict=True) if not end]
         waited = f"{2 * INTERVAL + GRACE:g} s"
         since = f"{waited} after falling silent (heartbeat {INTERVAL:g} s)"
-        must(not left, f"{left} of {count} dead peers are still connected {since}")
+        told = sum(each.goodbye for each in left)
+        more = f"; {told} of them were sent a goodbye, and are waited for"
+        must(
+            not left,
+            f"{len(left)} of {count} dead peers are still connected {since}"
+            + (more if told else ""),
+        )
         # What the kernel held comes, even if the server had given up: not more.
         gone = await full.ended()
         must(

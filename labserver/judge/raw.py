@@ -41,6 +41,7 @@ class Raw:
     ) -> None:
         self.reader, self.writer, self.name = reader, writer, name
         self.taken = 0  # bytes, by ended()
+        self.goodbye = False  # whether a close frame was among them
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -129,6 +130,7 @@ class Raw:
             async with asyncio.timeout(limit):
                 while data := await asyncio.wait_for(self.reader.read(2**16), quiet):
                     self.taken += len(data)
+                    self.goodbye |= CLOSE in _opcodes(data)
             note(self.name, "received", "the end of the connection")
             return True
         return self.reader.exception() is not None
@@ -137,6 +139,15 @@ class Raw:
         self.transport.abort()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
+
+
+def _opcodes(data: bytes) -> set[int]:
+    """Return the opcodes of short frames; what begins in mid-frame says nothing."""
+    found, at = set(), 0
+    while at + 1 < len(data) and data[at] & 0x80 and data[at + 1] < 126:
+        found.add(data[at] & 15)
+        at += 2 + data[at + 1]
+    return found
 
 
 def _shown(opcode: int, data: bytes) -> str:

@@ -29,7 +29,8 @@ from labserver.notebook.peers import (
     silent,
     upgrade,
 )
-from labserver.notebook.probing import Probed, probe
+from labserver.notebook.probed import Probed
+from labserver.notebook.probing import probe
 from labserver.notebook.progress import progress
 from labserver.notebook.replicas import carried, duet
 from labserver.notebook.samples import Samples, sampled, watch

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from labserver.errors import SettingsError
 from labserver.judge import PROMISES, World
 from labserver.judge.run import Check, Finding, checks_up_to, judge
+from labserver.notebook.checks import is_empty
+from labserver.notebook.probed import Probed
 from labserver.notebook.progress import Line
-from labserver.notebook.twins import quiet
+from labserver.notebook.raised import Raised, collected
 from labserver.redis.embedded import running_redis
 from labserver.server.parts import Parts
 from labserver.settings import Settings
@@ -44,56 +46,14 @@ class Hung(SystemExit):
     """Raised in the thread of a part that holds its loop; asyncio lets it pass."""
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What a server with a learner's part keeps. It shows itself at the end of a cell.
-
-    Attributes:
-        part: Name of the class.
-        place: Which part of a server it took.
-        findings: What each check found.
-        hung: What stopped it before its end; empty if nothing.
-
-    """
-
-    part: str
-    place: str
-    findings: Sequence[Finding]
-    hung: str = ""
-
-    @property
-    def kept(self) -> bool:
-        """Whether no promise was broken, and every check came to its end."""
-        return not self.hung and all(f.outcome != "broken" for f in self.findings)
-
-    def _rows(self) -> list[tuple[str, str, str]]:
-        return [
-            (each.stage, each.says, f"broken: {each.seen}" if each.seen else "kept")
-            for each in self.findings
-            if each.outcome != "skipped"
-        ]
-
-    def __repr__(self) -> str:
-        lines = [f"{stage}: {says} {seen}" for stage, says, seen in self._rows()]
-        return "\n".join([*lines, *([self.hung] if self.hung else [])])
-
-    def _repr_markdown_(self) -> str:
-        lines = [f"`{self.part}` as {self.place}:", "", "| stage | promise | seen |"]
-        lines.append("|---|---|---|")
-        for row in self._rows():
-            lines.append(
-                f"| {' | '.join(each.replace('|', '&#124;') for each in row)} |"
-            )
-        return "\n".join([*lines, *(["", f"**{self.hung}**"] if self.hung else [])])
-
-
-async def probe(part: Any, stage: str = "") -> Probed:
+async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     """Let a class take its part's place, and check its stage's promises and all before.
 
     Args:
         part: The class: of an application, admission, heartbeat, outbox, broker or
             history. Its arguments are given by their names.
         stage: Last stage; the one that brings the part, unless given.
+        before: Whether the promises of the stages before are checked, too.
 
     Raises:
         SettingsError: The class has another shape than any part; the message says what
@@ -101,12 +61,20 @@ async def probe(part: Any, stage: str = "") -> Probed:
 
     """
     place = place_of(part)
-    stage = stage or SHAPES[place][0]
+    own, methods = SHAPES[place]
+    stage = stage or own
     included(stage)
+    if all(is_empty(getattr(part, each)) for each in methods):
+        return Probed(part.__name__, place, own)
 
     def change(parts: Parts, settings: Settings) -> Parts:
         return replace(parts, **{place: made(part, place, settings)})
 
+    checks = [
+        pair
+        for pair in checks_up_to(PROMISES, stage)
+        if before or STAGES[pair[0]].number >= STAGES[own].number
+    ]
     made(part, place, Settings())  # so that a wrong shape is said before anything runs
     findings: list[Finding] = []
     ticked = [time.monotonic()]
@@ -116,7 +84,7 @@ async def probe(part: Any, stage: str = "") -> Probed:
     def work() -> None:
         try:
             with asyncio.Runner() as runner:
-                runner.run(_all(stage, change, findings, ticked))
+                runner.run(_all(stage, checks, change, findings, ticked, raised))
         except BaseException as exc:
             failed.append(exc)
         finally:
@@ -124,7 +92,7 @@ async def probe(part: Any, stage: str = "") -> Probed:
 
     thread = threading.Thread(target=work, daemon=True)
     hung, line, begun, told = "", Line(), time.monotonic(), 0
-    with quiet():
+    with collected(part) as raised:
         thread.start()
         while not over.is_set():
             await asyncio.sleep(0.05)
@@ -143,9 +111,10 @@ async def probe(part: Any, stage: str = "") -> Probed:
                     break  # it is in a call that nothing ends; the thread is a daemon
     if failed and not hung:
         raise failed[0]
-    order = [check.__name__ for _, check in checks_up_to(PROMISES, stage)]
+    order = [check.__name__ for _, check in checks]
     findings.sort(key=lambda each: order.index(each.check))
-    return Probed(part.__name__, place, tuple(findings), hung and f"{hung}: stopped.")
+    hung = hung and f"{hung}: stopped."
+    return Probed(part.__name__, place, own, tuple(findings), hung, tuple(raised.kept))
 
 
 def place_of(part: Any) -> str:
@@ -223,14 +192,15 @@ def made(part: Any, place: str, settings: Settings) -> Any:
 
 async def _all(
     stage: str,
+    checks: Sequence[tuple[str, Check]],
     change: Callable[[Parts, Settings], Parts],
     findings: list[Finding],
     ticked: list[float],
+    raised: Raised,
 ) -> None:
-    """Run every check of a stage and of those before it, a few at a time."""
+    """Run checks in a server of a stage, a few at a time."""
     turn = asyncio.Semaphore(AT_ONCE)
-    # What a part does wrong is told by the checks.
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    raised.listen(asyncio.get_running_loop())
 
     async def tick() -> None:
         while True:
@@ -247,7 +217,7 @@ async def _all(
 
     ticking = asyncio.create_task(tick())
     try:
-        await asyncio.gather(*(one(*pair) for pair in checks_up_to(PROMISES, stage)))
+        await asyncio.gather(*(one(*pair) for pair in checks))
     finally:
         ticking.cancel()
 

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 4 · Heartbeats
 #
-# **Promise:** a dead peer is gone within two intervals. · *about 15 minutes*
+# **Promise:** a dead peer is gone within two intervals. · *about 30 minutes*
 #
 # A laptop lid closes, a phone enters a tunnel. No close frame is sent, and to the
 # server the connection still looks open. This chapter shows how long a server keeps
@@ -23,6 +23,7 @@ from labserver.notebook import (
     expected,
     mistakes,
     my_guess,
+    probe,
     show,
     vanished,
 )
@@ -170,6 +171,107 @@ def dead(peers: dict, now: float, patience: float) -> list[str]:
 
 # %%
 check(dead)
+
+# %% [markdown]
+# ## Build: your own heartbeat
+#
+# Now write the part itself. A server makes one object of it, and calls
+#
+# - `start(metrics)` when it begins, `stop()` when it ends;
+# - `watch(connection)` for each new connection, `forget(connection)` when one is over.
+#
+# What your class needs of a connection:
+#
+# - `connection.send_ping()` sends a ping, and waits for nothing;
+# - `connection.pinged` and `connection.seen` are the times of the last ping to it and
+#   of the last frame from it; `connection.reads()` says whether it has taken bytes;
+# - `connection.cut(HEARTBEAT_LOST)` ends it at once. Count it: `metrics.dead += 1`.
+#
+# `probe` puts your class into a real server of this stage. It asks it what
+# `labserver judge` asks any server, and says what it saw.
+#
+# <details><summary>Hint</summary>
+#
+# `asyncio.get_running_loop().call_later(seconds, function, connection)` calls a
+# function later, and returns a timer that has a `cancel()`. Three steps follow each
+# other: a random wait, once; then ping; three quarters of an interval later look, and
+# cut or, a quarter later, ping again. Keep each connection's timer in a dictionary.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import asyncio
+# import random
+#
+# from labserver.contract.closing import HEARTBEAT_LOST
+#
+#
+# class MyHeartbeat:
+#     def __init__(self, interval: float) -> None:
+#         self.interval = interval  # seconds between two pings to the same peer
+#         self.timers = {}  # by connection: what happens to it next
+#
+#     async def start(self, metrics) -> None:
+#         self.loop, self.metrics = asyncio.get_running_loop(), metrics
+#
+#     async def stop(self) -> None:
+#         for connection in list(self.timers):
+#             self.forget(connection)
+#
+#     def watch(self, connection) -> None:
+#         self.later(random.random() * self.interval, self.ping, connection)
+#
+#     def forget(self, connection) -> None:
+#         if connection in self.timers:
+#             self.timers.pop(connection).cancel()
+#
+#     def later(self, seconds: float, do, connection) -> None:
+#         self.timers[connection] = self.loop.call_later(seconds, do, connection)
+#
+#     def ping(self, connection) -> None:
+#         connection.send_ping()
+#         self.later(self.interval * 3 / 4, self.look, connection)
+#
+#     def look(self, connection) -> None:
+#         if connection.pinged > connection.seen and not connection.reads():
+#             self.metrics.dead += 1
+#             self.forget(connection)
+#             connection.cut(HEARTBEAT_LOST)
+#         else:
+#             self.later(self.interval / 4, self.ping, connection)
+# ```
+#
+# </details>
+
+# %% tags=["build"]
+import asyncio
+import random
+
+from labserver.contract.closing import HEARTBEAT_LOST
+
+
+class MyHeartbeat:
+    def __init__(self, interval: float) -> None:
+        self.interval = interval  # seconds between two pings to the same peer
+
+    async def start(self, metrics) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def watch(self, connection) -> None: ...
+
+    def forget(self, connection) -> None: ...
+
+
+# %%
+await probe(MyHeartbeat)
+
+# %% [markdown]
+# A timer for each connection is short, and does for ten thousand peers. The stage turns
+# a wheel of 64 slots instead: one timer for all, and a stall of the server itself shows
+# there at once, so that it is not mistaken for the silence of its peers.
 
 # %% [markdown]
 # ## Mistakes

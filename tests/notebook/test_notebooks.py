@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib.util
 import re
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nbformat
@@ -27,25 +25,14 @@ from labserver.notebook.exercises import EXERCISES
 from labserver.notebook.replicas import said
 from labserver.stages import STAGES
 from tests.conftest import eventually
+from tests.support.chapters import CHAPTERS, FOLDER, build, chapter, defined
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-CHAPTERS = sorted(path.stem for path in (FOLDER / "source").glob("*.py"))
 CHAPTER_LIMIT = 60.0  # seconds
 CELL_LIMIT = 5.0
 BUSY = 3  # a machine that runs other tests is at most so many times slower
 STORED_LIMIT = 150 * 1024  # bytes of a stored chapter
 THUMBNAIL_LIMIT = 16 * 1024
-
-
-def _load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = _load_build()
+VERDICTS = ("check(", "await probe(")  # how cells begin that judge a task
 
 
 def stage_of(name: str) -> str:
@@ -54,21 +41,18 @@ def stage_of(name: str) -> str:
     return stage if stage in STAGES else ""
 
 
-def chapter(name: str) -> NotebookNode:
-    return build.read(FOLDER / "source" / f"{name}.py")
-
-
 def stored(name: str) -> NotebookNode:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
 def verdicts(notebook: NotebookNode) -> list[str]:
-    """Return the output of the chapter's checks."""
+    """Return what the chapter says of each task."""
     return [
         output.data["text/plain"]
         for cell in code(notebook)
-        if cell.source.startswith("check(")
+        if cell.source.startswith(VERDICTS)
         for output in cell.outputs
+        if output.output_type == "execute_result"
     ]
 
 
@@ -94,36 +78,41 @@ async def run(notebook: NotebookNode) -> tuple[NotebookNode, list[float]]:
 @pytest.mark.timeout(BUSY * CHAPTER_LIMIT)
 @pytest.mark.parametrize("name", CHAPTERS)
 async def test_chapter_runs_unsolved_and_then_solved_within_its_time(name: str) -> None:
-    # In a fresh kernel; an error in any cell raises here. The exercise is solved after
-    # everything else has run: no other section depends on it, see below.
+    # In a fresh kernel; an error in any cell raises here. The tasks are solved after
+    # everything else has run: no other section depends on them, see below.
     notebook = chapter(name)
-    solution = build.exercise(build.solved(chapter(name)))
-    (check_again,) = [c for c in notebook.cells if c.source.startswith("check(")]
-    for number, cell in enumerate((solution, check_again)):
+    solutions = build.tasks(build.solved(chapter(name)))
+    judged = [cell for cell in notebook.cells if cell.source.startswith(VERDICTS)]
+    for number, cell in enumerate((*solutions, *judged)):
         again = nbformat.v4.new_code_cell(cell.source, id=f"again-{number}")
         notebook.cells.append(again)
     _, taken = await run(notebook)
-    unsolved, solved = verdicts(notebook)
-    assert unsolved.endswith("not solved yet")
-    assert ": right, " in solved
+    said = verdicts(notebook)
+    unsolved, solved = said[: len(said) // 2], said[len(said) // 2 :]
+    assert len(solved) == len(judged) == len(solutions)
+    assert all(re.search("not (solved|written) yet$", each) for each in unsolved)
+    assert all(re.search(": right, |: kept, ", each) for each in solved)
     assert sum(taken) < BUSY * CHAPTER_LIMIT
     assert max(taken) < BUSY * CELL_LIMIT
 
 
-def defined(source: str) -> Any:
-    """Return the last function that a cell defines."""
-    names: dict[str, Any] = {}
-    exec(source, names)
-    return [value for value in names.values() if hasattr(value, "__code__")][-1]
+def exercise(name: str) -> NotebookNode:
+    """Return a chapter's exercise, a function; its other task is a class."""
+    task, *_ = build.tasks(chapter(name))
+    return task
+
+
+def solution(name: str) -> str:
+    first, *_ = build.solutions(chapter(name))
+    return first
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_exercise_fails_unsolved_and_passes_with_its_solution(name: str) -> None:
-    notebook = chapter(name)
-    empty = check(defined(build.exercise(notebook).source))
+    empty = check(defined(exercise(name).source))
     assert not empty.solved and not empty.passed
     assert "not solved yet" in empty._repr_markdown_()
-    full = check(defined(build.solution(notebook)))
+    full = check(defined(solution(name)))
     assert full.passed
     assert "Right" in full._repr_markdown_()
 
@@ -132,12 +121,11 @@ def test_exercise_fails_unsolved_and_passes_with_its_solution(name: str) -> None
 def test_solution_is_three_to_eight_lines_and_the_cell_leaves_them_out(
     name: str,
 ) -> None:
-    notebook = chapter(name)
-    lines = build.solution(notebook).splitlines()
+    lines = solution(name).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("def "))
     body = [line for line in lines[start + 1 :] if line.strip()]
     assert 2 <= len(body) <= 8
-    assert body[-1] not in build.exercise(notebook).source
+    assert body[-1] not in exercise(name).source
 
 
 @pytest.mark.parametrize(
@@ -195,7 +183,7 @@ def test_cases_survive_an_answer_that_changes_them(exercise) -> None:
 
 
 def test_every_exercise_belongs_to_a_chapter() -> None:
-    asked = {defined(build.solution(chapter(name))).__name__ for name in CHAPTERS}
+    asked = {defined(solution(name)).__name__ for name in CHAPTERS}
     assert asked == set(EXERCISES)
 
 
@@ -288,7 +276,11 @@ def names(code: str) -> tuple[set[str], set[str]]:
                 read.add(name)
             case ast.Name(id=name) | ast.arg(arg=name):
                 bound.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
                 bound.add(name)
             case ast.alias(name=name, asname=other):
                 bound.add(other or name)

@@ -29,6 +29,23 @@ class Holds(WheelHeartbeat):
             pass
 
 
+class Raises(WheelHeartbeat):
+    def look(self, connection: object) -> None:
+        raise KeyError("no such thing")
+
+
+class Empty:
+    interval = 1.0
+
+    async def start(self, metrics: object) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def watch(self, connection: object) -> None: ...
+
+    def forget(self, connection: object) -> None: ...
+
+
 class Half:
     def watch(self, connection: object) -> None: ...
 
@@ -46,7 +63,20 @@ async def test_right_part_keeps_every_promise_up_to_its_stage() -> None:
     assert {each.stage for each in probed.findings} == {
         "echo", "auth", "rooms", "heartbeat",
     }  # fmt: skip
-    assert "| heartbeat | " in probed._repr_markdown_()
+    assert "keeps its promise" in probed._repr_markdown_()
+
+
+async def test_class_that_is_not_written_is_not_judged() -> None:
+    probed = await probe(Empty)
+    assert not probed.written and not probed.kept
+    assert "Empty: not written yet" in repr(probed)
+
+
+async def test_what_the_class_raises_is_told_with_its_line() -> None:
+    probed = await probe(Raises, before=False)
+    (told,) = probed.raised
+    assert told.startswith("KeyError: 'no such thing' (in Raises.look, line ")
+    assert told in probed._repr_markdown_()
 
 
 @pytest.mark.parametrize("part", [Deaf, SweepReturns])

@@ -1,0 +1,105 @@
+"""What was found about a learner's part, as a cell shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labserver.judge.run import Finding
+from labserver.notebook.reasons import reason
+from labserver.stages import STAGES
+
+SHOWN_LIMIT = 6  # broken checks that are shown
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a server with a learner's part keeps. It shows itself at the end of a cell.
+
+    Attributes:
+        part: Name of the class.
+        place: Which part of a server it took.
+        stage: The stage that brings this part.
+        findings: What each check found; empty if the class is not written yet.
+        hung: What stopped it before its end; empty if nothing.
+        raised: What the class raised, and where.
+
+    """
+
+    part: str
+    place: str
+    stage: str
+    findings: Sequence[Finding] = ()
+    hung: str = ""
+    raised: Sequence[str] = ()
+
+    @property
+    def written(self) -> bool:
+        """Whether there was anything to check."""
+        return bool(self.findings or self.hung)
+
+    @property
+    def kept(self) -> bool:
+        """Whether no promise was broken, and every check came to its end."""
+        return self.written and not self.hung and not self._broken()
+
+    @property
+    def why(self) -> str:
+        """Why a well-known wrong version is wrong; empty for others."""
+        return reason(self.place, self.findings, self.raised) if self.written else ""
+
+    def _broken(self) -> list[Finding]:
+        return [each for each in self.findings if each.outcome == "broken"]
+
+    def _judged(self) -> int:
+        return sum(each.outcome != "skipped" for each in self.findings)
+
+    def __repr__(self) -> str:
+        if not self.written:
+            return f"{self.part}: not written yet"
+        wrong = self._broken()
+        if self.kept:
+            return f"{self.part} as {self.place}: kept, {self._judged()} checks"
+        lines = [
+            f"{self.part} as {self.place}: not kept yet, "
+            f"{len(wrong)} of {self._judged()} checks are broken"
+        ]
+        lines += [f"{each.stage}: {each.says} broken: {each.seen}" for each in wrong]
+        lines += [*self.raised, *([self.hung] if self.hung else [])]
+        return "\n".join([*lines, *([self.why] if self.why else [])])
+
+    def _repr_markdown_(self) -> str:
+        if not self.written:
+            return (
+                f"○ **`{self.part}` is not written yet.** Nothing below depends on it; "
+                "the hint is above, with the solution below it."
+            )
+        wrong, judged = self._broken(), self._judged()
+        if self.kept:
+            own = [each for each in self.findings if each.stage == self.stage]
+            lines = [
+                f"✓ **`{self.part}` serves and keeps its promise**, and breaks none of "
+                f"those before: {judged} checks. Those of stage {self.stage}:",
+                "",
+                *(f"- {each.says}" for each in own if each.outcome == "kept"),
+            ]
+            return "\n".join(lines)
+        lines = [f"✗ **Not yet**: {len(wrong)} of {judged} checks are broken."]
+        if wrong:
+            lines += ["", "| stage | what should hold | seen |", "|---|---|---|"]
+        for each in wrong[:SHOWN_LIMIT]:
+            row = (each.stage, each.says, each.seen)
+            lines.append(f"| {' | '.join(map(_cell, row))} |")
+        if self.hung:
+            lines += ["", f"**{self.hung}**"]
+        for text in self.raised:
+            lines += ["", f"**It raised** {_cell(text)}"]
+        if self.why:
+            lines += ["", f"**Why:** {self.why}"]
+        file = STAGES[self.stage].file.name
+        lines += ["", f"**Look at:** the same part in `labserver/stages/{file}`."]
+        return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "&#124;").replace("<", "&lt;")

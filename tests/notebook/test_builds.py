@@ -1,0 +1,167 @@
+"""The part that a chapter asks for: its solution is short, and mistakes are explained.
+
+That it passes unsolved as not written, and solved as kept, the test of the whole
+chapter shows in a kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from labserver.notebook import probe
+from labserver.notebook.reasons import REASONS
+from tests.support.chapters import CHAPTERS, build, chapter, defined
+
+pytestmark = pytest.mark.timeout(60)
+
+BUILDS = [name for name in CHAPTERS if len(build.tasks(chapter(name))) == 2]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A solution with a mistake, and how its explanation begins.
+
+    Attributes:
+        name: What is wrong.
+        because: The beginning of the explanation.
+        edits: Texts of the solution, and what stands there instead.
+        more: What follows the solution, such as a class that is made of it.
+
+    """
+
+    name: str
+    because: str
+    edits: tuple[tuple[str, str], ...] = ()
+    more: str = ""
+
+
+# A heartbeat that turns over all connections, once an interval.
+SWEEP = """
+class MyHeartbeat(MyHeartbeat):
+    async def start(self, metrics):
+        self.metrics, self.all = metrics, set()
+        self.task = asyncio.create_task(self.turn())
+
+    async def stop(self):
+        self.task.cancel()
+
+    def watch(self, connection):
+        self.all.add(connection)
+
+    def forget(self, connection):
+        self.all.discard(connection)
+
+    async def turn(self):
+        while True:
+            await asyncio.sleep(self.interval)
+            self.sweep()
+
+    def sweep(self):
+        for connection in list(self.all):
+            if connection.pinged > connection.seen and not connection.reads():
+                self.metrics.dead += 1
+                self.forget(connection)
+                connection.cut(HEARTBEAT_LOST)
+            else:
+                connection.send_ping()
+"""
+DEAD = "connection.pinged > connection.seen and not connection.reads()"
+
+WRONGS: dict[str, tuple[Wrong, ...]] = {
+    "04_heartbeat": (
+        Wrong("nobody is judged", "the pings go out", ((DEAD, "False"),)),
+        Wrong("a goodbye to the dead", "a close frame is a", ((".cut(", ".end("),)),
+        Wrong(
+            "an impatient look", "live peers were", (("self.interval * 3 / 4", "0"),)
+        ),
+        Wrong(
+            "three silent pings",
+            "they are cut too late",
+            ((DEAD, f"{DEAD} and self.silent(connection) > 2"),),
+            """
+
+    def silent(self, connection):
+        self.times = getattr(self, "times", {})
+        self.times[connection] = self.times.get(connection, 0) + 1
+        return self.times[connection]
+""",
+        ),
+        Wrong("not counted", "the peers are gone", (("dead += 1", "dead += 0"),)),
+        Wrong("one ping", "too few pings", (("self.interval / 4, self", "60, self"),)),
+        Wrong("one timer for all", "one timer pings", more=SWEEP),
+        Wrong(
+            "a return in the loop",
+            "some of the dead",
+            more=SWEEP.replace("connection.cut", "return connection.cut"),
+        ),
+        Wrong(
+            "a set that changes",
+            "to cut a connection also",
+            more=SWEEP.replace("list(self.all)", "self.all"),
+        ),
+        Wrong(
+            "a ping that is awaited",
+            "somebody waits for a peer",
+            more=f"""
+class MyHeartbeat(MyHeartbeat):
+    def watch(self, connection):
+        self.timers[connection] = asyncio.create_task(self.beat(connection))
+
+    async def beat(self, connection):
+        while True:
+            await connection.ping()
+            connection.pinged = connection.loop.time()
+            await asyncio.sleep(self.interval * 3 / 4)
+            if {DEAD}:
+                self.metrics.dead += 1
+                return connection.cut(HEARTBEAT_LOST)
+            await asyncio.sleep(self.interval / 4)
+""",
+        ),
+    ),
+}
+
+
+def solution(name: str) -> str:
+    return build.solutions(chapter(name))[1]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_solution_fits_a_cell_and_the_cell_leaves_it_out(name: str) -> None:
+    lines = solution(name).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("class "))
+    body = [line for line in lines[start:] if line.strip()]
+    assert 15 <= len(body) <= 40
+    cell = build.tasks(chapter(name))[1].source
+    assert lines[start].split("(")[0].rstrip(":") in cell
+    assert body[-1] not in cell
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        pytest.param(name, wrong, id=f"{name}-{wrong.name}")
+        for name, wrongs in WRONGS.items()
+        for wrong in wrongs
+    ],
+)
+async def test_wrong_part_is_recognised_by_what_the_checks_see(
+    name: str, wrong: Wrong
+) -> None:
+    source = solution(name)
+    for old, new in wrong.edits:
+        assert old in source
+        source = source.replace(old, new)
+    probed = await probe(defined(source + wrong.more), before=False)
+    assert probed.written and not probed.kept
+    assert probed.why.startswith(wrong.because), repr(probed)
+    assert probed.why in probed._repr_markdown_()
+
+
+def test_every_explanation_has_a_wrong_part() -> None:
+    words = [wrong.because for wrongs in WRONGS.values() for wrong in wrongs]
+    for reasons in REASONS.values():
+        for each in reasons:
+            assert any(each.because.startswith(begin) for begin in words), each.because
