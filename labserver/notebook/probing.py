@@ -25,7 +25,7 @@ from labserver.settings import Settings
 from labserver.stages import STAGES, included
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
-AT_ONCE = 4  # checks: most of the time they wait
+AT_ONCE = 8  # checks: most of the time they wait
 STUCK = 3.0  # seconds that a part may hold the event loop
 WHOLE = 60.0  # seconds for everything
 

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 5 · Backpressure
 #
-# **Promise:** a slow reader hurts only itself. · *about 20 minutes*
+# **Promise:** a slow reader hurts only itself. · *about 40 minutes*
 #
 # A reader on a train reads only as fast as its network allows. The messages that it has
 # not read must wait somewhere, or be dropped. This chapter shows where they wait.
@@ -25,6 +25,7 @@ from labserver.notebook import (
     mistakes,
     my_guess,
     policies,
+    probe,
     show,
 )
 from labserver.stages import backpressure
@@ -190,6 +191,155 @@ def drop_oldest(waiting: list, message: tuple, limit: int) -> tuple:
 
 # %%
 check(drop_oldest)
+
+# %% [markdown]
+# ## Build: your own outbox
+#
+# Now write the part, with the policy `drop-newest`: what does not fit any more is lost.
+# A server makes one outbox for each connection, and calls
+#
+# - `deliver(chunk)` with a room's messages. `chunk.data` is their frames, ready to be
+#   written; `chunk.singles()` gives one chunk for each message, with `room`, `first`
+#   and `last` (both are its seq) and `data`;
+# - `control(frame)` with an answer to this client, which is never dropped;
+# - `paused()` when the socket has become full, `resumed()` when it has taken all;
+# - `waiting()`, which returns the bytes that wait for the socket in this process.
+#
+# The server sets the transport's limit to zero: from the first byte that the kernel
+# does not take, `connection.paused` is true. What else your class needs:
+# `transport.write(data)` and `transport.get_write_buffer_size()`;
+# `connection.taken()`, a number that grows when the peer takes bytes;
+# `connection.cut(TOO_SLOW)` for a peer that took none for `patience` seconds; and
+# `metrics.drops`, to count each message that is lost.
+#
+# <details><summary>Hint</summary>
+#
+# Begin without losses: `deliver` and `control` write if the socket is not paused, and
+# else append to the queue; `resumed` writes from the queue while the socket is not
+# paused. Then the limit: once a room has lost a message, let it lose all that follow,
+# and remember the first and the last of them. `resumed` appends the notice to the queue
+# before it writes, and `control` appends it before an answer that has to wait. At last
+# the timer: `connection.loop.call_later(self.patience, self.look)` in `paused`,
+# `cancel()` in `resumed`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from collections import deque
+#
+# from labserver.contract import messages, wire
+# from labserver.contract.closing import TOO_SLOW
+#
+#
+# def notice(connection, room: str, first: int, last: int) -> bytes:
+#     """Return the frame that tells of a loss."""
+#     gap = messages.gap(room, first, last, "slow")
+#     return wire.chunk(connection.variant, room, [gap]).data
+#
+#
+# class MyOutbox:
+#     def __init__(self, connection, metrics, settings) -> None:
+#         self.connection, self.metrics = connection, metrics
+#         self.transport = connection.transport
+#         self.limit = settings.outbox_limit  # bytes
+#         self.patience = settings.stuck_timeout  # seconds
+#         self.queue = deque()  # frames that wait
+#         self.size = 0  # bytes in the queue
+#         self.lost = {}  # by room: the first and the last message that is lost
+#
+#     def deliver(self, chunk) -> None:
+#         if not self.connection.paused:
+#             self.transport.write(chunk.data)
+#             return
+#         for message in chunk.singles():
+#             fits = self.waiting() + len(message.data) <= self.limit
+#             if fits and message.room not in self.lost:
+#                 self.hold(message.data)
+#             else:
+#                 first, _ = self.lost.get(message.room, (message.first, 0))
+#                 self.lost[message.room] = first, message.last
+#                 self.metrics.drops += 1
+#
+#     def control(self, frame: bytes) -> None:
+#         if not self.connection.paused:
+#             self.transport.write(frame)
+#         elif self.size > 2 * self.limit:  # it asks and asks, and does not read
+#             self.connection.end(TOO_SLOW)
+#         else:
+#             self.tell()
+#             self.hold(frame)
+#
+#     def hold(self, data: bytes) -> None:
+#         self.queue.append(data)
+#         self.size += len(data)
+#
+#     def tell(self) -> None:
+#         for room, (first, last) in self.lost.items():
+#             self.hold(notice(self.connection, room, first, last))
+#         self.lost.clear()
+#
+#     def waiting(self) -> int:
+#         return self.size + self.transport.get_write_buffer_size()
+#
+#     def paused(self) -> None:
+#         self.taken = self.connection.taken()
+#         self.timer = self.connection.loop.call_later(self.patience, self.look)
+#
+#     def look(self) -> None:
+#         if self.connection.taken() > self.taken:
+#             self.paused()
+#         else:
+#             self.connection.cut(TOO_SLOW)
+#
+#     def resumed(self) -> None:
+#         self.timer.cancel()
+#         self.tell()
+#         while self.queue and not self.connection.paused:
+#             data = self.queue.popleft()
+#             self.size -= len(data)
+#             self.transport.write(data)
+# ```
+#
+# </details>
+
+# %% tags=["build"]
+from collections import deque
+
+from labserver.contract import messages, wire
+from labserver.contract.closing import TOO_SLOW
+
+
+def notice(connection, room: str, first: int, last: int) -> bytes:
+    """Return the frame that tells of a loss."""
+    gap = messages.gap(room, first, last, "slow")
+    return wire.chunk(connection.variant, room, [gap]).data
+
+
+class MyOutbox:
+    def __init__(self, connection, metrics, settings) -> None:
+        self.connection, self.metrics = connection, metrics
+        self.transport = connection.transport
+        self.limit = settings.outbox_limit  # bytes
+        self.patience = settings.stuck_timeout  # seconds
+        self.queue = deque()  # frames that wait
+        self.size = 0  # bytes in the queue
+        self.lost = {}  # by room: the first and the last message that is lost
+
+    def deliver(self, chunk) -> None: ...
+
+    def control(self, frame: bytes) -> None: ...
+
+    def paused(self) -> None: ...
+
+    def resumed(self) -> None: ...
+
+    def waiting(self) -> int: ...
+
+
+# %%
+await probe(MyOutbox)
 
 # %% [markdown]
 # ## Mistakes
