@@ -136,13 +136,17 @@ async def frozen_redis_loses_nothing(world: World) -> None:
         async with world.awaiting("a message"):
             seqs = await ann.publish(red, 1)
             oracle.saw(await bob.until("message"))
-        async with world.frozen_redis():
-            publishing = asyncio.create_task(_insisted(ann, red, 5))
-            await asyncio.sleep(SILENT)
-        async with world.awaiting("acks, and the messages, after Redis was silent"):
-            seqs += await publishing
-            while lost(oracle, red, seqs):
-                oracle.saw(await bob.recv())
+        publishing = asyncio.create_task(_insisted(ann, red, 5))
+        try:
+            async with world.frozen_redis():
+                await asyncio.sleep(SILENT)
+            async with world.awaiting("acks, and the messages, after Redis was silent"):
+                seqs += await publishing
+                while lost(oracle, red, seqs):
+                    oracle.saw(await bob.recv())
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
         must(oracle.verdict.clean, str(oracle.verdict))
 
 

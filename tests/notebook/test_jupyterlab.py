@@ -150,7 +150,8 @@ async def test_chapter_is_run_and_its_exercise_solved_by_typing(
     tmp_path: Path,
 ) -> None:
     copied(NAME, tmp_path)
-    lines = build.solution(chapter(NAME)).splitlines()
+    solution, *_ = build.solutions(chapter(NAME))
+    lines = solution.splitlines()
     async with lab(tmp_path) as url, playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
