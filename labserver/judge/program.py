@@ -176,7 +176,10 @@ class Program:
                     _, writer = await asyncio.open_connection(host, self.port)
             except (OSError, TimeoutError):
                 continue
+            ends = [writer.get_extra_info(end) for end in ("sockname", "peername")]
             writer.transport.abort()
+            if ends[0] == ends[1]:
+                continue  # nobody listens yet: a socket may connect to itself
             self.host = name
             return True
         return False
