@@ -49,16 +49,16 @@ REASONS: dict[str, tuple[Reason, ...]] = {
             "and the dead do not answer. `cut` does not wait.",
         ),
         Reason(
-            "who_vanished_is_ended",
-            "with a full buffer",
-            "somebody waits for a peer. `await connection.ping()` waits behind what "
-            "the peer does not read, perhaps for ever; `send_ping()` does not wait.",
-        ),
-        Reason(
             "pings_are_no_burst",
             "in vain for a ping",
             "too few pings were sent: each peer must be pinged again and again, once "
             "an interval, from the moment when the server calls `watch`.",
+        ),
+        Reason(
+            "who_vanished_is_ended",
+            "with a full buffer",
+            "somebody waits for a peer. `await connection.ping()` waits behind what "
+            "the peer does not read, perhaps for ever; `send_ping()` does not wait.",
         ),
         Reason(
             "who_vanished_is_ended",

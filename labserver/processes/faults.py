@@ -18,6 +18,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
@@ -159,25 +160,25 @@ async def carry(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way
 ) -> None:
     """Move bytes in one direction, in order, with its delay and rate."""
-    loop = asyncio.get_running_loop()
     held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(BUFFER // PIECE)
 
     async def read() -> None:
         while data := await reader.read(PIECE):
-            await held.put((loop.time(), data))
-        await held.put((loop.time(), b""))
+            await held.put((time.monotonic(), data))
+        await held.put((time.monotonic(), b""))
 
     reading = asyncio.create_task(read())
+    through = 0.0  # when the piece before is through
     try:
         while True:
             arrived, data = await held.get()
-            due = arrived + way.delay + random.uniform(0.0, way.jitter)
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            await until(arrived + way.delay + random.uniform(0.0, way.jitter))
             await way.open.wait()
             if not data:
                 return
             if way.rate:
-                await asyncio.sleep(len(data) / way.rate)
+                through = max(through, time.monotonic()) + len(data) / way.rate
+                await until(through)
             way.carried += len(data)
             writer.write(data)
             await writer.drain()
@@ -186,6 +187,16 @@ async def carry(
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+async def until(due: float) -> None:
+    """Wait until a moment of the monotonic clock, and not a moment less.
+
+    A timer alone does not: uvloop's counts whole milliseconds, from a time that it read
+    before, and takes less than half of one for none.
+    """
+    while (left := due - time.monotonic()) > 0:
+        await asyncio.sleep(left)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from labserver.judge.run import Finding
 from labserver.notebook import probe
-from labserver.notebook.reasons import REASONS
+from labserver.notebook.reasons import REASONS, reason
 from tests.support.chapters import CHAPTERS, build, chapter, defined
 
 pytestmark = pytest.mark.timeout(60)
@@ -216,6 +217,19 @@ async def test_wrong_part_is_recognised_by_what_the_checks_see(
     assert probed.written and not probed.kept
     assert probed.why.startswith(wrong.because), repr(probed)
     assert probed.why in probed._repr_markdown_()
+
+
+def test_too_few_pings_are_told_from_a_ping_that_waits() -> None:
+    # Whether a peer reads when its only ping comes is chance, so both may be seen.
+    seen = {
+        "who_vanished_is_ended": "a dead peer with a full buffer is still connected",
+        "pings_are_no_burst": "waited 2 s in vain for a ping to each",
+    }
+    findings = [
+        Finding("heartbeat", check, "", "broken", words)
+        for check, words in seen.items()
+    ]
+    assert reason("heartbeat", findings, ()).startswith("too few pings")
 
 
 def test_every_explanation_has_a_wrong_part() -> None:

@@ -32,7 +32,8 @@ async def test_patience_ends() -> None:
     with pytest.raises(TimeoutError):
         async with Patience(0.2):
             await asyncio.sleep(60)
-    assert time.monotonic() - began >= 0.2
+    # Each of its steps may be a millisecond short, and none may be left out.
+    assert time.monotonic() - began >= 0.2 * 0.9
 
 
 async def test_last_look_is_at_what_came_before_it() -> None:
