@@ -195,7 +195,7 @@ async def until(due: float) -> None:
     A timer alone does not: uvloop's counts whole milliseconds, from a time that it read
     before, and takes less than half of one for none.
     """
-    while (left := due - time.monotonic()) > 0:
+    while (left := due - time.monotonic()) > 0:  # noqa: ASYNC110
         await asyncio.sleep(left)
 
 
