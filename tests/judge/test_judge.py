@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from labserver.mistakes import MISTAKES
 from labserver.processes.cluster import running_replica
 from tests.conftest import eventually
 from tests.support import leader
+from tests.support.processes import alive
 
 SERVE = [sys.executable, "-m", "labserver", "serve", "--port", "{port}"]
 # What a mistake breaks that can be seen from outside; None: nothing, as it is a price
@@ -351,13 +351,6 @@ sys.argv = ["labserver", "serve", "--stage", "echo", "--port", os.environ["PORT"
 from labserver.__main__ import main
 main()
 """
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z"
-    return False
 
 
 async def test_whole_process_group_is_ended() -> None:

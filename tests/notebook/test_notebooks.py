@@ -26,6 +26,7 @@ from labserver.notebook.replicas import said
 from labserver.stages import STAGES
 from tests.conftest import eventually
 from tests.support.chapters import CHAPTERS, FOLDER, build, chapter, defined
+from tests.support.processes import alive
 
 CHAPTER_LIMIT = 60.0  # seconds
 CELL_LIMIT = 5.0
@@ -376,15 +377,6 @@ async with running_cluster(1) as cluster, connected(cluster.replicas[0], "ann", 
 """
 
 
-def gone(pid: int) -> bool:
-    """Return whether a process has ended; a zombie has."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
-
-
 async def printed(client: NotebookClient) -> str:
     """Return what the kernel prints next."""
     while True:
@@ -417,12 +409,12 @@ async def test_server_is_stopped_when_its_cell_ends_early(
     # Otherwise the kernel drops later requests while the error is on its way.
     kernel.kc.execute(cell, stop_on_error=False)
     pid = int(await printed(kernel))
-    assert not gone(pid)
+    assert alive(pid)
     if how == "interrupt":
         await kernel.km.interrupt_kernel()
     else:
         await kernel.km.restart_kernel()
         await kernel.kc.wait_for_ready(timeout=20)
-    await eventually(lambda: gone(pid), within=10)
+    await eventually(lambda: not alive(pid), within=10)
     kernel.kc.execute("print('still here')")
     assert await printed(kernel) == "still here"
