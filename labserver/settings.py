@@ -145,6 +145,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     known = {variable(each) for each in fields(Settings)} | {
         "LAB_TOKEN",
         "LAB_REPLICAS",
+        "LAB_STAGE",
         "LAB_LOAD_HOSTS",
     }
     return [

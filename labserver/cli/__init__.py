@@ -222,9 +222,10 @@ def judge_(
 ) -> None:
     """Say which promises a server keeps: yours, in any language.
 
-    A command is started with PORT (also {port} in its arguments), LAB_SECRET,
-    LAB_REDIS_URL and the settings that a check needs small, and is ready when its port
-    answers. A URL needs LAB_SECRET, the secret of its tokens, from stage auth on.
+    A command is started with PORT (also {port} in its arguments), LAB_STAGE,
+    LAB_SECRET, LAB_REDIS_URL and the settings that a check needs small, and is ready
+    when its port answers. A URL needs LAB_SECRET, the secret of its tokens, from stage
+    auth on.
 
     With --client the command is a client, and is started many times: it connects to
     LAB_URL (also {url} in its arguments) with LAB_TOKEN, joins LAB_ROOM, and comes back
@@ -247,9 +248,10 @@ def judge_(
                 start_timeout=start_timeout,
             )
         )
-    except asyncio.CancelledError:  # by SIGTERM or SIGHUP; all that it started is ended
-        raise typer.Exit(143) from None
-    judging.say(verdict, console)
+    except judging.Stopped as exc:
+        print(f"labserver: {exc}", file=sys.stderr)
+        raise typer.Exit(exc.status) from None
+    judging.say(verdict, console, target)
     if as_json:
         print(judging.as_json(verdict))
     if junit:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from labserver import judge as package
 from labserver.errors import SettingsError
 from labserver.judge import PROMISES
 from labserver.judge.clients import CHECKS, clients
-from labserver.judge.outside import Outside, commanded, remote
+from labserver.judge.evidence import shown
+from labserver.judge.outside import INSIDE, Outside, commanded, remote
 from labserver.judge.run import Check, Finding, Verdict, checks_up_to, judge
 from labserver.processes.reach import NotThisMachine, resolve
 from labserver.stages import LAST, STAGES, included
@@ -30,6 +32,15 @@ from labserver.stages import LAST, STAGES, included
 MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
 STARTERS = {"python": "python.py", "node": "node.mjs", "stdlib": "stdlib.py"}
 SHOWN = 12  # events of a broken check
+INSIDES = "what only the inside of the lab's own server shows is skipped"
+
+
+class Stopped(Exception):
+    """A signal ended the judgement; all that it started is ended, too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped: all that was started is ended")
+        self.status = 128 + number
 
 
 def chosen(stage: str, only: Sequence[str]) -> list[tuple[str, Check]]:
@@ -110,20 +121,34 @@ async def judged(
     Raises:
         CannotJudge: There is nothing to judge.
         SettingsError: What is asked for cannot be done.
+        Stopped: By SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
     """
     checks = of_clients(only) if client else chosen(stage, only)
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+    told_to_stop: list[int] = []
+    inside: set[str] = set()  # stages of which it was said already
+
+    def stop(number: int) -> None:
+        if not told_to_stop:  # a second one would break off the ending
+            told_to_stop.append(number)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
     with console.status("starting") as status:
 
         def begun(name: str, check: Check) -> None:
             status.update(f"{name}: {check.__name__.replace('_', ' ')}")
 
         def told(finding: Finding) -> None:
+            if finding.seen == INSIDE:
+                if finding.stage not in inside:
+                    inside.add(finding.stage)
+                    console.print(f"- [dim]{finding.stage:<12} {INSIDES}[/]")
+                return
             console.print(
                 f"{MARKS[finding.outcome]} [dim]{finding.stage:<12}[/] "
                 f"{escape(finding.says)} [dim]{finding.seconds:.1f} s[/]",
@@ -132,18 +157,32 @@ async def judged(
             if finding.seen:
                 style = "red" if finding.outcome == "broken" else "dim"
                 text = escape(finding.seen)
+                if finding.outcome == "broken":
+                    text = f"{finding.check.replace('_', '-')}: {text}"
                 console.print(f"  [{style}]{text}[/]", soft_wrap=True)
 
         if client:
             opened: Any = clients(target, **options)
         else:
             opened = world_of(target, stage, **options)
-        async with opened as world:
-            return await judge(world, checks, told, begun)
+        try:
+            async with opened as world:
+                return await judge(world, checks, told, begun)
+        except asyncio.CancelledError:
+            if told_to_stop:
+                raise Stopped(told_to_stop[0]) from None
+            raise
 
 
-def say(verdict: Verdict, console: Console) -> None:
-    """Print the verdict: each promise, what broke it, and where to read on."""
+def say(verdict: Verdict, console: Console, target: Sequence[str] = ()) -> None:
+    """Print the verdict: each promise, what broke it, and where to read on.
+
+    Args:
+        verdict: What was found.
+        console: Where.
+        target: What was judged, for the line that asks one check again.
+
+    """
     console.print()
     for name in verdict.stages:
         stage, found = STAGES[name], verdict.of(name)
@@ -163,16 +202,32 @@ def say(verdict: Verdict, console: Console) -> None:
                 f"{escape(each.seen)}.",
                 soft_wrap=True,
             )
-            for event in each.events[-SHOWN:]:
+            for event, count in shown(each.events, each.seen, SHOWN):
+                times = f" {count} times, at last" if count > 1 else ""
+                what = f"{escape(event.who)} {event.way}{times} {escape(event.text)}"
                 console.print(
-                    f"    [dim]{event.at:8.3f} s  {escape(event.who)} {event.way} "
-                    f"{escape(event.text)}[/]",
+                    f"    [dim]{event.at:8.3f} s  {what}[/]",
                     soft_wrap=True,
                 )
+            if target:
+                what = again(each, verdict.stages[-1], target)
+                console.print(f"  Again: {escape(what)}", soft_wrap=True)
         if broken:
             chapter = f"notebooks/{stage.number:02}_{name}.ipynb"
-            file = f"labserver/stages/{stage.file.name}"
-            console.print(f"  Read on: {chapter}, {file}", soft_wrap=True)
+            where = f"{chapter} (labserver lab opens it), {stage.file}"
+            console.print(f"  Read on: {escape(where)}", soft_wrap=True)
+    if any("in vain" in each.seen for each in verdict.findings):
+        console.print("What only comes late is seen with --patience SECONDS.")
+
+
+def again(finding: Finding, stage: str, target: Sequence[str]) -> str:
+    """Return the command line that asks one check again."""
+    only = f"--only {finding.check.replace('_', '-')}"
+    if finding.check in {check.__name__ for check in CHECKS}:
+        return f"labserver judge --client {only} -- {shlex.join(target)}"
+    there = target[0].startswith(("ws://", "wss://"))
+    what = shlex.join(target) if there else f"-- {shlex.join(target)}"
+    return f"labserver judge --stage {stage} {only} {what}"
 
 
 def as_json(verdict: Verdict) -> str:

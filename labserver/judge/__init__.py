@@ -45,6 +45,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
     "rooms": (
         rooms.everyone_hears_it_once,
         rooms.who_left_hears_nothing,
+        rooms.rooms_of_a_token_are_all,
         rooms.others_may_vanish,
         rooms.empty_rooms_are_forgotten,
         rooms.coming_and_going_costs_nobody_a_message,

@@ -191,8 +191,8 @@ async def no_loss_is_silent(world: World) -> None:
         silent = lost(oracle, lobby, seqs)
         must(
             oracle.verdict.clean and not silent,
-            f"{len(silent)} of {len(seqs)} messages lost without a word; "
-            f"{oracle.verdict}",
+            f"{len(silent)} of {len(seqs)} messages lost, and no gap was told before "
+            f"the pong; {oracle.verdict}",
         )
 
 

@@ -5,15 +5,19 @@ A check does not carry it about: its clients note what they do with :func:`note`
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 EVENTS_LIMIT = 2000
 TEXT_LIMIT = 160  # characters
+# Padding, which says nothing after its third character.
+_REPEATED = re.compile(r"(.)\1{15,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,87 @@ class Evidence:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.events: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.asked: dict[tuple[str, str], str] = {}  # who and ref, to the type
 
     def add(self, who: str, way: str, text: str) -> None:
         at = round(time.monotonic() - self.began, 4)
-        self.events.append(Event(at, who, way, text[:TEXT_LIMIT]))
+        if way != "did" and '"ref"' in text:
+            self._match(who, way, text)
+        self.events.append(Event(at, who, way, _short(text)))
+
+    def _match(self, who: str, way: str, text: str) -> None:
+        """Note a request as open, or as answered."""
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return
+        if not isinstance(message, dict) or message.get("ref") is None:
+            return
+        key = who, json.dumps(message["ref"])
+        if way == "sent":
+            self.asked[key] = str(message.get("type"))
+        else:
+            self.asked.pop(key, None)
+
+    def instead(self) -> str:
+        """Return what came, and which answer is missing, where a wait was in vain."""
+        parts = [
+            f"no answer to {kind} of {who} with ref {ref}"
+            for (who, ref), kind in list(self.asked.items())[-2:]
+        ]
+        came = [each for each in self.events if each.way == "received"]
+        parts += [f"the last that came, to {e.who}: {e.text}" for e in came[-1:]]
+        return "; ".join(parts if came else [*parts, "nothing came at all"])
+
+
+def _short(text: str) -> str:
+    """Return a text that fits a line; what is cut ends in an ellipsis."""
+    folded = _REPEATED.sub(lambda found: found[1] * 3 + "…", text[: 4 * TEXT_LIMIT])
+    if len(text) <= 4 * TEXT_LIMIT and len(folded) <= TEXT_LIMIT:
+        return folded or '""'
+    return folded[: TEXT_LIMIT - 1].rstrip("…") + "…"
+
+
+def folded(events: Iterable[Event], turns: int = 3) -> list[tuple[Event, int]]:
+    """Return the events, and how many each stands for.
+
+    Of messages that repeat, alone or in turns of up to ``turns``, the last one is left.
+    """
+    rows: list[tuple[Event, int]] = []
+    for event in events:
+        for back in range(1, min(turns, len(rows)) + 1):
+            last, count = rows[-back]
+            if "did" in (last.way, event.way):
+                rows.append((event, 1))
+                break
+            if _kind(last) == _kind(event):
+                rows[-back] = (event, count + 1)
+                break
+        else:
+            rows.append((event, 1))
+    return rows
+
+
+def _kind(event: Event) -> tuple[str, str, str]:
+    return event.who, event.way, event.text[:24]
+
+
+def shown(events: Sequence[Event], seen: str, limit: int) -> list[tuple[Event, int]]:
+    """Return the rows that a reader needs: at most ``limit``, in their order.
+
+    Pings, ends, what a check did, and the clients that ``seen`` names come before the
+    newest of the others.
+    """
+    rows = folded(events, turns=64)  # as many clients speak by turns
+    rows.sort(key=lambda row: row[0].at)
+
+    def weighs(at: int) -> tuple[bool, int]:
+        event = rows[at][0]
+        heavy = event.way == "did" or event.who in seen.replace(",", " ").split()
+        return heavy or event.text.startswith(("ping", "pong", "close", "the end")), at
+
+    kept = sorted(range(len(rows)), key=weighs, reverse=True)[:limit]
+    return [rows[at] for at in sorted(kept)]
 
 
 _current: ContextVar[Evidence | None] = ContextVar("evidence", default=None)

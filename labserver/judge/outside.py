@@ -33,6 +33,7 @@ TOLD = {
     "history_limit",
     "history_ttl",
 }
+INSIDE = "can be seen only from inside a server of the lab"
 START_TIMEOUT = 20.0  # seconds
 JITTER = 0.02  # seconds
 PROGRAMS = 3  # that run at a time, beside those that a check uses
@@ -63,7 +64,7 @@ class Outside(World):
 
     @asynccontextmanager
     async def inside(self, **settings: Any) -> AsyncIterator[LabServer]:
-        raise Skipped("can be seen only from inside a server of the lab")
+        raise Skipped(INSIDE)
         yield
 
     @property
@@ -136,7 +137,7 @@ class Command(Outside):
         if found is None:
             await self._make_room()
             told = {f"LAB_{name.upper()}": str(v) for name, v in settings.items()}
-            told["LAB_SECRET"] = self.secret
+            told["LAB_SECRET"], told["LAB_STAGE"] = self.secret, self.stage
             if self.redis:
                 told["LAB_REDIS_URL"] = self.redis
             found = Program(self.argv, told)
@@ -277,12 +278,18 @@ async def remote(
     world = Remote(stage, urls=urls, secret=secret, **options)
     for number in range(len(urls)):
         async with world.running(number) as server:
-            await _is_server(server)
+            await _is_server(server, theirs=True)
     yield world
 
 
-async def _is_server(server: Served) -> None:
-    """Raise CannotJudge where no WebSocket server answers."""
+async def _is_server(server: Served, theirs: bool = False) -> None:
+    """Raise CannotJudge where no WebSocket server answers.
+
+    Args:
+        server: Where.
+        theirs: Whether its secret is somebody else's, and perhaps another one.
+
+    """
     url = server.url
     assert isinstance(server, Place)
     # A stage before auth may be judged without a secret.
@@ -295,6 +302,12 @@ async def _is_server(server: Served) -> None:
             socket.transport.abort()
     except InvalidStatus as exc:
         status = exc.response.status_code
+        if status == 401 and theirs:
+            why = "a token signed with LAB_SECRET: is it the same LAB_SECRET?"
+            none = "every token, and LAB_SECRET is not set"
+            raise CannotJudge(
+                f"{url} answers HTTP 401 to {why if server.secret else none}"
+            ) from None
         if status in (401, 403, 429, 503):
             return  # a check says what is wrong with that
         raise CannotJudge(

@@ -6,10 +6,9 @@ row of many, and what a check did to a client is a mark on its line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
-from labserver.judge.evidence import Event
+from labserver.judge.evidence import Event, folded
 from labserver.judge.run import Finding, Verdict
 from labserver.stages import STAGES
 
@@ -61,7 +60,7 @@ def _line(finding: Finding) -> str:
 
 def diagram(finding: Finding) -> str:
     """Return a space-time diagram of the last events of a broken check, as SVG."""
-    rows = _rows(finding.events)
+    rows = folded(finding.events)
     clients = list(dict.fromkeys(event.who for event, _ in reversed(rows)))
     shown = set(clients[:CLIENTS_LIMIT])
     rows = [row for row in rows if row[0].who in shown][-ROWS_LIMIT:]
@@ -90,30 +89,6 @@ def diagram(finding: Finding) -> str:
     end = f"{finding.seconds:.3f} s: {finding.seen}{more}"
     parts.append(f'<text class="end" x="0" y="{height - 6}">{escape(end)}</text>')
     return "".join([*parts, "</svg>"])
-
-
-def _rows(events: Sequence[Event]) -> list[tuple[Event, int]]:
-    """Return the events, and how many each stands for.
-
-    Of messages that repeat, alone or in turns of up to three, the last one is left.
-    """
-    rows: list[tuple[Event, int]] = []
-    for event in events:
-        for back in range(1, min(3, len(rows)) + 1):
-            last, count = rows[-back]
-            if "did" in (last.way, event.way):
-                rows.append((event, 1))
-                break
-            if _kind(last) == _kind(event):
-                rows[-back] = (event, count + 1)
-                break
-        else:
-            rows.append((event, 1))
-    return rows
-
-
-def _kind(event: Event) -> tuple[str, str, str]:
-    return event.who, event.way, event.text[:24]
 
 
 def _mark(event: Event, count: int, at: int, y: int) -> str:

@@ -196,7 +196,8 @@ class Peer:
         """Wait for the end of the connection; return the close code."""
         async with asyncio.timeout(self.patience):
             await self.socket.wait_closed()
-        note(self.name, "received", f"close {self.socket.close_code}")
+        why = f"{self.socket.close_code} {self.socket.close_reason or ''}".rstrip()
+        note(self.name, "received", f"close {why}")
         return self.socket.close_code or 1006
 
 

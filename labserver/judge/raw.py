@@ -16,7 +16,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from labserver.contract.tokens import issue
-from labserver.judge.evidence import note
+from labserver.judge.evidence import TEXT_LIMIT, note
 from labserver.judge.outcomes import Broken
 from labserver.judge.peers import (
     PATIENCE,
@@ -151,7 +151,10 @@ def _opcodes(data: bytes) -> set[int]:
 
 
 def _shown(opcode: int, data: bytes) -> str:
-    text = data[:120].decode(errors="replace")
+    if opcode == CLOSE and len(data) >= 2:
+        code = int.from_bytes(data[:2], "big")
+        return f"close {code} {data[2:].decode(errors='replace')}".rstrip()
+    text = data[: 8 * TEXT_LIMIT].decode(errors="replace")
     return text if opcode == TEXT else f"{NAMES.get(opcode, 'continuation')} {text!r}"
 
 

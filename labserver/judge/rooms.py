@@ -10,8 +10,10 @@ from functools import partial
 
 from websockets.exceptions import ConnectionClosed
 
+from labserver.contract.tokens import issue
 from labserver.contract.wire import Chunk
 from labserver.judge.oracle import Oracle, lost
+from labserver.judge.peers import secret_of
 from labserver.judge.world import Peer, World, connection_of, must, peer
 from labserver.server.member import Outbox
 from labserver.server.server import LabServer
@@ -80,6 +82,31 @@ async def who_left_hears_nothing(world: World) -> None:
             await bob.until("message")
             must(not await ann.heard(), "heard twice after joining again")
             must(not await cy.heard(), "heard in a room that it never joined")
+
+
+async def rooms_of_a_token_are_all(world: World) -> None:
+    """A token's rooms are all that its client may join, and publish to."""
+    red, team, blue = world.room("red"), world.room("team"), world.room("blue")
+    async with world.running() as server:
+        token = issue(secret_of(server), "ann", rooms=[red, f"{team}*"])
+        async with (
+            peer(server, "ann", token=token) as ann,
+            peer(server, "bob") as bob,
+            world.awaiting("answers to a client whose token names its rooms"),
+        ):
+            await bob.join(blue)
+            for room in (red, f"{team}1"):
+                kind = (await ann.join(room))["type"]
+                must(kind == "joined", f"to join an allowed room was answered {kind}")
+            for said in ({"type": "join"}, {"type": "publish", "payload": 1}):
+                answer = await ann.ask(**said, room=blue)
+                got = answer.get("code", answer["type"])
+                must(
+                    got == "forbidden",
+                    f"to {said['type']} a room that the token does not name was "
+                    f"answered {got}, not the error forbidden",
+                )
+            must(not await bob.heard(), "heard a client that may not speak there")
 
 
 async def others_may_vanish(world: World) -> None:

@@ -148,6 +148,8 @@ async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float,
                     outcome, seen = "skipped", str(exc)
                 else:
                     outcome, seen = "broken", explained(exc)
+                    if "in vain" in seen:
+                        seen = f"{seen}; {evidence.instead()}"
                     trouble = await _death(world)
         if trouble and "prints" in trouble:
             raise CannotJudge(trouble)

@@ -116,7 +116,7 @@ def test_limits_and_settings_are_those_of_the_code() -> None:
         "outbox_limit": f"{settings.outbox_limit}"
     }
     assert rows.keys() - {f"LAB_{name.upper()}" for name in TOLD} == {
-        *("PORT", "LAB_SECRET", "LAB_REDIS_URL"),
+        *("PORT", "LAB_STAGE", "LAB_SECRET", "LAB_REDIS_URL"),
     }
 
 

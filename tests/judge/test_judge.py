@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -148,6 +149,7 @@ WRONGS = {
         *("trusts-cursors", "recovered by seq 5 of another room"),
     ),
     "what_is_no_text_ends_its_connection": ("takes-binary", "in vain for a close"),
+    "rooms_of_a_token_are_all": ("ignores-claims", "answered joined, not the error"),
     "who_reads_slowly_stays": ("wants-pongs", "answers each ping that it reads, was"),
 }
 
@@ -187,6 +189,48 @@ async def test_cluster_that_has_a_leader_breaks_when_it_crashes(tmp_path: Path) 
     async with commanded(argv, "broker", patience=4.0) as world:
         verdict = await judge(world, [("broker", check)])
     assert "before messages through a replica" in broken(verdict)[check.__name__]
+
+
+@pytest.mark.parametrize("stage", ["echo", "rooms"])
+async def test_one_command_is_green_at_every_stage_as_it_is_told_which(
+    stage: str,
+) -> None:
+    # The program is started with the stage that it was told, and with no other word.
+    argv = ["sh", "-c", f"exec {' '.join(SERVE[:-2])} --port $PORT --stage $LAB_STAGE"]
+    async with commanded(argv, stage, patience=5.0) as world:
+        check = PROBES["every_value_comes_back"]
+        verdict = await judge(world, [("echo", check)])
+    assert broken(verdict) == {}
+
+
+async def test_typed_server_is_told_of_the_stage_at_which_every_value_is_echoed() -> (
+    None
+):
+    async with commanded([*SERVE, "--stage", "rooms"], "echo", patience=3.0) as world:
+        check = PROBES["every_value_comes_back"]
+        verdict = await judge(world, [("echo", check)])
+    assert "LAB_STAGE" in broken(verdict)[check.__name__]
+
+
+async def test_silent_loss_is_told_by_its_fence() -> None:
+    argv = [*SERVE, "--stage", "backpressure", "--mistake", "dropped-in-silence"]
+    async with commanded(argv, "backpressure", patience=6.0) as world:
+        check = PROBES["no_loss_is_silent"]
+        verdict = await judge(world, [("backpressure", check)])
+    assert "no gap was told before the pong" in broken(verdict)[check.__name__]
+
+
+async def test_what_was_waited_for_in_vain_is_said_with_what_came() -> None:
+    argv = [*SERVE, "--stage", "rooms", "--mistake", "live-set"]
+    lost: dict[str, str] = {}
+    async with commanded(argv, "rooms", patience=2.0) as world:
+        for _ in range(10):  # a race
+            if lost := broken(
+                await judge(world, [("rooms", PROBES["others_may_vanish"])])
+            ):
+                break
+    said = lost["others_may_vanish"]
+    assert "in vain for" not in said or "the last that came" in said
 
 
 # The command line
@@ -283,6 +327,15 @@ def test_url_that_is_no_websocket_server_is_said_in_a_sentence(
     assert f"{url} is no WebSocket server" in err
 
 
+async def test_url_with_another_secret_is_said_in_a_sentence() -> None:
+    async with running_replica("rooms") as server:
+        arguments = ("judge", "--stage", "rooms", server.url)
+        secret = {"LAB_SECRET": "another secret of thirty-two bytes!"}
+        status, _, err = await asyncio.to_thread(labserver, *arguments, **secret)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "is it the same LAB_SECRET?" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -308,6 +361,9 @@ def test_verdict_names_promise_and_evidence_and_ends_with_1(tmp_path: Path) -> N
     assert "Promise 1 broken (Every JSON value comes back" in out
     assert "0 came back as 0.0" in out
     assert "ann sent 0" in out
+    again = "labserver judge --stage echo --only every-value-comes-back --"
+    assert f"Again: {again} {sys.executable}" in out
+    assert "--patience" not in out  # nothing was waited for in vain
     assert "Read on: notebooks/01_echo.ipynb" in out
     (picture,) = re.findall(r"<svg.*</svg>", html.read_text())
     assert "0 came back as 0.0" in html.read_text()
@@ -365,8 +421,9 @@ async def test_whole_process_group_is_ended() -> None:
     await eventually(lambda: not alive(child))
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_judge_that_is_told_to_stop_leaves_nothing_running(
-    tmp_path: Path,
+    how: signal.Signals, tmp_path: Path
 ) -> None:
     note = tmp_path / "pid"
     waits = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid()))"
@@ -377,11 +434,12 @@ async def test_judge_that_is_told_to_stop_leaves_nothing_running(
         stderr=asyncio.subprocess.STDOUT,
     )
     await eventually(lambda: note.exists() and bool(note.read_text()))
-    judging.terminate()
+    judging.send_signal(how)
     async with asyncio.timeout(10):
         said, _ = await judging.communicate()
-    assert judging.returncode == 143
+    assert judging.returncode == 128 + how
     assert b"Traceback" not in said
+    assert said.count(b"stopped: all that was started is ended") == 1
     await eventually(lambda: not alive(int(note.read_text())))
 
 

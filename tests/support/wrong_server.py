@@ -34,9 +34,10 @@ def admit(connection: ServerConnection, request: Request) -> Response | None:
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
     token = bearer or request.path.rpartition("token=")[2]
     try:
-        jwt.decode(token, os.environ["LAB_SECRET"], ["HS256"])
+        claims = jwt.decode(token, os.environ["LAB_SECRET"], ["HS256"])
     except jwt.PyJWTError:
         return Response(401, "Unauthorized", Headers({"Content-Length": "0"}), b"")
+    rooms[connection] = claims.get("rooms")
     return None
 
 
@@ -72,6 +73,7 @@ async def handle(socket: ServerConnection) -> None:
             pinging.cancel()
 
 
+rooms: dict[ServerConnection, list[str] | None] = {}
 members: set[ServerConnection] = set()
 seqs: dict[str, int] = {}
 newest = 0
@@ -82,6 +84,9 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
     global newest
     print(said.get("type"), flush=True)
     about = {"room": said.get("room"), "ref": said.get("ref")}
+    allowed = None if WRONG == "ignores-claims" else rooms[socket]
+    if "room" in said and allowed is not None and not may(said["room"], allowed):
+        return await send(socket, type="error", code="forbidden", **about)
     match said.get("type"):
         case "join":
             members.add(socket)
@@ -101,6 +106,13 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
             await send(socket, type="pong", **about)
         case _:
             await send(socket, type="echo", payload=said)
+
+
+def may(room: str, allowed: list[str]) -> bool:
+    return any(
+        room == each or (each.endswith("*") and room.startswith(each[:-1]))
+        for each in allowed
+    )
 
 
 async def send(socket: ServerConnection, **message: Any) -> None:
