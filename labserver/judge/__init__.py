@@ -28,6 +28,7 @@ Probe = Callable[[World], Awaitable[None]]
 
 PROMISES: dict[str, tuple[Probe, ...]] = {
     "echo": (
+        echo.hello_comes_first,
         echo.every_value_comes_back,
         echo.what_is_wrong_is_answered,
         echo.huge_message_is_refused,

@@ -27,6 +27,22 @@ LIMIT = 65536  # bytes of a message, by the wire contract
 ECHO = b'{"type":"echo","payload":1}'
 
 
+async def hello_comes_first(world: World) -> None:
+    """The first message is a hello, which names the connection and its user."""
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        for hello in (ann.hello, bob.hello):
+            kind = hello["type"]
+            must(kind == "hello", f"the first message is {kind!r}, not 'hello'")
+            for name in ("id", "user"):
+                got = hello[name]
+                must(isinstance(got, str), f"{name} of hello is {got!r:.40}, no string")
+        must(ann.hello["id"] != bob.hello["id"], "two connections have the same id")
+
+
 async def every_value_comes_back(world: World) -> None:
     """Every JSON value comes back unchanged."""
     async with world.running() as server, peer(server) as client:

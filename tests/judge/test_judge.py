@@ -142,6 +142,7 @@ async def test_server_that_never_gives_up_a_stuck_reader_is_told_so() -> None:
 WRONG = [sys.executable, str(Path(__file__).parents[1] / "support" / "wrong_server.py")]
 WRONGS = {
     "fragments_are_one_message": ("each-fragment", "in vain for a pong, and the echo"),
+    "hello_comes_first": ("no-hello", "the first message is 'welcome', not 'hello'"),
     "close_is_answered": ("no-goodbye", "without a close frame"),
     "tokens_are_never_printed": ("prints", "was printed"),
     "same_key_is_published_once": ("ignores-keys", "was given two numbers"),

@@ -54,7 +54,8 @@ async def ping(socket: ServerConnection) -> None:
 
 
 async def handle(socket: ServerConnection) -> None:
-    await socket.send(json.dumps({"type": "hello"}))
+    kind = "welcome" if WRONG == "no-hello" else "hello"
+    await send(socket, type=kind, id=str(socket.id), user="?")
     pinging = WRONG == "wants-pongs" and asyncio.create_task(ping(socket))
     try:
         while True:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import uuid
 from typing import NoReturn
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -125,7 +126,12 @@ async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     try:
         if not await handshake(reader, writer):
             return
-        about = {"id": "1", "user": "anonymous", "stage": "echo", "replica": "one"}
+        about = {
+            "id": uuid.uuid4().hex[:12],
+            "user": "anonymous",
+            "stage": "echo",
+            "replica": "one",
+        }
         hello = json.dumps({"type": "hello", **about, "heartbeat": None})
         write_frame(writer, TEXT, hello.encode())
         while True:
