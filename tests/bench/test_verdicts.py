@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
+import psutil
 import pytest
+from rich.console import Console
 
+from bench.verdicts import __main__ as main
 from bench.verdicts.__main__ import RIVALS, table
 from labserver.judge import PROBES
 from labserver.judge.outside import commanded
@@ -37,6 +44,7 @@ KNOWN = {
     "broadcast": ("who_left_hears_nothing", "what_is_wrong_is_answered"),
     "fastapi": ("strangers_are_refused_with_http", "what_is_wrong_is_answered"),
     "article": ("who_left_hears_nothing", "what_is_wrong_is_answered"),
+    "socketio": ("everyone_hears_it_once", "what_is_wrong_is_answered"),
 }
 
 
@@ -51,12 +59,91 @@ async def test_rival_keeps_and_breaks_what_is_known_of_it(name: str) -> None:
     assert [each.outcome for each in verdict.findings] == ["kept", "broken"]
 
 
-def test_unknown_rival_is_refused_in_a_sentence() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.verdicts", "--rivals", "nobody"],
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.verdicts", *words],
         capture_output=True,
         text=True,
         timeout=20,
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["--rivals", "nobody"],
+            "'nobody' is none of lab, article, broadcast, fastapi",
+        ),
+        (["--rivals", ","], "--rivals names none of lab, article"),
+        (["--stage", "ten"], "'ten' is none of echo, auth, rooms"),
+        (["--results", "/dev/null/here"], "/dev/null/here cannot be written"),
+        (["--speed", "3"], "unrecognized arguments: --speed 3"),
+    ],
+)
+def test_wrong_argument_is_refused_in_a_sentence(words: list[str], why: str) -> None:
+    done = run(*words)
     assert done.returncode == 2
-    assert "'nobody' is none of lab, article, broadcast, fastapi" in done.stderr
+    assert why in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_names_rivals_and_stages() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "socketio" in done.stdout
+    assert "--stage STAGE" in done.stdout
+
+
+def test_table_stands_below_the_day_and_the_machine(tmp_path) -> None:
+    done = run(
+        "--rivals", "broadcast,broadcast", "--stage", "auth", "--results", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    first, _, head, *_ = (folder / "table.md").read_text().splitlines()
+    assert re.match(r"Measured on \d{4}-\d\d-\d\d: \d+ cores.*, Python 3", first)
+    assert head == "| promise | `websockets.broadcast()` |"
+    judged = json.loads((folder / "verdicts.json").read_text())["broadcast"]
+    assert {each["stage"] for each in judged} == {"echo", "auth"}
+
+
+async def test_numbers_of_an_adapter_are_not_judged(monkeypatch) -> None:
+    asked = []
+
+    async def judge(world, checks, *_):
+        asked.extend(check.__name__ for _, check in checks)
+        return Verdict([])
+
+    monkeypatch.setattr(main, "judge", judge)
+    for name in ("lab", "broadcast"):
+        asked.clear()
+        rival = replace(RIVALS["lab"], numbers=name == "lab")
+        verdict = await main.verdict_on(rival, "broker", Console(quiet=True))
+        left_out = {each.check for each in verdict.findings}
+        assert left_out == (set() if rival.numbers else set(main.NUMBERED))
+        assert set(main.NUMBERED).isdisjoint(asked) is not rival.numbers
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_all_that_was_started(how: signal.Signals, tmp_path) -> None:
+    words = ["--rivals", "broadcast", "--results", str(tmp_path)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bench.verdicts", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        while "✓" not in running.stdout.readline():
+            assert running.poll() is None
+        started = psutil.Process(running.pid).children(recursive=True)
+        assert started
+        running.send_signal(how)
+        _, said = running.communicate(timeout=15)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert said == "stopped: all that was started has ended\n"
+    assert not any(each.is_running() for each in started)
