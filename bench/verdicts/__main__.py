@@ -35,8 +35,8 @@ from labserver.stages import STAGES
 HERE = Path(__file__).parent
 PATIENCE = 5.0  # seconds
 MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
-# Checks that compare the numbers of two processes. A rival has none: the adapter counts,
-# in each process for itself, and these checks would judge the adapter.
+# Checks that compare the numbers of two processes. A rival has none: its adapter counts
+# in each process for itself, and is what these checks would judge.
 NUMBERED = ("replicas_agree_on_one_order", "killed_replica_costs_the_others_nothing")
 UNJUDGED = "compares numbers of two processes, which are the adapter's own"
 
@@ -133,7 +133,7 @@ async def verdict_on(rival: Rival, stage: str, console: Console) -> Verdict:
     ]
     with console.status("starting") as status:
 
-        def begun(name: str, check: Check) -> None:
+        def starts(name: str, check: Check) -> None:
             status.update(f"{name}: {check.__name__.replace('_', ' ')}")
 
         def told(finding: Finding) -> None:
@@ -142,7 +142,7 @@ async def verdict_on(rival: Rival, stage: str, console: Console) -> Verdict:
             console.print(line + escape(finding.seen), soft_wrap=True)
 
         async with commanded(argv, stage, patience=PATIENCE) as world:
-            verdict = await judge(world, judged, told, begun)
+            verdict = await judge(world, judged, told, starts)
     left_out = [
         Finding(
             name, check.__name__, (check.__doc__ or "").strip(), "skipped", UNJUDGED

@@ -1,8 +1,8 @@
 """A server on ``python-socketio`` and aiohttp, after the library's guide.
 
 https://python-socketio.readthedocs.io/en/stable/server.html: a user in the session of a
-client, who is refused in ``connect``; ``enter_room()``, ``leave_room()``, ``emit()`` to a
-room; a Redis manager between processes. All that is Socket.IO's, and so are packets,
+client, who is refused in ``connect``; ``enter_room()``, ``leave_room()``, ``emit()`` to
+a room; a Redis manager between processes. All that is Socket.IO's, and so are packets,
 queues, pings and their timeout.
 
 The adapter's are :class:`Spoken` and :func:`opened`, which stand where a socket of
