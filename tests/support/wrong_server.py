@@ -85,10 +85,16 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
     global newest
     print(said.get("type"), flush=True)
     about = {"room": said.get("room"), "ref": said.get("ref")}
-    allowed = None if WRONG == "ignores-claims" else rooms[socket]
+    kind, allowed = said.get("type"), rooms[socket]
+    if WRONG == "ignores-claims" or (WRONG == "claims-at-join" and kind != "join"):
+        allowed = None
     if "room" in said and allowed is not None and not may(said["room"], allowed):
+        if WRONG == "forbids-and-sends" and kind == "publish":
+            broadcast(
+                members, json.dumps({**said, "type": "message", "seq": 1, "ref": None})
+            )
         return await send(socket, type="error", code="forbidden", **about)
-    match said.get("type"):
+    match kind:
         case "join":
             members.add(socket)
             recovered = WRONG == "trusts-cursors" and "after" in said
