@@ -254,16 +254,17 @@ async def raw(server: Replica) -> AsyncIterator[RawSocket]:
             await writer.wait_closed()
 
 
-async def upgrade(server: Replica, **headers: str) -> str:
+async def upgrade(server: Replica, target: str = "/", **headers: str) -> str:
     """Ask for a WebSocket; return the status line, and the body if it is a refusal.
 
     Args:
         server: The server.
+        target: Path and query.
         headers: Further headers; ``_`` in a name becomes ``-``.
 
     """
     async with raw(server) as wire:
-        await wire.send(asked(server, headers))
+        await wire.send(asked(server, headers, target))
         head = await wire.response()
         status = head.partition("\r\n")[0].removeprefix("HTTP/1.1 ")
         if status.startswith("101"):
@@ -271,7 +272,7 @@ async def upgrade(server: Replica, **headers: str) -> str:
         return f"{status}: {(await wire.read()).decode().strip()}"
 
 
-def asked(server: Replica, headers: Mapping[str, str]) -> str:
+def asked(server: Replica, headers: Mapping[str, str], target: str = "/") -> str:
     """Return the request for a WebSocket, with further headers."""
     host, port = _place(server)
     fields = {
@@ -283,7 +284,7 @@ def asked(server: Replica, headers: Mapping[str, str]) -> str:
         **{name.replace("_", "-"): value for name, value in headers.items()},
     }
     lines = [f"{name}: {value}" for name, value in fields.items()]
-    return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""])
+    return "\r\n".join([f"GET {target} HTTP/1.1", *lines, "", ""])
 
 
 @asynccontextmanager

@@ -34,9 +34,9 @@ from labserver.stages import auth
 # ## Break: connect to stage 1 without a token
 #
 # We connect once as a stranger, and once as a page of another site. The second case is
-# easily overlooked: a browser lets any page open a WebSocket to any host, and sends
-# that host's cookies along. The same-origin policy does not apply to WebSockets, so the
-# server must check `Origin` itself.
+# easily overlooked: a browser lets any page open a WebSocket to any host. The
+# same-origin policy does not apply to WebSockets, so the server must check `Origin`
+# itself.
 
 # %%
 async with running("echo") as server:
@@ -80,11 +80,15 @@ async with running("auth") as server:
     }
     for name, headers in attempts.items():
         print(f"{name:27} {await upgrade(server, **headers)}")
+    print(f"{'a query':27} {await upgrade(server, f'/?token={good}')}")
 
 # %% [markdown]
-# A script in a browser cannot set `Authorization` on a WebSocket, so the token may also
-# travel as a subprotocol. After a 401 the browser shows the script neither status nor
-# body, so a client in a browser should have its token checked before it connects.
+# These are all the ways in. A script in a browser cannot set `Authorization` on a
+# WebSocket, so the token may also travel as a subprotocol. In the query it works
+# everywhere, and is the worst place: proxies and servers write URLs to their logs. This
+# server looks there last, and logs no query. After a 401 the browser shows the script
+# neither status nor body, so a client in a browser should have its token checked before
+# it connects.
 #
 # A token also expires while its socket is open. These are valid for two seconds:
 
@@ -107,8 +111,15 @@ async with (
 # ## Run: a page with somebody else's cookie
 #
 # Ann is logged in, and her browser has the cookie. She opens a page of another site.
-# That page opens a WebSocket to the server, and the browser sends her cookie along. If
-# the server makes the mistake `no-origin-check`, the page now speaks in Ann's name.
+# That page opens a WebSocket to the server. Whether the browser sends her cookie along
+# is said by the cookie's `SameSite`: with `None` it does, and without the attribute a
+# current Chromium does not. If it does and the server makes the mistake
+# `no-origin-check`, the page now speaks in Ann's name.
+#
+# `SameSite` does not replace the check of `Origin`. A *site* is the registered domain:
+# a page of `blog.example.com`, which others may fill, gets the cookie of
+# `chat.example.com` whatever `SameSite` says. Some sites need `None`, because they are
+# embedded elsewhere, and not every browser has Chromium's default.
 
 # %%
 for name, options in {

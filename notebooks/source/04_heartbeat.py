@@ -41,8 +41,18 @@ from labserver.stages import heartbeat
 print(await vanished("rooms", seconds=1.5))
 
 # %% [markdown]
-# They would still be members tomorrow. TCP notices a dead peer only when data that it
-# sent is not acknowledged, and then it retries for many minutes.
+# They would still be members tomorrow: nothing is sent to them, so TCP misses nothing.
+# There are two kinds of dead peers, and what TCP has by itself sees one of them, late:
+#
+# - **The network is gone**: packets are lost. When the server sends something, Linux
+#   ends the connection after `tcp_retries2` retries, by default about a quarter of an
+#   hour (with 4 retries instead of 15 it was measured at 6.4 s). When it sends nothing,
+#   only TCP keepalive notices, by default after more than two hours.
+#   `TCP_USER_TIMEOUT` sets how long sent data may stay without an acknowledgement.
+# - **The peer is alive and does not read**: a program that hangs, or this proxy. Its
+#   kernel acknowledges what it takes, answers keepalive, and says that it is full. So
+#   retries and keepalive never end it. `TCP_USER_TIMEOUT` may, when it is full, and
+#   then it ends a slow reader just as well.
 #
 # ## Predict
 #
@@ -131,9 +141,10 @@ for name, options in {
     )
 
 # %% [markdown]
-# After four intervals the library has noticed none of them, and it would not notice
-# them after an hour. That is why the stage never waits for a peer and ends with
-# `transport.abort()`.
+# After four intervals the library has noticed none of them. It would not notice them
+# after an hour, as their kernels are alive; were their network gone, the server's kernel
+# would end them after about a quarter of one. That is why the stage never waits for a
+# peer and ends with `transport.abort()`.
 #
 # ## Exercise: who is dead?
 #
