@@ -142,9 +142,9 @@ for name, options in {
 
 # %% [markdown]
 # After four intervals the library has noticed none of them. It would not notice them
-# after an hour, as their kernels are alive; were their network gone, the server's kernel
-# would end them after about a quarter of one. That is why the stage never waits for a
-# peer and ends with `transport.abort()`.
+# after an hour, as their kernels are alive; were their network gone, the server's
+# kernel would end them after about a quarter of one. That is why the stage never waits
+# for a peer and ends with `transport.abort()`.
 #
 # ## Exercise: who is dead?
 #
