@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
 
 from labserver.judge.raw import PING as PING_OPCODE
 from labserver.judge.raw import PONG, Raw, raw
@@ -93,24 +95,40 @@ async def who_reads_slowly_stays(world: World) -> None:
         filling = world.fill(ann, lobby, FILLING, LARGE, "while a member reads slowly")
         publishing = asyncio.create_task(filling)
         try:
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                await slow.message()
-                await asyncio.sleep(0.1)
-            # What the kernel held comes, even if the server had given up: not the rest.
+            with _not_ended(publishing):
+                end = time.monotonic() + seconds
+                # A publisher that ends early has words of its own, below.
+                while time.monotonic() < end and not _failed(publishing):
+                    await slow.message()
+                    await asyncio.sleep(0.1)
             last = (await publishing)[-1]
-            while (await slow.message()).get("seq") != last:
-                pass
-        except (EOFError, ConnectionError, Broken) as exc:
-            how = str(exc) if isinstance(exc, Broken) else ""
-            raise Broken(
-                f"a member that reads {LARGE // 1000} kB every 0.1 s, and answers each "
-                f"ping that it reads, was ended (heartbeat {SLOW_INTERVAL:g} s): "
-                + (how or "its connection broke without a close frame")
-            ) from None
+            # What the kernel held comes, even if the server had given up: not the rest.
+            with _not_ended(publishing):
+                while (await slow.message()).get("seq") != last:
+                    pass
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and task.exception() is not None
+
+
+@contextmanager
+def _not_ended(publishing: asyncio.Task[Any]) -> Iterator[None]:
+    """Say of a slow reader what its connection says by an exception."""
+    try:
+        yield
+    except (EOFError, ConnectionError, Broken) as exc:
+        if _failed(publishing):
+            return  # there was nothing to read: the publisher says why
+        how = str(exc) if isinstance(exc, Broken) else ""
+        raise Broken(
+            f"a member that reads {LARGE // 1000} kB every 0.1 s, and answers each "
+            f"ping that it reads, was ended (heartbeat {SLOW_INTERVAL:g} s): "
+            + (how or "its connection broke without a close frame")
+        ) from None
 
 
 async def pings_are_no_burst(world: World) -> None:

@@ -184,6 +184,14 @@ async def test_server_that_looks_at_claims_too_little_is_told_where(
     assert words in broken(verdict)[check.__name__]
 
 
+async def test_publisher_that_is_ended_is_not_taken_for_the_slow_reader() -> None:
+    check = PROBES["who_reads_slowly_stays"]
+    async with commanded([*WRONG, "ends-publishers"], "rooms", patience=3.0) as world:
+        verdict = await judge(world, [("heartbeat", check)])
+    said = broken(verdict)[check.__name__]
+    assert said.startswith("closed with 1006 before an ack, while a member reads")
+
+
 FAULTS = {
     "frozen_redis_loses_nothing": "in vain for acks, and the messages, after Redis was",
     "emptied_redis_is_told": "in vain for what was acknowledged after Redis came back",

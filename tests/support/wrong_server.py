@@ -104,6 +104,8 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
             key = said.get("key", "")
             if key not in seqs or WRONG == "ignores-keys":
                 newest += 1
+                if WRONG == "ends-publishers" and newest > 3:
+                    return socket.transport.abort()
                 seqs[key] = newest
                 message = {"seq": newest, "from": "?", "payload": said["payload"]}
                 text = json.dumps({"type": "message", "room": said["room"], **message})
