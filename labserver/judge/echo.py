@@ -120,20 +120,26 @@ async def huge_message_is_refused(world: World) -> None:
 
 
 async def fragments_are_one_message(world: World) -> None:
-    """A message in fragments, with a ping between them, is one message."""
+    """A frame may come in pieces, and a message in frames with a ping between them."""
     async with world.running() as server, raw(server, "ann") as ann:
+        pieces = "a frame that came in pieces"
+        async with world.awaiting(f"the echo of {pieces}"):
+            await ann.in_pieces(TEXT, ECHO)
+            while (got := await _next(ann, f"after {pieces}"))[0] != TEXT:
+                pass
+            must(b'"echo"' in got[1], f"{pieces} was answered {got[1][:80]!r}")
         text = json.dumps({"type": "echo", "payload": "in three parts"}).encode()
         async with world.awaiting("a pong, and the echo of a message in fragments"):
             ann.frame(TEXT, text[:9], fin=False)
             ann.frame(PING, b"between")
             ann.frame(CONTINUATION, text[9:20], fin=False)
             ann.frame(CONTINUATION, text[20:])
-            got: dict[int, bytes] = {}
-            while not {PONG, TEXT} <= got.keys():
+            came: dict[int, bytes] = {}
+            while not {PONG, TEXT} <= came.keys():
                 opcode, data = await _next(ann, "after fragments of a message")
-                got[opcode] = data
-        must(got[PONG] == b"between", f"the pong says {got[PONG]!r}, not b'between'")
-        must(b"in three parts" in got[TEXT], f"{got[TEXT][:80]!r} came back")
+                came[opcode] = data
+        must(came[PONG] == b"between", f"the pong says {came[PONG]!r}, not b'between'")
+        must(b"in three parts" in came[TEXT], f"{came[TEXT][:80]!r} came back")
 
 
 async def what_is_no_text_ends_its_connection(world: World) -> None:

@@ -12,6 +12,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from labserver.judge.peers import (
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NAMES = {TEXT: "text", BINARY: "binary", CLOSE: "close", PING: "ping", PONG: "pong"}
 FRAME_LIMIT = 2**24  # bytes of one frame of a server
+PAUSE = 0.02  # seconds between the pieces of a frame
 SMALL = 16384  # bytes that the kernel keeps for a peer that does not read
 
 
@@ -49,6 +51,17 @@ class Raw:
 
     def frame(self, opcode: int, data: bytes = b"", fin: bool = True) -> None:
         """Send a frame, masked with zeros, so that its data is plain."""
+        self.writer.write(self._bytes(opcode, data, fin))
+
+    async def in_pieces(self, opcode: int, data: bytes) -> None:
+        """Send a frame in three pieces: it is cut in its head, and in its data."""
+        whole = self._bytes(opcode, data, fin=True)
+        cuts = (0, 1, len(whole) - len(data) // 2, len(whole))
+        for start, end in pairwise(cuts):
+            self.writer.write(whole[start:end])
+            await asyncio.sleep(PAUSE)  # or TCP may join them again
+
+    def _bytes(self, opcode: int, data: bytes, fin: bool) -> bytes:
         size = len(data)
         if size < 126:
             head = bytes([0x80 | size])
@@ -58,7 +71,7 @@ class Raw:
             head = b"\xff" + size.to_bytes(8, "big")
         more = "" if fin else ", more follows"
         note(self.name, "sent", _shown(opcode, data) + more)
-        self.writer.write(bytes([fin << 7 | opcode]) + head + bytes(4) + data)
+        return bytes([fin << 7 | opcode]) + head + bytes(4) + data
 
     def say(self, **message: Any) -> None:
         self.frame(TEXT, json.dumps(message).encode())

@@ -17,8 +17,8 @@ class Probed:
     """What a server with a learner's part keeps. It shows itself at the end of a cell.
 
     Attributes:
-        part: Name of the class.
-        place: Which part of a server it took.
+        part: Name of the class, or function.
+        place: Which part of a server it took, or ``server``.
         stage: The stage that brings this part.
         findings: What each check found; empty if the class is not written yet.
         hung: What stopped it before its end; empty if nothing.
@@ -47,6 +47,11 @@ class Probed:
     def why(self) -> str:
         """Why a well-known wrong version is wrong; empty for others."""
         return reason(self.place, self.findings, self.raised) if self.written else ""
+
+    def _where(self) -> str:
+        if self.place == "server":
+            return "such a server in `labserver/judge/starters/stdlib.py`"
+        return f"the same part in `labserver/stages/{STAGES[self.stage].file.name}`"
 
     def _broken(self) -> list[Finding]:
         return [each for each in self.findings if each.outcome == "broken"]
@@ -96,8 +101,7 @@ class Probed:
             lines += ["", f"**It raised** {_cell(text)}"]
         if self.why:
             lines += ["", f"**Why:** {self.why}"]
-        file = STAGES[self.stage].file.name
-        lines += ["", f"**Look at:** the same part in `labserver/stages/{file}`."]
+        lines += ["", f"**Look at:** {self._where()}."]
         return "\n".join(lines)
 
 

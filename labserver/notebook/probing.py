@@ -14,8 +14,10 @@ from typing import Any
 
 from labserver.errors import SettingsError
 from labserver.judge import PROMISES, World
+from labserver.judge.peers import SECRET
 from labserver.judge.run import Check, Finding, checks_up_to, judge
 from labserver.notebook.checks import is_empty
+from labserver.notebook.plain import Plain
 from labserver.notebook.probed import Probed
 from labserver.notebook.progress import Line
 from labserver.notebook.raised import Raised, collected
@@ -38,6 +40,8 @@ SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "application": ("rooms", ("receive", "closed")),
     "history": ("resume", ("missed",)),
 }
+# A coroutine is no part of a server: it is all of it, and its stage is the first.
+SERVER, FIRST = "server", "echo"
 # What a part is given for each server, or each connection.
 LATER = {"application": ("lab",), "outbox": ("connection", "metrics")}
 
@@ -51,7 +55,8 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
 
     Args:
         part: The class: of an application, admission, heartbeat, outbox, broker or
-            history. Its arguments are given by their names.
+            history. Its arguments are given by their names. Or an async function of a
+            reader and a writer, which serves one TCP connection.
         stage: Last stage; the one that brings the part, unless given.
         before: Whether the promises of the stages before are checked, too.
 
@@ -61,21 +66,28 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
 
     """
     place = place_of(part)
-    own, methods = SHAPES[place]
+    own, methods = SHAPES.get(place, (FIRST, ()))
     stage = stage or own
     included(stage)
-    if all(is_empty(getattr(part, each)) for each in methods):
+    written = [getattr(part, each) for each in methods] or [part]
+    if all(map(is_empty, written)):
         return Probed(part.__name__, place, own)
 
     def change(parts: Parts, settings: Settings) -> Parts:
         return replace(parts, **{place: made(part, place, settings)})
+
+    def world(redis: str) -> World:
+        if place == SERVER:
+            return Plain(stage, redis, patience=PATIENCE, secret=SECRET, serve=part)
+        return World(stage, redis, patience=PATIENCE, change=change)
 
     checks = [
         pair
         for pair in checks_up_to(PROMISES, stage)
         if before or STAGES[pair[0]].number >= STAGES[own].number
     ]
-    made(part, place, Settings())  # so that a wrong shape is said before anything runs
+    if place != SERVER:
+        made(part, place, Settings())  # a wrong shape is said before anything runs
     findings: list[Finding] = []
     ticked = [time.monotonic()]
     over = threading.Event()
@@ -84,7 +96,7 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     def work() -> None:
         try:
             with asyncio.Runner() as runner:
-                runner.run(_all(stage, checks, change, findings, ticked, raised))
+                runner.run(_all(stage, checks, world, findings, ticked, raised))
         except BaseException as exc:
             failed.append(exc)
         finally:
@@ -118,15 +130,18 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
 
 
 def place_of(part: Any) -> str:
-    """Return which part of a server a class is made for.
+    """Return which part of a server a class is made for; a coroutine is all of one.
 
     Raises:
-        SettingsError: It is no class, or lacks something.
+        SettingsError: It is neither, or lacks something.
 
     """
+    if inspect.isfunction(part):
+        return _server(part)
     if not inspect.isclass(part):
         raise SettingsError(
-            f"probe takes a class, not {type(part).__name__}: {part!r:.60}"
+            f"probe takes a class or an async function, not {type(part).__name__}: "
+            f"{part!r:.60}"
         )
     best, lacks = "", list[str]()
     for place, (_, methods) in SHAPES.items():
@@ -143,6 +158,21 @@ def place_of(part: Any) -> str:
     raise SettingsError(
         f"{part.__name__} looks like {best}, and lacks {', '.join(lacks)}"
     )
+
+
+def _server(part: Any) -> str:
+    """Return the place of a function that serves connections."""
+    if not inspect.iscoroutinefunction(part):
+        raise SettingsError(
+            f"{part.__name__} should be an async function (async def), without yield"
+        )
+    try:
+        inspect.signature(part).bind("reader", "writer")
+    except TypeError as exc:
+        raise SettingsError(
+            f"{part.__name__} is called with a reader and a writer: {exc}"
+        ) from None
+    return SERVER
 
 
 def made(part: Any, place: str, settings: Settings) -> Any:
@@ -193,7 +223,7 @@ def made(part: Any, place: str, settings: Settings) -> Any:
 async def _all(
     stage: str,
     checks: Sequence[tuple[str, Check]],
-    change: Callable[[Parts, Settings], Parts],
+    world: Callable[[str], World],
     findings: list[Finding],
     ticked: list[float],
     raised: Raised,
@@ -212,8 +242,7 @@ async def _all(
     async def one(name: str, check: Check) -> None:
         async with turn, AsyncExitStack() as stack:
             redis = await stack.enter_async_context(running_redis()) if shared else ""
-            world = World(stage, redis, patience=PATIENCE, change=change)
-            findings.extend((await judge(world, [(name, check)])).findings)
+            findings.extend((await judge(world(redis), [(name, check)])).findings)
 
     ticking = asyncio.create_task(tick())
     try:

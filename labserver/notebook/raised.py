@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType, FunctionType
 from typing import Any
 
 from labserver.notebook.twins import NOISY
@@ -15,14 +16,14 @@ LIMIT = 3  # different exceptions that are kept
 
 
 class Raised(logging.Handler):
-    """Collects the exceptions of one class from logs and from loops.
+    """Collects the exceptions of one class, or function, from logs and from loops.
 
     Args:
-        part: The class.
+        part: The class; or the function, with all else that its cell defines.
 
     """
 
-    def __init__(self, part: type[Any]) -> None:
+    def __init__(self, part: Any) -> None:
         super().__init__()
         self.part = part
         self.kept: list[str] = []
@@ -51,12 +52,11 @@ class Raised(logging.Handler):
             self.note(exc)
 
     def note(self, exc: BaseException) -> None:
-        """Keep an exception that was raised in, or below, the class."""
+        """Keep an exception that was raised in, or below, the class or the cell."""
         where = [
             (frame.f_code.co_qualname, number)
             for frame, number in traceback.walk_tb(exc.__traceback__)
-            if frame.f_code.co_qualname.startswith(f"{self.part.__qualname__}.")
-            and frame.f_globals.get("__name__") == self.part.__module__
+            if self._wrote(frame)
         ]
         if where:
             name, number = where[-1]
@@ -64,9 +64,19 @@ class Raised(logging.Handler):
             if text not in self.kept and len(self.kept) < LIMIT:
                 self.kept.append(text)
 
+    def _wrote(self, frame: FrameType) -> bool:
+        """Return whether a frame executes what the learner wrote."""
+        code, part = frame.f_code, self.part
+        if isinstance(part, FunctionType):
+            return code.co_filename == part.__code__.co_filename
+        return (
+            code.co_qualname.startswith(f"{part.__qualname__}.")
+            and frame.f_globals.get("__name__") == part.__module__
+        )
+
 
 @contextmanager
-def collected(part: type[Any]) -> Iterator[Raised]:
+def collected(part: Any) -> Iterator[Raised]:
     """Keep what a class raises in a block out of the log, and yield its collector."""
     raised = Raised(part)
     loggers = [logging.getLogger(name) for name in NOISY]

@@ -9,10 +9,11 @@
 # %% [markdown]
 # # 1 · Handshake and echo
 #
-# **Promise:** every well-formed message comes back. · *about 15 minutes*
+# **Promise:** every well-formed message comes back. · *about 40 minutes*
 #
 # A WebSocket begins as an HTTP request and then becomes two streams of small frames. In
-# this chapter you write the request by hand, byte by byte, and then a frame.
+# this chapter you write the request by hand, byte by byte, then a frame, and at last
+# the server's side of both.
 
 # %%
 from labserver.notebook import (
@@ -22,6 +23,7 @@ from labserver.notebook import (
     frame_map,
     mistakes,
     my_guess,
+    probe,
     raw,
     running,
     show,
@@ -202,6 +204,209 @@ async with running("echo") as server, connected(server) as ann:
         await ann.until(lambda: len(ann.received) == 1)
         answer = ann.received.pop()
         print(f"{text:17} -> {answer.pop('type')}: {answer}")
+
+# %% [markdown]
+# ## Build: your own WebSocket server
+#
+# Now write the server's side, on nothing but a TCP connection. `my_server` is called
+# for each one that a client opens; when it returns, the connection is over. It needs
+# three things:
+#
+# - `shake_hands` reads the request, up to an empty line, and answers it with `101`;
+# - `read_frame` reads one frame of a client and removes its mask. A frame over `LIMIT`
+#   is not read: `raise Ends(1009)`;
+# - `my_server` sends `hello()`, and then makes messages of frames. A text may come in
+#   fragments: a `TEXT` frame without `FIN`, and `CONTINUATION` frames up to one that
+#   has it. The whole one goes to `answer`, and its answer back in a `TEXT` frame. A
+#   `PING` may come at any time, and is answered with a `PONG` of the same data, a
+#   `CLOSE` with a `CLOSE` of the same code. A binary frame ends the connection with
+#   1003, a message over `LIMIT` with 1009, one that is no UTF-8 with 1007.
+#
+# What is not about WebSockets is given, and `frame`, which makes a server's frame.
+# `probe` serves real connections with your function, and asks it what `labserver judge`
+# asks any server of this stage.
+#
+# <details><summary>Hint</summary>
+#
+# `await reader.readuntil(b"\r\n\r\n")` returns the head of the request, and
+# `await reader.readexactly(n)` the next `n` bytes; `read(n)` may return fewer. Two
+# bytes come first: `first & 0x80` is `FIN`, `first & 0x0F` the opcode, `second & 0x7F`
+# the length, or 126 or 127. `int.from_bytes(data, "big")` makes a number of bytes, and
+# `number.to_bytes(2, "big")` bytes of a number. `re.search` finds the key in the head,
+# whose names may be in capitals or not. Collect the data of a message in one
+# variable, outside of the loop; only a whole text is decoded. `try` around the loop
+# makes a close frame of each `Ends`. When a client just goes, reading raises
+# `IncompleteReadError`: let it.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import base64
+# import hashlib
+# import re
+# import uuid
+#
+# from labserver.contract.messages import Echo, Error, Hello, encode, well_formed
+# from labserver.errors import BadMessage
+#
+# GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+# CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+# LIMIT = 65536  # bytes of a message
+#
+#
+# class Ends(Exception):
+#     """The connection has to end; such as Ends(1009), with its code."""
+#
+#
+# def hello() -> bytes:
+#     """Return the first message to each client."""
+#     return encode(Hello(uuid.uuid4().hex, "anonymous", "echo", "mine", None))
+#
+#
+# def answer(text: str) -> bytes:
+#     """Return the echo of a message, or an error."""
+#     try:
+#         return encode(Echo(well_formed(text)))
+#     except BadMessage as exc:
+#         return encode(Error(exc.code, exc.detail))
+#
+#
+# def frame(opcode: int, data: bytes) -> bytes:
+#     """Return a server's frame: a whole one, and not masked."""
+#     size = len(data)
+#     if size < 126:
+#         head = bytes([size])
+#     elif size < 65536:
+#         head = b"\x7e" + size.to_bytes(2, "big")
+#     else:
+#         head = b"\x7f" + size.to_bytes(8, "big")
+#     return bytes([0x80 | opcode]) + head + data
+#
+#
+# async def shake_hands(reader, writer) -> None:
+#     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+#     key = re.search(r"(?i)\nsec-websocket-key: *(\S+)", head)[1]
+#     accept = base64.b64encode(hashlib.sha1((key + GUID).encode()).digest())
+#     writer.write(
+#         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+#         b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+#     )
+#
+#
+# async def read_frame(reader) -> tuple[bool, int, bytes]:
+#     first, second = await reader.readexactly(2)
+#     size = second & 0x7F
+#     if size > 125:
+#         more = await reader.readexactly(2 if size == 126 else 8)
+#         size = int.from_bytes(more, "big")
+#     if size > LIMIT:
+#         raise Ends(1009)
+#     mask, data = await reader.readexactly(4), await reader.readexactly(size)
+#     data = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
+#     return bool(first & 0x80), first & 0x0F, data
+#
+#
+# async def my_server(reader, writer) -> None:
+#     await shake_hands(reader, writer)
+#     writer.write(frame(TEXT, hello()))
+#     message = b""  # what has come of it
+#     try:
+#         while True:
+#             last, opcode, data = await read_frame(reader)
+#             if opcode == PING:
+#                 writer.write(frame(PONG, data))
+#             elif opcode == CLOSE:
+#                 raise Ends(int.from_bytes(data[:2], "big") or 1000)
+#             elif opcode == BINARY:
+#                 raise Ends(1003)
+#             elif opcode in (TEXT, CONTINUATION):
+#                 message += data
+#                 if len(message) > LIMIT:
+#                     raise Ends(1009)
+#                 if last:
+#                     writer.write(frame(TEXT, answer(message.decode())))
+#                     message = b""
+#             await writer.drain()
+#     except Ends as end:
+#         writer.write(frame(CLOSE, end.args[0].to_bytes(2, "big")))
+#     except UnicodeDecodeError:
+#         writer.write(frame(CLOSE, (1007).to_bytes(2, "big")))
+# ```
+#
+# </details>
+
+
+# %% tags=["build"]
+import base64
+import hashlib
+import re
+import uuid
+
+from labserver.contract.messages import Echo, Error, Hello, encode, well_formed
+from labserver.errors import BadMessage
+
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+LIMIT = 65536  # bytes of a message
+
+
+class Ends(Exception):
+    """The connection has to end; such as Ends(1009), with its code."""
+
+
+def hello() -> bytes:
+    """Return the first message to each client."""
+    return encode(Hello(uuid.uuid4().hex, "anonymous", "echo", "mine", None))
+
+
+def answer(text: str) -> bytes:
+    """Return the echo of a message, or an error."""
+    try:
+        return encode(Echo(well_formed(text)))
+    except BadMessage as exc:
+        return encode(Error(exc.code, exc.detail))
+
+
+def frame(opcode: int, data: bytes) -> bytes:
+    """Return a server's frame: a whole one, and not masked."""
+    size = len(data)
+    if size < 126:
+        head = bytes([size])
+    elif size < 65536:
+        head = b"\x7e" + size.to_bytes(2, "big")
+    else:
+        head = b"\x7f" + size.to_bytes(8, "big")
+    return bytes([0x80 | opcode]) + head + data
+
+
+async def shake_hands(reader, writer) -> None:
+    # Read the request, answer 101 with the accept key.
+    ...
+
+
+async def read_frame(reader) -> tuple[bool, int, bytes]:
+    # Return FIN, the opcode, and the data without their mask.
+    ...
+
+
+async def my_server(reader, writer) -> None:
+    # The handshake, the hello; then frame after frame.
+    ...
+
+
+# %%
+await probe(my_server)
+
+# %% [markdown]
+# After your function returns, `probe` reads on for a moment before it closes: a
+# connection that is closed with unread bytes is reset, and the reset may overtake your
+# close frame. A server for the open internet needs more, a few lines each: a time limit
+# for the handshake, an end with 1002 for what the protocol forbids (a frame without a
+# mask, a continuation of nothing), and an answer to a request that is no handshake.
+# `labserver starter stdlib` prints one that has all of that. From here on the lab
+# leaves frames to a library, `websockets`, and looks at what comes after them.
 
 # %% [markdown]
 # ## Mistakes

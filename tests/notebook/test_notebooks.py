@@ -283,6 +283,8 @@ def names(code: str) -> tuple[set[str], set[str]]:
                 | ast.ClassDef(name=name)
             ):
                 bound.add(name)
+            case ast.ExceptHandler(name=str(name)):
+                bound.add(name)
             case ast.alias(name=name, asname=other):
                 bound.add(other or name)
     return bound, read

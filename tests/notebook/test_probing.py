@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -57,6 +59,42 @@ class Wants(WheelHeartbeat):
         super().__init__(1.0)
 
 
+async def nothing(reader: object, writer: object) -> None: ...
+
+
+def not_async(reader: object, writer: object) -> None:
+    raise AssertionError
+
+
+async def yields(reader: object, writer: object) -> AsyncIterator[None]:
+    yield
+
+
+async def takes_one(reader: object) -> None:
+    raise AssertionError
+
+
+def raises() -> None:
+    raise KeyError("no such key")
+
+
+async def calls_what_raises(reader: object, writer: object) -> None:
+    raises()
+
+
+async def spins(reader: object, writer: object) -> None:
+    while True:
+        pass
+
+
+async def reads_after_the_end(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    # When the client has left, read() returns at once, and gives nobody else a turn.
+    while True:
+        await reader.read(100)
+
+
 async def test_right_part_keeps_every_promise_up_to_its_stage() -> None:
     probed = await probe(WheelHeartbeat)
     assert probed.kept, repr(probed)
@@ -87,6 +125,29 @@ async def test_wrong_part_breaks_its_own_promise_only(part: type) -> None:
     assert "still connected" in repr(probed)
 
 
+async def test_coroutine_that_is_not_written_is_not_judged() -> None:
+    probed = await probe(nothing)
+    assert not probed.written and not probed.kept
+    assert "nothing: not written yet" in repr(probed)
+
+
+async def test_what_a_coroutine_and_what_it_calls_raise_is_told_with_its_line() -> None:
+    probed = await probe(calls_what_raises)
+    assert not probed.kept
+    (told,) = probed.raised
+    assert told.startswith("KeyError: 'no such key' (in raises, line ")
+    assert "labserver/judge/starters/stdlib.py" in probed._repr_markdown_()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hangs", ["spins", "reads_after_the_end"])
+async def test_coroutine_that_hangs_is_stopped(hangs: str) -> None:
+    probed = await probe(globals()[hangs])
+    gc.collect()
+    assert probed.hung == f"{hangs} held the event loop for 3 s: stopped."
+    assert not probed.kept
+
+
 # The loop that was interrupted leaves its sockets to the collector.
 @pytest.mark.filterwarnings("ignore")
 async def test_part_that_hangs_is_stopped() -> None:
@@ -102,7 +163,10 @@ async def test_part_that_hangs_is_stopped() -> None:
         (Half, "Half looks like heartbeat, and lacks forget, stop"),
         (Wants, "Wants wants 'colour', and can be given: settings, interval"),
         (dict, "dict is no part of a server"),
-        (3, "probe takes a class, not int: 3"),
+        (3, "probe takes a class or an async function, not int: 3"),
+        (not_async, "not_async should be an async function"),
+        (yields, "yields should be an async function .async def., without yield"),
+        (takes_one, "takes_one is called with a reader and a writer: too many"),
     ],
 )
 async def test_class_of_the_wrong_shape_gets_a_sentence(

@@ -61,7 +61,7 @@ async def handle(socket: ServerConnection) -> None:
         while True:
             if WRONG == "each-fragment":
                 async for part in socket.recv_streaming():
-                    json.loads(part)
+                    await answer(socket, json.loads(part))
             else:
                 data = await socket.recv()
                 if isinstance(data, bytes) and WRONG != "takes-binary":
