@@ -63,6 +63,7 @@ SETTLE_LIMIT = 5.0  # seconds that publishers wait for all members to join
 UNTIMED = 30.0  # seconds assumed for a run without -t, to place its faults
 WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
 log = logging.getLogger("loadtests")
+listening = Event()  # set when this process hears what the load lab's processes say
 
 
 class Member(Protocol):
@@ -197,6 +198,9 @@ RUN = Run()
 
 @listens(events.test_start)
 def begin(environment: Environment, **_: Any) -> None:
+    if environment.runner is None:
+        # A worker that joins a run is told to begin before Locust has its runner.
+        listening.wait(SETTLE_LIMIT)
     options, runner = options_of(environment), runner_of(environment)
     if not isinstance(runner, WorkerRunner):
         classes: list[Any] = environment.user_classes
@@ -325,6 +329,7 @@ def listen(environment: Environment, runner: Any, **_: Any) -> None:
     elif isinstance(runner, MasterRunner):
         runner.register_message("lab_part", took)
     Interrupt(spared)
+    listening.set()
 
 
 def finish(environment: Environment, **_: Any) -> None:
