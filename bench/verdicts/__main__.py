@@ -25,6 +25,7 @@ from rich.markup import escape
 
 from bench.cache import Missing, node_modules
 from bench.report import begun, machine
+from labserver.cli.judging import MARKS
 from labserver.judge import PROMISES, CannotJudge
 from labserver.judge.outside import commanded
 from labserver.judge.page import page
@@ -34,7 +35,6 @@ from labserver.stages import STAGES
 
 HERE = Path(__file__).parent
 PATIENCE = 5.0  # seconds
-MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
 # Checks that compare the numbers of two processes. A rival has none: its adapter counts
 # in each process for itself, and is what these checks would judge.
 NUMBERED = ("replicas_agree_on_one_order", "killed_replica_costs_the_others_nothing")
@@ -125,12 +125,7 @@ async def verdict_on(rival: Rival, stage: str, console: Console) -> Verdict:
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     argv = rival.command()
-    every = checks_up_to(PROMISES, stage)
-    judged = [
-        (name, check)
-        for name, check in every
-        if rival.numbers or check.__name__ not in NUMBERED
-    ]
+    judged, left_out = divided(rival, stage)
     with console.status("starting") as status:
 
         def starts(name: str, check: Check) -> None:
@@ -143,14 +138,20 @@ async def verdict_on(rival: Rival, stage: str, console: Console) -> Verdict:
 
         async with commanded(argv, stage, patience=PATIENCE) as world:
             verdict = await judge(world, judged, told, starts)
-    left_out = [
-        Finding(
-            name, check.__name__, (check.__doc__ or "").strip(), "skipped", UNJUDGED
-        )
-        for name, check in every
-        if (name, check) not in judged
-    ]
     return Verdict([*verdict.findings, *left_out])
+
+
+def divided(rival: Rival, stage: str) -> tuple[list[tuple[str, Check]], list[Finding]]:
+    """Return the checks of a rival, and findings for those that would judge another."""
+    judged, left_out = list[tuple[str, Check]](), list[Finding]()
+    for name, check in checks_up_to(PROMISES, stage):
+        if rival.numbers or check.__name__ not in NUMBERED:
+            judged.append((name, check))
+        else:
+            says = (check.__doc__ or "").strip()
+            skipped = Finding(name, check.__name__, says, "skipped", UNJUDGED)
+            left_out.append(skipped)
+    return judged, left_out
 
 
 def about(names: list[str]) -> str:

@@ -7,9 +7,10 @@ queues, pings and their timeout.
 
 The adapter's are :class:`Spoken` and :func:`opened`, which stand where a socket of
 Socket.IO is: they give each packet the words of the contract, one at a time, and wait
-until the socket has taken it. They keep, drop, repeat and number nothing. What a
-Socket.IO client would do by itself, they do: ask for the namespace, and hang up when it
-is refused. An Engine.IO ping is sent as a ping of WebSocket, and its pong comes back as
+until the socket has taken it. They keep, repeat and number no message, and drop none:
+only packets that open or end a connection have no words in the contract. What a client
+of Socket.IO would do by itself, they do: ask for the namespace, and hang up when it is
+refused. An Engine.IO ping is sent as a ping of WebSocket, and its pong comes back as
 Engine.IO's, so a peer that does not answer is as silent for Socket.IO as it is.
 """
 

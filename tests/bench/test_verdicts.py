@@ -7,14 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import psutil
 import pytest
-from rich.console import Console
 
-from bench.verdicts import __main__ as main
-from bench.verdicts.__main__ import RIVALS, table
+from bench.verdicts.__main__ import NUMBERED, RIVALS, divided, table
 from labserver.judge import PROBES
 from labserver.judge.outside import commanded
 from labserver.judge.run import Finding, Verdict, judge
@@ -108,21 +105,14 @@ def test_table_stands_below_the_day_and_the_machine(tmp_path) -> None:
     assert {each["stage"] for each in judged} == {"echo", "auth"}
 
 
-async def test_numbers_of_an_adapter_are_not_judged(monkeypatch) -> None:
-    asked = []
-
-    async def judge(world, checks, *_):
-        asked.extend(check.__name__ for _, check in checks)
-        return Verdict([])
-
-    monkeypatch.setattr(main, "judge", judge)
-    for name in ("lab", "broadcast"):
-        asked.clear()
-        rival = replace(RIVALS["lab"], numbers=name == "lab")
-        verdict = await main.verdict_on(rival, "broker", Console(quiet=True))
-        left_out = {each.check for each in verdict.findings}
-        assert left_out == (set() if rival.numbers else set(main.NUMBERED))
-        assert set(main.NUMBERED).isdisjoint(asked) is not rival.numbers
+def test_numbers_of_an_adapter_are_not_judged() -> None:
+    for name, left in (("lab", set()), ("socketio", set(NUMBERED))):
+        judged, left_out = divided(RIVALS[name], "broker")
+        assert {each.check for each in left_out} == left
+        assert {each.outcome for each in left_out} <= {"skipped"}
+        asked = {check.__name__ for _, check in judged}
+        assert asked.isdisjoint(left)
+        assert asked | left >= set(NUMBERED)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
