@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Origin
 
-from bench.verdicts.contract import answer, hello, message, user_of
+from bench.verdicts.contract import answer, hello, message, refusal, user_of
 
 rooms: dict[str, set[ServerConnection]] = defaultdict(set)
 
@@ -35,6 +35,9 @@ async def converse(connection: ServerConnection) -> None:
     try:
         async for text in connection:
             said = json.loads(text)
+            if (found := refusal(said)) is not None:
+                await connection.send(json.dumps(found))
+                continue
             if said["type"] == "join":
                 rooms[said["room"]].add(connection)
             elif said["type"] == "leave":

@@ -1,11 +1,13 @@
 """What the wire contract asks of a server in Python, and its library does not have.
 
-Tokens, the words of the messages, and numbers: no member is served better by them.
+Tokens, the words of the messages and errors, and numbers: no member is served better by
+them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +17,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
+ROOM = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+FIELDS: dict[str, set[str]] = {
+    "echo": {"payload"},
+    "ping": set(),
+    "join": {"room"},
+    "leave": {"room"},
+    "publish": {"room", "payload"},
+}
 numbers: Counter[str] = Counter()
 
 
@@ -35,6 +45,16 @@ def user_of(headers: Mapping[str, str], path: str) -> str | None:
 def hello(user: str) -> dict[str, Any]:
     about = {"id": uuid.uuid4().hex[:12], "user": user, "replica": "one"}
     return {"type": "hello", **about, "stage": "rooms", "heartbeat": None}
+
+
+def refusal(said: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the error for an unknown type or a wrong field; None if there is none."""
+    kind, room = said.get("type"), said.get("room", "lobby")
+    named = isinstance(room, str) and ROOM.fullmatch(room)
+    if kind in FIELDS and named and FIELDS[kind] <= said.keys():
+        return None
+    code = "bad_message" if kind in FIELDS else "unknown_type"
+    return {"type": "error", "code": code, "ref": said.get("ref")}
 
 
 def answer(said: dict[str, Any]) -> dict[str, Any] | None:

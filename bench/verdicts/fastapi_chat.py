@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import PlainTextResponse
 
-from bench.verdicts.contract import answer, hello, message, user_of
+from bench.verdicts.contract import answer, hello, message, refusal, user_of
 
 app = FastAPI()
 
@@ -46,13 +46,16 @@ manager = Rooms()
 async def endpoint(websocket: WebSocket) -> None:
     user = user_of(websocket.headers, str(websocket.url))
     if user is None:
-        refusal = PlainTextResponse("a token is needed\n", 401)
-        return await websocket.send_denial_response(refusal)
+        denial = PlainTextResponse("a token is needed\n", 401)
+        return await websocket.send_denial_response(denial)
     await websocket.accept()
     await websocket.send_json(hello(user))
     try:
         while True:
             said = await websocket.receive_json()
+            if (found := refusal(said)) is not None:
+                await websocket.send_json(found)
+                continue
             if said["type"] == "join":
                 manager.connect(websocket, said["room"])
             elif said["type"] == "leave":

@@ -25,7 +25,7 @@ import socketio
 from aiohttp import WSMsgType, web
 from engineio.async_drivers.aiohttp import WebSocket
 
-from bench.verdicts.contract import answer, hello, message, user_of
+from bench.verdicts.contract import answer, hello, message, refusal, user_of
 
 interval = float(os.environ.get("LAB_HEARTBEAT_INTERVAL", "25"))
 redis = os.environ.get("LAB_REDIS_URL")
@@ -58,6 +58,8 @@ async def connect(sid: str, environ: dict[str, Any], _auth: object) -> None:
 @io.on("*")
 async def said(event: str, sid: str, data: dict[str, Any]) -> None:
     data["type"] = event
+    if (found := refusal(data)) is not None:
+        return await io.emit("error", found, to=sid)
     if event == "join":
         await io.enter_room(sid, data["room"])
     elif event == "leave":

@@ -203,8 +203,8 @@ def say(verdict: Verdict, console: Console, target: Sequence[str] = ()) -> None:
                 soft_wrap=True,
             )
             for event, count in shown(each.events, each.seen, SHOWN):
-                times = f" {count} times, at last" if count > 1 else ""
-                what = f"{escape(event.who)} {event.way}{times} {escape(event.text)}"
+                times = f" ({count} times)" if count > 1 else ""
+                what = f"{escape(str(event))}{times}"
                 console.print(
                     f"    [dim]{event.at:8.3f} s  {what}[/]",
                     soft_wrap=True,
@@ -272,8 +272,7 @@ def write_junit(verdict: Verdict, path: Path) -> None:
             if each.outcome == "broken":
                 failure = ElementTree.SubElement(case, "failure", message=each.seen)
                 failure.text = "\n".join(
-                    f"{event.at:.3f} {event.who} {event.way} {event.text}"
-                    for event in each.events
+                    f"{event.at:.3f} {event}" for event in each.events
                 ).translate({code: "?" for code in range(32) if code not in (9, 10)})
             elif each.outcome == "skipped":
                 ElementTree.SubElement(case, "skipped", message=each.seen)

@@ -47,6 +47,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         rooms.everyone_hears_it_once,
         rooms.who_left_hears_nothing,
         rooms.rooms_of_a_token_are_all,
+        rooms.what_cannot_be_served_is_answered,
         rooms.others_may_vanish,
         rooms.empty_rooms_are_forgotten,
         rooms.coming_and_going_costs_nobody_a_message,

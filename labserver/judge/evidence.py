@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 EVENTS_LIMIT = 2000
+DONE_LIMIT = 200  # a stop that came long before the messages explains them
+JUDGE = "the judge"  # does what befalls all clients, such as a fault of the network
 TEXT_LIMIT = 160  # characters
 # Padding, which says nothing after its third character.
 _REPEATED = re.compile(r"(.)\1{15,}")
@@ -27,8 +29,8 @@ class Event:
     Attributes:
         at: Seconds since the check began.
         who: Name of a client, or of the judge.
-        way: ``sent``, ``received`` or ``did``.
-        text: The message, cut to its beginning, or what was done.
+        way: ``opened``, ``sent``, ``received`` or ``did``.
+        text: The message, cut to its beginning, or what was opened or done.
 
     """
 
@@ -37,20 +39,34 @@ class Event:
     way: str
     text: str
 
+    def __str__(self) -> str:
+        way = "" if self.way == "did" else f"{self.way} "
+        return f"{self.who} {way}{self.text}"
+
 
 class Evidence:
-    """The newest events of one check."""
+    """The newest messages of one check, and the first things that were done."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.events: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.said: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.done: list[Event] = []
         self.asked: dict[tuple[str, str], str] = {}  # who and ref, to the type
 
     def add(self, who: str, way: str, text: str) -> None:
-        at = round(time.monotonic() - self.began, 4)
-        if way != "did" and '"ref"' in text:
+        at = round(time.monotonic() - self.began, 6)
+        if way in ("sent", "received") and '"ref"' in text:
             self._match(who, way, text)
-        self.events.append(Event(at, who, way, _short(text)))
+        event = Event(at, who, way, _short(text))
+        if way != "did":
+            self.said.append(event)
+        elif len(self.done) < DONE_LIMIT:
+            self.done.append(event)
+
+    @property
+    def events(self) -> list[Event]:
+        """All of them, in the order of time."""
+        return sorted([*self.said, *self.done], key=lambda event: event.at)
 
     def _match(self, who: str, way: str, text: str) -> None:
         """Note a request as open, or as answered."""
@@ -72,7 +88,7 @@ class Evidence:
             f"no answer to {kind} of {who} with ref {ref}"
             for (who, ref), kind in list(self.asked.items())[-2:]
         ]
-        came = [each for each in self.events if each.way == "received"]
+        came = [each for each in self.said if each.way == "received"]
         parts += [f"the last that came, to {e.who}: {e.text}" for e in came[-1:]]
         return "; ".join(parts if came else [*parts, "nothing came at all"])
 
@@ -88,17 +104,17 @@ def _short(text: str) -> str:
 def folded(events: Iterable[Event], turns: int = 3) -> list[tuple[Event, int]]:
     """Return the events, and how many each stands for.
 
-    Of messages that repeat, alone or in turns of up to ``turns``, the last one is left.
+    Of what repeats, alone or in turns of up to ``turns``, the last one is left.
     """
     rows: list[tuple[Event, int]] = []
     for event in events:
         for back in range(1, min(turns, len(rows)) + 1):
             last, count = rows[-back]
-            if "did" in (last.way, event.way):
-                rows.append((event, 1))
-                break
             if _kind(last) == _kind(event):
                 rows[-back] = (event, count + 1)
+                break
+            if event.way != "did" and last.way == "did":
+                rows.append((event, 1))  # what came after it did not come before it
                 break
         else:
             rows.append((event, 1))
@@ -107,6 +123,11 @@ def folded(events: Iterable[Event], turns: int = 3) -> list[tuple[Event, int]]:
 
 def _kind(event: Event) -> tuple[str, str, str]:
     return event.who, event.way, event.text[:24]
+
+
+def weighty(event: Event, seen: str) -> bool:
+    """Return whether a check did this, or what was seen names its client."""
+    return event.way == "did" or event.who in seen.replace(",", " ").split()
 
 
 def shown(events: Sequence[Event], seen: str, limit: int) -> list[tuple[Event, int]]:
@@ -120,11 +141,16 @@ def shown(events: Sequence[Event], seen: str, limit: int) -> list[tuple[Event, i
 
     def weighs(at: int) -> tuple[bool, int]:
         event = rows[at][0]
-        heavy = event.way == "did" or event.who in seen.replace(",", " ").split()
-        return heavy or event.text.startswith(("ping", "pong", "close", "the end")), at
+        told = event.text.startswith(("ping", "pong", "close", "the end"))
+        return told or weighty(event, seen), at
 
     kept = sorted(range(len(rows)), key=weighs, reverse=True)[:limit]
     return [rows[at] for at in sorted(kept)]
+
+
+def fault(text: str) -> None:
+    """Note what the judge did to the servers or to their network."""
+    note(JUDGE, "did", text)
 
 
 _current: ContextVar[Evidence | None] = ContextVar("evidence", default=None)

@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from labserver.client import Client
 from labserver.contract.tokens import issue
+from labserver.judge.evidence import fault
 from labserver.judge.outcomes import CannotJudge, Skipped
 from labserver.judge.peers import Place, Served, door_of
 from labserver.judge.program import Program, _free_port
@@ -162,6 +163,7 @@ class Command(Outside):
     async def kill(self, server: Served) -> None:
         """End a server in mid-sentence, as a crash would."""
         program = self._program_of(server)
+        fault(f"killed the server at port {program.port}")
         await program.kill()
         for key in [key for key, each in self.programs.items() if each is program]:
             await self.programs.pop(key).stop()
@@ -178,15 +180,18 @@ class Command(Outside):
         if self.network is None:
             raise Skipped("there is no Redis to freeze")
         self.network.freeze()
+        fault("let no byte to or from Redis through")
         try:
             yield
         finally:
+            fault("let Redis through again, over new connections")
             self.network.reset()
             self.network.thaw()
 
     async def empty_redis(self) -> None:
         if self.store is None:
             raise Skipped("there is no Redis to empty")
+        fault("ended Redis, and started it empty")
         self.store.stop()
         await self.store.start()
 
@@ -204,6 +209,7 @@ class Command(Outside):
     async def break_link(self) -> None:
         if self.network is None:
             raise Skipped("there is no Redis to break")
+        fault("cut the servers' connections to Redis")
         self.network.cut()
 
     def trouble(self) -> str:

@@ -151,8 +151,8 @@ class Peer:
 
     async def ask(self, **message: Any) -> dict[str, Any]:
         """Send a message; return the answer with the same ref."""
-        await self.send(**{"ref": "q", **message})
-        ref = message.get("ref", "q")
+        ref = message.setdefault("ref", "q")
+        await self.send(**message)
         while (answer := await self.recv()).get("ref") != ref:
             pass
         return answer
@@ -220,7 +220,7 @@ async def peer(
     }
     address = door_of(server)
     async with connect(address, additional_headers=headers, **options) as socket:
-        note(user, "did", "connected")
+        note(user, "opened", "a connection")
         client = Peer(socket, name=user)
         client.hello = await client.recv()
         yield client

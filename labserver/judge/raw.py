@@ -123,7 +123,6 @@ class Raw:
         self.transport.pause_reading()
 
     def wake(self) -> None:
-        note(self.name, "did", "reads again")
         with contextlib.suppress(RuntimeError):
             self.transport.resume_reading()
 
@@ -213,7 +212,7 @@ async def raw(
         status = head.split(b"\r\n", 1)[0].decode("latin-1")
         if b" 101" not in status.encode():
             raise Broken(f"a handshake with a good token was answered {status[:60]!r}")
-        note(user, "did", "connected")
+        note(user, "opened", "a connection")
         await client.message()
         yield client
     finally:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
@@ -107,6 +109,36 @@ async def rooms_of_a_token_are_all(world: World) -> None:
                     f"answered {got}, not the error forbidden",
                 )
             must(not await bob.heard(), "heard a client that may not speak there")
+
+
+UNSERVED: list[tuple[dict[str, Any], str]] = [
+    ({"type": "shout", "payload": 1}, "unknown_type"),
+    ({"type": "join"}, "bad_message"),
+    ({"type": "join", "room": 3}, "bad_message"),
+    ({"type": "join", "room": "no such name"}, "bad_message"),
+    ({"type": "publish", "payload": 1}, "bad_message"),
+    ({"type": "publish", "room": "lobby"}, "bad_message"),
+]
+
+
+async def what_cannot_be_served_is_answered(world: World) -> None:
+    """A message of an unknown type or with a wrong field is answered with its error."""
+    red = world.room("red")
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+        world.awaiting("the error for a message that cannot be served"),
+    ):
+        await bob.join(red)
+        for number, (said, code) in enumerate(UNSERVED):
+            answer = await ann.ask(**said, ref=number)
+            got = answer.get("code", answer["type"])
+            words = json.dumps(said, separators=(",", ":"))
+            must(got == code, f"{words} was answered {got}, not the error {code}")
+        await ann.publish(red, 1)
+        await bob.until("message")
+        must(not await bob.heard(), "a message that cannot be served was delivered")
 
 
 async def others_may_vanish(world: World) -> None:

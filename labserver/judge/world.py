@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from labserver.client import Client
 from labserver.contract.tokens import issue
 from labserver.http.door import open_web
+from labserver.judge.evidence import fault
 from labserver.judge.outcomes import Broken, CannotJudge, Skipped, must
 from labserver.judge.peers import (
     PATIENCE,
@@ -138,6 +139,7 @@ class World:
 
     async def break_link(self) -> None:
         """End every connection of the servers to Redis that hears."""
+        fault("cut the servers' connections to Redis")
         async with Redis.from_url(self.redis) as redis:
             await redis.client_kill_filter(_type="pubsub")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from labserver.judge.evidence import TEXT_LIMIT, Evidence, folded, shown
+import re
+
+from labserver.judge.evidence import JUDGE, TEXT_LIMIT, Event, Evidence, folded, shown
+from labserver.judge.page import diagram
 from labserver.judge.raw import CLOSE, _shown
+from labserver.judge.run import Finding
 
 
 def test_text_that_is_cut_says_so_and_an_empty_one_is_seen() -> None:
@@ -46,3 +50,18 @@ def test_repeats_are_one_row_and_the_accused_is_never_left_out() -> None:
     kept = [event.text for event, _ in shown(evidence.events, "slow was not ended", 3)]
     assert kept[:2] == ["stopped reading", "ping b''"]
     assert len(kept) == 3
+
+
+def test_diagram_marks_faults_across_all_lanes_and_cuts_its_last_line() -> None:
+    events = (
+        Event(0.0, "ann", "opened", "a connection"),
+        Event(0.1, JUDGE, "did", "cut the servers' connections to Redis"),
+        Event(0.2, "ann", "received", '{"type":"message","seq":1}'),
+        Event(0.3, "ann", "did", "stopped reading"),
+    )
+    finding = Finding("broker", "a_check", "Says.", "broken", "x" * 500, 0.4, events)
+    drawn = diagram(finding)
+    assert '<line class="fault"' in drawn and "connections to Redis" in drawn
+    assert drawn.count('<line class="lane"') == 2  # the server and ann: no judge
+    assert '<circle class="opened"' in drawn and '<circle class="did"' in drawn
+    assert re.search(r'<text class="end"[^>]*>0\.400 s: x+…</text>', drawn)

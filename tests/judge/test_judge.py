@@ -151,6 +151,9 @@ WRONGS = {
     ),
     "what_is_no_text_ends_its_connection": ("takes-binary", "in vain for a close"),
     "rooms_of_a_token_are_all": ("ignores-claims", "answered joined, not the error"),
+    "what_cannot_be_served_is_answered": (
+        *("own-words", "was answered no_such_type, not the error unknown_type"),
+    ),
     "who_reads_slowly_stays": ("wants-pongs", "answers each ping that it reads, was"),
 }
 
@@ -179,6 +182,22 @@ async def test_server_that_looks_at_claims_too_little_is_told_where(
     wrong: str, words: str
 ) -> None:
     check = PROBES["rooms_of_a_token_are_all"]
+    async with commanded([*WRONG, wrong], "rooms", patience=3.0) as world:
+        verdict = await judge(world, [("rooms", check)])
+    assert words in broken(verdict)[check.__name__]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("any-name", '"room":"no such name"} was answered joined, not the error'),
+        ("any-publish", '"room":"lobby"} was answered ack, not the error bad_message'),
+    ],
+)
+async def test_server_that_serves_what_it_may_not_is_told_which_message(
+    wrong: str, words: str
+) -> None:
+    check = PROBES["what_cannot_be_served_is_answered"]
     async with commanded([*WRONG, wrong], "rooms", patience=3.0) as world:
         verdict = await judge(world, [("rooms", check)])
     assert words in broken(verdict)[check.__name__]

@@ -86,6 +86,13 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
     print(said.get("type"), flush=True)
     about = {"room": said.get("room"), "ref": said.get("ref")}
     kind, allowed = said.get("type"), rooms[socket]
+    room, publish = about["room"], kind == "publish"
+    if kind in ("join", "publish") and (
+        not isinstance(room, str)
+        or (" " in room and WRONG != "any-name")
+        or (publish and "payload" not in said and WRONG != "any-publish")
+    ):
+        return await send(socket, type="error", code="bad_message", **about)
     if WRONG == "ignores-claims" or (WRONG == "claims-at-join" and kind != "join"):
         allowed = None
     if "room" in said and allowed is not None and not may(said["room"], allowed):
@@ -107,14 +114,17 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
                 if WRONG == "ends-publishers" and newest > 3:
                     return socket.transport.abort()
                 seqs[key] = newest
-                message = {"seq": newest, "from": "?", "payload": said["payload"]}
+                message = {"seq": newest, "from": "?", "payload": said.get("payload")}
                 text = json.dumps({"type": "message", "room": said["room"], **message})
                 broadcast(members, text)
             await send(socket, type="ack", seq=seqs.pop("", 0) or seqs[key], **about)
         case "ping":
             await send(socket, type="pong", **about)
-        case _:
+        case "echo":
             await send(socket, type="echo", payload=said)
+        case _:
+            code = "no_such_type" if WRONG == "own-words" else "unknown_type"
+            await send(socket, type="error", code=code, **about)
 
 
 def may(room: str, allowed: list[str]) -> bool:
