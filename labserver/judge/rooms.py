@@ -14,11 +14,22 @@ from websockets.exceptions import ConnectionClosed
 
 from labserver.contract.tokens import issue
 from labserver.contract.wire import Chunk
+from labserver.judge.kept import keepers
 from labserver.judge.oracle import Oracle, lost
 from labserver.judge.peers import secret_of
-from labserver.judge.world import Peer, World, connection_of, must, peer
+from labserver.judge.world import (
+    Broken,
+    Peer,
+    Skipped,
+    World,
+    connection_of,
+    must,
+    peer,
+)
+from labserver.server.connection import LabConnection
 from labserver.server.member import Outbox
 from labserver.server.server import LabServer
+from labserver.stages.rooms import RoomsApplication
 
 
 async def everyone_hears_it_once(world: World) -> None:
@@ -30,26 +41,28 @@ async def everyone_hears_it_once(world: World) -> None:
         peer(server, "bob") as bob,
         peer(server, "cy", subprotocols=["lab.json"], compression="deflate") as cy,
         peer(server, "dan") as dan,
-        world.awaiting("all members' messages"),
     ):
-        for client in (ann, bob, cy):
-            await client.join(red)
-        await bob.join(red)  # again: still one member
-        await dan.join(blue)
+        async with world.awaiting("the joined of each member"):
+            for client in (ann, bob, cy):
+                await client.join(red)
+            await bob.join(red)  # again: still one member
+            await dan.join(blue)
         for number in range(50):
             await ann.send(type="publish", room=red, payload=number)
         await ann.send(type="publish", room=red, payload="last", ref="p")
         for client in (ann, bob, cy):
             oracle, payloads = Oracle(), []
-            while oracle.verdict.received < 51:
-                message = await client.recv()
-                oracle.saw(message)
-                if message["type"] != "message":
-                    continue
-                payloads.append(message["payload"])
-                must(message["from"] == "ann", "not from the publisher")
-            for message in await client.heard():
-                oracle.saw(message)
+            is_publisher = ", who published them and is a member" * (client is ann)
+            async with world.awaiting(f"51 messages to {client.name}{is_publisher}"):
+                while oracle.verdict.received < 51:
+                    message = await client.recv()
+                    oracle.saw(message)
+                    if message["type"] != "message":
+                        continue
+                    payloads.append(message["payload"])
+                    must(message["from"] == "ann", "not from the publisher")
+                for message in await client.heard():
+                    oracle.saw(message)
             verdict = oracle.verdict
             must(
                 verdict.clean and verdict.received == 51,
@@ -57,7 +70,8 @@ async def everyone_hears_it_once(world: World) -> None:
             )
             if len(set(map(str, payloads))) == 51:
                 must(payloads == [*range(50), "last"], "in another order")
-        must(not await dan.heard(), "a message reached a client of another room")
+        async with world.awaiting("the pong of a client of another room"):
+            must(not await dan.heard(), "a message reached a client of another room")
 
 
 async def who_left_hears_nothing(world: World) -> None:
@@ -69,12 +83,22 @@ async def who_left_hears_nothing(world: World) -> None:
         peer(server, "bob") as bob,
         peer(server, "cy") as cy,  # speaks without being a member, as one may
     ):
-        async with world.awaiting("a message after a leave"):
+        async with world.awaiting("the joined of two members"):
             for client in (ann, bob):
                 await client.join(red)
-            left = await ann.ask(type="leave", room=red)
-            must(left["type"] == "left", f"a leave was answered {left['type']}")
-            await cy.publish(red, 1)
+        async with world.awaiting("the answer to a leave"):
+            for client in (ann, cy):  # cy is not there
+                left = await client.ask(type="leave", room=red)
+                must(left["type"] == "left", f"a leave was answered {left['type']}")
+        async with world.awaiting("the ack of a client that is no member"):
+            await cy.send(type="publish", room=red, payload=1, ref="p")
+            while (said := await cy.recv())["type"] not in ("ack", "error"):
+                must(said["type"] != "message", "heard in a room that it never joined")
+            must(
+                said["type"] == "ack",
+                f"to publish without being a member was answered {said.get('code')}",
+            )
+        async with world.awaiting("a message after another member's leave"):
             await bob.until("message")
             must(not await ann.heard(), "a message reached a client that had left")
         async with world.awaiting("what is said after joining again"):
@@ -198,19 +222,112 @@ async def others_may_vanish(world: World) -> None:
         )
 
 
-async def empty_rooms_are_forgotten(world: World) -> None:
-    """A room is deleted with its last member, whether it left or disconnected."""
-    async with world.inside() as server:
-        async with peer(server, "ann") as ann, peer(server, "bob") as bob:
+async def each_room_counts_for_itself(world: World) -> None:
+    """A room numbers its messages 1, 2, 3, and names the numbering."""
+    red, blue = world.room("red"), world.room("blue")
+    async with (
+        world.running() as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        async with world.awaiting("the numbers of messages to two rooms"):
+            for room in (red, blue):
+                seq = (await ann.join(room))["seq"]
+                must(seq == 0, f"a new room's first member is told seq {seq}, not 0")
+                await bob.join(room)
+            acks: dict[str, list[int]] = {red: [], blue: []}
+            for room in (red, blue, red, blue, red):
+                acks[room] += await ann.publish(room, 1)
+            heard = [each for each in await bob.heard() if each["type"] == "message"]
+            for room, wanted in ((red, [1, 2, 3]), (blue, [1, 2])):
+                seqs = [each["seq"] for each in heard if each["room"] == room]
+                must(
+                    seqs == wanted,
+                    f"messages have the numbers {seqs}, not {wanted}, beside those "
+                    "of another room",
+                )
+                must(
+                    acks[room] == wanted,
+                    f"messages {wanted} were acknowledged as {acks[room]}",
+                )
+        async with world.awaiting("the numbers of a room that was empty"):
+            before = await ann.join(red)
             for client in (ann, bob):
-                await client.join("red")
-            await ann.join("blue")
-            await ann.ask(type="leave", room="blue")
-            must(connection_of(server, "ann").rooms == {"red"}, "ann is still in blue")
-            must(set(server.hub.rooms) == {"red"}, f"rooms: {sorted(server.hub.rooms)}")
-        await world.eventually(
-            "rooms without members to go", lambda: not server.hub.rooms
-        )
+                await client.ask(type="leave", room=red)
+            after = await ann.join(red)
+            must(
+                after["epoch"] != before["epoch"] or after["seq"] >= before["seq"],
+                f"a room that was empty counts from {after['seq']} again after "
+                f"{before['seq']}, in the same epoch",
+            )
+            (seq,) = await ann.publish(red, 1)
+            must(
+                seq == after["seq"] + 1,
+                f"number {seq} follows the joined with seq {after['seq']}",
+            )
+
+
+async def empty_rooms_are_forgotten(world: World) -> None:
+    """Nothing is kept of an empty room, whether its members left or disconnected."""
+    red, blue, green = "red-room", "blue-room", "green-room"
+
+    def forgotten(room: str, because: str) -> None:
+        kept = keepers(server, room)
+        must(not kept, f"a room {because} is still {kept}")
+
+    async with world.inside() as server:
+        async with (
+            peer(server, "ann") as ann,
+            peer(server, "bob") as bob,
+            world.awaiting("answers to join, leave and publish"),
+        ):
+            for client in (ann, bob):
+                await client.join(red)
+            _must_be_seen(server, red)
+            await ann.join(blue)
+            await ann.publish(blue, 1)
+            await ann.ask(type="leave", room=blue)
+            forgotten(blue, "that its last member has left")
+            await ann.publish(green, 1)
+            forgotten(green, "in which nobody ever was")
+            must(bool(keepers(server, red)), "a room with members was forgotten")
+        await _forgets(world, server, red, "a room whose last members disconnected")
+
+
+async def who_ended_is_forgotten(world: World) -> None:
+    """Nothing is kept of a connection that has ended, in however many rooms it was."""
+    rooms = [f"room-{number}" for number in range(3)]
+    async with world.inside() as server, peer(server, "bob") as bob:
+        for how in ("said goodbye", "vanished"):
+            async with (
+                peer(server, "ann") as ann,
+                world.awaiting("the joined of three rooms"),
+            ):
+                for client in (ann, ann, bob):  # twice: still one member
+                    for room in rooms:
+                        await client.join(room)
+                ended = connection_of(server, "ann")
+                _must_be_seen(server, ended)
+                if how == "vanished":
+                    ann.socket.transport.abort()
+            what = f"a connection that {how} while it was in 3 rooms"
+            await _forgets(world, server, ended, what)
+
+
+def _must_be_seen(server: LabServer, wanted: LabConnection | str) -> None:
+    """Raise Skipped if an application keeps what it has where nobody can look."""
+    if not keepers(server, wanted):
+        raise Skipped("the application keeps its rooms elsewhere than in attributes")
+
+
+async def _forgets(
+    world: World, server: LabServer, wanted: LabConnection | str, what: str
+) -> None:
+    """Return when nothing keeps something any more."""
+    with contextlib.suppress(Broken):
+        await world.eventually(what, lambda: not keepers(server, wanted))
+    kept = keepers(server, wanted)
+    must(not kept, f"{what} is still {kept}")
 
 
 class Recorder:
@@ -253,7 +370,7 @@ async def coming_and_going_costs_nobody_a_message(world: World) -> None:
         leaving = connection_of(server, "ann")
 
         def leave() -> None:
-            server.hub.remove(leaving, "red")
+            server.application.closed(leaving)
 
         # ann leaves as soon as any member was given a message.
         for recorder in _recorded(server, *users):
@@ -283,6 +400,7 @@ async def frame_is_built_once(world: World) -> None:
                 await ann.publish("red", 1, size=200)
                 await bob.until("message")
                 await cy.until("message")
+        must(bool(bobs.chunks), "messages came, and not through the outbox's deliver")
         pairs = zip(bobs.chunks, cys.chunks, strict=True)
         built = sum(1 if one is other else 2 for one, other in pairs)
         must(built == 3, f"{built} frames were built for 3 messages to 2 members")
@@ -296,6 +414,8 @@ async def messages_of_a_tick_share_a_write(world: World) -> None:
         peer(server, "bob") as bob,
     ):
         await bob.join("red")
+        if not isinstance(server.application, RoomsApplication):
+            raise Skipped("asks the hub, which this application does without")
         (bobs,) = _recorded(server, "bob")
         for number in range(count):
             server.parts.broker.publish("red", b'"from":"x","payload":%d}' % number)

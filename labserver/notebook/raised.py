@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,10 @@ class Raised(logging.Handler):
         ]
         if where:
             name, number = where[-1]
-            text = f"{type(exc).__name__}: {exc} (in {name}, line {number} of its cell)"
+            said = re.sub(" at 0x[0-9a-f]+", "", str(exc))  # else no two are equal
+            text = (
+                f"{type(exc).__name__}: {said} (in {name}, line {number} of its cell)"
+            )
             if text not in self.kept and len(self.kept) < LIMIT:
                 self.kept.append(text)
 

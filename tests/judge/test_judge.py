@@ -154,6 +154,7 @@ WRONGS = {
     "what_cannot_be_served_is_answered": (
         *("own-words", "was answered no_such_type, not the error unknown_type"),
     ),
+    "each_room_counts_for_itself": ("counts-for-all", "the numbers [1, 3, 5], not"),
     "who_reads_slowly_stays": ("wants-pongs", "answers each ping that it reads, was"),
 }
 
@@ -201,6 +202,13 @@ async def test_server_that_serves_what_it_may_not_is_told_which_message(
     async with commanded([*WRONG, wrong], "rooms", patience=3.0) as world:
         verdict = await judge(world, [("rooms", check)])
     assert words in broken(verdict)[check.__name__]
+
+
+async def test_numbering_that_begins_again_needs_a_new_epoch() -> None:
+    check = PROBES["each_room_counts_for_itself"]
+    async with commanded([*WRONG, "counts-again"], "rooms", patience=3.0) as world:
+        verdict = await judge(world, [("rooms", check)])
+    assert "again after 3, in the same epoch" in broken(verdict)[check.__name__]
 
 
 async def test_publisher_that_is_ended_is_not_taken_for_the_slow_reader() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 import jwt
@@ -77,12 +78,11 @@ async def handle(socket: ServerConnection) -> None:
 rooms: dict[ServerConnection, list[str] | None] = {}
 members: set[ServerConnection] = set()
 seqs: dict[str, int] = {}
-newest = 0
+newest: Counter[str] = Counter()
 
 
 async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
-    """Answer for one room, whose messages have the numbers 1, 2, ..."""
-    global newest
+    """Answer; members of one room hear what is said in each."""
     print(said.get("type"), flush=True)
     about = {"room": said.get("room"), "ref": said.get("ref")}
     kind, allowed = said.get("type"), rooms[socket]
@@ -101,20 +101,26 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
                 members, json.dumps({**said, "type": "message", "seq": 1, "ref": None})
             )
         return await send(socket, type="error", code="forbidden", **about)
+    room = "" if WRONG == "counts-for-all" else said.get("room")
     match kind:
         case "join":
             members.add(socket)
             recovered = WRONG == "trusts-cursors" and "after" in said
-            told = {"epoch": "e", "seq": newest, "recovered": recovered}
+            told = {"epoch": "e", "seq": newest[room], "recovered": recovered}
             await send(socket, type="joined", **told, **about)
+        case "leave":
+            members.discard(socket)
+            if WRONG == "counts-again":
+                del newest[room]
+            await send(socket, type="left", **about)
         case "publish":
             key = said.get("key", "")
             if key not in seqs or WRONG == "ignores-keys":
-                newest += 1
-                if WRONG == "ends-publishers" and newest > 3:
+                newest[room] += 1
+                if WRONG == "ends-publishers" and newest[room] > 3:
                     return socket.transport.abort()
-                seqs[key] = newest
-                message = {"seq": newest, "from": "?", "payload": said.get("payload")}
+                seqs[key] = seq = newest[room]
+                message = {"seq": seq, "from": "?", "payload": said.get("payload")}
                 text = json.dumps({"type": "message", "room": said["room"], **message})
                 broadcast(members, text)
             await send(socket, type="ack", seq=seqs.pop("", 0) or seqs[key], **about)
