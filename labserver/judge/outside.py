@@ -20,10 +20,8 @@ from labserver.contract.tokens import issue
 from labserver.judge.evidence import fault
 from labserver.judge.outcomes import CannotJudge, Skipped
 from labserver.judge.peers import Place, Served, door_of
-from labserver.judge.program import Program, _free_port
-from labserver.judge.world import World
-from labserver.processes import faults
-from labserver.redis.embedded import EmbeddedRedis, embedded_redis
+from labserver.judge.program import Program
+from labserver.judge.world import World, breakable_redis
 from labserver.server.server import LabServer
 
 # Settings of the wire contract that a command is told; a check may ask for no other.
@@ -36,7 +34,6 @@ TOLD = {
 }
 INSIDE = "can be seen only from inside a server of the lab"
 START_TIMEOUT = 20.0  # seconds
-JITTER = 0.02  # seconds
 PROGRAMS = 3  # that run at a time, beside those that a check uses
 HANDSHAKE_TIMEOUT = 5.0
 
@@ -114,8 +111,6 @@ class Command(Outside):
 
     argv: Sequence[str] = ()
     start_timeout: float = START_TIMEOUT
-    network: faults.Proxy | None = field(default=None, repr=False)
-    store: EmbeddedRedis | None = field(default=None, repr=False)
     programs: dict[Any, Program] = field(default_factory=dict, repr=False)
     used: list[Program] = field(default_factory=list, repr=False)
 
@@ -175,37 +170,6 @@ class Command(Outside):
             each.wanted |= wanted
         return lambda: any(each.printed & wanted for each in outputs)
 
-    @asynccontextmanager
-    async def frozen_redis(self) -> AsyncIterator[None]:
-        if self.network is None:
-            raise Skipped("there is no Redis to freeze")
-        self.network.freeze()
-        fault("let no byte to or from Redis through")
-        try:
-            yield
-        finally:
-            fault("let Redis through again, over new connections")
-            self.network.reset()
-            self.network.thaw()
-
-    async def empty_redis(self) -> None:
-        if self.store is None:
-            raise Skipped("there is no Redis to empty")
-        fault("ended Redis, and started it empty")
-        self.store.stop()
-        await self.store.start()
-
-    @asynccontextmanager
-    async def uneven_redis(self) -> AsyncIterator[None]:
-        if self.network is None:
-            yield
-            return
-        self.network.down.jitter = JITTER
-        try:
-            yield
-        finally:
-            self.network.down.jitter = 0.0
-
     async def break_link(self) -> None:
         if self.network is None:
             raise Skipped("there is no Redis to break")
@@ -244,12 +208,8 @@ async def commanded(
     async with AsyncExitStack() as stack:
         redis, network, store = "", None, None
         if World(stage).includes("broker"):
-            port = _free_port()
-            embedded = embedded_redis("--port", str(port))
-            store = await stack.enter_async_context(embedded)
-            proxy = faults.proxy("127.0.0.1", port)
-            network = await stack.enter_async_context(proxy)
-            redis = f"redis://127.0.0.1:{network.port}"
+            breakable = breakable_redis()
+            redis, network, store = await stack.enter_async_context(breakable)
         secret = secrets.token_urlsafe(32)
         world = Command(
             stage,

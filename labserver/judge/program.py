@@ -67,7 +67,7 @@ class Program:
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.command = [each.replace("{port}", str(self.port)) for each in command]
         own = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
         self.environment = {**own, "PORT": str(self.port), **environment}
@@ -185,7 +185,8 @@ class Program:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that nobody listens on now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -32,7 +32,10 @@ from labserver.judge.peers import (
     stalled,
     until,
 )
+from labserver.judge.program import free_port
 from labserver.mistakes import MISTAKES, build
+from labserver.processes import faults
+from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 from labserver.server.connection import LabConnection
 from labserver.server.parts import Parts
 from labserver.server.server import LabServer
@@ -56,6 +59,8 @@ __all__ = [
     "until",
 ]
 
+JITTER = 0.02  # seconds
+
 
 @dataclass(frozen=True)
 class World:
@@ -69,6 +74,8 @@ class World:
         patience: Seconds to wait for an event.
         change: Replaces parts of each server, such as one that a learner wrote.
         seed: What chance begins with.
+        network: The proxy between the servers and their Redis, if there is one.
+        store: Their Redis, if nobody else uses it.
 
     """
 
@@ -79,6 +86,8 @@ class World:
     patience: float = PATIENCE
     change: Callable[[Parts, Settings], Parts] | None = None
     seed: int = 1
+    network: faults.Proxy | None = field(default=None, repr=False)
+    store: EmbeddedRedis | None = field(default=None, repr=False)
     healthy: ClassVar[int] = 10  # readers beside slow ones: here they cost the server
     chance: random.Random = field(init=False, repr=False, compare=False)
 
@@ -146,12 +155,24 @@ class World:
     @asynccontextmanager
     async def frozen_redis(self) -> AsyncIterator[None]:
         """Let no byte of Redis through during the block; then reset connections."""
-        raise Skipped("there is no proxy between the servers and their Redis")
-        yield
+        if self.network is None:
+            raise Skipped("there is no proxy between the servers and their Redis")
+        self.network.freeze()
+        fault("let no byte to or from Redis through")
+        try:
+            yield
+        finally:
+            fault("let Redis through again, over new connections")
+            self.network.reset()
+            self.network.thaw()
 
     async def empty_redis(self) -> None:
         """End Redis, and start it again with nothing in it."""
-        raise Skipped("its Redis belongs to others, too")
+        if self.store is None:
+            raise Skipped("its Redis belongs to others, too")
+        fault("ended Redis, and started it empty")
+        self.store.stop()
+        await self.store.start()
 
     async def kill(self, server: Served) -> None:
         """End a server as a crash would."""
@@ -160,7 +181,14 @@ class World:
     @asynccontextmanager
     async def uneven_redis(self) -> AsyncIterator[None]:
         """Let answers of Redis overtake each other on their way, if that can be."""
-        yield
+        if self.network is None:
+            yield
+            return
+        self.network.down.jitter = JITTER
+        try:
+            yield
+        finally:
+            self.network.down.jitter = 0.0
 
     # Clients
 
@@ -233,6 +261,22 @@ class World:
         """Return as soon as a condition holds."""
         async with self.awaiting(what):
             await until(condition)
+
+
+@asynccontextmanager
+async def breakable_redis() -> AsyncIterator[tuple[str, faults.Proxy, EmbeddedRedis]]:
+    """Run a Redis behind a proxy. Yields its URL through the proxy, and both.
+
+    Raises:
+        RedisMissing: It cannot be found, or does not start.
+
+    """
+    port = free_port()
+    async with (
+        embedded_redis("--port", str(port)) as store,
+        faults.proxy("127.0.0.1", port) as network,
+    ):
+        yield f"redis://127.0.0.1:{network.port}", network, store
 
 
 def connection_of(server: LabServer, user: str) -> LabConnection:

@@ -16,6 +16,7 @@ from labserver.errors import SettingsError
 from labserver.judge import PROMISES, World
 from labserver.judge.peers import SECRET
 from labserver.judge.run import Check, Finding, checks_up_to, judge
+from labserver.judge.world import breakable_redis
 from labserver.notebook.checks import is_empty
 from labserver.notebook.plain import Plain
 from labserver.notebook.probed import Probed
@@ -23,6 +24,7 @@ from labserver.notebook.progress import Line
 from labserver.notebook.raised import Raised, collected
 from labserver.redis.embedded import running_redis
 from labserver.server.parts import Parts
+from labserver.server.presence import Roster
 from labserver.settings import Settings
 from labserver.stages import STAGES, included
 
@@ -44,6 +46,18 @@ SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
 SERVER, FIRST = "server", "echo"
 # What a part is given for each server, or each connection.
 LATER = {"application": ("lab",), "outbox": ("connection", "metrics")}
+
+
+class Alone:
+    """What a broker has beside its promise, where a learner's does not have it."""
+
+    deaf = False
+
+    def unsubscribe(self, room: str) -> None:
+        pass
+
+    async def here(self, room: str, mine: Roster, ttl: float, known: Any) -> Roster:
+        return mine
 
 
 class Hung(SystemExit):
@@ -76,10 +90,10 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     def change(parts: Parts, settings: Settings) -> Parts:
         return replace(parts, **{place: made(part, place, settings)})
 
-    def world(redis: str) -> World:
+    def world(redis: str = "", **breakable: Any) -> World:
         if place == SERVER:
             return Plain(stage, redis, patience=PATIENCE, secret=SECRET, serve=part)
-        return World(stage, redis, patience=PATIENCE, change=change)
+        return World(stage, redis, patience=PATIENCE, change=change, **breakable)
 
     checks = [
         pair
@@ -87,7 +101,8 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
         if before or STAGES[pair[0]].number >= STAGES[own].number
     ]
     if place != SERVER:
-        made(part, place, Settings())  # a wrong shape is said before anything runs
+        # A wrong shape is said before anything runs. Nothing connects to this Redis.
+        made(part, place, Settings(redis="redis://localhost"))
     findings: list[Finding] = []
     ticked = [time.monotonic()]
     over = threading.Event()
@@ -192,9 +207,7 @@ def made(part: Any, place: str, settings: Settings) -> Any:
         "rooms_limit": settings.rooms_limit,
         "url": settings.redis,
     }
-    later = {"application": ("lab",), "outbox": ("connection", "metrics")}.get(
-        place, ()
-    )
+    later = LATER.get(place, ())
     wanted = [
         each
         for each in inspect.signature(part).parameters.values()
@@ -207,6 +220,8 @@ def made(part: Any, place: str, settings: Settings) -> Any:
                 f"{part.__name__} wants {each.name!r}, and can be given: {known}"
             )
     names = {each.name for each in wanted}
+    if place == "broker":
+        part = type(part.__name__, (part, Alone), {})
 
     def make(*values: Any) -> Any:
         every = {**given, **dict(zip(later, values, strict=True))}
@@ -223,7 +238,7 @@ def made(part: Any, place: str, settings: Settings) -> Any:
 async def _all(
     stage: str,
     checks: Sequence[tuple[str, Check]],
-    world: Callable[[str], World],
+    world: Callable[..., World],
     findings: list[Finding],
     ticked: list[float],
     raised: Raised,
@@ -237,12 +252,18 @@ async def _all(
             ticked[0] = time.monotonic()
             await asyncio.sleep(0.1)
 
-    shared = STAGES[stage].number >= STAGES["broker"].number
+    broker = STAGES["broker"].number
 
     async def one(name: str, check: Check) -> None:
         async with turn, AsyncExitStack() as stack:
-            redis = await stack.enter_async_context(running_redis()) if shared else ""
-            findings.extend((await judge(world(redis), [(name, check)])).findings)
+            if STAGES[name].number >= broker:
+                url, network, store = await stack.enter_async_context(breakable_redis())
+                place = world(url, network=network, store=store)
+            elif STAGES[stage].number >= broker:
+                place = world(await stack.enter_async_context(running_redis()))
+            else:
+                place = world()
+            findings.extend((await judge(place, [(name, check)])).findings)
 
     ticking = asyncio.create_task(tick())
     try:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from labserver.errors import SettingsError
+from labserver.mistakes.broker import NoResubscribe
 from labserver.mistakes.heartbeat import SweepReturns
 from labserver.notebook import probe
+from labserver.server.parts import Position
+from labserver.stages.broker import RedisBroker
 from labserver.stages.heartbeat import WheelHeartbeat
 
 pytestmark = pytest.mark.timeout(90)
@@ -46,6 +50,28 @@ class Empty:
     def watch(self, connection: object) -> None: ...
 
     def forget(self, connection: object) -> None: ...
+
+
+class Bare:
+    """A broker that has only what its promise needs."""
+
+    def __init__(self, url: str) -> None:
+        self.ours = RedisBroker(url)
+
+    async def start(self, *about: Any) -> None:
+        await self.ours.start(*about)
+
+    async def stop(self) -> None:
+        await self.ours.stop()
+
+    def publish(self, *about: Any) -> asyncio.Future[int]:
+        return self.ours.publish(*about)
+
+    async def subscribe(self, room: str) -> None:
+        await self.ours.subscribe(room)
+
+    async def read(self, room: str, after: int | None) -> Position:
+        return await self.ours.read(room, after)
 
 
 class Half:
@@ -123,6 +149,21 @@ async def test_wrong_part_breaks_its_own_promise_only(part: type) -> None:
     broken = {each.stage for each in probed.findings if each.outcome == "broken"}
     assert broken == {"heartbeat"}, repr(probed)
     assert "still connected" in repr(probed)
+
+
+async def test_broker_needs_only_what_its_promise_needs() -> None:
+    probed = await probe(Bare, before=False)
+    assert probed.kept, repr(probed)
+
+
+async def test_redis_of_a_broker_is_frozen_and_emptied() -> None:
+    probed = await probe(NoResubscribe, before=False)
+    broken = {each.check for each in probed.findings if each.outcome == "broken"}
+    assert broken == {
+        "broken_link_loses_nothing",
+        "frozen_redis_loses_nothing",
+        "emptied_redis_is_told",
+    }, repr(probed)
 
 
 async def test_coroutine_that_is_not_written_is_not_judged() -> None:
