@@ -44,6 +44,7 @@ SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # A coroutine is no part of a server: it is all of it, and its stage is the first.
 SERVER, FIRST = "server", "echo"
+GIVEN = ("start", "stop")  # a chapter may give these
 # What a part is given for each server, or each connection.
 LATER = {"application": ("lab",), "outbox": ("connection", "metrics")}
 
@@ -83,8 +84,8 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     own, methods = SHAPES.get(place, (FIRST, ()))
     stage = stage or own
     included(stage)
-    written = [getattr(part, each) for each in methods] or [part]
-    if all(map(is_empty, written)):
+    written = [getattr(part, each) for each in methods if each not in GIVEN]
+    if all(map(is_empty, written or [part])):
         return Probed(part.__name__, place, own)
 
     def change(parts: Parts, settings: Settings) -> Parts:
