@@ -119,7 +119,7 @@ MISTAKES = (
         "dropped-in-silence",
         "backpressure",
         "A slow reader misses messages and does not know it.",
-        "the article's safeSend; uWebSockets.js#1079",
+        "safeSend of a tutorial on Node's ws; uWebSockets.js#1079",
         "every_loss_is_told",
         _outbox(DroppedInSilence),
     ),

@@ -88,7 +88,7 @@ MISTAKES = (
         "unguarded-parse",
         "echo",
         "One message that is not JSON ends the connection, and in Node the process.",
-        "the article: JSON.parse in the message handler, without try",
+        "a tutorial on Node's ws: JSON.parse in the message handler, without try",
         "what_is_wrong_is_answered",
         unguarded_parse,
     ),

@@ -88,7 +88,7 @@ MISTAKES = (
         "heartbeat",
         "The first dead peer ends the sweep: later peers are not checked, so only one "
         "dead peer is removed in each interval.",
-        "the article: return inside the loop over all sockets",
+        "a tutorial on Node's ws: return inside the loop over all sockets",
         "dead_peers_are_gone",
         _heartbeat(SweepReturns),
     ),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dis
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, overload
 
 from labserver.errors import LabError
-from labserver.notebook.exercises import EXERCISES, Exercise
+from labserver.notebook.exercises import EXERCISES, Case, Exercise
+from labserver.notebook.explaining import Result, explained, result
+from labserver.notebook.stopping import Hung, stop
 from labserver.notebook.twins import Twins, compare_mistake
 
 Answer = Callable[..., Any]
 
 SHOWN_LIMIT = 3  # failed cases that a verdict shows
 WIDTH = 120  # characters of a value in a verdict
+PATIENCE = 2.0  # seconds that an answer may take for all cases
 
 
 class UnknownExercise(LabError):
@@ -43,7 +48,9 @@ class Verdict:
     Attributes:
         solved: Whether the function has a body at all.
         outcomes: The outcome of each case.
-        reason: Why a well-known wrong answer is wrong; empty for other answers.
+        reason: Why the answer is wrong, if that is known; else empty.
+        stuck: Arguments of the call that did not return; empty if all calls did.
+        alive: Whether that call could not even be stopped.
 
     """
 
@@ -51,18 +58,26 @@ class Verdict:
     solved: bool
     outcomes: Sequence[Outcome] = ()
     reason: str = ""
+    stuck: str = ""
+    alive: bool = False
 
     @property
     def passed(self) -> bool:
-        return self.solved and all(outcome.right for outcome in self.outcomes)
+        right = all(outcome.right for outcome in self.outcomes)
+        return self.solved and not self.stuck and right
 
     def __repr__(self) -> str:
         name = self.exercise.name
         if not self.solved:
             return f"{name}: not solved yet"
+        if self.stuck:
+            return f"{name}: did not return, and {self._fate()}"
         right = sum(outcome.right for outcome in self.outcomes)
         state = "right" if self.passed else "not right yet"
         return f"{name}: {state}, {right} of {len(self.outcomes)} cases"
+
+    def _fate(self) -> str:
+        return "runs on: restart the kernel" if self.alive else "was stopped"
 
     def _repr_markdown_(self) -> str:
         name, total = self.exercise.name, len(self.outcomes)
@@ -70,6 +85,12 @@ class Verdict:
             return (
                 f"○ **`{name}` is not solved yet.** Nothing below depends on it; "
                 "the hint is above, with the solution below it."
+            )
+        if self.stuck:
+            return (
+                f"✗ **`{name}` did not return within {PATIENCE:g} s** for "
+                f"{_code(self.stuck)}, and {self._fate()}. A loop in it does not end: "
+                "look at its condition, and at what changes it."
             )
         if self.passed:
             return f"✓ **Right**, all {total} cases. {self.exercise.praise}"
@@ -102,40 +123,58 @@ def check(answer: Answer) -> Verdict:
     exercise = EXERCISES[name]
     if is_empty(answer):
         return Verdict(exercise, solved=False)
-    yours = results(exercise, answer)
-    if any(text.startswith("NotImplementedError") for text in yours):
+    yours: list[Result] = []
+    work = threading.Thread(
+        target=_stoppable, args=(exercise, answer, yours), daemon=True
+    )
+    work.start()
+    try:
+        work.join(PATIENCE)
+    finally:  # also when the learner interrupts the cell
+        stopped = not work.is_alive() or stop(work)
+    if len(yours) < len(exercise.cases):
+        given = _given(exercise.cases[len(yours)])
+        return Verdict(exercise, True, stuck=given, alive=not stopped)
+    if any(each.text.startswith("NotImplementedError") for each in yours):
         return Verdict(exercise, solved=False)
     outcomes = [
-        Outcome(
-            ", ".join(repr(value) for value in case.given), got, repr(case.expected)
-        )
+        Outcome(_given(case), got.text, repr(case.expected))
         for case, got in zip(exercise.cases, yours, strict=True)
     ]
     reason = ""
     if not all(outcome.right for outcome in outcomes):
         # A wrong answer is recognised by its results, not by its code.
-        reason = next(
-            (
-                mistake.reason
-                for mistake in exercise.mistakes
-                if results(exercise, mistake.answer) == yours
-            ),
-            "",
-        )
+        known = [results(exercise, mistake.answer) for mistake in exercise.mistakes]
+        reason = explained(exercise, yours, known)
     return Verdict(exercise, True, outcomes, reason)
 
 
-def results(exercise: Exercise, answer: Answer) -> list[str]:
-    """Return the result of an answer for each case, as text; also exceptions."""
-    made = []
+def results(exercise: Exercise, answer: Answer) -> list[Result]:
+    """Return the result of an answer for each case; exceptions are results, too."""
+    made: list[Result] = []
+    _results(exercise, answer, made)
+    return made
+
+
+def _results(exercise: Exercise, answer: Answer, made: list[Result]) -> None:
+    """Append the result of each case to a list, which another thread may read."""
     for case in exercise.cases:
         given = copy.deepcopy(case.given)
         try:
-            result = answer(*given)
-            made.append(repr(exercise.outcome(result, given)))
-        except Exception as exc:  # an exception of a learner's code is a result, too
-            made.append(f"{type(exc).__name__}: {exc}")
-    return made
+            made.append(result(exercise.outcome(answer(*given), given)))
+        except Hung:
+            raise
+        except BaseException as exc:  # what a learner's code raises, also SystemExit
+            made.append(Result(f"{type(exc).__name__}: {exc}"))
+
+
+def _stoppable(exercise: Exercise, answer: Answer, made: list[Result]) -> None:
+    with contextlib.suppress(Hung):
+        _results(exercise, answer, made)
+
+
+def _given(case: Case) -> str:
+    return ", ".join(repr(value) for value in case.given)
 
 
 def is_empty(answer: Answer) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
 import threading
 import time
@@ -22,6 +21,7 @@ from labserver.notebook.plain import Plain
 from labserver.notebook.probed import Probed
 from labserver.notebook.progress import Line
 from labserver.notebook.raised import Raised, collected
+from labserver.notebook.stopping import interrupt
 from labserver.redis.embedded import running_redis
 from labserver.server.parts import Parts
 from labserver.server.presence import Roster
@@ -59,10 +59,6 @@ class Alone:
 
     async def here(self, room: str, mine: Roster, ttl: float, known: Any) -> Roster:
         return mine
-
-
-class Hung(SystemExit):
-    """Raised in the thread of a part that holds its loop; asyncio lets it pass."""
 
 
 async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
@@ -133,7 +129,7 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
             elif not hung and now - begun > WHOLE:
                 hung = f"{part.__name__} took more than {WHOLE:g} s"
             if hung:
-                _interrupt(thread)
+                interrupt(thread)
                 await asyncio.sleep(0.2)
                 if now - begun > 2 * WHOLE or now - ticked[0] > 2 * STUCK:
                     break  # it is in a call that nothing ends; the thread is a daemon
@@ -271,11 +267,3 @@ async def _all(
         await asyncio.gather(*(one(*pair) for pair in checks))
     finally:
         ticking.cancel()
-
-
-def _interrupt(thread: threading.Thread) -> None:
-    """Raise Hung in a thread, as soon as it executes Python again."""
-    assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), ctypes.py_object(Hung)
-    )

@@ -151,7 +151,7 @@ for name, options in {
 # Each peer has three times, in seconds: `pinged` (its last ping was sent), `ponged`
 # (its last pong arrived) and `seen` (any frame from it arrived). Return the names of
 # the dead peers: those whose ping is at least `patience` seconds old and that have sent
-# nothing since the ping.
+# nothing since the ping (a frame at the same moment counts as since).
 #
 # <details><summary>Hint</summary>
 #

@@ -33,6 +33,20 @@ def from_the_future(last_id: str, epoch: str, oldest: int, newest: int) -> objec
     return list(range(int(seq) + 1, newest + 1))
 
 
+def one_ahead(last_id: str, epoch: str, oldest: int, newest: int) -> object:
+    named, _, seq = last_id.rpartition(":")
+    if named != epoch or not oldest - 1 <= int(seq) <= newest + 1:
+        return None
+    return list(range(int(seq) + 1, newest + 1))
+
+
+def nothing_kept_before(last_id: str, epoch: str, oldest: int, newest: int) -> object:
+    named, _, seq = last_id.rpartition(":")
+    if named != epoch or not oldest <= int(seq) <= newest:
+        return None
+    return list(range(int(seq) + 1, newest + 1))
+
+
 def nothing_new_is_none(last_id: str, epoch: str, oldest: int, newest: int) -> object:
     named, _, seq = last_id.rpartition(":")
     if named != epoch or not oldest - 1 <= int(seq) <= newest:
@@ -49,6 +63,7 @@ EXERCISE = Exercise(
         Case(("e1:2", "e1", 4, 6), None),
         Case(("e1:7", "e2", 1, 9), None),
         Case(("e1:12", "e1", 1, 9), None),
+        Case(("e1:10", "e1", 1, 9), None),
         Case(("a:b:7", "a:b", 1, 8), [8]),
     ),
     mistakes=(
@@ -70,6 +85,16 @@ EXERCISE = Exercise(
             from_the_future,
             "A seq that the room has not reached yet is of another numbering: the "
             "client would skip the new messages with the numbers that it knows.",
+        ),
+        Mistake(
+            one_ahead,
+            "The room has not reached `newest + 1`: a client that has it speaks of "
+            "another numbering.",
+        ),
+        Mistake(
+            nothing_kept_before,
+            "A client that has `oldest - 1` has missed only messages that are kept: it "
+            "gets all of them.",
         ),
         Mistake(
             nothing_new_is_none,

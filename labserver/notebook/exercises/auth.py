@@ -27,6 +27,10 @@ def refuses_everyone_else(origin: str | None, host: str) -> bool:
     return origin is not None and urlsplit(origin).netloc == host
 
 
+def empty_is_missing(origin: str | None, host: str) -> bool:
+    return not origin or urlsplit(origin).netloc == host
+
+
 def only_https(origin: str | None, host: str) -> bool:
     return origin is None or origin == "https://" + host
 
@@ -40,6 +44,7 @@ EXERCISE = Exercise(
         Case(("https://evil-lab.example", "lab.example"), False),
         Case(("http://127.0.0.1:9999", "127.0.0.1:8080"), False),
         Case(("null", "lab.example"), False),
+        Case(("", "lab.example"), False),
         Case((None, "lab.example"), True),
     ),
     mistakes=(
@@ -62,6 +67,11 @@ EXERCISE = Exercise(
             refuses_everyone_else,
             "only browsers send `Origin`. A client without it is not a page that uses "
             "its visitor's cookies; its token decides.",
+        ),
+        Mistake(
+            empty_is_missing,
+            "an empty `Origin` is not a missing one: it names another host than yours. "
+            "Compare with `None`.",
         ),
         Mistake(
             only_https,

@@ -45,6 +45,22 @@ def exclusive(waiting: list[Message], message: Message, limit: int) -> Kept:
     return waiting, (lost[0], lost[-1] + 1) if lost else None
 
 
+def below_the_limit(waiting: list[Message], message: Message, limit: int) -> Kept:
+    lost = []
+    waiting.append(message)
+    while sum(size for _, size in waiting) >= limit:
+        lost.append(waiting.pop(0)[0])
+    return waiting, (lost[0], lost[-1]) if lost else None
+
+
+def never_the_newest(waiting: list[Message], message: Message, limit: int) -> Kept:
+    lost = []
+    waiting.append(message)
+    while sum(size for _, size in waiting) > limit and len(waiting) > 1:
+        lost.append(waiting.pop(0)[0])
+    return waiting, (lost[0], lost[-1]) if lost else None
+
+
 def unbounded(waiting: list[Message], message: Message, limit: int) -> Kept:
     return [*waiting, message], None
 
@@ -65,6 +81,8 @@ EXERCISE = Exercise(
             ([(1, 10), (2, 10), (3, 10)], (4, 10), 100),
             ([(1, 10), (2, 10), (3, 10), (4, 10)], None),
         ),
+        Case(([(1, 60)], (2, 40), 100), ([(1, 60), (2, 40)], None)),
+        Case(([(1, 40)], (2, 101), 100), ([], (1, 2))),
     ),
     mistakes=(
         Mistake(
@@ -90,6 +108,15 @@ EXERCISE = Exercise(
             exclusive,
             "`to` is inclusive (wire contract): this gap claims a message that is "
             "about to be delivered.",
+        ),
+        Mistake(
+            below_the_limit,
+            "exactly `limit` bytes may wait: drop while the sum is more than that.",
+        ),
+        Mistake(
+            never_the_newest,
+            "the last message alone is larger than the limit, and was kept: then it is "
+            "dropped as well.",
         ),
         Mistake(unbounded, "there is no limit: this is the server of stage 4."),
     ),

@@ -55,6 +55,15 @@ def holes_between(delivered: int, arriving: list[int]) -> Holes:
     return found
 
 
+def next_is_a_hole(delivered: int, arriving: list[int]) -> Holes:
+    found = []
+    for seq in arriving:
+        if seq >= delivered + 1:
+            found.append((delivered + 1, seq - 1))
+        delivered = max(delivered, seq)
+    return found
+
+
 EXERCISE = Exercise(
     name="holes",
     cases=(
@@ -80,6 +89,10 @@ EXERCISE = Exercise(
             unequal,
             "a number that comes late or twice is not a hole. Only a number that is "
             "too high shows one.",
+        ),
+        Mistake(
+            next_is_a_hole,
+            "the next seq, `delivered + 1`, shows no hole: nothing lies between.",
         ),
         Mistake(
             from_the_first,

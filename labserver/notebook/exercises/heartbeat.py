@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
 
 Peers = dict[str, dict[str, float]]
@@ -30,8 +32,28 @@ def pongs_only(peers: Peers, now: float, patience: float) -> list[str]:
     ]
 
 
+def later_than(peers: Peers, now: float, patience: float) -> list[str]:
+    return [
+        name
+        for name, peer in peers.items()
+        if peer["pinged"] > peer["seen"] and now - peer["pinged"] > patience
+    ]
+
+
+def same_moment(peers: Peers, now: float, patience: float) -> list[str]:
+    return [
+        name
+        for name, peer in peers.items()
+        if peer["pinged"] >= peer["seen"] and now - peer["pinged"] >= patience
+    ]
+
+
 def _peer(pinged: float, ponged: float, seen: float) -> dict[str, float]:
     return {"pinged": pinged, "ponged": ponged, "seen": seen}
+
+
+def _sorted(result: Any, given: tuple[Any, ...]) -> Any:
+    return sorted(result, key=repr) if isinstance(result, list) else result
 
 
 EXERCISE = Exercise(
@@ -53,6 +75,8 @@ EXERCISE = Exercise(
         ),
         Case(({"kim": _peer(10.9, 9.9, 9.9)}, 11.0, 0.75), []),
         Case(({"talker": _peer(10, 9.1, 10.4)}, 11.0, 0.75), []),
+        Case(({"max": _peer(10, 9.0, 9.0)}, 10.75, 0.75), ["max"]),
+        Case(({"una": _peer(10, 9.0, 10)}, 11.0, 0.75), []),
     ),
     mistakes=(
         Mistake(
@@ -74,7 +98,18 @@ EXERCISE = Exercise(
             "`talker` sent something after the ping. Any frame is a sign of life, and "
             "a pong may queue behind a large message.",
         ),
+        Mistake(
+            later_than,
+            "the ping to `max` is exactly `patience` seconds old. That is enough: the "
+            "text says at least.",
+        ),
+        Mistake(
+            same_moment,
+            "`una` was seen at the same moment as its ping was sent: that counts as a "
+            "sign of life since the ping.",
+        ),
     ),
     look_at="`WheelHeartbeat.step` and `is_dead` in `labserver/stages/heartbeat.py`.",
     praise="Every dead peer is found, and no peer that has shown a sign of life.",
+    outcome=_sorted,
 )

@@ -37,6 +37,46 @@ def silence_is_fine(
     return "invalid" if cpu > 0.8 or own > p99 / 2 else "valid"
 
 
+def failed_first(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if delivered != expected:
+        return "failed"
+    if not delivered:
+        return "nothing"
+    return "invalid" if cpu > 0.8 or own > p99 / 2 else "valid"
+
+
+def invalid_first(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if cpu > 0.8 or own > p99 / 2:
+        return "invalid"
+    if not delivered:
+        return "nothing"
+    return "failed" if delivered != expected else "valid"
+
+
+def from_cpu_limit(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if not delivered:
+        return "nothing"
+    if delivered != expected:
+        return "failed"
+    return "invalid" if cpu >= 0.8 or own > p99 / 2 else "valid"
+
+
+def from_half_p99(
+    expected: int, delivered: int, p99: float, own: float, cpu: float
+) -> str:
+    if not delivered:
+        return "nothing"
+    if delivered != expected:
+        return "failed"
+    return "invalid" if cpu > 0.8 or own >= p99 / 2 else "valid"
+
+
 def cpu_only(expected: int, delivered: int, p99: float, own: float, cpu: float) -> str:
     if not delivered:
         return "nothing"
@@ -67,6 +107,8 @@ EXERCISE = Exercise(
         Case((20_000, 0, 0.0, 0.5, 0.1), "nothing"),
         Case((0, 0, 0.0, 0.0, 0.0), "nothing"),
         Case((20_000, 20_000, 900.0, 2.0, 0.3), "valid"),
+        Case((20_000, 20_000, 4.0, 0.5, 0.8), "valid"),
+        Case((20_000, 20_000, 4.0, 2.0, 0.3), "valid"),
     ),
     mistakes=(
         Mistake(
@@ -88,6 +130,24 @@ EXERCISE = Exercise(
             silence_is_fine,
             "a run in which nothing was sent or nothing arrived proves nothing: Locust "
             "itself exits with 0 after zero requests.",
+        ),
+        Mistake(
+            failed_first,
+            "where nothing arrived, `delivered` differs from `expected` as well: the "
+            "order decides. Ask first whether anything was delivered.",
+        ),
+        Mistake(
+            invalid_first,
+            "the generator comes last: it makes times wrong, but it does not lose "
+            "messages. A run without messages has no times at all.",
+        ),
+        Mistake(
+            from_cpu_limit,
+            "exactly 0.8 of a core is still valid: the text says more than.",
+        ),
+        Mistake(
+            from_half_p99,
+            "a delay of exactly half the p99 is still valid: the text says more than.",
         ),
         Mistake(
             cpu_only,

@@ -27,6 +27,14 @@ def doubled_first(attempt: int, draw: Draw) -> float:
     return draw() * min(CAP, FIRST * 2.0 ** (attempt + 1))
 
 
+def capped_too_soon(attempt: int, draw: Draw) -> float:
+    return draw() * (CAP if attempt >= 5 else FIRST * 2.0**attempt)
+
+
+def capped_too_late(attempt: int, draw: Draw) -> float:
+    return draw() * (CAP if attempt > 6 else FIRST * 2.0**attempt)
+
+
 def linear(attempt: int, draw: Draw) -> float:
     return draw() * min(CAP, FIRST * (attempt + 1))
 
@@ -50,7 +58,8 @@ class _Draw:
 
 
 def _rounded(result: Any, given: tuple[Any, ...]) -> Any:
-    return round(float(result), 6) if isinstance(result, int | float) else result
+    number = isinstance(result, int | float) and not isinstance(result, bool)
+    return round(float(result), 6) if number else result
 
 
 EXERCISE = Exercise(
@@ -60,6 +69,9 @@ EXERCISE = Exercise(
         Case((1, _Draw(0.5)), 0.5),
         Case((3, _Draw(0.25)), 1.0),
         Case((0, _Draw(0.0)), 0.0),
+        Case((0, _Draw(1.0)), 0.5),
+        Case((5, _Draw(0.5)), 8.0),
+        Case((6, _Draw(0.5)), 10.0),
         Case((10, _Draw(0.5)), 10.0),
         Case((10, _Draw(0.25)), 5.0),
     ),
@@ -81,6 +93,14 @@ EXERCISE = Exercise(
             doubled_first,
             "the ceiling is doubled before its first use: after the most common "
             "outage, a short one, every client waits twice as long as needed.",
+        ),
+        Mistake(
+            capped_too_soon,
+            "the ceiling of attempt 5 is 16 s, still below the cap of 20 s.",
+        ),
+        Mistake(
+            capped_too_late,
+            "the ceiling of attempt 6 would be 32 s: it is above the cap of 20 s.",
         ),
         Mistake(
             linear, "the ceiling grows by a fixed step instead of doubling: too slowly."

@@ -23,6 +23,11 @@ def rounded_down(publishes: float, members: int, cost: float, zones: int) -> int
     return int(publishes * members * cost / 0.5) // (zones - 1) * zones
 
 
+def always_one_more(publishes: float, members: int, cost: float, zones: int) -> int:
+    needed = int(publishes * members * cost / 0.5) + 1
+    return ceil(needed / (zones - 1)) * zones
+
+
 def publishes_only(publishes: float, members: int, cost: float, zones: int) -> int:
     return ceil(ceil(publishes * cost / 0.5) / (zones - 1)) * zones
 
@@ -61,6 +66,11 @@ EXERCISE = Exercise(
         Mistake(
             rounded_down,
             "half a replica does not exist: round up, at each step.",
+        ),
+        Mistake(
+            always_one_more,
+            "exactly half busy is allowed: `int(...) + 1` adds a replica where none is "
+            "missing. Round up with `ceil`.",
         ),
         Mistake(
             publishes_only,

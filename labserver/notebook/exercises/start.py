@@ -32,21 +32,27 @@ def as_objects(room: str, text: Any) -> list[dict[str, Any]]:
     return [_join(room), _publish(room, text)]
 
 
+def as_bytes(room: str, text: Any) -> list[bytes]:
+    return [json.dumps(each).encode() for each in (_join(room), _publish(room, text))]
+
+
 def twice_encoded(room: str, text: Any) -> list[str]:
     return [json.dumps(_join(room)), json.dumps(_publish(room, json.dumps(text)))]
 
 
 def _meant(result: Any, given: tuple[Any, ...]) -> Any:
     """Return the messages as a server reads them; spacing in the JSON is ignored."""
-    if not isinstance(result, list):
+    if not isinstance(result, list | tuple):
         return result
     meant = []
     for each in result:
         try:
+            if isinstance(each, bytes):  # json.loads would take them
+                raise TypeError
             meant.append(json.dumps(json.loads(each), sort_keys=True))
         except (TypeError, ValueError):
             meant.append(f"no JSON text: {each!r}")
-    return meant
+    return type(result)(meant)
 
 
 def _case(room: str, text: Any) -> Case:
@@ -72,6 +78,11 @@ EXERCISE = Exercise(
             "`str()` makes Python text, with single quotes; the server reads JSON.",
         ),
         Mistake(as_objects, "a frame carries text: use `json.dumps` for each of them."),
+        Mistake(
+            as_bytes,
+            "these are bytes, which would be sent as a binary frame. `json.dumps` "
+            "returns text: leave it as it is.",
+        ),
         Mistake(
             twice_encoded,
             "the payload is encoded twice: the readers get a string with JSON in it.",
