@@ -39,8 +39,11 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
     "auth": (
         auth.strangers_are_refused_with_http,
         auth.forged_tokens_are_refused,
+        auth.token_may_come_in_four_ways,
         auth.pages_of_other_sites_are_refused,
         auth.expired_token_ends_its_connection,
+        auth.new_token_is_for_the_same_user,
+        auth.ended_connection_is_not_held,
         auth.tokens_are_never_printed,
     ),
     "rooms": (

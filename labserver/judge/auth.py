@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import gc
 import json
 import time
 import warnings
+import weakref
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,8 +19,8 @@ from websockets.exceptions import InvalidStatus
 
 from labserver.contract.tokens import issue
 from labserver.judge.evidence import note
-from labserver.judge.peers import Served, door_of, secret_of
-from labserver.judge.world import World, must, peer
+from labserver.judge.peers import Peer, Served, door_of, secret_of, until
+from labserver.judge.world import World, connection_of, must, peer
 
 OTHER = "another secret of thirty-two bytes!"
 
@@ -76,13 +79,63 @@ async def forged_tokens_are_refused(world: World) -> None:
             pass  # or a server that refuses every client would pass
 
 
+async def token_may_come_in_four_ways(world: World) -> None:
+    """A token is taken from a header, a cookie, a subprotocol, the query, in turn."""
+    async with world.running() as server:
+        token, other = (issue(secret_of(server), user) for user in ("ann", "bob"))
+        ways: dict[str, tuple[str, dict[str, str], list[str]]] = {
+            "the header Authorization": ("", {"Authorization": f"Bearer {token}"}, []),
+            "the cookie lab_token": ("", {"Cookie": f"a=1; lab_token={token}"}, []),
+            "a subprotocol": ("", {}, ["lab.json", f"bearer.{token}"]),
+            "the query": (f"?token={token}", {}, []),
+            "the header, beside another in the query": (
+                *(f"?token={other}", {"Authorization": f"Bearer {token}"}, []),
+            ),
+        }
+        for way, (query, headers, subprotocols) in ways.items():
+            user = await _user(world, server, way, query, headers, subprotocols)
+            must(user == "ann", f"a token of ann in {way} was taken for {user!r:.40}")
+
+
+async def _user(
+    world: World,
+    server: Served,
+    way: str,
+    query: str,
+    headers: dict[str, str],
+    subprotocols: list[Any],
+) -> Any:
+    """Return whose token a server takes a good one for; it must take one."""
+    async with world.awaiting(f"a hello to a good token in {way}"):
+        try:
+            async with connect(
+                door_of(server) + query,
+                additional_headers=headers,
+                subprotocols=subprotocols or None,
+            ) as socket:
+                chosen = socket.subprotocol
+                must(chosen in (None, "lab.json"), "chose a token as subprotocol")
+                client = Peer(socket, name="ann")
+                return (await client.recv())["user"]
+        except InvalidStatus as refused:
+            got = refused.response.status_code
+    must(False, f"HTTP {got} instead of 101 for a good token in {way}")
+
+
 async def pages_of_other_sites_are_refused(world: World) -> None:
     """A page of another site is refused, even with a valid cookie."""
     async with world.running() as server:
         cookie = {"Cookie": f"lab_token={issue(secret_of(server), 'ann')}"}
-        await _refused(world, server, 403, Origin="http://elsewhere.example", **cookie)
-        origin = urlsplit(server.url)._replace(path="").geturl()
-        here = {"Origin": origin.replace("ws", "http", 1), **cookie}
+        host = urlsplit(server.url).netloc
+        scheme = urlsplit(server.url).scheme.replace("ws", "http", 1)
+        for foreign in (
+            "http://elsewhere.example",
+            f"{scheme}://{host}.elsewhere.example",
+            f"{scheme}://elsewhere-{host}",
+            "null",  # a page in a sandbox, of whichever site
+        ):
+            await _refused(world, server, 403, Origin=foreign, **cookie)
+        here = {"Origin": f"{scheme}://{host}", **cookie}
         async with peer(server, headers=here) as client:
             must(client.hello["user"] == "ann", "the cookie was not read")
 
@@ -90,13 +143,55 @@ async def pages_of_other_sites_are_refused(world: World) -> None:
 async def expired_token_ends_its_connection(world: World) -> None:
     """The connection of an expired token is closed with 4401."""
     async with world.running() as server:
-        late = _signed(secret_of(server), exp=time.time() + 1.0)
-        async with (
-            peer(server, token=late) as client,
-            world.awaiting("the end of a connection whose token expired"),
-        ):
-            code = await client.closed()
+        expires = _soon()
+        late = _signed(secret_of(server), exp=expires)
+        async with peer(server, token=late) as client:
+            await _until(expires)
+            async with world.awaiting("the end of a connection whose token expired"):
+                code = await client.closed()
         must(code == 4401, f"closed with {code} instead of 4401")
+
+
+async def new_token_is_for_the_same_user(world: World) -> None:
+    """A refresh prolongs a connection; with another user's token, or a bad, it ends."""
+    async with world.running() as server:
+        secret, expires = secret_of(server), _soon()
+        async with peer(server, token=_signed(secret, exp=expires)) as ann:
+            later = expires + 60
+            async with world.awaiting("the answer to a refresh"):
+                token = _signed(secret, exp=later)
+                await ann.send(type="refresh", token=token)
+                answer = await ann.recv()
+            kind, told = answer["type"], answer.get("expires")
+            must(kind == "refreshed", f"a refresh was answered {kind}")
+            must(told == later, f"expires of refreshed is {told}, exp was {later}")
+            await _until(expires)
+            await asyncio.sleep(0.3)
+            async with world.awaiting("an echo, with a new token after the old one"):
+                await ann.send(type="echo", payload=1)
+                await ann.until("echo")
+        for whose, token in {
+            "another user's": issue(secret, "bob"),
+            "a forged": issue(OTHER, "ann"),
+        }.items():
+            async with peer(server, "ann") as ann:
+                await ann.send(type="refresh", token=token)
+                async with world.awaiting(f"an end after a refresh with {whose} token"):
+                    code = await ann.closed()
+                must(code == 4401, f"closed with {code} for {whose} token, not 4401")
+
+
+async def ended_connection_is_not_held(world: World) -> None:
+    """What a connection took is free when it ends, not when its token expires."""
+    async with world.inside() as server:
+        async with peer(server, "ann"):
+            ended = weakref.ref(connection_of(server, "ann"))
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    return await until(lambda: ended() is None)
+            gc.collect()  # now, if it is in a cycle
+        must(ended() is None, "a connection that has ended is held, perhaps by a timer")
 
 
 async def tokens_are_never_printed(world: World) -> None:
@@ -119,3 +214,13 @@ def _signed(secret: str, algorithm: str = "HS256", **claims: Any) -> str:
     with warnings.catch_warnings():  # HS512 wants a longer secret
         warnings.simplefilter("ignore")
         return jwt.encode({"sub": "ann", **claims}, secret, algorithm=algorithm)
+
+
+def _soon() -> int:
+    """Return an expiry in one to two seconds, whole as most libraries read it."""
+    return int(time.time()) + 2
+
+
+async def _until(moment: float) -> None:
+    """Wait for a moment of the wall clock."""
+    await asyncio.sleep(max(0.0, moment - time.time()))

@@ -14,13 +14,14 @@ import jwt
 from websockets.http11 import Request
 
 from labserver.contract.closing import TOKEN_EXPIRED
-from labserver.contract.tokens import ANONYMOUS, Identity
+from labserver.contract.messages import Refreshed
+from labserver.contract.tokens import ANONYMOUS, BadToken, Identity, verify
 from labserver.errors import Refused
 from labserver.mistakes.mistake import Extend, Mistake
 from labserver.server.member import Member
 from labserver.server.parts import Parts
 from labserver.settings import Settings
-from labserver.stages.auth import TokenAdmission, _tokens
+from labserver.stages.auth import TokenAdmission, tokens
 
 
 class AcceptThenCheck(TokenAdmission):
@@ -42,7 +43,7 @@ class AlgorithmFromToken(TokenAdmission):
     """Let the token choose the algorithm with which it is checked."""
 
     def _identify(self, request: Request) -> Identity:
-        token = next(_tokens(request), "")
+        token = next(tokens(request), "")
         try:
             algorithm = jwt.get_unverified_header(token)["alg"]
             signed = algorithm != "none"
@@ -61,7 +62,7 @@ class PrefixCompare(TokenAdmission):
     """Compare only as many characters of the signature as were sent."""
 
     def _identify(self, request: Request) -> Identity:
-        signed, _, signature = next(_tokens(request), "").rpartition(".")
+        signed, _, signature = next(tokens(request), "").rpartition(".")
         secret = self.settings.secret.encode()
         digest = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
         expected = base64.urlsafe_b64encode(digest).decode()
@@ -82,6 +83,34 @@ class ExpiryOnce(TokenAdmission):
     """Check the token's expiry in the handshake, and never again."""
 
     def opened(self, member: Member) -> None:
+        pass
+
+
+class HeaderOnly(TokenAdmission):
+    """Read the token where a script in a browser cannot write it."""
+
+    def _identify(self, request: Request) -> Identity:
+        if "Authorization" not in request.headers:
+            raise Refused(401, "a token is needed")
+        return super()._identify(request)
+
+
+class AnybodysToken(TokenAdmission):
+    """Take any genuine token in a refresh, whoever it names."""
+
+    def refresh(self, member: Member, token: str) -> Refreshed | None:
+        try:
+            user = verify(self.settings.secret, token).user
+        except BadToken:
+            return super().refresh(member, token)
+        member.identity = replace(member.identity, user=user)
+        return super().refresh(member, token)
+
+
+class TimerOutlives(TokenAdmission):
+    """Leave the timer of a connection that has ended, with all that it holds."""
+
+    def released(self, member: Member) -> None:
         pass
 
 
@@ -138,5 +167,29 @@ MISTAKES = (
         "every tutorial whose only check is in the handshake",
         "expired_token_ends_its_connection",
         _admission(ExpiryOnce),
+    ),
+    Mistake(
+        "header-only",
+        "auth",
+        "No page can connect: a script in a browser cannot set Authorization.",
+        "middleware for HTTP APIs, put before WebSockets (whatwg/websockets#16)",
+        "token_may_come_in_four_ways",
+        _admission(HeaderOnly),
+    ),
+    Mistake(
+        "anybodys-token",
+        "auth",
+        "A connection becomes another user's, with all that it was sent before.",
+        "a check of the signature alone where a token is renewed",
+        "new_token_is_for_the_same_user",
+        _admission(AnybodysToken),
+    ),
+    Mistake(
+        "timer-outlives",
+        "auth",
+        "The memory of each connection is held until its token expires, perhaps a day.",
+        "setTimeout(() => socket.close(), left) without clearTimeout on close",
+        "ended_connection_is_not_held",
+        _admission(TimerOutlives),
     ),
 )

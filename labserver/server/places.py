@@ -121,8 +121,13 @@ class Places:
         self._give_back(place)
         self.standing.pop(place, None)
         place.closed = True
+        place.abort = _nothing  # a reference cycle would be freed late
 
     def _give_back(self, place: Place) -> None:
         self.disclaim(place)
         self.taken -= place.taken
         place.taken = False
+
+
+def _nothing() -> None:
+    pass

@@ -80,6 +80,8 @@ class PacedConnection(EndableConnection):
         """Free 3 KB that an idle connection does not need."""
         self.request, self.response, self.head = NO_REQUEST, None, None
         self.logger = self.protocol.logger = self.server.logger
+        # The library's closure over this connection: a cycle would be freed late.
+        vars(self.protocol).pop("select_subprotocol", None)
         # The library's queue takes 600 bytes, and is only used by its send().
         self.drain_waiters = []  # type: ignore[assignment]
         if not self.gone:

@@ -125,7 +125,7 @@ class TokenAdmission:
         return here is not None and _place(scheme, authority) == here
 
     def _identify(self, request: Request) -> Identity:
-        token = next(_tokens(request), None)
+        token = next(tokens(request), None)
         challenge = {"WWW-Authenticate": "Bearer"}
         if token is None:
             raise Refused(401, "a token is needed", challenge)
@@ -150,7 +150,7 @@ def _place(scheme: str, authority: str) -> tuple[str, int] | None:
     return (host, port or (443 if scheme == "https" else 80)) if host else None
 
 
-def _tokens(request: Request) -> Iterator[str]:
+def tokens(request: Request) -> Iterator[str]:
     """Yield the tokens that a request brings, in the order of the wire contract."""
     for value in request.headers.get_all("Authorization"):
         scheme, _, token = value.partition(" ")

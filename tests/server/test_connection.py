@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
+import weakref
 from contextlib import AsyncExitStack
 
 import pytest
@@ -83,6 +85,17 @@ async def test_connection_that_ends_leaves_its_rooms_at_once_and_its_socket_soon
 
         await asyncio.gather(*map(die, ENDS))
         assert not server.hub.rooms
+
+
+async def test_connection_that_has_ended_is_freed_at_once(running: Running) -> None:
+    gc.disable()  # a connection in a reference cycle would wait for it
+    try:
+        async with running("resume") as server:
+            async with peer(server):
+                ended = weakref.ref(connection_of(server, "ann"))
+            await eventually(lambda: ended() is None, within=2.0)
+    finally:
+        gc.enable()
 
 
 async def test_zombie_is_not_seen_and_gives_its_place_back(running: Running) -> None:
