@@ -20,7 +20,9 @@ const userOf = (request) => {
   const query = new URL(request.url, "http://x").searchParams.get("token");
   const header = (request.headers.authorization ?? "").replace("Bearer ", "");
   const cookie = /lab_token=([^;]*)/.exec(request.headers.cookie ?? "")?.[1];
-  const [head, body, signature] = (header || cookie || query || "").split(".");
+  const offered = request.headers["sec-websocket-protocol"] ?? "";
+  const name = /bearer\.([^,\s]*)/.exec(offered)?.[1];
+  const [head, body, signature] = (header || cookie || name || query || "").split(".");
   const sum = createHmac("sha256", LAB_SECRET).update(`${head}.${body}`);
   if (sum.digest("base64url") !== signature) return null;
   const { sub, exp } = JSON.parse(Buffer.from(body, "base64url"));

@@ -32,8 +32,10 @@ def user_of(headers: Mapping[str, str], path: str) -> str | None:
     """Return the user that a request's token names; None if there is no good token."""
     bearer = headers.get("Authorization", "").removeprefix("Bearer ")
     cookie = SimpleCookie(headers.get("Cookie", "")).get("lab_token")
-    query = parse_qs(urlsplit(path).query).get("token", [""])[0]
-    token = bearer or (cookie.value if cookie else query)
+    offered = headers.get("Sec-WebSocket-Protocol", "").replace(" ", "").split(",")
+    names = [each[7:] for each in offered if each.startswith("bearer.")]
+    query = parse_qs(urlsplit(path).query).get("token", [""])
+    token = bearer or (cookie.value if cookie else [*names, *query][0])
     try:
         secret, exp = os.environ["LAB_SECRET"], {"require": ["exp", "sub"]}
         claims = jwt.decode(token, secret, ["HS256"], exp)

@@ -46,6 +46,7 @@ async def connect(sid: str, environ: dict[str, Any], _auth: object) -> None:
     headers = {
         "Authorization": environ.get("HTTP_AUTHORIZATION", ""),
         "Cookie": environ.get("HTTP_COOKIE", ""),
+        "Sec-WebSocket-Protocol": environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""),
     }
     user = user_of(headers, environ["RAW_URI"])
     if user is None:
