@@ -7,12 +7,14 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from labserver.client import Backoff, Rejected
 from labserver.contract.closing import FORBIDDEN
 from labserver.judge.oracle import Oracle, lost
 from labserver.judge.world import Peer, World, connection_of, must, peer, until
+from labserver.server.parts import Position
 
 LIMIT = 20  # messages that a room remembers
 
@@ -241,6 +243,99 @@ async def cursor_of_another_room_is_no_licence(world: World) -> None:
                 got == (seqs[1:] if joined["recovered"] else []),
                 f"{got} came after seq 1 of another room",
             )
+
+
+async def who_missed_nothing_is_told_so(world: World) -> None:
+    """A client that has the newest message is recovered, and gets nothing again."""
+    lobby = world.room("lobby")
+    async with world.running() as server, peer(server) as ann:
+        epoch = (await ann.join(lobby))["epoch"]
+        await ann.publish(lobby, 3)
+        async with world.awaiting("a joined"), peer(server, "bob") as bob:
+            joined = await bob.join(lobby, after={"epoch": epoch, "seq": 3})
+            heard = await bob.heard()
+        must(joined["recovered"], "not recovered after the newest message, seq 3")
+        must(not heard, f"{len(heard)} messages came after the newest one")
+
+
+async def who_returns_together_gets_its_own(world: World) -> None:
+    """Each of a crowd that comes back at once gets what it missed, and no more."""
+    lobby, count = world.room("lobby"), 16
+    async with (
+        world.running(history_limit=100) as server,
+        peer(server, max_queue=None) as ann,
+        AsyncExitStack() as stack,
+    ):
+        epoch = (await ann.join(lobby))["epoch"]
+        await ann.publish(lobby, 2 * count)
+        crowd = [
+            await stack.enter_async_context(peer(server, f"b{seq}", max_queue=None))
+            for seq in range(1, count + 1)
+        ]
+        async with world.awaiting("a joined, and what was missed"):
+            for seq, each in enumerate(crowd, start=1):
+                after = {"epoch": epoch, "seq": seq}
+                await each.send(type="join", room=lobby, after=after)
+            for seq, each in enumerate(crowd, start=1):
+                joined = await each.until("joined")
+                must(joined["recovered"], "not recovered, within the limit")
+                got = [message["seq"] for message in await each.heard()]
+                twice = [number for number in got if number <= seq]
+                must(
+                    not twice,
+                    f"{len(twice)} messages came again: seqs {twice} after seq {seq}",
+                )
+                want = list(range(seq + 1, 2 * count + 1))
+                must(got == want, f"seqs {got} came after seq {seq}, not {want}")
+
+
+async def replay_is_not_larger_than_an_outbox(world: World) -> None:
+    """A replay that would end its client is refused, and the client stays."""
+    async with (
+        world.inside(outbox_limit=65536, send_buffer=16384) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        epoch = (await ann.join("lobby"))["epoch"]
+        await ann.publish("lobby", 60, 4000)
+        async with (
+            world.awaiting("a joined, and what was missed, over 240,000 bytes"),
+            peer(server, "bob") as bob,
+        ):
+            joined = await bob.join("lobby", after={"epoch": epoch, "seq": 0})
+            heard = await bob.heard()
+        must(
+            not joined["recovered"],
+            f"recovered, with {len(heard)} messages of 4,000 bytes (outbox 65,536)",
+        )
+
+
+async def numbering_that_goes_on_recovers(world: World) -> None:
+    """A cursor of the epoch before is good up to the last seq that both share."""
+    async with (
+        world.inside(history_limit=LIMIT) as server,
+        peer(server, max_queue=None) as ann,
+    ):
+        epoch = (await ann.join("lobby"))["epoch"]
+        await ann.publish("lobby", 10)
+        read = server.parts.broker.read
+
+        async def promoted(room: str, after: int | None) -> Position:
+            # As if another Redis, which had the first 9 messages, had numbered the
+            # tenth.
+            position = await read(room, after)
+            return replace(position, epoch="promoted", before=(epoch, 9))
+
+        server.parts.broker.read = promoted  # type: ignore[method-assign]
+        for seq, good in ((8, True), (10, False)):
+            async with world.awaiting("a joined"), peer(server, "bob") as bob:
+                joined = await bob.join("lobby", after={"epoch": epoch, "seq": seq})
+                got = [message["seq"] for message in await bob.heard()]
+            must(
+                joined["recovered"] is good,
+                f"{'' if good else 'not '}refused after seq {seq} of the epoch before, "
+                "with which this one shares the seqs up to 9",
+            )
+            must(got == ([9, 10] if good else []), f"seqs {got} came after {seq}")
 
 
 async def room_remembers_its_own_messages(world: World) -> None:

@@ -41,6 +41,41 @@ class PartialReplay(RecentHistory):
         return [event for event in position.kept if event.first > cursor.seq]
 
 
+class EpochAlone(RecentHistory):
+    """Accept cursors of the newest epoch only, even if it continues another one."""
+
+    def missed(
+        self, cursor: Cursor | None, position: Position
+    ) -> Sequence[Event] | None:
+        return super().missed(cursor, replace(position, before=("", -1)))
+
+
+class NothingIsNone(RecentHistory):
+    """Take an empty replay for none."""
+
+    def missed(
+        self, cursor: Cursor | None, position: Position
+    ) -> Sequence[Event] | None:
+        return super().missed(cursor, position) or None
+
+
+class SharedReplay(RecentHistory):
+    """Replay all that was read, also if it was read for several clients."""
+
+    def missed(
+        self, cursor: Cursor | None, position: Position
+    ) -> Sequence[Event] | None:
+        missed = super().missed(cursor, position)
+        return None if missed is None else position.kept
+
+
+class EndlessReplay(RecentHistory):
+    """Replay any number of bytes."""
+
+    def __init__(self, limit: int, ttl: float, replay_limit: int) -> None:
+        super().__init__(limit, ttl, 0)
+
+
 class ReplayThenSubscribe(RoomsApplication):
     """Read the missed messages first, then subscribe."""
 
@@ -152,6 +187,41 @@ MISTAKES = (
         "Socket.IO: the replay may be partial",
         "cursor_that_is_too_old_is_refused",
         _history(PartialReplay),
+    ),
+    Mistake(
+        "epoch-alone",
+        "resume",
+        "After a failover of Redis every client loads its whole state again, though "
+        "the new numbering continues the old one.",
+        "an epoch that is only compared",
+        "numbering_that_goes_on_recovers",
+        _history(EpochAlone),
+    ),
+    Mistake(
+        "nothing-is-none",
+        "resume",
+        "A client that missed nothing is told that it missed something, and loads its "
+        "whole state again.",
+        "an empty list taken for false",
+        "who_missed_nothing_is_told_so",
+        _history(NothingIsNone),
+    ),
+    Mistake(
+        "shared-replay",
+        "resume",
+        "Clients that come back together get messages again that they already have.",
+        "one answer for all requests that wait, without a look at each",
+        "who_returns_together_gets_its_own",
+        _history(SharedReplay),
+    ),
+    Mistake(
+        "endless-replay",
+        "resume",
+        "The replay fills the client's outbox, so the server ends the client as too "
+        "slow, each time that it comes back.",
+        "a history that is limited by count, with messages of any size",
+        "replay_is_not_larger_than_an_outbox",
+        _history(EndlessReplay),
     ),
     Mistake(
         "replay-then-subscribe",

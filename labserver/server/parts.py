@@ -103,7 +103,8 @@ class Position:
     Attributes:
         epoch: Name of its numbering.
         seq: Number of its newest message.
-        kept: Messages after the seq that was asked for.
+        kept: Messages after the seq that was asked for, in order. Perhaps earlier ones
+            come before them, that another client asked for at the same moment.
         before: The epoch that this one continues, and the last seq that both share. If
             there is none, that seq is -1. No cursor has this seq, while a client may
             send any epoch, also an empty one.
