@@ -12,7 +12,9 @@ from typing import Any
 
 from labserver.client import Backoff, Rejected
 from labserver.contract.closing import FORBIDDEN
+from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle, lost
+from labserver.judge.peers import secret_of
 from labserver.judge.world import Peer, World, connection_of, must, peer, until
 from labserver.server.parts import Position
 
@@ -281,10 +283,7 @@ async def who_returns_together_gets_its_own(world: World) -> None:
                 must(joined["recovered"], "not recovered, within the limit")
                 got = [message["seq"] for message in await each.heard()]
                 twice = [number for number in got if number <= seq]
-                must(
-                    not twice,
-                    f"{len(twice)} messages came again: seqs {twice} after seq {seq}",
-                )
+                must(not twice, f"seqs {twice} came again, after seq {seq}")
                 want = list(range(seq + 1, 2 * count + 1))
                 must(got == want, f"seqs {got} came after seq {seq}, not {want}")
 
@@ -414,7 +413,11 @@ async def first_attempt_comes_soon(world: World) -> None:
 
 async def client_stays_away_when_told(world: World) -> None:
     """A client that is closed with a terminal code does not come back."""
-    async with world.inside() as server, world.client(server, "ann") as client:
+    make = world.make_client
+    async with (
+        world.inside() as server,
+        make(server.url, issue(secret_of(server), "ann")) as client,
+    ):
         connection_of(server, "ann").end(FORBIDDEN)
 
         async def listen() -> None:

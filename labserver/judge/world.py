@@ -205,6 +205,8 @@ class World:
             Skipped: The client is not what is judged in this world.
 
         """
+        if self.change is not None:
+            raise Skipped("a part of a server is judged here, and not the client")
         return MISTAKES[self.mistake].client if self.mistake else Client
 
     def includes(self, stage: str) -> bool:

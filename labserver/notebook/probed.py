@@ -51,6 +51,8 @@ class Probed:
     def _where(self) -> str:
         if self.place == "server":
             return "such a server in `labserver/judge/starters/stdlib.py`"
+        if self.place == "backoff":
+            return "`Backoff` and what calls it in `labserver/client.py`"
         return f"the same part in `labserver/stages/{STAGES[self.stage].file.name}`"
 
     def _broken(self) -> list[Finding]:
@@ -82,9 +84,13 @@ class Probed:
         wrong, judged = self._broken(), self._judged()
         if self.kept:
             own = [each for each in self.findings if each.stage == self.stage]
+            serves = "waits well" if self.place == "backoff" else "serves"
+            before = dict.fromkeys(each.stage for each in self.findings)
+            before.pop(self.stage, None)
+            others = f", and breaks none of {', '.join(before)}" if before else ""
             lines = [
-                f"✓ **`{self.part}` serves and keeps its promise**, and breaks none of "
-                f"those before: {judged} checks. Those of stage {self.stage}:",
+                f"✓ **`{self.part}` {serves} and keeps its promise**{others}: "
+                f"{judged} checks. Those of stage {self.stage}:",
                 "",
                 *(f"- {each.says}" for each in own if each.outcome == "kept"),
             ]

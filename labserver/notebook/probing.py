@@ -16,6 +16,7 @@ from labserver.judge import PROMISES, World
 from labserver.judge.peers import SECRET
 from labserver.judge.run import Check, Finding, checks_up_to, judge
 from labserver.judge.world import breakable_redis
+from labserver.notebook.backoff import CHECKS, Returning
 from labserver.notebook.checks import is_empty
 from labserver.notebook.plain import Plain
 from labserver.notebook.probed import Probed
@@ -26,7 +27,7 @@ from labserver.redis.embedded import running_redis
 from labserver.server.parts import Parts
 from labserver.server.presence import Roster
 from labserver.settings import Settings
-from labserver.stages import STAGES, included
+from labserver.stages import LAST, STAGES, included
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
 AT_ONCE = 8  # checks: most of the time they wait
@@ -45,6 +46,13 @@ SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
 # A coroutine is no part of a server: it is all of it, and its stage is the first.
 SERVER, FIRST = "server", "echo"
 GIVEN = ("start", "stop")  # a chapter may give these
+# And a function of three arguments is how long a client waits.
+BACKOFF = "backoff"
+# Stages before whose promises are about one connection; these parts never touch one.
+NOT_ASKED = {
+    "broker": ("heartbeat", "backpressure"),
+    "history": ("heartbeat", "backpressure"),
+}
 # What a part is given for each server, or each connection.
 LATER = {"application": ("lab",), "outbox": ("connection", "metrics")}
 
@@ -67,9 +75,11 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     Args:
         part: The class: of an application, admission, heartbeat, outbox, broker or
             history. Its arguments are given by their names. Or an async function of a
-            reader and a writer, which serves one TCP connection.
+            reader and a writer, which serves one TCP connection. Or a function of the
+            attempt, of what was told, and of a random source: how long a client waits.
         stage: Last stage; the one that brings the part, unless given.
-        before: Whether the promises of the stages before are checked, too.
+        before: Whether the promises of the stages before are checked, too: those that
+            a part can break.
 
     Raises:
         SettingsError: The class has another shape than any part; the message says what
@@ -77,7 +87,7 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
 
     """
     place = place_of(part)
-    own, methods = SHAPES.get(place, (FIRST, ()))
+    own, methods = SHAPES.get(place, (LAST if place == BACKOFF else FIRST, ()))
     stage = stage or own
     included(stage)
     written = [getattr(part, each) for each in methods if each not in GIVEN]
@@ -90,14 +100,19 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     def world(redis: str = "", **breakable: Any) -> World:
         if place == SERVER:
             return Plain(stage, redis, patience=PATIENCE, secret=SECRET, serve=part)
+        if place == BACKOFF:
+            return Returning(stage, patience=PATIENCE, delay=part)
         return World(stage, redis, patience=PATIENCE, change=change, **breakable)
 
     checks = [
         pair
         for pair in checks_up_to(PROMISES, stage)
-        if before or STAGES[pair[0]].number >= STAGES[own].number
+        if (before or STAGES[pair[0]].number >= STAGES[own].number)
+        and pair[0] not in NOT_ASKED.get(place, ())
     ]
-    if place != SERVER:
+    if place == BACKOFF:
+        checks = [(own, check) for check in CHECKS]
+    if place not in (SERVER, BACKOFF):
         # A wrong shape is said before anything runs. Nothing connects to this Redis.
         made(part, place, Settings(redis="redis://localhost"))
     findings: list[Finding] = []
@@ -142,14 +157,14 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
 
 
 def place_of(part: Any) -> str:
-    """Return which part of a server a class is made for; a coroutine is all of one.
+    """Return which part of a server a class is made for, or what a function is.
 
     Raises:
-        SettingsError: It is neither, or lacks something.
+        SettingsError: It is nothing that can be probed, or lacks something.
 
     """
     if inspect.isfunction(part):
-        return _server(part)
+        return SERVER if _is_server(part) else BACKOFF
     if not inspect.isclass(part):
         raise SettingsError(
             f"probe takes a class or an async function, not {type(part).__name__}: "
@@ -172,19 +187,25 @@ def place_of(part: Any) -> str:
     )
 
 
-def _server(part: Any) -> str:
-    """Return the place of a function that serves connections."""
-    if not inspect.iscoroutinefunction(part):
-        raise SettingsError(
-            f"{part.__name__} should be an async function (async def), without yield"
-        )
+def _is_server(part: Any) -> bool:
+    """Return whether a function serves connections, or says how long to wait."""
+    takes = inspect.signature(part)
+    if inspect.iscoroutinefunction(part):
+        try:
+            takes.bind("reader", "writer")
+        except TypeError as exc:
+            raise SettingsError(
+                f"{part.__name__} is called with a reader and a writer: {exc}"
+            ) from None
+        return True
     try:
-        inspect.signature(part).bind("reader", "writer")
-    except TypeError as exc:
+        takes.bind("attempt", "told", "draw")
+    except TypeError:
         raise SettingsError(
-            f"{part.__name__} is called with a reader and a writer: {exc}"
+            f"{part.__name__} should be an async function (async def), without yield, "
+            "of a reader and a writer; or a function of attempt, told and draw"
         ) from None
-    return SERVER
+    return False
 
 
 def made(part: Any, place: str, settings: Settings) -> Any:
@@ -253,7 +274,9 @@ async def _all(
 
     async def one(name: str, check: Check) -> None:
         async with turn, AsyncExitStack() as stack:
-            if STAGES[name].number >= broker:
+            if check in CHECKS:  # of clients alone
+                place = world()
+            elif name == "broker":  # whose checks break it
                 url, network, store = await stack.enter_async_context(breakable_redis())
                 place = world(url, network=network, store=store)
             elif STAGES[stage].number >= broker:

@@ -268,6 +268,172 @@ REASONS: dict[str, tuple[Reason, ...]] = {
             "was sent before.",
         ),
     ),
+    "history": (
+        Reason(
+            "",
+            "'NoneType' object has no attribute '(epoch|seq)'",
+            "a client that comes for the first time has no cursor: it is `None`.",
+        ),
+        Reason(
+            "cursor_that_is_too_old_is_refused",
+            "not recovered, though all",
+            "a client was refused of which no message is missing. From seq 5 to seq "
+            "25 it missed 20, not 21: its cursor is a message that it has.",
+        ),
+        Reason(
+            "cursor_that_means_nothing_is_refused",
+            "recovered by a cursor .*nonsense",
+            "a seq was compared without its epoch. After Redis has lost its memory, "
+            "the room counts from 1 again: the same number is another message then. "
+            "`position.continues` looks at both.",
+        ),
+        Reason(
+            "cursor_that_means_nothing_is_refused",
+            "recovered by a cursor",
+            "a cursor that is ahead of the room was taken for one that missed nothing. "
+            "It names a message that this room never had, so nobody knows what the "
+            "client has.",
+        ),
+        Reason(
+            "numbering_that_goes_on_recovers",
+            "^not refused",
+            "the new epoch shares only the first messages of the one before. What came "
+            "after them is lost, and a cursor from there names another message now.",
+        ),
+        Reason(
+            "numbering_that_goes_on_recovers",
+            "^refused",
+            "only equal epochs were accepted. When another Redis takes over, the epoch "
+            "is new and most of the numbers go on, so every client would load all "
+            "again. `position.continues` knows of it.",
+        ),
+        Reason(
+            "cursor_that_is_too_old_is_refused",
+            "recovered, with 0 of",
+            "an empty list says that nothing was missed. Where a message is missing, "
+            "return `None`: only then the client is told.",
+        ),
+        Reason(
+            "cursor_that_is_too_old_is_refused",
+            "recovered, with",
+            "a replay with a hole was sent as a whole one. Count what the client "
+            "missed, by the two seqs, and compare that with what you have for it.",
+        ),
+        Reason(
+            "history_is_forgotten_with_age",
+            "in vain for old messages",
+            "messages are also forgotten with age, and then fewer than `limit` are "
+            "kept. Look at what is in `position.kept`, not at what it may hold.",
+        ),
+        Reason(
+            "replay_is_not_larger_than_an_outbox",
+            "4409|recovered, with",
+            "the replay was larger than the client's outbox, and so the server ended "
+            "it as too slow. It would come back with the same cursor, for ever. Add up "
+            "the bytes, and return `None` above `replay_limit`.",
+        ),
+        Reason(
+            "who_returns_together_gets_its_own",
+            "came again",
+            "somebody got messages again. Several clients that come back at once share "
+            "a reading, so `kept` may begin before a cursor: take only what is after "
+            "it, and not the message of the cursor itself.",
+        ),
+        Reason(
+            "who_missed_nothing_is_told_so",
+            "not recovered",
+            "a client that has the newest message missed nothing, and that is no loss: "
+            "return an empty list. `None` tells it to load all again.",
+        ),
+    ),
+    "backoff": (
+        Reason(
+            "",
+            "OverflowError",
+            "`0.5 * 2**attempt` is too large for a float after a thousand attempts: "
+            "three hours without a server. The client raises there, and never comes "
+            "back. Limit the exponent, too.",
+        ),
+        Reason(
+            "first_waits_are_spread",
+            r"wait 0\.00 to 0\.00 s",
+            "the first attempt comes at once, from all clients at the same moment. The "
+            "first delay is random, too: it decides the peak after a short outage.",
+        ),
+        Reason(
+            "first_waits_are_spread",
+            "none waits less",
+            "only a part of the wait is random, so clients spread over a part of the "
+            "time. Full jitter draws between 0 and the ceiling.",
+        ),
+        Reason(
+            "first_waits_are_spread",
+            r"of \d+ wait",
+            "all clients lost the same server at the same moment, and now they come "
+            "back at the same moment. Multiply the ceiling by `draw()`.",
+        ),
+        Reason(
+            "waits_double_up_to_a_cap",
+            "attempt 0 waits up to 1 s",
+            "the ceiling is doubled before its first use. After the most common "
+            "outage, a short one, everybody waits twice as long as needed.",
+        ),
+        Reason(
+            "waits_double_up_to_a_cap",
+            "attempt 0 waits",
+            "attempt 0 waits another time than `draw()` times 0.5 s. Is the random "
+            "number your own? The probe's `draw` returned 1.0.",
+        ),
+        Reason(
+            "waits_double_up_to_a_cap",
+            r"attempt \d+ waits up to (2[1-9]|[3-9]\d|\d{3,})",
+            "there is no cap: attempt 10 may wait more than eight minutes, and its "
+            "user is gone by then.",
+        ),
+        Reason(
+            "waits_double_up_to_a_cap",
+            r"attempt \d+ waits",
+            "the ceiling does not double. A crowd that finds the server still away "
+            "must thin out fast: 0.5, 1, 2, 4 seconds, and so on.",
+        ),
+        Reason(
+            "late_waits_are_spread",
+            "in the end",
+            "the cap comes after the draw. In a long outage nearly every draw is above "
+            "it, and most clients come back together, every 20 s.",
+        ),
+        Reason(
+            "it_stays_away_when_told",
+            "after 4",
+            "the close was not obeyed. After 4403 the answer will not change, and "
+            "after 4401 it needs another token; so will an unknown code from 4000 on. "
+            "A client that asks again and again is load, and an alarm.",
+        ),
+        Reason(
+            "it_stays_away_when_told",
+            "after HTTP",
+            "a refusal at the door was not obeyed. There is no close then, and "
+            "`told.code` is `None`: look at `told.status`.",
+        ),
+        Reason(
+            "it_comes_back_when_it_may",
+            "for ever",
+            "the server said that this passes, and the client gives up. Stay away only "
+            "after `Return.NEVER`, and after `NEW_TOKEN`, as there is no other token.",
+        ),
+        Reason(
+            "it_waits_as_long_as_told",
+            "wait the same time",
+            "all clients that were refused got the same `Retry-After`, and come back "
+            "together when it is over. Add the random wait to it.",
+        ),
+        Reason(
+            "it_waits_as_long_as_told",
+            "^waits",
+            "the server asked for a time to recover, and did not get it. Wait at least "
+            "`told.wait` seconds, and the random time on top.",
+        ),
+    ),
 }
 
 

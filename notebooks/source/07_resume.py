@@ -10,7 +10,7 @@
 # # 7 · Coming back
 #
 # **Promise:** a client that comes back misses nothing, or is told what it missed. ·
-# *about 20 minutes*
+# *about 45 minutes*
 #
 # Every connection ends at some time: a tunnel, a deploy, a laptop lid. What matters is
 # which messages the client has after it has reconnected.
@@ -26,10 +26,12 @@ from labserver.notebook import (
     mistakes,
     modelled,
     my_guess,
+    probe,
     running,
     show,
     storm,
 )
+from labserver.notebook.backoff import Visitor
 from labserver.stages import resume
 
 # %% [markdown]
@@ -213,6 +215,155 @@ def delay(attempt: int, draw) -> float:
 
 # %%
 check(delay)
+
+# %% [markdown]
+# ## Build: your own history
+#
+# Now write the part itself. The broker keeps the messages: the newest `limit` of a
+# room, each for `ttl` seconds. Your class decides what of them a client gets that joins
+# a room. The server calls `missed(cursor, position)`:
+#
+# - `cursor` is the newest message that the client has, with an `epoch` and a `seq`; or
+#   `None` if it names none.
+# - `position` is the room's: its `epoch`, and the `seq` of its newest message.
+# - `position.kept` is the list of the messages after the cursor that the room still
+#   keeps, in order. Each has its number, `first`, and its text as bytes, `json`. Where
+#   several clients come back at once, the broker reads for all of them, so messages
+#   that another client asked for may stand before yours.
+# - `position.continues(epoch, seq)` says whether a cursor counts in this numbering. A
+#   Redis that takes the place of another one begins a new epoch, as it may lack the
+#   last messages; what both have keeps its numbers.
+#
+# Return the messages that the client missed, or `None` if it cannot have all of them.
+# What you return is written to the client at once. If that is more than `replay_limit`
+# bytes, which is what its outbox holds, the client is ended as too slow, and comes back
+# with the same cursor.
+#
+# <details><summary>Hint</summary>
+#
+# How many messages did the client miss? The two seqs say it. Then four things speak
+# against a replay: no cursor; one that does not count here; fewer messages kept than
+# missed; too many bytes. A client that missed nothing is recovered, too, with an empty
+# list. And a cursor may be ahead of the room.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# class MyHistory:
+#     def __init__(self, limit: int, ttl: float, replay_limit: int) -> None:
+#         self.limit = limit  # messages that the broker keeps of a room
+#         self.ttl = ttl  # seconds that it keeps each of them
+#         self.replay_limit = replay_limit  # bytes of one replay
+#
+#     def missed(self, cursor, position):
+#         if cursor is None:
+#             return None  # it was never here
+#         if not position.continues(cursor.epoch, cursor.seq):
+#             return None  # its seq is another message here
+#         count = position.seq - cursor.seq
+#         if count < 0 or count > len(position.kept):
+#             return None  # it is ahead of the room, or was away too long
+#         missed = position.kept[len(position.kept) - count :]
+#         if sum(len(event.json) for event in missed) > self.replay_limit:
+#             return None  # it would be ended, again and again
+#         return missed
+# ```
+#
+# </details>
+
+
+# %% tags=["build"]
+class MyHistory:
+    def __init__(self, limit: int, ttl: float, replay_limit: int) -> None:
+        self.limit = limit  # messages that the broker keeps of a room
+        self.ttl = ttl  # seconds that it keeps each of them
+        self.replay_limit = replay_limit  # bytes of one replay
+
+    def missed(self, cursor, position): ...
+
+
+# %%
+await probe(MyHistory)
+
+# %% [markdown]
+# The stage's class is the same, and takes a limit of 0 for none. The rest of the work
+# is done around it: the broker keeps the messages and forgets them in time, and the
+# application subscribes to the room before it reads, so that nothing falls between the
+# replay and what is live.
+#
+# ## Build: when your client comes back
+#
+# The other half of the promise is the client's. A server that sends a client away says
+# why, and a refusal at the door has an HTTP status. Write a function of the attempt (0
+# is the first), of what the client was told, and of a random source. Return the seconds
+# to wait, or `None` if the client must stay away:
+#
+# - `told.code` is the code of the server's close, `None` if there was no close;
+#   `comes_back(code)` says what it means, also for `None`.
+# - `told.status` is the HTTP status of a refused handshake, else `None`;
+#   `after_status(status)` says what it means.
+# - Both answer with `Return.SOON`, `LATER`, `NEW_TOKEN` or `NEVER`. Your client has one
+#   token only.
+# - `told.wait` is for how many seconds the server asked it to stay away, with
+#   `Retry-After` or `retry_after_ms`; else 0. All that are refused are told the same.
+# - The rest is as in the exercise: `draw()`, 0.5 s, doubled, at most 20 s. A server may
+#   be away for a whole night: the attempt may be 5,000.
+#
+# This is the client that asks your function:
+
+# %%
+show(Visitor)
+
+# %% [markdown]
+# `probe` lets crowds of them meet a server that breaks connections, refuses them and
+# sends them away, as `labserver judge --client` does. They wait a hundredth of the time
+# that you return.
+#
+# <details><summary>Hint</summary>
+#
+# First: may it come back at all? Then the ceiling, then the draw, as before. What the
+# server asked for comes on top of that, not in its place. And try `0.5 * 2**5000`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from labserver.contract.closing import Return, after_status, comes_back
+#
+#
+# def my_delay(attempt: int, told, draw) -> float | None:
+#     if told.status is not None:
+#         may = after_status(told.status)
+#     else:
+#         may = comes_back(told.code)
+#     if may in (Return.NEVER, Return.NEW_TOKEN):
+#         return None
+#     ceiling = min(20.0, 0.5 * 2.0 ** min(attempt, 10))
+#     return told.wait + draw() * ceiling
+# ```
+#
+# </details>
+
+# %% tags=["build"]
+from labserver.contract.closing import Return, after_status, comes_back
+
+
+def my_delay(attempt: int, told, draw) -> float | None: ...
+
+
+# %%
+await probe(my_delay)
+
+# %% [markdown]
+# The lab's client (`labserver/client.py`) does more. It counts the attempts from 0
+# again only when a connection has lasted ten seconds: otherwise it would ask a server
+# that greets everybody and falls over several times a second. After 1013 or 4429 it
+# waits half a second longer, and after 4401 it comes back if its token source has
+# another token. And it takes `retry_after_ms` as it is: a server that drains tells each
+# client another time.
 
 # %% [markdown]
 # ## Mistakes

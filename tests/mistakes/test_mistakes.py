@@ -54,7 +54,7 @@ REASONS = {
     "partial-replay": "recovered, with 20 of 21 missed messages",
     "epoch-alone": "refused after seq 8 of the epoch before",
     "nothing-is-none": "not recovered after the newest message",
-    "shared-replay": r"[1-9]\d* messages came again",
+    "shared-replay": r"seqs \[[\d, ]+\] came again",
     "endless-replay": "closed with 4409 before a joined",
     "replay-then-subscribe": r"[1-9]\d* lost without a gap",
     "live-overtakes-replay": "reordered [1-9]",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from labserver.contract.closing import Return, after_status, comes_back
 from labserver.errors import SettingsError
 from labserver.mistakes.broker import NoResubscribe
 from labserver.mistakes.heartbeat import SweepReturns
 from labserver.notebook import probe
+from labserver.notebook.backoff import Told
 from labserver.server.parts import Position
 from labserver.stages.broker import RedisBroker
 from labserver.stages.heartbeat import WheelHeartbeat
@@ -100,6 +102,21 @@ async def takes_one(reader: object) -> None:
     raise AssertionError
 
 
+def fair(attempt: int, told: Told, draw: Callable[[], float]) -> float | None:
+    status = after_status(told.status) if told.status else Return.SOON
+    if {status, comes_back(told.code)} & {Return.NEVER, Return.NEW_TOKEN}:
+        return None
+    return told.wait + draw() * min(20.0, 0.5 * 2.0 ** min(attempt, 10))
+
+
+def in_words(attempt: int, told: Told, draw: Callable[[], float]) -> str:
+    return "soon"
+
+
+def fails(attempt: int, told: Told, draw: Callable[[], float]) -> float:
+    raise KeyError("no such time")
+
+
 def raises() -> None:
     raise KeyError("no such key")
 
@@ -164,6 +181,25 @@ async def test_redis_of_a_broker_is_frozen_and_emptied() -> None:
         "frozen_redis_loses_nothing",
         "emptied_redis_is_told",
     }, repr(probed)
+
+
+async def test_function_that_says_how_long_to_wait_is_judged_by_a_crowd() -> None:
+    probed = await probe(fair)
+    assert probed.kept, repr(probed)
+    assert {each.stage for each in probed.findings} == {"resume"}
+    assert "fair` waits well and keeps its promise" in probed._repr_markdown_()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [("in_words", "returned 'soon': that is neither"), ("fails", "raised KeyError")],
+)
+async def test_function_that_says_no_time_is_told_so(wrong: str, words: str) -> None:
+    probed = await probe(globals()[wrong])
+    broken = [each for each in probed.findings if each.outcome == "broken"]
+    assert len(broken) == len(probed.findings)
+    assert all(words in each.seen for each in broken), repr(probed)
+    assert bool(probed.raised) is (wrong == "fails")
 
 
 async def test_coroutine_that_is_not_written_is_not_judged() -> None:
