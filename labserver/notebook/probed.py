@@ -93,6 +93,11 @@ class Probed:
                 f"{judged} checks. Those of stage {self.stage}:",
                 "",
                 *(f"- {each.says}" for each in own if each.outcome == "kept"),
+                *(
+                    f"- Not asked: {each.says} ({each.seen})"
+                    for each in own
+                    if each.outcome == "skipped"
+                ),
             ]
             return "\n".join(lines)
         lines = [f"✗ **Not yet**: {len(wrong)} of {judged} checks are broken."]

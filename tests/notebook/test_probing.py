@@ -11,9 +11,10 @@ import pytest
 
 from labserver.contract.closing import Return, after_status, comes_back
 from labserver.errors import SettingsError
+from labserver.judge.run import Finding
 from labserver.mistakes.broker import NoResubscribe
 from labserver.mistakes.heartbeat import SweepReturns
-from labserver.notebook import probe
+from labserver.notebook import Probed, probe
 from labserver.notebook.backoff import Told
 from labserver.server.parts import Position
 from labserver.stages.broker import RedisBroker
@@ -158,6 +159,28 @@ async def test_what_the_class_raises_is_told_with_its_line() -> None:
     (told,) = probed.raised
     assert told.startswith("KeyError: 'no such thing' (in Raises.look, line ")
     assert told in probed._repr_markdown_()
+
+
+class RaisesOften(WheelHeartbeat):
+    def look(self, connection: object) -> None:
+        raise KeyError(object())
+
+
+async def test_what_differs_by_an_address_only_is_told_once() -> None:
+    probed = await probe(RaisesOften, before=False)
+    (told,) = probed.raised
+    assert told.startswith("KeyError: <object object> (in RaisesOften.look, line ")
+
+
+def test_check_that_was_not_asked_is_named_with_its_reason() -> None:
+    findings = [
+        Finding("rooms", "one", "A holds.", "kept"),
+        Finding("rooms", "two", "B holds.", "skipped", "asks somebody else"),
+    ]
+    probed = Probed("MyRooms", "application", "rooms", findings)
+    assert repr(probed) == "MyRooms as application: kept, 1 checks"
+    shown = probed._repr_markdown_()
+    assert "- Not asked: B holds. (asks somebody else)" in shown
 
 
 @pytest.mark.parametrize("part", [Deaf, SweepReturns])
