@@ -13,8 +13,11 @@ import base64
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jupytext
@@ -24,6 +27,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
+REFERENCE = FOLDER / "reference"
 SOURCES = sorted((FOLDER / "source").glob("*.py"))
 CELL_TIMEOUT = 30  # seconds; a cell should need 5 at most
 SOLUTION = re.compile(
@@ -96,8 +100,17 @@ def solved(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def client(notebook: NotebookNode, **options: Any) -> NotebookClient:
-    """Return a client that executes a chapter in a fresh kernel, in FOLDER."""
+@contextmanager
+def workshop() -> Iterator[Path]:
+    """Yield a folder to execute a chapter in, which may write files there."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / REFERENCE.name).symlink_to(REFERENCE)
+        yield folder
+
+
+def client(notebook: NotebookNode, folder: Path, **options: Any) -> NotebookClient:
+    """Return a client that executes a chapter in a fresh kernel, in a folder."""
     return NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
@@ -105,7 +118,7 @@ def client(notebook: NotebookNode, **options: Any) -> NotebookClient:
         record_timing=False,
         # ipykernel warns of its TCP ports, which listen on the loopback only.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        resources={"metadata": {"path": str(FOLDER)}},
+        resources={"metadata": {"path": str(folder)}},
         **options,
     )
 
@@ -129,7 +142,10 @@ def build(source: Path) -> tuple[Path, float]:
         nonlocal slowest
         slowest = max(slowest, time.monotonic() - started)
 
-    client(notebook, on_cell_execute=starts, on_cell_executed=ends).execute()
+    with workshop() as folder:
+        client(
+            notebook, folder, on_cell_execute=starts, on_cell_executed=ends
+        ).execute()
     target = FOLDER / f"{source.stem}.ipynb"
     nbformat.validate(tidy(notebook))
     nbformat.write(notebook, target)

@@ -29,6 +29,8 @@ from labserver.contract.schema import asyncapi
 from labserver.contract.tokens import issue
 from labserver.errors import LabError, RedisMissing, SettingsError
 from labserver.judge.page import page
+from labserver.judge.starter import STARTERS
+from labserver.judge.starter import starter as starter_of
 from labserver.mistakes import MISTAKES
 from labserver.processes import faults
 from labserver.processes.cluster import running_cluster
@@ -264,11 +266,11 @@ def judge_(
 @app.command()
 def starter(
     language: Annotated[
-        str, typer.Argument(help="One of: " + ", ".join(judging.STARTERS) + ".")
+        str, typer.Argument(help="One of: " + ", ".join(STARTERS) + ".")
     ],
 ) -> None:
     """Print the smallest server that keeps the first promise, to go on from."""
-    print(judging.starter(language), end="")
+    print(starter_of(language), end="")
 
 
 @app.command()

@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.markup import escape
 
-from labserver import judge as package
 from labserver.errors import SettingsError
 from labserver.judge import PROMISES
 from labserver.judge.clients import CHECKS, clients
@@ -30,7 +29,6 @@ from labserver.processes.reach import NotThisMachine, resolve
 from labserver.stages import LAST, STAGES, included
 
 MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
-STARTERS = {"python": "python.py", "node": "node.mjs", "stdlib": "stdlib.py"}
 SHOWN = 12  # events of a broken check
 INSIDES = "what only the inside of the lab's own server shows is skipped"
 
@@ -296,17 +294,3 @@ def console_of(as_json: bool) -> Console:
     """Return where progress goes: beside the JSON, when that is asked for."""
     terminal = sys.stderr.isatty() if as_json else sys.stdout.isatty()
     return Console(stderr=as_json, width=None if terminal else 120, highlight=False)
-
-
-def starter(language: str) -> str:
-    """Return the program of a server to begin with.
-
-    Raises:
-        SettingsError: There is none in this language.
-
-    """
-    if language not in STARTERS:
-        known = ", ".join(STARTERS)
-        raise SettingsError(f"there is no starter {language[:40]!r}: {known}")
-    folder = Path(str(package.__file__)).parent / "starters"
-    return (folder / STARTERS[language]).read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from labserver.notebook.absences import absence, losses
 from labserver.notebook.charts import bars, curves, lanes, layers
 from labserver.notebook.checks import check, compare
+from labserver.notebook.duel import duel
 from labserver.notebook.fanout import costs
 from labserver.notebook.flames import flames
 from labserver.notebook.frames import frame_map, take_apart
@@ -46,6 +47,7 @@ from labserver.notebook.transport_costs import decision, idle_cost, publishing
 from labserver.notebook.transports import three_ways
 from labserver.notebook.twins import Mistakes, Twins, compare_mistake, mistakes
 from labserver.notebook.vanishing import expected, vanished
+from labserver.notebook.workshop import judge, starter
 
 # The prediction of a learner who made none; the "Predict" cell of a chapter sets it. It
 # is also here, so that a chapter can be run from its middle.
@@ -94,12 +96,14 @@ __all__ = [
     "curves",
     "decision",
     "doctor",
+    "duel",
     "duet",
     "expected",
     "flames",
     "flood",
     "frame_map",
     "idle_cost",
+    "judge",
     "lanes",
     "latencies",
     "layers",
@@ -118,6 +122,7 @@ __all__ = [
     "show",
     "silent",
     "stage_map",
+    "starter",
     "storm",
     "strangers",
     "take_apart",

@@ -103,9 +103,7 @@ class Probed:
         lines = [f"✗ **Not yet**: {len(wrong)} of {judged} checks are broken."]
         if wrong:
             lines += ["", "| stage | what should hold | seen |", "|---|---|---|"]
-        for each in wrong[:SHOWN_LIMIT]:
-            row = (each.stage, each.says, each.seen)
-            lines.append(f"| {' | '.join(map(_cell, row))} |")
+        lines += [row(e.stage, e.says, e.seen) for e in wrong[:SHOWN_LIMIT]]
         if self.hung:
             lines += ["", f"**{self.hung}**"]
         for text in self.raised:
@@ -114,6 +112,11 @@ class Probed:
             lines += ["", f"**Why:** {self.why}"]
         lines += ["", f"**Look at:** {self._where()}."]
         return "\n".join(lines)
+
+
+def row(*cells: str) -> str:
+    """Return a row of a table in Markdown."""
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _cell(text: str) -> str:

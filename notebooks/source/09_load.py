@@ -242,6 +242,6 @@ check(judge)
 #
 # ## What still breaks
 #
-# An honest figure is true for this machine, this load and this time. The last chapter
+# An honest figure is true for this machine, this load and this time. The next chapter
 # asks what it says about a million connections on other machines. Next: **10 · From one
 # laptop to the internet**.

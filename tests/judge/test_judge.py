@@ -17,12 +17,12 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.cache import Missing, node_modules
-from labserver.cli.judging import STARTERS
 from labserver.judge import PROBES, PROMISES, CannotJudge
 from labserver.judge.outside import Command as CommandWorld
 from labserver.judge.outside import commanded
 from labserver.judge.program import Program
 from labserver.judge.run import Verdict, checks_up_to, judge
+from labserver.judge.starter import STARTERS
 from labserver.mistakes import MISTAKES
 from labserver.processes.cluster import running_replica
 from tests.conftest import eventually

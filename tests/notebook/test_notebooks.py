@@ -72,8 +72,9 @@ async def run(notebook: NotebookNode) -> tuple[NotebookNode, list[float]]:
     def ends(cell: NotebookNode, cell_index: int, execute_reply: Any) -> None:
         taken.append(time.monotonic() - started[cell_index])
 
-    client = build.client(notebook, on_cell_execute=starts, on_cell_executed=ends)
-    return await client.async_execute(), taken
+    hooks = {"on_cell_execute": starts, "on_cell_executed": ends}
+    with build.workshop() as folder:
+        return await build.client(notebook, folder, **hooks).async_execute(), taken
 
 
 @pytest.mark.timeout(BUSY * CHAPTER_LIMIT)
@@ -392,7 +393,7 @@ async def printed(client: NotebookClient) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def kernel() -> AsyncIterator[NotebookClient]:
     """A kernel for several tests: its start takes longer than they do."""
-    client = build.client(nbformat.v4.new_notebook())
+    client = build.client(nbformat.v4.new_notebook(), FOLDER)
     async with client.async_setup_kernel():
         yield client
 

@@ -10,6 +10,7 @@ from labserver.notebook.exercises.echo import EXERCISE as ACCEPT_KEY
 from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
 from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
 from labserver.notebook.exercises.load import EXERCISE as JUDGE
+from labserver.notebook.exercises.own import EXERCISE as ERROR_FOR
 from labserver.notebook.exercises.resume import EXERCISE as DELAY
 from labserver.notebook.exercises.rooms import EXERCISE as FORGET
 from labserver.notebook.exercises.sizing import EXERCISE as REPLICAS
@@ -27,6 +28,7 @@ ALL = (
     TO_REPLAY,
     JUDGE,
     REPLICAS,
+    ERROR_FOR,
 )
 EXERCISES = {each.name: each for each in ALL}
 
