@@ -31,7 +31,8 @@ from labserver.settings import Settings
 log = logging.getLogger("labserver")
 
 SLOTS = 64
-GRACE = SLOTS * 3 // 4  # slots between a ping and the check for its answer
+HALF = SLOTS // 2  # slots between a ping and the note of who still reads
+GRACE = SLOTS * 3 // 4  # and the check for its answer
 
 
 class WheelHeartbeat:
@@ -48,6 +49,7 @@ class WheelHeartbeat:
         self.patience = max(interval / 8, 0.05)  # seconds late that count as a stall
         self.slots: list[set[LabConnection]] = [set() for _ in range(SLOTS)]
         self.slot_of: dict[LabConnection, int] = {}
+        self.reading: set[LabConnection] = set()  # half an interval after their ping
         self.hand = 0
 
     def watch(self, connection: LabConnection) -> None:
@@ -58,6 +60,7 @@ class WheelHeartbeat:
         slot = self.slot_of.pop(connection, None)
         if slot is not None:
             self.slots[slot].discard(connection)
+        self.reading.discard(connection)
 
     async def start(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -85,8 +88,9 @@ class WheelHeartbeat:
 
     def step(self) -> None:
         """End the connections that did not answer, then ping those of this slot."""
+        self.each(self.slots[self.hand - HALF], self.note)
         self.each(self.slots[self.hand - GRACE], self.look)
-        self.each(self.slots[self.hand], lambda connection: connection.send_ping())
+        self.each(self.slots[self.hand], self.ping)
         self.hand = (self.hand + 1) % SLOTS
 
     def each(
@@ -99,8 +103,27 @@ class WheelHeartbeat:
                 about = {"connection": connection.name}
                 log.exception("a heartbeat failed", extra=about)
 
+    def note(self, connection: LabConnection) -> None:
+        """Note a slow reader, which has the ping behind other data."""
+        if connection.pinged > connection.seen and connection.reads():
+            self.reading.add(connection)
+
     def look(self, connection: LabConnection) -> None:
         """Cut a connection if it is dead."""
+        if connection not in self.reading:
+            self.judge(connection)
+        elif connection.reads():
+            self.reading.discard(connection)  # the next ping asks again
+        # Else it has the ping since a moment: its answer has time until the next one.
+
+    def ping(self, connection: LabConnection) -> None:
+        if connection in self.reading:
+            self.reading.discard(connection)
+            self.judge(connection)
+        if connection in self.slot_of:
+            connection.send_ping()
+
+    def judge(self, connection: LabConnection) -> None:
         if self.is_dead(connection):
             self.metrics.dead += 1
             self.forget(connection)

@@ -116,6 +116,42 @@ def test_peer_that_takes_bytes_from_a_full_buffer_is_alive() -> None:
     assert slow.gone_at is None
 
 
+def pinged_and_read_until(steps: int) -> tuple[Wheel, FakePeer]:
+    """Return a peer that was pinged, and took bytes for some steps after that."""
+    wheel = Wheel()
+    slow = wheel.add(answers=False)
+    slow.takes_bytes = True
+    while not slow.pings:
+        wheel.turn(1)
+    wheel.turn(steps)
+    slow.takes_bytes = False  # what was before the ping is taken, and the ping with it
+    return wheel, slow
+
+
+@pytest.mark.parametrize("until", [SLOTS * 3 // 4 - 1, SLOTS - 2])
+def test_peer_that_took_the_ping_just_before_a_look_has_time_to_answer(
+    until: int,
+) -> None:
+    wheel, slow = pinged_and_read_until(until)
+    wheel.turn(SLOTS // 8)
+    assert slow.gone_at is None
+    slow.seen = wheel.clock[0]  # its answer
+    slow.takes_bytes = True
+    wheel.turn(5 * SLOTS)
+    assert slow.gone_at is None
+
+
+@pytest.mark.parametrize("until", [SLOTS // 4, SLOTS * 3 // 4 - 1])
+def test_peer_that_took_the_ping_and_does_not_answer_is_cut_before_the_next(
+    until: int,
+) -> None:
+    wheel, frozen = pinged_and_read_until(until)
+    wheel.turn(SLOTS)
+    assert frozen.gone_at is not None and len(frozen.pings) == 1
+    assert frozen.gone_at - frozen.pings[0] <= SLOTS
+    assert wheel.metrics.dead == 1
+
+
 async def test_stalled_server_does_not_kill_its_crowd(running: Running) -> None:
     async with (
         running("heartbeat", heartbeat_interval=0.4) as server,
