@@ -53,6 +53,11 @@ NOT_ASKED = {
     "broker": ("heartbeat", "backpressure"),
     "history": ("heartbeat", "backpressure"),
 }
+# What an object of it has besides methods.
+ATTRIBUTES = {
+    "admission": ("places", "such as Places()"),
+    "heartbeat": ("interval", "in seconds"),
+}
 # What a part is given for each server, or each connection.
 LATER = {"application": ("lab",), "outbox": ("connection", "metrics")}
 
@@ -248,8 +253,9 @@ def made(part: Any, place: str, settings: Settings) -> Any:
     if later:
         return make
     one = make()
-    if place == "heartbeat" and not hasattr(one, "interval"):
-        raise SettingsError(f"{part.__name__} has no attribute interval, in seconds")
+    name, what = ATTRIBUTES.get(place, ("__class__", ""))
+    if not hasattr(one, name):
+        raise SettingsError(f"{part.__name__} has no attribute {name}, {what}")
     return one
 
 

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 2 · Auth at the upgrade
 #
-# **Promise:** no stranger gets a socket. · *about 20 minutes*
+# **Promise:** no stranger gets a socket. · *about 35 minutes*
 #
 # A socket takes memory for as long as it is open, and its owner hears everything that
 # the server sends to it. The cheapest moment to refuse a client is before it has a
@@ -23,6 +23,7 @@ from labserver.notebook import (
     connected,
     mistakes,
     my_guess,
+    probe,
     running,
     show,
     toll,
@@ -63,6 +64,39 @@ my_guess = None
 show(auth)
 
 # %% [markdown]
+# ## Run: what is in a token
+#
+# A token is three texts with dots between them: a head, the claims, and a signature of
+# both. The first two are JSON in base64, which anyone can read and write. Only who
+# knows the secret can sign them.
+
+# %%
+import base64
+
+import jwt
+
+from labserver.contract.tokens import issue
+
+secret = "a secret that only the server knows"
+genuine, expired = issue(secret, "ann"), issue(secret, "ann", ttl=-60)
+head, claims, signature = genuine.split(".")
+for part in (head, claims):
+    print(base64.urlsafe_b64decode(part + "==").decode())
+
+bobs = base64.urlsafe_b64encode(b'{"sub": "bob", "exp": 9999999999}').decode()
+forged = f"{head}.{bobs.rstrip('=')}.{signature}"
+for token in (genuine, expired, forged):
+    try:
+        print("a token of", jwt.decode(token, secret, algorithms=["HS256"])["sub"])
+    except jwt.PyJWTError as exc:
+        print("refused:", exc)
+
+# %% [markdown]
+# `sub` names the user, and `exp` says when the token expires, in seconds of Unix time.
+# `alg` in the head says how the token is signed, but the head is written by the sender.
+# A server that believes it also accepts `"alg": "none"`, without a signature. So the
+# server names the algorithm itself (RFC 8725 section 3.1).
+#
 # ## Run: requests that are accepted, and requests that are refused
 
 # %%
@@ -206,6 +240,157 @@ def may_connect(origin: str | None, host: str) -> bool:
 
 # %%
 check(may_connect)
+
+# %% [markdown]
+# ## Build: your own admission
+#
+# Now write the part itself. A server makes one object of it, and calls
+#
+# - `admit(member, request)` while the handshake is still HTTP. It returns the client's
+#   identity, or raises `Refused(status, why)`, which becomes the HTTP answer: 403 for a
+#   page of another site, 401 for a token that is missing or bad;
+# - `opened(member)` when a client has got its socket, `released(member)` when it is
+#   over. When the token expires in between, `member.end(TOKEN_EXPIRED)`;
+# - `refresh(member, token)` when a client sends a new token. It gives the member its
+#   new identity and returns `Refreshed(expires)`. If the token is bad, or another
+#   user's, it ends the member and returns `None`.
+#
+# What your class may use:
+#
+# - `request.headers.get("Origin")` is the value of a header, or `None`;
+# - `tokens(request)` yields the tokens of a request, in the order of the four ways. It
+#   is the one at the end of the stage above;
+# - `identity_of(claims)` makes an identity, with `user`, `rooms` and `expires`. What
+#   `admit` returned is later in `member.identity`;
+# - `member.loop.call_later(seconds, function, argument)` returns a timer, which has a
+#   `cancel()`. `member.expiry` is there to keep it, and is `None` at first.
+#
+# The server counts its sockets in `places`; here they have no limit. `probe` puts your
+# class into a real server of this stage. It asks it what `labserver judge` asks any
+# server, and says what it saw.
+#
+# <details><summary>Hint</summary>
+#
+# Begin with a method `verified(token)`, which returns an identity, or `None` for a bad
+# token: both `admit` and `refresh` need it. `jwt.decode`, as above, checks signature
+# and expiry; `options={"require": ["sub", "exp"]}` refuses a token that lacks one of
+# them. `next(tokens(request), "")` is the first token, and an empty text is no valid
+# one. Whether a page may connect was the last exercise. `expires` is a time of the
+# clock `time.time()`, while `call_later` takes the seconds that are left. After a
+# refresh the old timer is still running.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import time
+#
+# import jwt
+#
+# from labserver.contract.closing import TOKEN_EXPIRED
+# from labserver.contract.messages import Refreshed
+# from labserver.contract.tokens import Identity
+# from labserver.errors import Refused
+# from labserver.server.places import Places
+# from labserver.stages.auth import tokens
+#
+#
+# def identity_of(claims: dict) -> Identity:
+#     """Return whom a token's claims name, for which rooms, and until when."""
+#     rooms = claims.get("rooms")  # None allows every room
+#     allowed = None if rooms is None else tuple(rooms)
+#     return Identity(claims["sub"], allowed, claims["exp"])
+#
+#
+# class MyAdmission:
+#     def __init__(self, settings) -> None:
+#         self.secret = settings.secret
+#         self.places = Places()
+#
+#     def verified(self, token: str) -> Identity | None:
+#         needed = {"require": ["sub", "exp"]}
+#         try:
+#             claims = jwt.decode(token, self.secret, ["HS256"], options=needed)
+#         except jwt.PyJWTError:
+#             return None
+#         return identity_of(claims)
+#
+#     def admit(self, member, request) -> Identity:
+#         origin, host = request.headers.get("Origin"), request.headers["Host"]
+#         if origin not in (None, f"http://{host}", f"https://{host}"):
+#             raise Refused(403, "a page of another site may not connect")
+#         identity = self.verified(next(tokens(request), ""))
+#         if identity is None:
+#             raise Refused(401, "a valid token is needed")
+#         return identity
+#
+#     def opened(self, member) -> None:
+#         left = member.identity.expires - time.time()
+#         member.expiry = member.loop.call_later(left, member.end, TOKEN_EXPIRED)
+#
+#     def released(self, member) -> None:
+#         if member.expiry is not None:
+#             member.expiry.cancel()
+#
+#     def refresh(self, member, token: str) -> Refreshed | None:
+#         identity = self.verified(token)
+#         if identity is None or identity.user != member.identity.user:
+#             member.end(TOKEN_EXPIRED)
+#             return None
+#         member.identity = identity
+#         self.released(member)  # the timer of the old token
+#         self.opened(member)
+#         return Refreshed(identity.expires)
+# ```
+#
+# </details>
+
+# %% tags=["build"]
+import time
+
+import jwt
+
+from labserver.contract.closing import TOKEN_EXPIRED
+from labserver.contract.messages import Refreshed
+from labserver.contract.tokens import Identity
+from labserver.errors import Refused
+from labserver.server.places import Places
+from labserver.stages.auth import tokens
+
+
+def identity_of(claims: dict) -> Identity:
+    """Return whom a token's claims name, for which rooms, and until when."""
+    rooms = claims.get("rooms")  # None allows every room
+    allowed = None if rooms is None else tuple(rooms)
+    return Identity(claims["sub"], allowed, claims["exp"])
+
+
+class MyAdmission:
+    def __init__(self, settings) -> None:
+        self.secret = settings.secret
+        self.places = Places()
+
+    def admit(self, member, request) -> Identity: ...
+
+    def opened(self, member) -> None: ...
+
+    def released(self, member) -> None: ...
+
+    def refresh(self, member, token: str) -> Refreshed | None: ...
+
+
+# %%
+await probe(MyAdmission)
+
+# %% [markdown]
+# The stage does the same, with more care. It counts sockets and handshakes against
+# limits before it looks at a token, since that is cheaper than a signature. It knows
+# other origins that the operator allows, and that `https` without a port means 443. It
+# looks at its clocks at least every ten seconds: the wall clock may be set, and the
+# clock of `call_later` may stand still while a machine sleeps. And its `verify`
+# remembers good tokens, so that thousands of clients that come back at once cost no
+# signatures.
 
 # %% [markdown]
 # ## Mistakes

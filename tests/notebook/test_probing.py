@@ -17,6 +17,8 @@ from labserver.mistakes.heartbeat import SweepReturns
 from labserver.notebook import Probed, probe
 from labserver.notebook.backoff import Told
 from labserver.server.parts import Position
+from labserver.settings import Settings
+from labserver.stages.auth import TokenAdmission
 from labserver.stages.broker import RedisBroker
 from labserver.stages.heartbeat import WheelHeartbeat
 
@@ -86,6 +88,12 @@ class Half:
 class Wants(WheelHeartbeat):
     def __init__(self, colour: str) -> None:
         super().__init__(1.0)
+
+
+class Placeless(TokenAdmission):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        del self.places
 
 
 async def nothing(reader: object, writer: object) -> None: ...
@@ -264,6 +272,7 @@ async def test_part_that_hangs_is_stopped() -> None:
         (Wants, "Wants wants 'colour', and can be given: settings, interval"),
         (dict, "dict is no part of a server"),
         (3, "probe takes a class or an async function, not int: 3"),
+        (Placeless, "Placeless has no attribute places, such as Places"),
         (not_async, "not_async should be an async function"),
         (yields, "yields should be an async function .async def., without yield"),
         (takes_one, "takes_one is called with a reader and a writer: too many"),
