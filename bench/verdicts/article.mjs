@@ -107,7 +107,7 @@ wss.on("connection", (socket) => {
       socket.send(JSON.stringify(answer));
     }
   });
-  const about = { user: socket.user, stage: "broker", replica: "one" };
+  const about = { user: socket.user, stage: "broker", replica: "one", heartbeat: null };
   socket.send(JSON.stringify({ type: "hello", id: randomBytes(6).toString("hex"), ...about }));
 });
 const sweep = () => {

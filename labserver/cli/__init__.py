@@ -204,7 +204,10 @@ def judge_(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="One check by name; may be given again.", metavar="CHECK"),
+        typer.Option(
+            help="One check by its name, as a red line shows it; may be given again.",
+            metavar="CHECK",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="What chance begins with.")] = 1,
     patience: Annotated[
@@ -260,6 +263,8 @@ def judge_(
         judging.write_junit(verdict, junit)
     if html:
         judging.write(html, page(verdict))
+    for file in filter(None, (junit, html)):
+        console.print(f"written: {file}", markup=False, soft_wrap=True)
     raise typer.Exit(verdict.status)
 
 

@@ -56,10 +56,19 @@ def chosen(stage: str, only: Sequence[str]) -> list[tuple[str, Check]]:
     every = {check.__name__: name for name, all_ in PROMISES.items() for check in all_}
     for name in wanted:
         if name not in every:
-            raise SettingsError(f"there is no check {name!r}: {', '.join(every)}")
+            raise SettingsError(f"there is no check {dashed(name)!r}: {listed(checks)}")
         if STAGES[every[name]].number > STAGES[stage].number:
             raise SettingsError(f"{name} is a check of stage {every[name]}: --stage")
     return [pair for pair in checks if pair[1].__name__ in wanted]
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def listed(checks: Sequence[tuple[str, Check]]) -> str:
+    """Return the names of checks, as ``--only`` takes them."""
+    return ", ".join(dashed(check.__name__) for _, check in checks)
 
 
 def of_clients(only: Sequence[str]) -> list[tuple[str, Check]]:
@@ -69,11 +78,12 @@ def of_clients(only: Sequence[str]) -> list[tuple[str, Check]]:
         SettingsError: There is no such check.
 
     """
+    pairs = [(LAST, check) for check in CHECKS]
     every = {check.__name__: check for check in CHECKS}
     wanted = [name.replace("-", "_") for name in only] or list(every)
     for name in wanted:
         if name not in every:
-            raise SettingsError(f"there is no check {name!r}: {', '.join(every)}")
+            raise SettingsError(f"there is no check {dashed(name)!r}: {listed(pairs)}")
     return [(LAST, every[name]) for name in every if name in wanted]
 
 
@@ -156,7 +166,7 @@ async def judged(
                 style = "red" if finding.outcome == "broken" else "dim"
                 text = escape(finding.seen)
                 if finding.outcome == "broken":
-                    text = f"{finding.check.replace('_', '-')}: {text}"
+                    text = f"{dashed(finding.check)}: {text}"
                 console.print(f"  [{style}]{text}[/]", soft_wrap=True)
 
         if client:
@@ -220,7 +230,7 @@ def say(verdict: Verdict, console: Console, target: Sequence[str] = ()) -> None:
 
 def again(finding: Finding, stage: str, target: Sequence[str]) -> str:
     """Return the command line that asks one check again."""
-    only = f"--only {finding.check.replace('_', '-')}"
+    only = f"--only {dashed(finding.check)}"
     if finding.check in {check.__name__ for check in CHECKS}:
         return f"labserver judge --client {only} -- {shlex.join(target)}"
     there = target[0].startswith(("ws://", "wss://"))

@@ -40,6 +40,12 @@ async def hello_comes_first(world: World) -> None:
             for name in ("id", "user"):
                 got = hello[name]
                 must(isinstance(got, str), f"{name} of hello is {got!r:.40}, no string")
+            must("heartbeat" in hello, "hello says nothing of the heartbeat")
+            told = hello["heartbeat"]
+            must(
+                told is None or isinstance(told, int | float),
+                f"heartbeat of hello is {told!r:.40}, neither seconds nor null",
+            )
         must(ann.hello["id"] != bob.hello["id"], "two connections have the same id")
 
 
@@ -118,7 +124,8 @@ async def huge_message_is_refused(world: World) -> None:
                 f"{LIMIT} bytes too many: {len(answer)} came back"
             )
         async with world.awaiting("the echo of a message within the limit"):
-            await bob.send(type="echo", payload="x" * (LIMIT - 100))
+            text = '{"type":"echo","payload":"%s"}'
+            await bob.say(text % ("x" * (LIMIT - len(text) + 2)))
             await bob.recv()
 
 

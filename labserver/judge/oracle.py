@@ -33,12 +33,15 @@ class Verdict:
         return not any(faults)
 
     def __str__(self) -> str:
-        return (
-            f"received {self.received}, duplicated {len(self.duplicated)}, "
-            f"reordered {len(self.reordered)}, "
-            f"unsignalled gaps {len(self.unsignalled)}, altered {len(self.altered)}, "
-            f"announced gaps {len(self.gaps)}"
-        )
+        counts = {
+            "duplicated": self.duplicated,
+            "reordered": self.reordered,
+            "unsignalled gaps": self.unsignalled,
+            "altered": self.altered,
+            "announced gaps": self.gaps,
+        }
+        found = [f"{name} {len(places)}" for name, places in counts.items() if places]
+        return ", ".join([f"received {self.received}", *found])
 
 
 class _View:

@@ -82,6 +82,10 @@ class Outside(World):
         """Return what is wrong with the servers, a sentence; empty if nothing."""
         return ""
 
+    def words(self) -> str:
+        """Return the last line that a server printed since the check began, if any."""
+        return ""
+
     async def forget(self) -> None:
         """Let the next check have other processes, where they are the judge's."""
 
@@ -113,6 +117,7 @@ class Command(Outside):
     start_timeout: float = START_TIMEOUT
     programs: dict[Any, Program] = field(default_factory=dict, repr=False)
     used: list[Program] = field(default_factory=list, repr=False)
+    printed: dict[Program, int] = field(default_factory=dict, repr=False)  # bytes
 
     @asynccontextmanager
     async def running(self, replica: int = 0, **settings: Any) -> AsyncIterator[Served]:
@@ -175,6 +180,19 @@ class Command(Outside):
             raise Skipped("there is no Redis to break")
         fault("cut the servers' connections to Redis")
         self.network.cut()
+
+    def begin(self) -> None:
+        super().begin()
+        self.printed.clear()
+        self.printed.update(
+            {each: each.output.total for each in self.programs.values()}
+        )
+
+    def words(self) -> str:
+        for each in self.programs.values():
+            if each.output.total > self.printed.get(each, 0):
+                return each.output.last_line
+        return ""
 
     def trouble(self) -> str:
         for each in self.programs.values():

@@ -158,7 +158,11 @@ class Peer:
         return answer
 
     async def join(self, room: str, **more: Any) -> dict[str, Any]:
-        return await self.ask(type="join", room=room, **more)
+        answer = await self.ask(type="join", room=room, **more)
+        named = answer.get("room", room)
+        if named != room:
+            raise Broken(f"a join of {room} was answered with room {named!r:.40}")
+        return answer
 
     async def publish(self, room: str, count: int, size: int = 0) -> list[int]:
         """Publish numbered payloads, each after the last one's ack; return the seqs."""
@@ -180,6 +184,9 @@ class Peer:
         messages = []
         while (message := await self.recv()).get("ref") != "all":
             messages.append(message)
+        kind = message["type"]
+        if kind != "pong":
+            raise Broken(f"a ping was answered {message.get('code', kind)}, not pong")
         return messages
 
     async def hear_until(self, oracle: Oracle, room: str, seq: int) -> None:

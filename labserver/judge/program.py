@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -26,6 +27,7 @@ TAIL = 8192  # bytes of the output that are kept
 FLOOD = 2_000_000  # bytes of output within FLOOD_SECONDS that are too many
 FLOOD_SECONDS = 4.0
 GOODBYE = 2.0  # seconds that SIGTERM leaves it
+_TOKEN = re.compile(r"eyJ[\w.-]{8,}")
 LOOPBACK = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
 
 
@@ -37,7 +39,8 @@ class Output:
         self.printed: set[bytes] = set()
         self.wanted: set[bytes] = set()
         self.window = time.monotonic()
-        self.amount = 0
+        self.amount = 0  # bytes since then
+        self.total = 0
         self.flooding = False
 
     def take(self, data: bytes) -> None:
@@ -45,6 +48,7 @@ class Output:
         if now - self.window > FLOOD_SECONDS:
             self.window, self.amount = now, 0
         self.amount += len(data)
+        self.total += len(data)
         self.flooding = self.flooding or self.amount > FLOOD
         text = self.tail + data
         self.printed.update(word for word in self.wanted if word in text)
@@ -54,7 +58,7 @@ class Output:
     def last_line(self) -> str:
         lines = self.tail.decode(errors="replace").splitlines()
         said = [each.strip() for each in lines if each.strip()]
-        return said[-1][:160] if said else ""
+        return _TOKEN.sub("TOKEN", said[-1])[:160] if said else ""
 
 
 class Program:

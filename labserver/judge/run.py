@@ -151,6 +151,8 @@ async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float,
                     if "in vain" in seen:
                         seen = f"{seen}; {evidence.instead()}"
                     trouble = await _death(world)
+                    if isinstance(world, Outside) and (words := world.words()):
+                        seen = f"{seen}; the last that the server printed: {words}"
         if trouble and "prints" in trouble:
             raise CannotJudge(trouble)
         if trouble:
@@ -228,7 +230,8 @@ def explained(exc: BaseException) -> str:
             return str(exc)
         case InvalidStatus():
             status = exc.response.status_code
-            return f"a handshake with a good token was answered HTTP {status}"
+            asked = ": is LAB_SECRET its secret?" if status == 401 else ""
+            return f"a handshake with a good token was answered HTTP {status}{asked}"
         case ConnectionClosed():
             code = exc.rcvd.code if exc.rcvd else 1006
             return f"closed a connection with {code}, in mid-conversation"

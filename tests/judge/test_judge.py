@@ -195,20 +195,30 @@ async def test_server_that_looks_at_claims_too_little_is_told_where(
     assert words in broken(verdict)[check.__name__]
 
 
+HEARS, SERVES = "everyone_hears_it_once", "what_cannot_be_served_is_answered"
+
+
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "name", "words"),
     [
-        ("any-name", '"room":"no such name"} was answered joined, not the error'),
-        ("any-publish", '"room":"lobby"} was answered ack, not the error bad_message'),
+        ("any-name", SERVES, '"room":"no such name"} was answered joined, not the'),
+        ("any-publish", SERVES, '"room":"lobby"} was answered ack, not the error'),
+        ("objects-only", SERVES, "server printed: TypeError: an object was expected"),
+        ("strings", HEARS, "heard payload '0' where 0 was published"),
+        ("nameless", HEARS, "ann published, and from says 'somebody'"),
+        ("acks-all", HEARS, "a publish without a ref was answered with an ack"),
+        ("no-ping", HEARS, "a ping was answered unknown_type, not pong"),
+        ("acks-twice", "who_left_hears_nothing", "a second ack for one publish"),
+        ("one-name", "who_left_hears_nothing", "answered with room 'lobby'"),
+        ("no-interval", "hello_comes_first", "says nothing of the heartbeat"),
     ],
 )
-async def test_server_that_serves_what_it_may_not_is_told_which_message(
-    wrong: str, words: str
-) -> None:
-    check = PROBES["what_cannot_be_served_is_answered"]
+async def test_small_fault_is_named(wrong: str, name: str, words: str) -> None:
+    check = ("rooms", PROBES[name])
     async with commanded([*WRONG, wrong], "rooms", patience=3.0) as world:
-        verdict = await judge(world, [("rooms", check)])
-    assert words in broken(verdict)[check.__name__]
+        assert words in broken(await judge(world, [check]))[name]
+    async with commanded([*WRONG, "nothing"], "rooms", patience=3.0) as world:
+        assert broken(await judge(world, [check])) == {}
 
 
 async def test_numbering_that_begins_again_needs_a_new_epoch() -> None:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import jwt
@@ -38,7 +38,7 @@ def admit(connection: ServerConnection, request: Request) -> Response | None:
         claims = jwt.decode(token, os.environ["LAB_SECRET"], ["HS256"])
     except jwt.PyJWTError:
         return Response(401, "Unauthorized", Headers({"Content-Length": "0"}), b"")
-    rooms[connection] = claims.get("rooms")
+    rooms[connection], users[connection] = claims.get("rooms"), claims["sub"]
     return None
 
 
@@ -56,7 +56,10 @@ async def ping(socket: ServerConnection) -> None:
 
 async def handle(socket: ServerConnection) -> None:
     kind = "welcome" if WRONG == "no-hello" else "hello"
-    await send(socket, type=kind, id=str(socket.id), user="?")
+    about = {"id": str(socket.id), "user": users[socket], "heartbeat": None}
+    if WRONG == "no-interval":
+        del about["heartbeat"]
+    await send(socket, type=kind, **about)
     pinging = WRONG == "wants-pongs" and asyncio.create_task(ping(socket))
     try:
         while True:
@@ -76,15 +79,20 @@ async def handle(socket: ServerConnection) -> None:
 
 
 rooms: dict[ServerConnection, list[str] | None] = {}
-members: set[ServerConnection] = set()
+users: dict[ServerConnection, str] = {}
+members: defaultdict[str, set[ServerConnection]] = defaultdict(set)
 seqs: dict[str, int] = {}
 newest: Counter[str] = Counter()
 
 
-async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
-    """Answer; members of one room hear what is said in each."""
+async def answer(socket: ServerConnection, said: Any) -> None:
+    if not isinstance(said, dict):
+        if WRONG == "objects-only":
+            raise TypeError("an object was expected")
+        return await send(socket, type="error", code="bad_message")
     print(said.get("type"), flush=True)
-    about = {"room": said.get("room"), "ref": said.get("ref")}
+    ref = {"ref": said["ref"]} if "ref" in said else {}
+    about = {"room": said.get("room"), **ref}
     kind, allowed = said.get("type"), rooms[socket]
     room, publish = about["room"], kind == "publish"
     if kind in ("join", "publish") and (
@@ -97,40 +105,52 @@ async def answer(socket: ServerConnection, said: dict[str, Any]) -> None:
         allowed = None
     if "room" in said and allowed is not None and not may(said["room"], allowed):
         if WRONG == "forbids-and-sends" and kind == "publish":
-            broadcast(
-                members, json.dumps({**said, "type": "message", "seq": 1, "ref": None})
-            )
+            heard = {**said, "type": "message", "seq": 1, "ref": None}
+            broadcast(members[said["room"]], json.dumps(heard))
         return await send(socket, type="error", code="forbidden", **about)
-    room = "" if WRONG == "counts-for-all" else said.get("room")
+    counted = "" if WRONG == "counts-for-all" else said.get("room")
     match kind:
         case "join":
-            members.add(socket)
+            members[room].add(socket)
             recovered = WRONG == "trusts-cursors" and "after" in said
-            told = {"epoch": "e", "seq": newest[room], "recovered": recovered}
+            told = {"epoch": "e", "seq": newest[counted], "recovered": recovered}
+            about["room"] = "lobby" if WRONG == "one-name" else room
             await send(socket, type="joined", **told, **about)
         case "leave":
-            members.discard(socket)
+            members[room].discard(socket)
             if WRONG == "counts-again":
-                del newest[room]
+                del newest[counted]
             await send(socket, type="left", **about)
         case "publish":
             key = said.get("key", "")
             if key not in seqs or WRONG == "ignores-keys":
-                newest[room] += 1
-                if WRONG == "ends-publishers" and newest[room] > 3:
+                newest[counted] += 1
+                if WRONG == "ends-publishers" and newest[counted] > 3:
                     return socket.transport.abort()
-                seqs[key] = seq = newest[room]
-                message = {"seq": seq, "from": "?", "payload": said.get("payload")}
-                text = json.dumps({"type": "message", "room": said["room"], **message})
-                broadcast(members, text)
-            await send(socket, type="ack", seq=seqs.pop("", 0) or seqs[key], **about)
-        case "ping":
+                seqs[key] = newest[counted]
+                tell(users[socket], said, newest[counted])
+            seq = seqs.pop("", 0) or seqs[key]
+            for _ in range(2 if WRONG == "acks-twice" else 1):
+                if ref or WRONG == "acks-all":
+                    await send(socket, type="ack", seq=seq, **about)
+        case "ping" if WRONG != "no-ping":
             await send(socket, type="pong", **about)
         case "echo":
-            await send(socket, type="echo", payload=said)
+            await send(socket, type="echo", payload=said.get("payload"))
         case _:
             code = "no_such_type" if WRONG == "own-words" else "unknown_type"
             await send(socket, type="error", code=code, **about)
+
+
+def tell(user: str, said: dict[str, Any], seq: int) -> None:
+    payload = said.get("payload")
+    message = {
+        "room": said["room"],
+        "seq": seq,
+        "from": "somebody" if WRONG == "nameless" else user,
+        "payload": str(payload) if WRONG == "strings" else payload,
+    }
+    broadcast(members[said["room"]], json.dumps({"type": "message", **message}))
 
 
 def may(room: str, allowed: list[str]) -> bool:
