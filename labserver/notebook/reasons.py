@@ -354,8 +354,8 @@ REASONS: dict[str, tuple[Reason, ...]] = {
         Reason(
             "token_may_come_in_four_ways",
             "closed with 1011",
-            "the server could not go on after the handshake. Does `admit` return the "
-            "identity, also at its end?",
+            "the server could not go on after the handshake. Does `admit`, a plain "
+            "function, return the identity, also at its end?",
         ),
         Reason(
             "strangers_are_refused_with_http",

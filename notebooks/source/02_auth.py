@@ -67,8 +67,8 @@ show(auth)
 # ## Run: what is in a token
 #
 # A token is three texts with dots between them: a head, the claims, and a signature of
-# both. The first two are JSON in base64, which anyone can read and write. Only who
-# knows the secret can sign them.
+# both. The first two are JSON in base64, which anyone can read and write. The signature
+# needs the secret.
 
 # %%
 import base64
@@ -95,7 +95,8 @@ for token in (genuine, expired, forged):
 # `sub` names the user, and `exp` says when the token expires, in seconds of Unix time.
 # `alg` in the head says how the token is signed, but the head is written by the sender.
 # A server that believes it also accepts `"alg": "none"`, without a signature. So the
-# server names the algorithm itself (RFC 8725 section 3.1).
+# server names the algorithm itself (RFC 8725 section 3.1). The stage's `verify` is this
+# call, with more care.
 #
 # ## Run: requests that are accepted, and requests that are refused
 
@@ -117,12 +118,12 @@ async with running("auth") as server:
     print(f"{'a query':27} {await upgrade(server, f'/?token={good}')}")
 
 # %% [markdown]
-# These are all the ways in. A script in a browser cannot set `Authorization` on a
-# WebSocket, so the token may also travel as a subprotocol. In the query it works
-# everywhere, and is the worst place: proxies and servers write URLs to their logs. This
-# server looks there last, and logs no query. After a 401 the browser shows the script
-# neither status nor body, so a client in a browser should have its token checked before
-# it connects.
+# These are the four ways in: header, cookie, subprotocol, query; the first token
+# counts. A script in a browser cannot set `Authorization` on a WebSocket, so the token
+# may also travel as a subprotocol. In the query it works everywhere, and is the worst
+# place: proxies and servers write URLs to their logs. This server looks there last, and
+# logs no query. After a 401 the browser shows the script neither status nor body, so a
+# client in a browser should have its token checked before it connects.
 #
 # A token also expires while its socket is open. These are valid for two seconds:
 
@@ -244,7 +245,8 @@ check(may_connect)
 # %% [markdown]
 # ## Build: your own admission
 #
-# Now write the part itself. A server makes one object of it, and calls
+# Now write the part itself. A server makes one object of it, and calls its methods,
+# which are plain functions and wait for nothing:
 #
 # - `admit(member, request)` while the handshake is still HTTP. It returns the client's
 #   identity, or raises `Refused(status, why)`, which becomes the HTTP answer: 403 for a
@@ -258,8 +260,8 @@ check(may_connect)
 # What your class may use:
 #
 # - `request.headers.get("Origin")` is the value of a header, or `None`;
-# - `tokens(request)` yields the tokens of a request, in the order of the four ways. It
-#   is the one at the end of the stage above;
+# - `tokens(request)` yields the tokens of a request, in the order of the four ways. Its
+#   code stands near the end of the stage, above;
 # - `identity_of(claims)` makes an identity, with `user`, `rooms` and `expires`. What
 #   `admit` returned is later in `member.identity`;
 # - `member.loop.call_later(seconds, function, argument)` returns a timer, which has a
