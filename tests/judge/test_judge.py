@@ -89,6 +89,7 @@ LONG = {
         *("who_vanished_is_ended", "pings_are_no_burst", "memory_stays_bounded"),
         *("a_stuck_reader_holds_up_nobody", "who_is_stuck_is_ended"),
         *("no_loss_is_silent", "who_reads_slowly_stays", "frozen_redis_loses_nothing"),
+        "new_token_is_for_the_same_user",
     )
 }
 
