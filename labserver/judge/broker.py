@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -61,7 +61,11 @@ async def replicas_agree_on_one_order(world: World) -> None:
             pairs = zip(clients, oracles, strict=True)
             await asyncio.gather(*(listen(*pair) for pair in pairs))
         acknowledged = [seq for each in seqs for seq in each]
-        must(sorted(acknowledged) == list(range(1, 101)), "acks are not 1 to 100")
+        twice = len(acknowledged) - len(set(acknowledged))
+        must(
+            sorted(acknowledged) == list(range(1, 101)),
+            f"acks are not 1 to 100: {twice} numbers were given twice",
+        )
         if wrong := disagreements(oracles):
             heard = ", ".join(
                 f"{name} {oracle.payloads().get(wrong[0])!r}"
@@ -123,10 +127,10 @@ async def broken_link_loses_nothing(world: World) -> None:
             seqs = await ann.publish(red, 1)
             oracle.saw(await bob.until("message"))
         await world.break_link()
-        async with world.awaiting("the messages after the link broke"):
+        when = "the messages after the link broke"
+        async with world.awaiting(when):
             seqs += await _insisted(ann, red, 5)
-            while lost(oracle, red, seqs):
-                oracle.saw(await bob.recv())
+        await _all_came(world, bob, ann, oracle, red, seqs, when)
         must(oracle.verdict.clean, str(oracle.verdict))
 
 
@@ -143,10 +147,10 @@ async def frozen_redis_loses_nothing(world: World) -> None:
         try:
             async with world.frozen_redis():
                 await asyncio.sleep(SILENT)
-            async with world.awaiting("acks, and the messages, after Redis was silent"):
+            when = "acks, and the messages, after Redis was silent"
+            async with world.awaiting(when):
                 seqs += await publishing
-                while lost(oracle, red, seqs):
-                    oracle.saw(await bob.recv())
+            await _all_came(world, bob, ann, oracle, red, seqs, when)
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
@@ -163,6 +167,7 @@ async def emptied_redis_is_told(world: World) -> None:
             await ann.publish(red, 3)
             for _ in range(3):
                 oracle.saw(await bob.until("message"))
+        before = oracle.cursor(red)
         await world.empty_redis()
         async with world.awaiting("what was acknowledged after Redis came back empty"):
             seqs = await _insisted(ann, red, 5)
@@ -170,6 +175,13 @@ async def emptied_redis_is_told(world: World) -> None:
         must(
             oracle.verdict.clean,
             f"Redis came back empty, and a member was not told: {oracle.verdict}",
+        )
+        now = oracle.cursor(red)
+        assert before is not None and now is not None
+        must(
+            min(seqs) > 3 or before["epoch"] != now["epoch"],
+            f"Redis came back empty, and a member was not told: after seq 3 came "
+            f"{min(seqs)}, in the same epoch",
         )
 
 
@@ -192,6 +204,42 @@ async def killed_replica_costs_the_others_nothing(world: World) -> None:
             f"{len(silent)} lost without a word when another replica crashed; "
             f"{oracle.verdict}",
         )
+
+
+async def _all_came(
+    world: World,
+    member: Peer,
+    other: Peer,
+    oracle: Oracle,
+    room: str,
+    seqs: Sequence[int],
+    what: str,
+) -> None:
+    """Wait until a member was given, or told lost, each of these messages.
+
+    Raises:
+        Broken: It was not. Another message then shows whether it still hears any.
+
+    """
+    try:
+        async with world.awaiting(what):
+            while lost(oracle, room, seqs):
+                oracle.saw(await member.recv())
+    except Broken as deaf:
+        silent = len(lost(oracle, room, seqs))
+        try:
+            async with world.awaiting("a message after those"):
+                await other.publish(room, 1)
+                while (message := await member.recv())["type"] != "message":
+                    oracle.saw(message)
+                oracle.saw(message)
+        except Broken:
+            raise deaf from None
+        told = "only then told" if not lost(oracle, room, seqs) else "never told"
+        raise Broken(
+            f"{deaf}; a message after them came, and {silent} lost before it were "
+            f"{told}"
+        ) from None
 
 
 async def _insisted(client: Peer, room: str, count: int) -> list[int]:
