@@ -119,7 +119,8 @@ class Proxy:
         except OSError:
             _reset(writer)
         except asyncio.CancelledError:
-            pass  # by stop(); asyncio of Python 3.11 would log it as an error
+            # By stop(). It is not raised on: asyncio of Python 3.11 would log an error.
+            abort(writer.transport)
         finally:
             self.tasks.discard(task)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -143,6 +145,22 @@ async def test_refusing_proxy_resets_newcomers(net: Proxy) -> None:
         async with dial(net) as (reader, _):
             if await reader.read() == b"":
                 raise ConnectionResetError
+
+
+async def test_proxy_that_ends_takes_along_who_is_not_joined_yet() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        host, port = full.getsockname()
+        async with AsyncExitStack() as stack:
+            for _ in range(2):  # nobody accepts: the third connection is not made
+                crowd = stack.enter_context(socket.socket())
+                crowd.setblocking(False)
+                crowd.connect_ex((host, port))
+            async with faults.proxy(host, port) as net:
+                reader, _ = await stack.enter_async_context(dial(net))
+                await eventually(lambda: net.accepted == 1)
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
 
 
 async def test_commands_do_what_they_say(net: Proxy) -> None:
