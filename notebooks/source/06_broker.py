@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 6 · Beyond one process
 #
-# **Promise:** every replica delivers its rooms' messages in one order. · *about 20
+# **Promise:** every replica delivers its rooms' messages in one order. · *about 50
 # minutes*
 #
 # One process uses one core, and when it fails everything fails. With two processes,
@@ -26,6 +26,7 @@ from labserver.notebook import (
     lanes,
     mistakes,
     my_guess,
+    probe,
     running_cluster,
     show,
 )
@@ -211,6 +212,237 @@ def holes(delivered: int, arriving: list[int]) -> list[tuple[int, int]]:
 
 # %%
 check(holes)
+
+# %% [markdown]
+# ## Build: your own broker
+#
+# Now write the part, on `redis.asyncio`. A server makes one object of it and calls
+#
+# - `publish(room, tail)` with the end of a message's JSON. It returns a future at once.
+#   The future gets the message's seq, or the exception `BrokerDown` if the message may
+#   not have been stored;
+# - `subscribe(room)` when a client joins. It returns when this replica hears everything
+#   that is published in the room from now on, or raises `BrokerDown`;
+# - `read(room, after)` next. It returns `Position(epoch, seq)`: the new member gets
+#   every message after this one.
+#
+# Whatever your broker hears, it gives to the hub, in order of seq:
+#
+# - `hub.deliver(room, event(room, seq, tail))` delivers a message;
+# - `hub.deliver(room, gap(room, first, last, "broker"))` tells the members that these
+#   messages are lost;
+# - `hub.renumber(room, epoch, seq)` tells them that the numbers began again.
+#
+# Connections, tasks and `batch` are given. `pool(url)` makes connections that wait two
+# seconds for an answer, and never repeat a command: a publish that is repeated may be
+# in the room twice. `probe` runs two replicas with your class. It breaks their link to
+# Redis, freezes Redis, and starts it again with nothing in it.
+#
+# <details><summary>Hint</summary>
+#
+# Begin without faults. `SAY` adds one to `seq` with `HINCRBY`, and publishes epoch, seq
+# and message as one text. `send` puts an `eval` for each call of a batch into
+# `self.redis.pipeline(transaction=False)`, and gives each future its seq. `hear` opens
+# `self.redis.pubsub()`, and awaits `link.get_message(timeout=None)` again and again. A
+# message's `type` is `message`, or `subscribe` when Redis has confirmed a subscription.
+#
+# Then the faults. Where Redis is asked, catch `(RedisError, OSError)`: `send` fails the
+# futures of its batch, and `hear` connects again, and subscribes to all its rooms.
+#
+# At last the holes. When a link is new, how does a replica know what it has not heard?
+# It asks in the room itself: for an empty message, `SAY` counts nothing, and publishes
+# only where the room stands. So the answer comes in its place among the messages, and
+# everything before it that was not heard is lost. Ask that each time Redis has
+# confirmed a subscription. The first answer is also what `subscribe` waits for.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import asyncio
+# import secrets
+#
+# from redis.asyncio import Redis
+# from redis.exceptions import RedisError
+#
+# from labserver.contract.messages import event, gap
+# from labserver.errors import BrokerDown
+# from labserver.redis.commands import pool
+# from labserver.redis.link import channel_of
+# from labserver.server.parts import Position
+#
+# # KEYS[1]: the channel of a room. ARGV: a name for a new epoch, a message or nothing.
+# SAY = """
+# redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1])
+# local epoch = redis.call('HGET', KEYS[1], 'epoch')
+# local seq = redis.call('HINCRBY', KEYS[1], 'seq', ARGV[2] == '' and 0 or 1)
+# redis.call('PUBLISH', KEYS[1], epoch .. ' ' .. seq .. ' ' .. ARGV[2])
+# return seq
+# """
+#
+#
+# class MyBroker:
+#     def __init__(self, url: str) -> None:
+#         self.redis = Redis(connection_pool=pool(url))
+#         self.calls = asyncio.Queue()  # what waits for the next round trip
+#         self.link = None  # the pub/sub connection, while there is one
+#         self.rooms = {}  # by room: a future, done when its position is known
+#         self.places = {}  # by room: epoch and seq of the newest message heard
+#
+#     async def start(self, hub, history, metrics) -> None:
+#         self.hub, self.loop = hub, asyncio.get_running_loop()
+#         work = self.send(), self.hear()
+#         self.tasks = [asyncio.create_task(each) for each in work]
+#
+#     async def stop(self) -> None:
+#         for task in self.tasks:
+#             task.cancel()
+#         await asyncio.wait(self.tasks)
+#         await self.redis.aclose(close_connection_pool=True)
+#
+#     async def batch(self) -> list:
+#         """Return what waits to be sent, as soon as there is anything."""
+#         calls = [await self.calls.get()]
+#         while not self.calls.empty():
+#             calls.append(self.calls.get_nowait())
+#         return calls
+#
+#     def publish(self, room: str, tail: bytes, *about) -> asyncio.Future:
+#         stored = self.loop.create_future()
+#         self.calls.put_nowait((stored, room, tail))
+#         return stored
+#
+#     async def send(self) -> None:
+#         while True:
+#             calls = await self.batch()
+#             pipe = self.redis.pipeline(transaction=False)
+#             for _, room, tail in calls:
+#                 pipe.eval(SAY, 1, channel_of(room), secrets.token_hex(4), tail)
+#             try:
+#                 for seq in await pipe.execute():
+#                     calls.pop(0)[0].set_result(seq)
+#             except (RedisError, OSError) as exc:
+#                 for stored, _, _ in calls:
+#                     stored.set_exception(BrokerDown(str(exc)))
+#
+#     async def subscribe(self, room: str) -> None:
+#         try:
+#             if room not in self.rooms:
+#                 self.rooms[room] = self.loop.create_future()
+#                 if self.link:  # otherwise the next one subscribes
+#                     await self.link.subscribe(channel_of(room))
+#             await asyncio.wait_for(asyncio.shield(self.rooms[room]), 2)
+#         except (RedisError, OSError) as exc:
+#             raise BrokerDown(str(exc)) from None
+#
+#     async def read(self, room: str, after: int | None) -> Position:
+#         return Position(*self.places[room])
+#
+#     async def hear(self) -> None:
+#         while True:
+#             try:
+#                 async with self.redis.pubsub() as link:
+#                     await link.connect()
+#                     self.link = link
+#                     for room in list(self.rooms):
+#                         await link.subscribe(channel_of(room))
+#                     while said := await link.get_message(timeout=None):
+#                         room = said["channel"].decode()[5:-1]
+#                         if said["type"] == "subscribe":  # perhaps again
+#                             await self.publish(room, b"")
+#                         else:
+#                             self.heard(room, *said["data"].split(b" ", 2))
+#             except (RedisError, OSError, BrokerDown):
+#                 self.link = None
+#                 await asyncio.sleep(0.1)
+#
+#     def heard(self, room: str, name: bytes, number: bytes, tail: bytes) -> None:
+#         epoch, seq = name.decode(), int(number)
+#         before = seq - 1 if tail else seq
+#         known, last = self.places.get(room, (epoch, before))
+#         if epoch != known:
+#             self.hub.renumber(room, epoch, before)
+#         elif before > last:
+#             self.hub.deliver(room, gap(room, last + 1, before, "broker"))
+#         if tail:
+#             self.hub.deliver(room, event(room, seq, tail))
+#         self.places[room] = epoch, seq
+#         if not self.rooms[room].done():
+#             self.rooms[room].set_result(None)
+# ```
+#
+# </details>
+
+# %% tags=["build"]
+import asyncio
+import secrets
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from labserver.contract.messages import event, gap
+from labserver.errors import BrokerDown
+from labserver.redis.commands import pool
+from labserver.redis.link import channel_of
+from labserver.server.parts import Position
+
+# KEYS[1]: the channel of a room. ARGV: a name for a new epoch, a message or nothing.
+SAY = """
+redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1])
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+"""
+
+
+class MyBroker:
+    def __init__(self, url: str) -> None:
+        self.redis = Redis(connection_pool=pool(url))
+        self.calls = asyncio.Queue()  # what waits for the next round trip
+        self.link = None  # the pub/sub connection, while there is one
+        self.rooms = {}  # by room: a future, done when its position is known
+        self.places = {}  # by room: epoch and seq of the newest message heard
+
+    async def start(self, hub, history, metrics) -> None:
+        self.hub, self.loop = hub, asyncio.get_running_loop()
+        work = self.send(), self.hear()
+        self.tasks = [asyncio.create_task(each) for each in work]
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+        await self.redis.aclose(close_connection_pool=True)
+
+    async def batch(self) -> list:
+        """Return what waits to be sent, as soon as there is anything."""
+        calls = [await self.calls.get()]
+        while not self.calls.empty():
+            calls.append(self.calls.get_nowait())
+        return calls
+
+    def publish(self, room: str, tail: bytes, *about) -> asyncio.Future: ...
+
+    async def send(self) -> None: ...
+
+    async def subscribe(self, room: str) -> None: ...
+
+    async def read(self, room: str, after: int | None) -> Position: ...
+
+    async def hear(self) -> None: ...
+
+    def heard(self, room: str, name: bytes, number: bytes, tail: bytes) -> None: ...
+
+
+# %%
+await probe(MyBroker)
+
+# %% [markdown]
+# The stage's own broker fills a hole from the room's history, and tells as lost only
+# what is no longer there. It publishes a probe once a second, because a link may be
+# silent without an error. A second after its last member has left, it also leaves a
+# room: yours listens to it for ever. A publish with a `key` may be repeated, and stays
+# one message. And its epochs see a Redis that was promoted, or restored from its disk,
+# and has lost the newest messages.
 
 # %% [markdown]
 # ## Mistakes
