@@ -290,17 +290,18 @@ async def who_returns_together_gets_its_own(world: World) -> None:
 
 async def replay_is_not_larger_than_an_outbox(world: World) -> None:
     """A replay that would end its client is refused, and the client stays."""
+    lobby = world.room("lobby")
     async with (
         world.inside(outbox_limit=65536, send_buffer=16384) as server,
         peer(server, max_queue=None) as ann,
     ):
-        epoch = (await ann.join("lobby"))["epoch"]
-        await ann.publish("lobby", 60, 4000)
+        epoch = (await ann.join(lobby))["epoch"]
+        await ann.publish(lobby, 60, 4000)
         async with (
             world.awaiting("a joined, and what was missed, over 240,000 bytes"),
             peer(server, "bob") as bob,
         ):
-            joined = await bob.join("lobby", after={"epoch": epoch, "seq": 0})
+            joined = await bob.join(lobby, after={"epoch": epoch, "seq": 0})
             heard = await bob.heard()
         must(
             not joined["recovered"],
@@ -310,12 +311,13 @@ async def replay_is_not_larger_than_an_outbox(world: World) -> None:
 
 async def numbering_that_goes_on_recovers(world: World) -> None:
     """A cursor of the epoch before is good up to the last seq that both share."""
+    lobby = world.room("lobby")
     async with (
         world.inside(history_limit=LIMIT) as server,
         peer(server, max_queue=None) as ann,
     ):
-        epoch = (await ann.join("lobby"))["epoch"]
-        await ann.publish("lobby", 10)
+        epoch = (await ann.join(lobby))["epoch"]
+        await ann.publish(lobby, 10)
         read = server.parts.broker.read
 
         async def promoted(room: str, after: int | None) -> Position:
@@ -327,7 +329,7 @@ async def numbering_that_goes_on_recovers(world: World) -> None:
         server.parts.broker.read = promoted  # type: ignore[method-assign]
         for seq, good in ((8, True), (10, False)):
             async with world.awaiting("a joined"), peer(server, "bob") as bob:
-                joined = await bob.join("lobby", after={"epoch": epoch, "seq": seq})
+                joined = await bob.join(lobby, after={"epoch": epoch, "seq": seq})
                 got = [message["seq"] for message in await bob.heard()]
             must(
                 joined["recovered"] is good,

@@ -129,8 +129,7 @@ async def _finding(world: World, stage: str, check: Check) -> Finding:
 
 async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float, str]:
     """Run a check once: what it found, how late this process was, what had died."""
-    if isinstance(world, Outside):
-        world.begin()
+    world.begin()
     outcome, seen, trouble = "kept", "", ""
     with gathered() as evidence:
         async with _lateness() as late:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,13 @@ class Raised(logging.Handler):
             )
             if text not in self.kept and len(self.kept) < LIMIT:
                 self.kept.append(text)
+
+    def runs(self, thread: threading.Thread) -> bool:
+        """Return whether a thread executes what the learner wrote, or what it calls."""
+        frame = sys._current_frames().get(thread.ident or 0)
+        while frame is not None and not self._wrote(frame):
+            frame = frame.f_back
+        return frame is not None
 
     def _wrote(self, frame: FrameType) -> bool:
         """Return whether a frame executes what the learner wrote."""

@@ -9,6 +9,7 @@ from redis import Redis
 
 from labserver.judge import PROMISES, Probe, Skipped, World
 from labserver.judge.resume import replay_races_with_live_messages
+from labserver.judge.run import judge
 from labserver.judge.world import until
 from labserver.stages import STAGES
 
@@ -53,6 +54,15 @@ async def test_live_messages_never_overtake_a_replay(
     without: tuple[str, ...], redis: Redis, redis_url: str
 ) -> None:
     await replay_races_with_live_messages(World("resume", redis_url, without))
+
+
+async def test_check_that_runs_again_finds_no_trace_of_its_first_run(
+    redis: Redis, redis_url: str
+) -> None:
+    checks = [("resume", check) for check in PROMISES["resume"]]
+    verdict = await judge(World("resume", redis_url), [*checks, *checks])
+    broken = {each.check: each.seen for each in verdict.findings if each.seen}
+    assert broken == {}
 
 
 async def test_wait_ends_in_time_though_its_condition_swallows_that() -> None:

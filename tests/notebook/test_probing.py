@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from labserver.contract.closing import Return, after_status, comes_back
 from labserver.errors import SettingsError
+from labserver.judge import World
 from labserver.judge.run import Finding
 from labserver.mistakes.broker import NoResubscribe
 from labserver.mistakes.heartbeat import SweepReturns
@@ -245,6 +247,20 @@ async def test_what_a_coroutine_and_what_it_calls_raise_is_told_with_its_line() 
     (told,) = probed.raised
     assert told.startswith("KeyError: 'no such key' (in raises, line ")
     assert "labserver/judge/starters/stdlib.py" in probed._repr_markdown_()
+
+
+async def test_loop_that_stands_still_is_not_blamed_on_a_class_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stalls(world: World) -> None:
+        time.sleep(1.0)  # noqa: ASYNC251
+
+    module = "labserver.notebook.probing"
+    monkeypatch.setattr(f"{module}.STUCK", 0.2)
+    monkeypatch.setattr(f"{module}.checks_up_to", lambda *about: [("echo", stalls)])
+    probed = await probe(WheelHeartbeat)
+    assert not probed.hung
+    assert probed.kept
 
 
 @pytest.mark.filterwarnings("ignore")
