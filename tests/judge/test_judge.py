@@ -79,6 +79,7 @@ SEEN = {
 ALSO = {
     "own-message-twice": {
         *("everyone_hears_it_once", "who_left_hears_nothing", "others_may_vanish"),
+        *("each_room_counts_for_itself", "what_cannot_be_served_is_answered"),
     },
 }
 
