@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -25,6 +26,7 @@ from rich.table import Table
 from labserver import __version__, demo
 from labserver.cli import judging
 from labserver.cli.flags import settings_flags
+from labserver.cli.folder import prepare
 from labserver.contract.schema import asyncapi
 from labserver.contract.tokens import issue
 from labserver.errors import LabError, RedisMissing, SettingsError
@@ -41,6 +43,8 @@ from labserver.server import logs
 from labserver.settings import from_environment, unknown_variables
 from labserver.stages import LAST, STAGES
 
+GRADES = {"solved": "[green]✓[/]", "wrong": "[red]✗[/]", "empty": "[dim]○[/]"}
+FIRST_CHAPTER = "00_start.ipynb"
 log = logging.getLogger("labserver")
 # Not exported by typer itself.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -446,6 +450,9 @@ async def _faults(host: str, port: int, listen: int) -> None:
 
 @app.command()
 def lab(
+    folder: Annotated[
+        Path, typer.Argument(help="Where your copies of the chapters are.")
+    ] = Path("workshop"),
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
     ] = 8888,
@@ -453,16 +460,57 @@ def lab(
         bool, typer.Option(help="Open a browser, if there is one.")
     ] = False,
 ) -> None:
-    """Open JupyterLab on the notebooks; it prints its URL."""
-    folder = _notebooks()
+    """Open JupyterLab on your copies of the chapters; it prints its URL.
+
+    The copies are made once, without outputs, in FOLDER. What you change there stays.
+    """
     if shutil.which("jupyter-lab", path=str(Path(sys.executable).parent)) is None:
         fail("JupyterLab is not installed: pip install 'labserver[notebooks]'")
+    for each in prepare(_notebooks(), folder):
+        print(each, file=sys.stderr)
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
+    command += [f"--LabApp.default_url=/lab/tree/{FIRST_CHAPTER}"]
     command += [f"--port={port}", "--ip=127.0.0.1"]
     command += [] if browser else ["--no-browser"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     os.execv(command[0], command)  # so that signals reach JupyterLab
+
+
+@app.command()
+def grade(
+    folder: Annotated[
+        Path, typer.Argument(help="A learner's folder, as labserver lab makes it.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say which tasks of which chapter are solved in a folder.
+
+    What the learner wrote is run: grade only what you would run yourself. Takes a few
+    minutes. Ends with status 0 when all is solved, else with 1.
+    """
+    try:
+        from labserver.notebook import grading
+    except ModuleNotFoundError as exc:
+        fail(f"{exc.name} is not installed: pip install 'labserver[notebooks]'")
+    chapters, grades = _notebooks(), list[grading.Grade]()
+    console = judging.console_of(as_json)
+    names = grading.chapters_in(chapters, folder)
+    with console.status("grading") as status:
+        for name in names:
+            status.update(f"{name}: {len(grades)} tasks so far")
+            grades += grading.graded(chapters, folder, name)
+    if as_json:
+        print(json.dumps([asdict(each) for each in grades], indent=2))
+    else:
+        table = Table("", "chapter", "task", "what was seen", box=None, pad_edge=False)
+        for each in grades:
+            mark = GRADES[each.outcome]
+            table.add_row(mark, each.chapter, escape(each.task), escape(each.seen))
+        table_out.print(table)
+    solved = sum(each.outcome == "solved" for each in grades)
+    console.print(f"{solved} of {len(grades)} tasks are solved")
+    raise typer.Exit(0 if solved == len(grades) else 1)
 
 
 def _notebooks() -> Path:

@@ -45,7 +45,9 @@ async def lab(folder: Path) -> AsyncIterator[str]:
             while True:
                 line = (await process.stderr.readline()).decode()
                 assert line, "JupyterLab ended"
-                if found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", line):
+                if found := re.search(
+                    r"http://127\.0\.0\.1:\d+/lab/tree/00_start.ipynb\?token=\w+", line
+                ):
                     break
         # JupyterLab goes on to log, and would block on a full pipe.
         reading = asyncio.create_task(process.stderr.read())
@@ -78,7 +80,7 @@ class Chapter:
         self.expect = playwright.expect
 
     async def open(self, url: str, name: str) -> None:
-        await self.tab.goto(url.replace("/lab?", f"/lab/tree/{name}.ipynb?"))
+        await self.tab.goto(url.replace("00_start", name))
         await self.idle()
 
     async def idle(self) -> None:
