@@ -267,31 +267,35 @@ def lanes(
     *,
     title: str,
     x: str,
-    height: float = 0.0,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> Picture:
-    """Draw sequences as rows of boxes, coloured by kind.
+    """Draw sequences of texts as rows of boxes, coloured by kind.
 
     Args:
-        rows: For each name, the kinds in order; ``""`` leaves a box empty.
+        rows: For each name, the texts in order; the first letter is the kind.
         kinds: Legend of each kind.
         title: What the picture says.
         x: Label.
-        height: Height in inches; 0 for as much as the rows need.
+        pairs: Names of rows, one under the other, that are compared: a sign stands
+            between them wherever they differ.
 
     """
-    figure, axes = _axes(title, height or 1.35 + 0.42 * len(rows))
+    figure, axes = _axes(title, 1.35 + 0.5 * len(rows))
     colours = dict(zip(kinds, COLOURS, strict=False))
     for line, sequence in enumerate(rows.values()):
-        for place, kind in enumerate(sequence):
-            axes.add_patch(
-                Rectangle(
-                    (place + 0.55, line - 0.36),
-                    0.9,
-                    0.72,
-                    facecolor=colours.get(kind, "white"),
-                    edgecolor=colours.get(kind, GRID),
-                )
-            )
+        for place, text in enumerate(sequence, start=1):
+            colour = colours[text[0]]
+            box = Rectangle((place - 0.45, line - 0.3), 0.9, 0.6, color=colour)
+            axes.add_patch(box)
+            _write(axes, place, line, text, "white")
+    words = [f"{name}: {' '.join(row)}" for name, row in rows.items()]
+    for upper, lower in pairs:
+        between = list(rows).index(upper) + 0.5
+        both = zip(rows[upper], rows[lower], strict=False)
+        found = [place for place, (one, two) in enumerate(both, 1) if one != two]
+        for place in found:
+            _write(axes, place, between, "≠", INK, weight="bold")
+        words.append(f"{upper} and {lower} differ at {len(found)} places")
     longest = max(len(sequence) for sequence in rows.values())
     axes.set_xlim(0.4, longest + 0.6)
     axes.set_xticks([1, *range(5, longest + 1, 5)])
@@ -309,5 +313,12 @@ def lanes(
         frameon=False,
         fontsize=9,
     )
-    words = "; ".join(f"{name}: {''.join(row)}" for name, row in rows.items())
-    return Picture(figure, f"{title}. {words}.")
+    return Picture(figure, f"{title}. {'; '.join(words)}.")
+
+
+def _write(
+    axes: Axes, x: float, y: float, text: str, colour: str, weight: str = "normal"
+) -> None:
+    axes.text(
+        x, y, text, color=colour, weight=weight, fontsize=8, ha="center", va="center"
+    )

@@ -94,10 +94,11 @@ screens = {
     "Bob, short cut": short_bob,
 }
 lanes(
-    {name: [text[0] for text in texts] for name, texts in screens.items()},
+    screens,
     {"a": "Ann's message", "b": "Bob's message"},
     title="The order decided in one place, and in two",
-    x="place on the screen",
+    x="place on the screen (≠ marks two screens that differ there)",
+    pairs=[("Ann", "Bob"), ("Ann, short cut", "Bob, short cut")],
 )
 
 # %%
