@@ -67,8 +67,9 @@ async def lab(folder: Path) -> AsyncIterator[str]:
 
 def copied(name: str, folder: Path) -> None:
     """Copy a chapter, without outputs, to the folder of JupyterLab."""
-    (folder / "notebooks").mkdir()
-    nbformat.write(chapter(name), folder / "notebooks" / f"{name}.ipynb")
+    (folder / "notebooks" / "reference").mkdir(parents=True)
+    for each in ("00_start", name):
+        nbformat.write(chapter(each), folder / "notebooks" / f"{each}.ipynb")
 
 
 class Chapter:
