@@ -420,39 +420,6 @@ WRONGS: dict[str, tuple[Wrong, ...]] = {
             ),
         ),
         Wrong(
-            "members only, silently",
-            "publishing needs no",
-            (
-                (
-                    NUMBER,
-                    f"{NUMBER}\n        if member not in there:\n            return",
-                ),
-            ),
-        ),
-        Wrong(
-            "any room",
-            "nobody looked",
-            (("not member.identity.may_enter(message.room)", "False"),),
-        ),
-        Wrong(
-            "any room to speak in",
-            "only a join",
-            (("Join() | Publish() if", "Join() if"),),
-        ),
-        Wrong(
-            "the room goes with one",
-            "with one member that leaves",
-            (("if not self.members.get(room)", "if True"),),
-        ),
-        Wrong(
-            "a frame for each",
-            "the frame was built again",
-            (("(chunks[each.variant])", "(chunk(each.variant, room, [said]))"),),
-        ),
-        Wrong(
-            "messages as answers",
-            "messages of a room go",
-            (("deliver(chunks[each.variant])", "control(chunks[each.variant].data)"),),
             "no signature",
             "nobody looked at the signature",
             ((DECODE, 'jwt.decode(token, options={"verify_signature": False})'),),
