@@ -7,7 +7,7 @@ only has the subject of its chapter. Needs the extra ``notebooks``.
 from __future__ import annotations
 
 from labserver.notebook.absences import absence, losses
-from labserver.notebook.charts import bars, curves, lanes, layers
+from labserver.notebook.charts import bars, curves, fitted, lanes, layers
 from labserver.notebook.checks import check, compare
 from labserver.notebook.duel import duel
 from labserver.notebook.fanout import costs
@@ -57,6 +57,7 @@ __all__ = [
     "this_machine",
     "entries",
     "fit",
+    "fitted",
     "idle",
     "predicted",
     "Demand",

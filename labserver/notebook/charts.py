@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -132,6 +133,45 @@ def curves(
         _name_ends(axes, lines)
     ends = ", ".join(f"{name} ends at {ys[-1]:g}" for name, (_, ys) in lines.items())
     return Picture(figure, f"{title} ({y} over {x}): {ends}.")
+
+
+def line_through(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """Return start and slope of the line that fits points best, by least squares.
+
+    Costs are disturbed in proportion to what they are, so points far out count less.
+    """
+    nearer = [1 / (each + max(xs) / 8) for each in xs]
+    slope, start = np.polyfit(xs, ys, 1, w=nearer)
+    return float(start), float(slope)
+
+
+def fitted(
+    points: Mapping[str, Curve], *, title: str, x: str, y: str, height: float = 3.2
+) -> Picture:
+    """Draw measured points, and through each set of them the line that fits it best.
+
+    Args:
+        points: By name, the values along x and y.
+        title: Title of the picture.
+        x: Label of the x axis, with unit.
+        y: Label of the y axis, with unit.
+        height: Height in inches.
+
+    """
+    figure, axes = _axes(title, height)
+    plain(axes, x, y)
+    lines: dict[str, Curve] = {}
+    for colour, (name, (xs, ys)) in zip(COLOURS, points.items(), strict=False):
+        start, slope = line_through(xs, ys)
+        ends = (0.0, float(max(xs)))
+        line = ends, [start + slope * each for each in ends]
+        lines[f"{name}: {start:.0f} + {slope:.1f} N"] = line
+        axes.plot(*line, color=colour, linewidth=1.5)
+        axes.plot(xs, ys, "o", color=colour, markersize=5, clip_on=False)
+    axes.set_xlim(0, max(max(xs) for xs, _ in points.values()))
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.04)
+    _name_ends(axes, lines)
+    return Picture(figure, f"{title} ({y} over {x}): {', '.join(lines)}.")
 
 
 def _name_peaks(axes: Axes, lines: Mapping[str, Curve]) -> None:

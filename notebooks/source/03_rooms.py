@@ -23,6 +23,7 @@ from labserver.notebook import (
     costs,
     crowd,
     curves,
+    fitted,
     flames,
     mistakes,
     my_guess,
@@ -96,9 +97,9 @@ for name, peer in {"ann": ann, "bob": bob, "eve": eve}.items():
 # ## Run: the price of one more member
 #
 # A message has a fixed cost (read, parse, number) and a cost for each member that gets
-# it: T = a + bN. We publish one message at a time to rooms of five sizes, and measure
-# how much CPU time the server took. On a busy machine the points scatter; look at the
-# line.
+# it: T = a + bN. We publish one message at a time to a room that grows. The kernel
+# counts how much CPU time the server took, and how much of it in system calls. On a
+# busy machine the points scatter; look at the lines.
 
 # %%
 cost = await costs("rooms")
@@ -108,20 +109,16 @@ print(cost)
 # ## Observe
 
 # %% tags=["picture"]
-start, slope = cost.fit
-curves(
-    {
-        "measured": (cost.members, cost.taken),
-        f"{start:.0f} + {slope:.1f} N": (cost.members, cost.line),
-    },
+fitted(
+    {"all": (cost.members, cost.taken), "kernel": (cost.members, cost.kernel)},
     title="What one message costs the server, by the size of its room",
     x="members N",
     y="CPU time a message, µs",
-    points=True,
 )
 
 # %% [markdown]
-# Most of the slope `b` is the system call: one write for each member. A faster parser
+# The points are measured, the lines are fitted to them. On a quiet machine most of the
+# slope `b` is time in the kernel: one system call for each member. A faster parser
 # would only change `a`. Two methods keep the slope low.
 #
 # ## Run: encode once
@@ -165,11 +162,12 @@ flames(
 )
 
 # %% [markdown]
-# A box stands for a function, and its caller is the box below it. The width of a box is
-# its share of the time; the total time is in the heading. In the upper graph most of
-# the width is `encode`; in the lower graph `write` takes most of the time. In a profile
-# of your own server, look for wide boxes whose work is the same for every member. Both
-# versions deliver every message, so only a profile shows the difference.
+# A box stands for a function, and its caller is the box below it. Its width is the time
+# that it took, in both graphs on the same scale; the last graph is the second one,
+# magnified. With JSON for each member nearly all time is in `encode`. In the magnified
+# graph `write` is wide as well. In a profile of your own server, look for wide boxes
+# whose work is the same for every member. Both versions deliver every message, so only
+# a profile shows the difference.
 #
 # ## Run: one write a tick
 #
