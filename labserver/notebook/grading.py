@@ -104,9 +104,7 @@ async def grade(chapters: Path, folder: Path, name: str) -> list[Grade]:
         else:
             grades.append(await _grade(name, task, written[number], verdict))
     if name == OWN_CHAPTER:
-        grades += [
-            await _own(each) for each in OWN if (folder / each).is_file()
-        ]
+        grades += [await _own(each) for each in OWN if (folder / each).is_file()]
     return grades
 
 

@@ -194,6 +194,12 @@ REASONS: dict[str, tuple[Reason, ...]] = {
             "an `Ack` that has the message's number.",
         ),
         Reason(
+            "everyone_hears_it_once",
+            "without a ref was answered",
+            "nobody asked for that `Ack`. A message whose `ref` is `UNSET` has none, "
+            "and its publisher waits for nothing.",
+        ),
+        Reason(
             "who_left_hears_nothing",
             "no answer to publish|to publish without being a member",
             "publishing needs no membership. Number the message of a client that is "

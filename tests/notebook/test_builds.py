@@ -651,6 +651,11 @@ WRONGS: dict[str, tuple[Wrong, ...]] = {
             (("self.refresh(member, message)", "pass"),),
             before=True,
         ),
+        Wrong(
+            "always an ack",
+            "nobody asked for",
+            (("if message.ref is not UNSET:", "if True:"),),
+        ),
         Wrong("no ack", "a publisher waits", ((ACK, "            pass"),)),
         Wrong(
             "no left",
