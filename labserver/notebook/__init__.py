@@ -6,14 +6,16 @@ only has the subject of its chapter. Needs the extra ``notebooks``.
 
 from __future__ import annotations
 
+from labserver.load.figures.results import machine
 from labserver.notebook.absences import absence, losses
 from labserver.notebook.charts import bars, curves, fitted, lanes, layers
 from labserver.notebook.checks import check, compare
 from labserver.notebook.duel import duel
 from labserver.notebook.fanout import costs
+from labserver.notebook.fitting import fits, middle, predicted, this_machine
 from labserver.notebook.flames import flames
 from labserver.notebook.frames import frame_map, take_apart
-from labserver.notebook.ledger import entries, fit, idle, predicted, this_machine
+from labserver.notebook.ledger import LOADS, Load, entries, idle
 from labserver.notebook.load import six
 from labserver.notebook.loops import (
     dawdling,
@@ -36,8 +38,8 @@ from labserver.notebook.progress import progress
 from labserver.notebook.replicas import carried, duet
 from labserver.notebook.samples import Samples, sampled, watch
 from labserver.notebook.servers import running, running_cluster
-from labserver.notebook.sizing import Demand, comeback, plan
-from labserver.notebook.sizing_pictures import causes, returns
+from labserver.notebook.sizing import Demand, about, comeback, plan
+from labserver.notebook.sizing_pictures import causes, hearing, returns
 from labserver.notebook.slow import flood, latencies, policies
 from labserver.notebook.source import excerpt, show
 from labserver.notebook.start import doctor, stage_map
@@ -56,8 +58,14 @@ my_guess: float | None = None
 __all__ = [
     "this_machine",
     "entries",
-    "fit",
+    "LOADS",
+    "Load",
+    "about",
+    "fits",
     "fitted",
+    "hearing",
+    "machine",
+    "middle",
     "idle",
     "predicted",
     "Demand",

@@ -1,112 +1,177 @@
-"""Costs of a server's work on this machine: short runs, and a model fitted to them.
+"""Short runs of a replica with its Redis, and what they cost: the ledger of a machine.
 
-Two replicas share a Redis. The publisher is on the first replica and the members are on
-the second, so the cost of publishing is measured apart from the costs of receiving and
-delivering. In some runs the first replica has a member, too; then Redis sends each
-message to both.
+A message costs less, the more messages come: one that comes alone wakes the event loop,
+and finds cold caches. So what a replica hears arrives at the rates at which a fleet's
+replica hears, and everything else is measured beside such work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count as counted
+from typing import cast
 from urllib.parse import urlsplit
 
-import numpy as np
 from redis.asyncio import Redis
 from websockets.client import ClientProtocol
 from websockets.frames import Frame
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from labserver.notebook.peers import connected
+from labserver.notebook.peers import Peer, connected
 from labserver.notebook.progress import progress
-from labserver.notebook.servers import running, running_cluster
-from labserver.processes.cluster import Cluster, Replica
+from labserver.notebook.servers import running
+from labserver.processes.arrivals import Arrive, arriving
+from labserver.processes.cluster import Replica
+from labserver.redis.embedded import running_redis
 
 CPU = "process_cpu_seconds_total"
 MEMORY = "process_resident_memory_bytes"
-SECONDS = 0.4  # of each run
 PATIENCE = 10.0  # seconds until all readers must be connected
 AT_ONCE = 50  # connections that are opened together
+ROOMS = 100  # with one member each, in which a replica hears messages
 ROOM = "ledger"
+BESIDE = 2500.0  # messages a second beside which everything but hearing is measured
 
-
-_fitted: list[Costs] = []
-# Members, messages a second at most, replicas that receive them, other subscribers.
-LOADS = ((1, 20), (1, 500), (100, 100), (100, 500), (1, 500, 2, 16))
+_seeds = counted(1)
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Costs of one operation each, in seconds of one core; of a connection in bytes.
+class Load:
+    """What happens in a run, at Poisson due times.
 
     Attributes:
-        publish: For the publisher's replica, without the wait for Redis.
-        heard: For each replica with members in the room, independent of their number.
-        delivery: For that replica, for each member.
-        handshake: Including the check of its token, without a join.
-        ping: A ping and its pong.
-        redis_publish: For Redis, to number and keep a message.
-        redis_copy: For Redis, for each replica that receives a message.
-        connection: Resident bytes of the server for each idle connection.
-        background: Share of a core that a server uses without any load.
+        heard: Messages a second that the replica hears in rooms with one member each.
+            They are published straight into Redis, as other replicas do.
+        published: Messages a second that a client of the replica publishes, in one
+            room.
+        members: Members of that room.
+        listeners: Other subscribers of Redis, which get a copy of each message.
+        seconds: Duration.
 
     """
 
-    publish: float
-    heard: float
-    delivery: float
-    handshake: float
-    ping: float
-    redis_publish: float
-    redis_copy: float
-    connection: float
-    background: float
+    heard: float = 0.0
+    published: float = 0.0
+    members: int = 0
+    listeners: int = 0
+    seconds: float = 0.3
 
-    def __repr__(self) -> str:
-        names = ("publish", "heard", "delivery", "handshake", "ping")
-        times = [f"{name} {getattr(self, name) * 1e6:,.1f}" for name in names]
-        times += [f"redis_publish {self.redis_publish * 1e6:,.1f}"]
-        times += [f"redis_copy {self.redis_copy * 1e6:,.1f}"]
-        return f"microseconds: {', '.join(times)}; connection {self.connection:,.0f} B"
+    def __str__(self) -> str:
+        words = {
+            "heard": f"hears {self.heard:,.0f} messages a second",
+            "published": f"publishes {self.published:,.0f} for its clients",
+            "members": f"to {self.members:,} members each",
+            "listeners": f"and {self.listeners:,} others get each message, too",
+        }
+        said = [text for name, text in words.items() if getattr(self, name)]
+        return ", ".join(said) or "has nothing to do"
+
+
+LOADS = (
+    Load(heard=1000),
+    Load(heard=BESIDE),
+    Load(heard=8000),
+    Load(heard=BESIDE, published=400),
+    Load(heard=BESIDE, published=150, members=200),
+    Load(heard=BESIDE, listeners=50),
+    Load(heard=300, seconds=0.5),
+    Load(seconds=0.3),
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: what was done, and its CPU seconds by process."""
+    """One run: what was done, and the CPU seconds of the replica and of Redis.
 
-    members: int
+    Attributes:
+        load: What was to happen.
+        seconds: Duration.
+        late: Median seconds from a due time to the publishing; it grows where other
+            programs have the cores.
+        straight: Messages published straight into Redis.
+        published: Messages that a client published.
+        replica: CPU seconds of the replica.
+        redis: CPU seconds of Redis.
+
+    """
+
+    load: Load
     seconds: float
+    late: float
+    straight: int
     published: int
-    copies: int  # replicas that received each message
-    listeners: int  # other subscribers in Redis
-    first: float
-    second: float
+    replica: float
     redis: float
+
+    @property
+    def messages(self) -> int:
+        """Messages that Redis numbered."""
+        return self.straight + self.published
+
+    @property
+    def heard(self) -> int:
+        """Messages that the replica heard."""
+        return self.straight + (self.published if self.load.members else 0)
+
+    @property
+    def deliveries(self) -> int:
+        return self.straight + self.published * self.load.members
+
+    @property
+    def copies(self) -> int:
+        """Messages that Redis sent to subscribers."""
+        return self.heard + self.messages * self.load.listeners
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Costs of a client that says nothing.
+
+    Attributes:
+        handshake: CPU seconds of a handshake.
+        ping: CPU seconds of a ping and its pong.
+        connection: Bytes.
+
+    """
+
+    handshake: float
+    ping: float
+    connection: float
 
 
 class Reader(asyncio.Protocol):
-    """A client that joins, answers pings, and discards messages."""
+    """A client that joins, and discards messages.
+
+    Args:
+        server: The server.
+        room: The room that it joins; ``""`` for none. Then it answers pings.
+
+    """
 
     def __init__(self, server: Replica, room: str) -> None:
         self.protocol = ClientProtocol(parse_uri(server.url), max_size=None)
         self.request = self.protocol.connect()
         self.request.headers["Authorization"] = f"Bearer {server.token()}"
         self.join = f'{{"type":"join","room":"{room}"}}'.encode() if room else b""
+        self.room = room
         self.wanted = b'"joined"' if room else b'"hello"'
         self.there = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # also one of uvloop
         self.protocol.send_request(self.request)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        if self.room and self.there.done():
+            return  # thousands come in a second; the first ping is further away
         self.protocol.receive_data(data)
         events = self.protocol.events_received()
         if not self.there.done() and any(
@@ -124,8 +189,12 @@ class Reader(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def readers(server: Replica, count: int, room: str = "") -> AsyncIterator[None]:
-    """Connect readers; the block begins when all are connected, and in the room.
+async def readers(server: Replica, rooms: Sequence[str]) -> AsyncIterator[None]:
+    """Connect a reader for each room; the block begins when all are in.
+
+    Args:
+        server: The server.
+        rooms: A room for each reader; ``""`` for none.
 
     Raises:
         TimeoutError: They are not connected within ten seconds.
@@ -136,11 +205,13 @@ async def readers(server: Replica, count: int, room: str = "") -> AsyncIterator[
     transports: list[asyncio.Transport] = []
     try:
         async with asyncio.timeout(PATIENCE):
-            for start in range(0, count, AT_ONCE):
+            for start in range(0, len(rooms), AT_ONCE):
                 pairs = await asyncio.gather(
                     *(
-                        loop.create_connection(lambda: Reader(server, room), host, port)
-                        for _ in range(min(AT_ONCE, count - start))
+                        loop.create_connection(
+                            partial(Reader, server, room), host, port
+                        )
+                        for room in rooms[start : start + AT_ONCE]
                     )
                 )
                 transports += [transport for transport, _ in pairs]
@@ -151,43 +222,54 @@ async def readers(server: Replica, count: int, room: str = "") -> AsyncIterator[
             transport.abort()
 
 
-async def spent(cluster: Cluster, redis: Redis) -> tuple[float, float, float]:
-    """Return CPU seconds so far of the first replica, the second, and Redis."""
-    first, second = [await each.metric(CPU) for each in cluster.replicas]
-    info = await redis.info("cpu")
-    return first, second, info["used_cpu_user"] + info["used_cpu_sys"]
+@dataclass(frozen=True)
+class Bench:
+    """A replica with its Redis, members of its rooms, and a publisher."""
+
+    replica: Replica
+    redis: Redis
+    arrive: Arrive
+    publisher: Peer
+
+    async def spent(self) -> tuple[float, float]:
+        """Return CPU seconds so far of the replica and of Redis."""
+        replica, info = await self.replica.metric(CPU), await self.redis.info("cpu")
+        return replica, info["used_cpu_user"] + info["used_cpu_sys"]
+
+    async def run(self, load: Load) -> Entry:
+        """Put a load on the replica; return what was done, and its costs."""
+        room = f"{ROOM}-of-{load.members}"
+        async with (
+            readers(self.replica, [room] * load.members),
+            _listening(self.redis, load.listeners),
+        ):
+            before, start = await self.spent(), time.monotonic()
+            arrivals, published = await asyncio.gather(
+                self.arrive(load.heard, load.seconds, next(_seeds)),
+                _publishing(self.publisher, room, load.published, load.seconds),
+            )
+            after, seconds = await self.spent(), time.monotonic() - start
+        replica, redis = (b - a for a, b in zip(before, after, strict=True))
+        return Entry(
+            load, seconds, arrivals.late, arrivals.count, published, replica, redis
+        )
 
 
-async def run(
-    cluster: Cluster,
-    redis: Redis,
-    members: int,
-    rate: float,
-    copies: int = 1,
-    listeners: int = 0,
-) -> Entry:
-    """Publish on the first replica, for members on the second.
+async def _publishing(peer: Peer, room: str, rate: float, seconds: float) -> int:
+    """Publish at Poisson due times, and return how many messages.
 
-    Only one message is in flight at a time, so that two are never joined in one write.
-    Joined writes are cheaper, and a busy machine would join more of them.
+    Each one waits for the answer to the one before: two that a replica reads in one
+    turn of its loop would be joined in one write.
     """
-    room, count = f"{ROOM}-{members}-{rate:g}-{copies}", 0
-    first, second = cluster.replicas
-    async with (
-        readers(second, members, room),
-        readers(first, copies - 1, room),
-        connected(first, "publisher") as publisher,
-        _listening(redis, listeners),
-    ):
-        before, start = await spent(cluster, redis), time.monotonic()
-        while time.monotonic() < start + SECONDS:
-            await publisher.ask(type="publish", room=room, payload="x" * 100)
-            publisher.received.clear()
-            count += 1
-            await asyncio.sleep(1 / rate)
-        after, seconds = await spent(cluster, redis), time.monotonic() - start
-    used = [b - a for a, b in zip(before, after, strict=True)]
-    return Entry(members, seconds, count, copies, listeners, *used)
+    draw, start, count = random.Random(next(_seeds)), time.monotonic(), 0
+    due = draw.expovariate(rate) if rate else seconds
+    while due < seconds:
+        await asyncio.sleep(start + due - time.monotonic())
+        await peer.ask(type="publish", room=room, payload="x" * 100)
+        peer.received.clear()
+        count += 1
+        due += draw.expovariate(rate)
+    return count
 
 
 @asynccontextmanager
@@ -201,98 +283,53 @@ async def _listening(redis: Redis, count: int) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _cluster() -> AsyncIterator[tuple[Cluster, Redis]]:
-    async with running_cluster(2, message_rate_limit=0) as cluster:
-        redis: Redis = Redis.from_url(cluster.redis)
-        try:
-            yield cluster, redis
-        finally:
-            await redis.aclose()
+async def bench() -> AsyncIterator[Bench]:
+    """Run a replica and a Redis that are warm: one-time costs are over."""
+    rooms = [f"{ROOM}{number}" for number in range(ROOMS)]
+    async with (
+        running_redis() as url,
+        Redis.from_url(url) as redis,
+        arriving(url, ROOM, ROOMS) as arrive,
+        running("resume", redis=url, message_rate_limit=0) as replica,
+        readers(replica, rooms),
+        connected(replica, "talker") as talker,
+    ):
+        made = Bench(replica, redis, arrive, talker)
+        await made.run(Load(BESIDE, published=100, members=2, seconds=0.2))
+        yield made
 
 
-async def entries(*loads: Sequence[float]) -> list[Entry]:
-    """Run loads on a new cluster, one after the other; return an entry for each.
+async def entries(*loads: Load) -> list[Entry]:
+    """Put loads on a new replica, one after the other; return an entry for each."""
+    async with bench() as new:
+        return [await new.run(load) for load in progress(loads, "runs")]
+
+
+async def idle(count: int = 200, times: int = 3) -> list[Idle]:
+    """Return the costs of clients that say nothing, for each of some rounds.
 
     Args:
-        loads: For each run: members, publishes a second at most, replicas that receive
-            the messages (1 by default), other subscribers in Redis (none by default).
+        count: Clients that connect, stay for half a second, and leave.
+        times: How many rounds.
 
     """
-    async with _cluster() as (cluster, redis):
-        await run(cluster, redis, 1, 50)  # one-time costs must not be part of a run
-        return [
-            await run(cluster, redis, int(members), rate, *map(int, more))
-            for members, rate, *more in progress(loads, "runs")
-        ]
-
-
-async def idle(count: int = 100) -> tuple[float, float, float]:
-    """Return CPU seconds of a handshake and of a ping, and bytes of a connection."""
-    interval = 0.2
+    interval, found = 0.2, list[Idle]()
     async with running("resume", without=["broker"], heartbeat_interval=interval) as s:
-        async with readers(s, 20):  # fills caches and pools, a one-time cost
+        async with readers(s, [""] * 20):  # fills caches, a one-time cost
             pass
-        before = await s.metrics()
-        async with readers(s, count):
-            there = await s.metrics()
-            start = time.monotonic()
-            await asyncio.sleep(1.0)
-            after = await s.metrics()
-            pings = count * (time.monotonic() - start) / interval
-    return (
-        (there[CPU] - before[CPU]) / count,
-        (after[CPU] - there[CPU]) / pings,
-        max(there[MEMORY] - before[MEMORY], 0) / count,
-    )
-
-
-def fit(runs: Sequence[Entry], idle: tuple[float, float, float]) -> Costs:
-    """Return the costs that fit the runs best, by least squares.
-
-    The CPU time of a run is a sum of terms for its seconds (timers, requests for the
-    metrics), its messages and its deliveries. Negative costs become 0.
-    """
-
-    def solve(values: Sequence[float], *columns: Sequence[float]) -> list[float]:
-        table = np.array([[each.seconds for each in runs], *columns]).T
-        found, *_ = np.linalg.lstsq(table, np.array(values), rcond=None)
-        return [max(0.0, float(each)) for each in found]
-
-    counts = [each.published for each in runs]
-    extra = [each.published * (each.copies - 1) for each in runs]
-    deliveries = [each.published * each.members for each in runs]
-    background, heard, delivery = solve(
-        [each.second for each in runs], counts, deliveries
-    )
-    _, publish, _ = solve([each.first for each in runs], counts, extra)
-    more = [each.published * (each.copies - 1 + each.listeners) for each in runs]
-    _, once, copy = solve([each.redis for each in runs], counts, more)
-    handshake, ping, connection = idle
-    # Each message has at least one copy, so its cost is part of ``once``.
-    costs = Costs(
-        publish=publish,
-        heard=heard,
-        delivery=delivery,
-        handshake=handshake,
-        ping=ping,
-        redis_publish=max(0.0, once - copy),
-        redis_copy=copy,
-        connection=connection,
-        background=background,
-    )
-    _fitted.append(costs)
-    return costs
-
-
-async def this_machine() -> Costs:
-    """Return the costs that were fitted last; measure them if there are none (7 s)."""
-    if not _fitted:
-        fit(await entries(*LOADS), await idle())
-    return _fitted[-1]
-
-
-def predicted(costs: Costs, entry: Entry) -> float:
-    """Return the CPU seconds that the model predicts for both replicas of a run."""
-    listeners = entry.members + entry.copies - 1
-    each = costs.publish + entry.copies * costs.heard + listeners * costs.delivery
-    return 2 * costs.background * entry.seconds + entry.published * each
+        for _ in progress(range(times), "rounds"):
+            before = await s.metrics()
+            async with readers(s, [""] * count):
+                there, start = await s.metrics(), time.monotonic()
+                await asyncio.sleep(0.5)
+                after = await s.metrics()
+                pings = count * (time.monotonic() - start) / interval
+            used = there[MEMORY] - before[MEMORY]
+            one = Idle(
+                (there[CPU] - before[CPU]) / count,
+                (after[CPU] - there[CPU]) / pings,
+                # Later rounds use the memory again that this one leaves.
+                found[0].connection if found else max(0.0, used) / count,
+            )
+            found.append(one)
+    return found

@@ -9,10 +9,11 @@ import heapq
 import math
 import random
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from labserver.client import Backoff
-from labserver.notebook.ledger import Costs
+from labserver.notebook.fitting import Costs, rough
 
 BUSY = 0.6  # share of a core that may be used after the loss of a zone
 FRAME = 75  # bytes around a payload on the wire: the message, the WebSocket frame
@@ -75,6 +76,7 @@ class Plan:
         redis: Redis nodes by CPU time; their own replicas are not counted.
         cores: Busy cores after the loss of a zone, by cause.
         copies: Replicas that receive each message.
+        hears: Messages a second that each replica receives, after the loss of a zone.
         memory: Bytes for the connections of one replica, after the loss of a zone.
 
     """
@@ -83,21 +85,21 @@ class Plan:
     redis: int
     cores: dict[str, float]
     copies: float
+    hears: float
     memory: float
 
-    def __repr__(self) -> str:
-        return (
-            f"{self.replicas} replicas, {self.redis} Redis nodes; each message goes "
-            f"to {self.copies:.1f} replicas, {sum(self.cores.values()):.1f} "
-            f"cores are busy, {self.memory / 1e6:,.0f} MB of connections a replica"
-        )
+    @property
+    def busy(self) -> float:
+        """Cores that are busy after the loss of a zone."""
+        return sum(self.cores.values())
 
 
 def cores(costs: Costs, demand: Demand, replicas: int) -> dict[str, float]:
     """Return how many cores of the replicas are busy, by cause."""
+    heard = demand.publishes * demand.copies(replicas)
     return {
         "delivering": demand.deliveries * costs.delivery,
-        "receiving": demand.publishes * demand.copies(replicas) * costs.heard,
+        "receiving": heard * costs.heard.at(heard / replicas),
         "publishing": demand.publishes * costs.publish,
         "heartbeats": demand.connections / demand.heartbeat * costs.ping,
         "handshakes": demand.connections / demand.stay * costs.handshake,
@@ -124,14 +126,45 @@ def plan(costs: Costs, demand: Demand, zones: int = 3, busy: float = BUSY) -> Pl
         # More replicas receive more copies: never jump beyond what is needed now.
         each = max(each + 1, math.ceil(sum(used.values()) / busy / (zones - 1) * 0.9))
     copies = demand.copies(left)
-    redis = demand.publishes * (costs.redis_publish + copies * costs.redis_copy)
     return Plan(
         replicas=each * zones,
-        redis=math.ceil(redis / busy),
+        redis=nodes(costs, demand, copies, busy),
         cores=used,
         copies=copies,
+        hears=demand.publishes * copies / left,
         memory=demand.connections / left * costs.connection,
     )
+
+
+def nodes(costs: Costs, demand: Demand, copies: float, busy: float) -> int:
+    """Return how many Redis nodes do the work; rooms are spread evenly over them."""
+    count = 1
+    while True:
+        rate = demand.publishes / count
+        each = costs.redis_publish.at(rate) + copies * costs.redis_copy
+        if rate * each <= busy:
+            return count
+        count += 1
+
+
+def about(values: Iterable[float], unit: str) -> str:
+    """Return the range of repeated measurements, as exact as it is.
+
+    The ends are rounded to at most two digits: to 1, 2 or 5 times a power of ten that
+    is at most half of the range, and never to parts of one.
+
+    Args:
+        values: The measurements, all positive.
+        unit: Plural of what they count.
+
+    """
+    found = sorted(values)
+    low, high = found[0], found[-1]
+    least = max(1.0, 10.0 ** (math.floor(math.log10(high)) - 1))
+    most = min((high - low) / 2, high / 10)
+    step = max((m * least for m in (1, 2, 5) if m * least <= most), default=least)
+    ends = [f"{round(each / step) * step:,.0f}" for each in (low, high)]
+    return f"about {' to '.join(dict.fromkeys(ends))} {unit}"
 
 
 @dataclass
@@ -169,8 +202,8 @@ class Comeback:
         seconds = self.most_back
         soon = f"in {seconds:.0f} s" if seconds < LONGEST else f"not in {LONGEST:.0f} s"
         return (
-            f"peak {self.peak:,.0f} a second, 99 % back {soon}, "
-            f"{self.wasted:,} done in vain, {self.refused:,} refused"
+            f"peak {rough(self.peak)} a second, 99 % back {soon}, "
+            f"{rough(self.wasted)} done in vain, {rough(self.refused)} refused"
         )
 
 
