@@ -16,6 +16,8 @@
 # something must carry the messages of each to the other, and decide their order.
 
 # %%
+from redis.asyncio import Redis
+
 from labserver.notebook import (
     bars,
     carried,
@@ -30,6 +32,7 @@ from labserver.notebook import (
     running_cluster,
     show,
 )
+from labserver.redis.embedded import running_redis
 from labserver.redis.publishing import Publisher
 from labserver.stages import broker
 
@@ -213,6 +216,104 @@ def holes(delivered: int, arriving: list[int]) -> list[tuple[int, int]]:
 
 # %%
 check(holes)
+
+# %% [markdown]
+# ## Run: a stream instead of pub/sub
+#
+# A stream of Redis numbers its messages and keeps them, and `XREAD` with `BLOCK` waits
+# for the next one. So why does the broker not leave all of this to a stream? Here a
+# reader of each kind hears one message, is away for three, and comes back before the
+# fifth. The stream keeps two messages.
+
+# %%
+async with running_redis() as url, Redis.from_url(url, decode_responses=True) as redis:
+
+    async def say(*texts):
+        for text in texts:
+            await redis.publish("lobby", text)
+            await redis.xadd("stream", {"text": text}, maxlen=2, approximate=False)
+
+    async def listen(text):
+        async with redis.pubsub(ignore_subscribe_messages=True) as link:
+            await link.subscribe("lobby")
+            await link.get_message(timeout=1)  # it is confirmed
+            await say(text)
+            print("pub/sub:", (await link.get_message(timeout=1))["data"])
+
+    await listen("one")
+    ((_, [(last, _)]),) = await redis.xread({"stream": 0}, block=1000)
+    await say("two", "three", "four")
+    await listen("five")
+    for _, messages in await redis.xread({"stream": last}, block=1000):
+        print("stream: ", *(f"{fields['text']} ({key})" for key, fields in messages))
+
+# %% [markdown]
+# The stream's reader goes on after its last id, so it gets what it missed, as far as
+# that is kept. But the ids are times: they rise, and not by one. No reader can see that
+# `two` and `three` are gone. The stage gives its streams ids of its own, `seq-1`.
+#
+# And a blocked connection does nothing else. Either each room has a connection, or one
+# `XREAD` names all rooms of a replica. This measures the second, one message at a time.
+
+# %%
+import asyncio
+
+MESSAGES = 50
+
+
+async def spent(redis):
+    """Return the bytes that Redis received and sent, and the CPU time that it used."""
+    stats, cpu = await redis.info("stats"), await redis.info("cpu")
+    size = stats["total_net_input_bytes"] + stats["total_net_output_bytes"]
+    return size, cpu["used_cpu_user"] + cpu["used_cpu_sys"]
+
+
+async def by_pubsub(redis, rooms):
+    async with redis.pubsub() as link:
+        await link.subscribe(*rooms)
+        for _ in rooms:
+            await link.get_message(timeout=1)
+        before = await spent(redis)
+        for number in range(MESSAGES):
+            await redis.publish(rooms[number % len(rooms)], b"x" * 200)
+            await link.get_message(timeout=1)
+        return before, await spent(redis)
+
+
+async def by_stream(redis, rooms):
+    last = dict.fromkeys(rooms, b"0-0")
+    before = await spent(redis)
+    for number in range(MESSAGES):
+        reading = asyncio.create_task(redis.xread(last, block=1000))
+        await asyncio.sleep(0)  # it is on its way, and waits
+        await redis.xadd(rooms[number % len(rooms)], {"b": b"x" * 200}, maxlen=1000)
+        for room, messages in await reading:
+            last[room] = messages[-1][0]
+    return before, await spent(redis)
+
+
+async with running_redis() as url, Redis.from_url(url) as redis:
+    for count in (1, 10, 100, 1000):
+        for way in (by_pubsub, by_stream):
+            await redis.flushall()
+            before, after = await way(redis, [b"room-%d" % n for n in range(count)])
+            size, cpu = ((b - a) / MESSAGES for a, b in zip(before, after, strict=True))
+            print(
+                f"{count:4} rooms, {way.__name__:9} {size:6,.0f} bytes and "
+                f"{cpu * 1e6:4.0f} us of Redis for each message"
+            )
+
+# %% [markdown]
+# With pub/sub a message costs the same, however many rooms a replica listens to. An
+# `XREAD` sends the names and last ids of all rooms again each time, and Redis enters
+# the reader in a list for each of them. (Under load, one call brings several messages.)
+# When a client joins another room, the call must end before that room can be named.
+# Consumer groups do not help: of a group's messages, each goes to only one reader, and
+# here every replica needs all.
+#
+# For a few streams that every reader follows, such as a log of events, `XREAD` is the
+# better choice. For many rooms that come and go, the stage uses both: pub/sub carries,
+# a stream keeps, and one script writes to both.
 
 # %% [markdown]
 # ## Build: your own broker
