@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import re
 import shlex
 import signal
@@ -190,10 +191,26 @@ class Program:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port that nobody listens on now.
+
+    It is below those that the system gives out by itself: until the program listens,
+    any other one could get such a port, and would be taken for the program.
+    """
+    for port in random.SystemRandom().sample(range(*_own_ports()), 100):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise CannotJudge("no TCP port is free")
+
+
+def _own_ports() -> tuple[int, int]:
+    """Return the first of the ports to choose from, and the one after the last."""
+    first = 32768
+    with contextlib.suppress(OSError, ValueError):
+        first = int(
+            Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+        )
+    return (first - 8000, first) if first > 16000 else (10000, 18000)
 
 
 def _resident(group: int) -> int:

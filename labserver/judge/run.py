@@ -149,7 +149,8 @@ async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float,
                     outcome, seen = "broken", explained(exc)
                     if "in vain" in seen:
                         seen = f"{seen}; {evidence.instead()}"
-                    trouble = await _death(world)
+                    # A connection ends before its process has: the news may be late.
+                    trouble = await _death(world, 6 if isinstance(exc, Broken) else 40)
                     if isinstance(world, Outside) and (words := world.words()):
                         seen = f"{seen}; the last that the server printed: {words}"
         if trouble and "prints" in trouble:
@@ -170,11 +171,11 @@ async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float,
     return finding, late[0], trouble
 
 
-async def _death(world: World) -> str:
-    """Return what ended the servers, if they are over; the news may take a moment."""
+async def _death(world: World, looks: int) -> str:
+    """Return what ended the servers, if they are over within so many looks."""
     trouble = ""
     if isinstance(world, Outside):
-        for _ in range(6):
+        for _ in range(looks):
             if trouble := world.trouble():
                 break
             await asyncio.sleep(TICK)
