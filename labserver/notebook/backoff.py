@@ -22,7 +22,7 @@ from labserver.judge.clients import Trap
 from labserver.judge.outcomes import Broken, must
 from labserver.judge.world import World, until
 
-SPEED = 100.0
+SPEED = 1000.0
 FIRST, CAP = 0.5, 20.0  # seconds: ceilings of the first wait, and of the longest
 CROWD = 40  # clients
 TOLD = 3  # seconds that a client is told to wait

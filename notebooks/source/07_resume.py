@@ -318,8 +318,8 @@ show(Visitor)
 
 # %% [markdown]
 # `probe` lets crowds of them meet a server that breaks connections, refuses them and
-# sends them away, as `labserver judge --client` does. They wait a hundredth of the time
-# that you return.
+# sends them away, as `labserver judge --client` does. They wait a thousandth of the
+# time that you return.
 #
 # <details><summary>Hint</summary>
 #

@@ -12,7 +12,7 @@ import pytest
 
 from labserver.contract.closing import Return, after_status, comes_back
 from labserver.errors import SettingsError
-from labserver.judge import World
+from labserver.judge import Broken, World
 from labserver.judge.run import Finding
 from labserver.mistakes.broker import NoResubscribe
 from labserver.mistakes.heartbeat import SweepReturns
@@ -261,6 +261,27 @@ async def test_loop_that_stands_still_is_not_blamed_on_a_class_that_does_not_run
     probed = await probe(WheelHeartbeat)
     assert not probed.hung
     assert probed.kept
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_check_that_waited_in_vain_is_asked_again_with_more_patience(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def waits_in_vain(world: World) -> None:
+        waits.append(world.patience)
+        if len(waits) <= times:
+            raise Broken("waited in vain for an answer")
+
+    checks = [("echo", waits_in_vain)]
+    monkeypatch.setattr(
+        "labserver.notebook.probing.checks_up_to", lambda *about: checks
+    )
+    probed = await probe(WheelHeartbeat)
+    assert len(waits) == 2 and waits[1] > waits[0]
+    assert probed.kept is (times == 1)
+    assert len(probed.findings) == 1
 
 
 @pytest.mark.filterwarnings("ignore")
