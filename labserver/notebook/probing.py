@@ -31,7 +31,7 @@ from labserver.stages import LAST, STAGES, included
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
 # Where nothing else is wrong, the machine may be busy: a check is asked again, alone.
-PATIENT, IN_VAIN = 8.0, "in vain"
+PATIENT, IN_VAIN = 4.0, "in vain"
 AT_ONCE = 8  # checks: most of the time they wait
 STUCK = 3.0  # seconds that a part may hold the event loop
 WHOLE = 120.0  # seconds for everything, on a machine that is very busy
