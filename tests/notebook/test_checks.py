@@ -365,7 +365,7 @@ async def test_kernel_lives_after_an_answer_that_never_returns() -> None:
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell) for cell in cells]
     )
-    await build.client(notebook).async_execute()
+    await build.client(notebook, FOLDER).async_execute()
     first, second, third = (cell.outputs[-1].data for cell in notebook.cells)
     assert "did not return within 2 s" in first["text/markdown"]
     assert second["text/plain"] == "True"
@@ -392,7 +392,7 @@ def test_text_names_no_article_that_it_does_not_introduce() -> None:
 
 def test_files_that_a_text_names_exist() -> None:
     for name, text in texts():
-        for path in re.findall(r"`([\w./]+\.(?:py|lua|md))`", text):
+        for path in re.findall(r"`([\w.]+/[\w./]+\.(?:py|lua|md))`", text):
             assert (ROOT / path).exists(), f"{name}: {path}"
 
 
