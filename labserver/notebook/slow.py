@@ -18,9 +18,9 @@ from labserver.notebook.servers import running
 from labserver.processes.cluster import Replica
 
 SIZE = 32_000  # bytes of a message
-HEAD = 75  # bytes around it on the wire
 EACH = 12  # messages at a time
-BOUNDED = ("backpressure", "broker", "resume")  # their outboxes count bytes
+PAUSE = 0.1  # seconds between two times
+AFTERWARDS = 14  # more looks, when nothing is published any more
 MEMORY = "process_resident_memory_bytes"
 PATIENCE = 1.0  # seconds to wait for missing messages, in all
 
@@ -30,6 +30,7 @@ class Flood:
     """A run with a reader that has stopped. Sizes are in MB.
 
     Attributes:
+        seconds: Since the first message, at each step.
         published: Published so far, at each step.
         memory: Growth of the server's memory, at each step.
         process: Waiting for the stopped reader in the server's process.
@@ -42,6 +43,7 @@ class Flood:
     """
 
     total: int
+    seconds: list[float] = field(default_factory=list)
     published: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     process: list[float] = field(default_factory=list)
@@ -55,6 +57,18 @@ class Flood:
     def grown(self) -> float:
         """Growth of the server's memory at the end, in MB."""
         return self.memory[-1]
+
+    def reached(self, held: float) -> float:
+        """Return the second in which the process first held so many MB, or more."""
+        pairs = zip(self.seconds, self.process, strict=True)
+        return next((at for at, size in pairs if size >= held), self.seconds[-1])
+
+    @property
+    def freed(self) -> float:
+        """The second from which on the process held nothing any more."""
+        held = [at for at, size in zip(self.seconds, self.process, strict=True) if size]
+        later = [at for at in self.seconds if held and at > held[-1]]
+        return later[0] if later else self.seconds[-1]
 
     def __repr__(self) -> str:
         fate = "still connected" if self.stayed else "cut off"
@@ -73,9 +87,12 @@ async def flood(
 ) -> Flood:
     """Publish to a room of two members; one reads, the other has stopped reading.
 
+    Twelve messages of 32 kB are published every tenth of a second. When all are, the
+    process is watched for a second and a half more.
+
     Args:
         stage: Last stage of the server.
-        megabytes: Megabytes to publish, in messages of 32 kB.
+        megabytes: Megabytes to publish.
         receive_buffer: ``SO_RCVBUF`` of the stopped reader in bytes; 0 for the kernel's
             choice.
         options: As for :func:`running`.
@@ -88,26 +105,21 @@ async def flood(
         connected(server, "ann", "lobby") as ann,
         silent(server, room="lobby", receive_buffer=receive_buffer) as (stuck,),
     ):
-        start = await server.metric(MEMORY)
-        for step in range(steps + 1):
-            if step:
+        start, begun = await server.metric(MEMORY), time.monotonic()
+        for step in range(steps + 1 + AFTERWARDS):
+            await asyncio.sleep(begun + step * PAUSE - time.monotonic())
+            if 0 < step <= steps:
                 await ann.publish("lobby", *["x" * SIZE] * EACH)
                 await ann.messages(step * EACH)
             sizes = await server.metrics()
-            seen.published.append(step * EACH * SIZE / 1e6)
+            seen.seconds.append(time.monotonic() - begun)
+            seen.published.append(min(step, steps) * EACH * SIZE / 1e6)
             seen.memory.append(max(sizes[MEMORY] - start, 0) / 1e6)
+            seen.process.append(sizes["labserver_outbox_bytes"] / 1e6)
             kernel, peer = _queues(server, stuck)
             seen.kernel.append(kernel / 1e6)
             seen.peer.append(peer / 1e6)
-            held = sizes["labserver_outbox_bytes"]
-            if stage not in BOUNDED:  # asyncio holds the rest
-                held = max(step * EACH * (SIZE + HEAD) - kernel - peer, 0)
-            seen.process.append(held / 1e6)
-        patience = float(options.get("stuck_timeout", 0))
-        deadline = time.monotonic() + 1.5 * patience
-        while time.monotonic() < deadline and seen.stayed:
-            seen.stayed = await server.metric("labserver_connections") > 1
-            await asyncio.sleep(0.05)
+            seen.stayed = sizes["labserver_connections"] > 1
         seen.dropped = int(await server.metric("labserver_outbox_drops_total"))
         seen.healthy = len(ann.of("message"))
     return seen

@@ -60,9 +60,10 @@ class NoHeartbeat:
 class DirectOutbox:
     """Everything is written at once; bytes that the peer does not take pile up."""
 
-    __slots__ = ("write",)
+    __slots__ = ("transport", "write")
 
     def __init__(self, reader: Reader, metrics: Metrics) -> None:
+        self.transport = reader.transport
         self.write = reader.transport.write
 
     def deliver(self, chunk: Chunk) -> None:
@@ -78,7 +79,7 @@ class DirectOutbox:
         pass
 
     def waiting(self) -> int:
-        return 0
+        return self.transport.get_write_buffer_size()
 
 
 class NoHistory:

@@ -15,6 +15,8 @@
 # not read must wait somewhere, or be dropped. This chapter shows where they wait.
 
 # %%
+from pathlib import Path
+
 from labserver.notebook import (
     check,
     compare,
@@ -34,8 +36,8 @@ from labserver.stages import backpressure
 # ## Break: one reader stops at stage 4
 #
 # The room has two members: `ann` reads everything, and the other has stopped reading.
-# Ann publishes 8 MB in messages of 32 kB, about 0.4 MB at a time. Each time she waits
-# until she has received her own messages.
+# Ann publishes 8 MB in messages of 32 kB, twelve of them every tenth of a second. Each
+# time she waits until she has received her own messages.
 
 # %%
 before = await flood("heartbeat")
@@ -73,6 +75,8 @@ show(backpressure)
 
 # %%
 runs = {"stage 4": await flood("heartbeat")}
+
+# %%
 runs |= await policies("disconnect", "drop-newest", stuck_timeout=1)
 
 # %%
@@ -84,18 +88,26 @@ for name, run in runs.items():
 # ## Observe: what the process holds
 
 # %% tags=["picture"]
+dropping = runs["drop-oldest"]
 curves(
     {
-        "stage 4": (runs["stage 4"].published, runs["stage 4"].process),
-        "drop-oldest": (runs["drop-oldest"].published, runs["drop-oldest"].process),
-        "disconnect": (runs["disconnect"].published, runs["disconnect"].process),
+        name: (runs[name].seconds, runs[name].process)
+        for name in ("stage 4", "drop-oldest", "disconnect")
     },
     title="One reader has stopped: what the server's process holds for it",
-    x="published, MB",
+    x="seconds since the first of 8 MB",
     y="held, MB",
+    marks={"the outbox is full": dropping.reached(0.9), "cut off": dropping.freed},
 )
 
 # %% [markdown]
+# Three things end the growth, and each has a moment of its own. Until shortly before
+# the first mark the kernels take all, at every stage. At the first mark the outbox is
+# full, and the *policy* decides: `disconnect` ends the connection then, `drop-oldest`
+# goes on. At the second mark the reader has taken no byte for `stuck_timeout`, and no
+# policy keeps it. The teeth between the marks: `drop-oldest` drops a quarter of the
+# limit at once, so that it seldom has to go through all that waits.
+#
 # The default is `disconnect` (close code 4409): with a history (chapter 7) the client
 # reconnects and gets the messages that it missed. Dropping suits data that is soon out
 # of date, such as prices or cursors. The client is then told with a `gap` which
@@ -114,7 +126,7 @@ wide = runs["stage 4"]
 small = await flood("heartbeat", send_buffer=65536, receive_buffer=65536)
 places = {
     name: (
-        run.published,
+        run.seconds,
         {
             "the peer's kernel": run.peer,
             "the server's kernel": run.kernel,
@@ -126,18 +138,37 @@ places = {
 layers(
     places,
     title="Where it lies what one stuck reader does not take (stage 4)",
-    x="published, MB",
+    x="seconds",
     y="MB",
 )
 
 # %%
 hidden = wide.kernel[-1] + wide.peer[-1]
-compare(my_guess, hidden, "MB in kernels (0: this machine has no /proc)")
+compare(my_guess, round(hidden, 1), "MB in kernels (0: this machine has no /proc)")
+
+# %% [markdown]
+# Where does that number come from? Linux lets the send buffer of a connection grow as
+# far as `net.ipv4.tcp_wmem` allows. Its three numbers are bytes: the least, the first,
+# and the most.
+
+# %%
+limits = Path("/proc/sys/net/ipv4/tcp_wmem")
+print(limits.read_text() if limits.exists() else "this machine has no /proc")
 
 # %% [markdown]
 # The server's metrics do not include the bytes in the kernels, because for the process
 # they are sent. So a limit on the outbox does not limit how far a slow reader lags
-# behind; `send_buffer` also bounds the part that waits in the server's kernel.
+# behind. There are ways to know more, or to have less there:
+#
+# - `SIOCOUTQ`, an `ioctl` of the socket, says what the peer has not acknowledged. This
+#   server asks it to tell a slow reader from a dead one. `TCP_INFO` says that and more:
+#   round trips, retransmissions, the window.
+# - `TCP_NOTSENT_LOWAT` makes a socket refuse more while so many bytes are not even
+#   sent. The buffer may still grow with what is on its way, so a fast reader far away
+#   loses nothing. This server does not use it.
+# - `SO_SNDBUF`, here `send_buffer`, is a bound that always holds, and has a price: it
+#   ends the growth for that connection. At 100 ms of round trip, 64 KB at a time are at
+#   most 640 KB a second, however fast the line is.
 #
 # ## Run: latency that looks perfect
 #
@@ -152,9 +183,10 @@ for name, options in {
     print(f"{name:18} {await latencies('backpressure', **options)}")
 
 # %% [markdown]
-# Percentiles are computed from the messages that arrived. A message that never arrived
-# has no latency, so the broken server may show the better percentiles. That is why
-# every percentile needs the share of arrived messages beside it.
+# Percentiles are computed from the messages that arrived, and a message that never
+# arrived has no latency. Nobody would find the broken server by its percentiles: what
+# it delivered before it stopped, it delivered quickly. Only the share of arrived
+# messages tells the two apart, so every percentile needs it beside it.
 #
 # ## Exercise: drop the oldest
 #
