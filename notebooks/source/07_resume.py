@@ -32,6 +32,7 @@ from labserver.notebook import (
     storm,
 )
 from labserver.notebook.backoff import Visitor
+from labserver.notebook.deserted import Watching, deserted
 from labserver.stages import resume
 
 # %% [markdown]
@@ -182,6 +183,45 @@ for outage in (0, 2, 30):
 # After a short outage the first delay alone decides the peak; after a long one, the
 # doubled delays flatten it. The server can do the rest: it admits a limited number of
 # handshakes a second (`admission_rate`) and refuses the others with `Retry-After`.
+#
+# ## Run: a process that dies, and a host that vanishes
+#
+# In the storm the clients knew at once that their server was gone. Only its process had
+# died: the kernel of its host closes what the process leaves open, and sends FIN or
+# RST. A host without power, or a network that is cut, sends nothing. Here a client only
+# reads, as clients mostly do. The network to its server is frozen by the same proxy as
+# in chapter 4:
+
+# %%
+print(await deserted())
+
+# %%
+print(await deserted(host=True))
+
+# %% [markdown]
+# It would not notice in a day. A client that sends nothing waits for no acknowledgement
+# either, so its kernel misses nothing. Had it sent something, Linux would give up after
+# about a quarter of an hour. Until then its user sees a room in which nobody speaks.
+#
+# So a client needs a watch of its own, as the server has its heartbeat. The `hello`
+# tells it how often the server pings. A client that has heard nothing for two
+# heartbeats, not even a ping, takes its server for lost, and comes back with its
+# cursor:
+
+# %%
+show(Watching)
+
+# %%
+print(await deserted(host=True, watches=True))
+
+# %% [markdown]
+# The server pings every half second here. So the silence is noticed within two
+# heartbeats, and with the default of 25 s within 50 s. The watch aborts the connection:
+# a close would wait for an answer.
+#
+# A browser shows a page no pings. A client there sends `{"type": "ping"}` itself, and
+# waits for the `pong`. The lab's client leaves it to the keepalive of `websockets`,
+# which pings every 20 s and waits 20 s for the answer.
 #
 # ## Exercise: when to come back
 #
