@@ -35,6 +35,18 @@ PUBLISHED = "labserver_messages_published_total"
 SUMMARY = re.compile(r"^churn\n.*?^verdict .*?$", re.DOTALL | re.MULTILINE)
 
 
+# What a chapter asks of each scenario: how the lines begin that say it.
+ASKED: dict[str, tuple[str, ...]] = {
+    "churn": ("handshake", "refused"),
+    "fanout": ("subscribers",),
+    "idle": ("memory", "noticed after"),
+    "reconnect_storm": ("accepts", "back after", "missed"),
+    "replicas": ("members", "other replica", "same replica"),
+    "slow_readers": ("healthy", "throttled"),
+    "generator": ("sent late", "read late", "processor"),
+}
+
+
 class NoLoad(LabError):
     """The load tests did not run; the message says why."""
 
@@ -101,7 +113,7 @@ class Six:
         line.say("the run is over")
         self._check()
         if found := SUMMARY.search(self.said):
-            return found.group()
+            return shortened(found.group())
         raise NoLoad(self.said.strip().rpartition("\n")[2] or "Locust said nothing")
 
     def _check(self) -> None:
@@ -148,6 +160,18 @@ class Six:
                 if await cluster.replicas[0].metric(PUBLISHED):
                     self.loaded.set()
             await asyncio.sleep(TICK)
+
+
+def shortened(summary: str) -> str:
+    """Return the lines of a summary that a chapter asks for, and its verdict."""
+    kept, asked = list[str](), ASKED["churn"]
+    for line in summary.splitlines():
+        if line and not line.startswith(" "):
+            asked = ASKED.get(line, ())
+            kept.append(line)
+        elif line.strip().startswith(asked) and asked:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 six = Six()

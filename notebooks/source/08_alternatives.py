@@ -42,6 +42,9 @@ for name, heard in (await three_ways(stage="broker", outage=0.4)).items():
 
 # %% [markdown]
 # An `EventSource` reconnects by itself, but without a history it still misses messages.
+# The poll misses the most, also without an outage: between an answer and the next
+# request nobody listens, here for 40 ms, and what is published then is not kept for
+# anybody. So polls need a history more than the others do.
 #
 # ## Predict
 #
@@ -114,8 +117,10 @@ bars(
 )
 
 # %% [markdown]
-# An open HTTP request keeps its parser, headers, a task and generators in memory. A
-# WebSocket has freed the state of its handshake.
+# These are figures of two programs. A WebSocket of this server has freed the state of
+# its handshake. Streams and polls are served by uvicorn and Starlette, which keep a
+# parser, headers, a task and generators for each open request. The transport itself
+# needs no more than a socket: a server that is made for streams would need less.
 #
 # ## Observe: what publishing costs
 #

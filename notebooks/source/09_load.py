@@ -160,7 +160,7 @@ excerpt(
 #
 # We run all six scenarios at once, on two replicas, with 40 users for two seconds. That
 # is enough to see how they work, but too little for a measurement. The first cell
-# starts the replicas, the second the load, and the third prints the summary.
+# starts the replicas, the second the load, and the third prints what is asked below.
 
 # %%
 await six.begin()
