@@ -80,6 +80,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         broker.replicas_agree_on_one_order,
         broker.replica_listens_to_its_own_rooms_only,
         broker.who_returns_at_once_hears,
+        broker.who_joins_hears_all_that_follows,
         broker.broken_link_loses_nothing,
         broker.frozen_redis_loses_nothing,
         broker.emptied_redis_is_told,

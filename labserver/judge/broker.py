@@ -16,6 +16,7 @@ from labserver.judge.world import Broken, Peer, Served, World, must, peer
 from labserver.redis.link import channel_of
 
 SILENT = 2.5  # seconds
+JOINS = 25  # each of a room that is new to its replica
 
 
 @asynccontextmanager
@@ -115,6 +116,35 @@ async def who_returns_at_once_hears(world: World) -> None:
                 await ann.publish(red, 1)
                 await bob.until("message")
             await asyncio.sleep(0.02)
+
+
+async def who_joins_hears_all_that_follows(world: World) -> None:
+    """Who joins while others speak gets every message after the seq it was told."""
+    async with (
+        _two(world) as (one, two),
+        world.uneven_redis(),
+        peer(one, max_queue=None) as ann,
+        peer(two, "bob", max_queue=None) as bob,
+    ):
+        for number in range(JOINS):
+            room, oracle = world.room(f"red-{number}"), Oracle()
+            await ann.join(room)
+            speaking = asyncio.create_task(_speak(ann, room))
+            try:
+                async with world.awaiting("a joined, and what is said after it"):
+                    joined = await bob.join(room)
+                    oracle.saw(joined)
+                    await bob.hear_until(oracle, room, joined["seq"] + 3)
+            finally:
+                speaking.cancel()
+                await asyncio.gather(speaking, return_exceptions=True)
+            must(  # nothing is broken, so nothing need be lost
+                oracle.verdict.clean and not oracle.verdict.gaps,
+                f"joined at seq {joined['seq']}, while others spoke: {oracle.verdict}",
+            )
+            async with world.awaiting("answers to leaves"):
+                for member in (ann, bob):
+                    await member.ask(type="leave", room=room)
 
 
 async def broken_link_loses_nothing(world: World) -> None:
@@ -240,6 +270,13 @@ async def _all_came(
             f"{deaf}; a message after them came, and {silent} lost before it were "
             f"{told}"
         ) from None
+
+
+async def _speak(client: Peer, room: str) -> None:
+    """Publish again and again, and wait for no ack."""
+    while True:
+        await client.send(type="publish", room=room, payload=1)
+        await asyncio.sleep(0.002)
 
 
 async def _insisted(client: Peer, room: str, count: int) -> list[int]:

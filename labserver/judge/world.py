@@ -185,15 +185,15 @@ class World:
 
     @asynccontextmanager
     async def uneven_redis(self) -> AsyncIterator[None]:
-        """Let answers of Redis overtake each other on their way, if that can be."""
+        """Let commands to Redis, and answers, overtake each other, if that can be."""
         if self.network is None:
             yield
             return
-        self.network.down.jitter = JITTER
+        self.network.up.jitter = self.network.down.jitter = JITTER
         try:
             yield
         finally:
-            self.network.down.jitter = 0.0
+            self.network.up.jitter = self.network.down.jitter = 0.0
 
     # Clients
 

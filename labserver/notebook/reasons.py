@@ -854,6 +854,19 @@ REASONS: dict[str, tuple[Reason, ...]] = {
             "only if it is still empty then, and join again what you have left.",
         ),
         Reason(
+            "who_joins_hears_all_that_follows",
+            "reordered [1-9]",
+            "a member is told a seq, and gets older messages afterwards: its position "
+            "was read past the messages that are still on their way. Take the position "
+            "of what this replica has heard.",
+        ),
+        Reason(
+            "who_joins_hears_all_that_follows",
+            "unsignalled gaps [1-9]",
+            "messages fell between a join and the subscription: `subscribe` returned "
+            "before Redis had confirmed, and this replica heard nothing yet.",
+        ),
+        Reason(
             "frozen_redis_loses_nothing",
             "no answer to publish",
             "a client waits for ever for the answer to its publish. While Redis is "

@@ -26,7 +26,7 @@ from labserver.judge.starter import STARTERS
 from labserver.mistakes import MISTAKES
 from labserver.processes.cluster import running_replica
 from tests.conftest import eventually
-from tests.support import leader
+from tests.support import hasty, leader
 from tests.support.processes import alive
 
 SERVE = [sys.executable, "-m", "labserver", "serve", "--port", "{port}"]
@@ -90,6 +90,7 @@ LONG = {
         *("who_vanished_is_ended", "pings_are_no_burst", "memory_stays_bounded"),
         *("a_stuck_reader_holds_up_nobody", "who_is_stuck_is_ended"),
         *("no_loss_is_silent", "who_reads_slowly_stays", "frozen_redis_loses_nothing"),
+        "who_joins_hears_all_that_follows",
         "new_token_is_for_the_same_user",
     )
 }
@@ -262,6 +263,14 @@ async def test_replica_that_does_not_subscribe_again_breaks_every_fault(
     async with commanded(argv, "broker", patience=4.0) as world:
         verdict = await judge(world, [("broker", PROBES[name])])
     assert FAULTS[name] in broken(verdict)[name]
+
+
+async def test_replica_that_does_not_wait_for_its_subscription_loses_messages() -> None:
+    check = PROBES["who_joins_hears_all_that_follows"]
+    argv = [sys.executable, hasty.__file__]
+    async with commanded(argv, "broker", patience=4.0) as world:
+        verdict = await judge(world, [("broker", check)])
+    assert "joined at seq" in broken(verdict)[check.__name__]
 
 
 async def test_cluster_that_has_a_leader_breaks_when_it_crashes(tmp_path: Path) -> None:

@@ -200,7 +200,9 @@ def test_every_probe_has_a_mistake(name: str) -> None:
     broken = {mistake.breaks for mistake in MISTAKES.values()}
     # And what is shown by processes: in tests/judge/test_judge.py.
     broken |= {*SEEN.values(), *WRONGS, *FAULTS, "who_is_stuck_is_ended"}
-    broken.add("killed_replica_costs_the_others_nothing")
+    broken |= {
+        *("killed_replica_costs_the_others_nothing", "who_joins_hears_all_that_follows")
+    }
     broken.add("who_ended_is_forgotten")  # in tests/judge/test_kept.py
     assert name in broken
 

@@ -121,6 +121,9 @@ PUBLISH = """
         self.calls.put_nowait((stored, room, tail))
         return stored
 """
+HEARD = """
+        return Position(*self.places[room])
+"""
 # Numbers in one command, publishes in another.
 IN_TWO = (
     (
@@ -901,6 +904,27 @@ class MyHeartbeat(MyHeartbeat):
         Wrong("one channel", "no replica has subscribed", ONE_CHANNEL),
         Wrong("a pattern", "replicas listen to rooms", PATTERN),
         Wrong("a late leave", "the room was left late", more=LEAVES),
+        Wrong(
+            "a position that is read elsewhere",
+            "a member is told a seq",
+            (
+                (
+                    HEARD,
+                    """
+        place = await self.redis.hmget(channel_of(room), "epoch", "seq")
+        return Position(place[0].decode(), int(place[1]))
+""",
+                ),
+            ),
+        ),
+        Wrong(
+            "a join that believes",
+            "messages fell between",
+            (
+                ("await asyncio.wait_for(asyncio.shield(self.rooms[room]), 2)", "pass"),
+                ("self.places[room])", 'self.places.get(room, ("", 0)))'),
+            ),
+        ),
         Wrong(
             "futures that stay open",
             "a client waits for ever",
