@@ -236,4 +236,6 @@ def compare(
     if isinstance(predicted, str) and isinstance(happened, str):
         return compare_mistake(predicted, happened)
     assert not isinstance(predicted, str) and not isinstance(happened, str)
-    return Comparison(predicted, round(happened, 2), unit)
+    # A count is exact. What was measured once has two digits that mean something.
+    exact = happened if isinstance(happened, int) else float(f"{happened:.2g}")
+    return Comparison(predicted, exact, unit)

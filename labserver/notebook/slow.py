@@ -175,9 +175,13 @@ class Latencies:
 
     def __repr__(self) -> str:
         return (
-            f"half within {self.p50:6.1f} ms, 99 % within {self.p99:6.1f} ms, "
+            f"half within {_ms(self.p50)} ms, 99 % within {_ms(self.p99)} ms, "
             f"{self.complete:3.0f} % arrived"
         )
+
+
+def _ms(value: float) -> str:
+    return f"{value:5.1f}" if value < 10 else f"{value:5.0f}"
 
 
 async def latencies(

@@ -144,7 +144,7 @@ layers(
 
 # %%
 hidden = wide.kernel[-1] + wide.peer[-1]
-compare(my_guess, round(hidden, 1), "MB in kernels (0: this machine has no /proc)")
+compare(my_guess, hidden, "MB in kernels (0: this machine has no /proc)")
 
 # %% [markdown]
 # Where does that number come from? Linux lets the send buffer of a connection grow as

@@ -83,7 +83,7 @@ for way, late in ways.items():
     share = 100 * sum(each > 50 for each in late) / len(late)
     print(
         f"{way:24} half {percentile(late, 50):5.1f} ms   "
-        f"99 % {percentile(late, 99):5.1f} ms   over 50 ms: {share:4.1f} %"
+        f"99 % {percentile(late, 99):4.0f} ms   over 50 ms: {share:3.0f} %"
     )
 
 # %% [markdown]
@@ -114,8 +114,8 @@ found = await generators(0, 0.8)
 for share, trips in found.items():
     print(
         f"other work {share:3.0%}: 99 % back within "
-        f"{percentile(trips.from_due, 99):5.1f} ms, 99 % sent within "
-        f"{percentile(trips.slip, 99):5.1f} ms of when they were due"
+        f"{percentile(trips.from_due, 99):3.0f} ms, 99 % sent within "
+        f"{percentile(trips.slip, 99):3.0f} ms of when they were due"
     )
 
 # %% [markdown]

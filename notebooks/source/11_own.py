@@ -155,7 +155,7 @@ print(rivals)
 rivals.picture()
 
 # %%
-compare(my_guess, round(rivals.ratio("16 in flight"), 1), "times")
+compare(my_guess, rivals.ratio("16 in flight"), "times")
 
 # %% [markdown]
 # With one message in flight, both make one system call for each member, and that is

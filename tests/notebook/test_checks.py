@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from labserver.notebook import check
+from labserver.notebook import check, compare
 from labserver.notebook import checks as checks_module
 from labserver.notebook.exercises import EXERCISES
 from tests.support.chapters import CHAPTERS, FOLDER, build
@@ -351,7 +351,7 @@ def test_answer_that_exits_is_a_wrong_answer() -> None:
 
 
 ENDLESS = """
-from labserver.notebook import check
+from labserver.notebook import check, compare
 def dead(peers, now, patience):
     while True:
         pass
@@ -409,3 +409,14 @@ def test_names_in_a_hint_are_in_the_file_beside_them(exercise: Any) -> None:
             for part in name.split("."):
                 assert re.search(rf"\b(?:def|class) {part}\b", text), f"{path}: {name}"
     assert found or exercise.name in ("accept_key", "first_words")
+
+
+@pytest.mark.parametrize(
+    ("happened", "words"),
+    [(1234, "1234 lines"), (631.52, "630 lines"), (4.951, "5 lines"), (0.317, "0.32")],
+)
+def test_counts_are_exact_and_measured_figures_have_two_digits(
+    happened: float, words: str
+) -> None:
+    assert words in repr(compare(None, happened, "lines"))
+    assert f"You said 3 lines. It was {words}" in repr(compare(3, happened, "lines"))
