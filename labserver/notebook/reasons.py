@@ -29,6 +29,10 @@ UNMASKED = (
     "the data are still masked. Byte `i` of a client's data is XORed with byte `i % 4` "
     "of the mask, which stands between the head and the data."
 )
+WAITS = (
+    "somebody waits for a peer. `await connection.ping()` waits behind what the peer "
+    "does not read, perhaps for ever; `send_ping()` does not wait."
+)
 CODES = (
     "a connection ended without its code. Write a close frame before you return: its "
     "data are the code, in two bytes, the higher one first."
@@ -519,9 +523,10 @@ REASONS: dict[str, tuple[Reason, ...]] = {
         Reason(
             "who_vanished_is_ended",
             "with a full buffer",
-            "somebody waits for a peer. `await connection.ping()` waits behind what "
-            "the peer does not read, perhaps for ever; `send_ping()` does not wait.",
+            WAITS,
         ),
+        # Seen where it is the only one: the pings did not go the way of send_ping.
+        Reason("pings_are_spread", "in vain for a ping", WAITS),
         Reason(
             "who_vanished_is_ended",
             "12 of 12 dead peers",
