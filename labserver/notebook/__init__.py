@@ -32,6 +32,7 @@ from labserver.notebook.peers import (
     silent,
     upgrade,
 )
+from labserver.notebook.presence import Ghosts, counted, roster, told
 from labserver.notebook.probed import Probed
 from labserver.notebook.probing import probe
 from labserver.notebook.progress import progress
@@ -56,6 +57,10 @@ from labserver.notebook.workshop import judge, starter
 my_guess: float | None = None
 
 __all__ = [
+    "Ghosts",
+    "counted",
+    "roster",
+    "told",
     "this_machine",
     "entries",
     "LOADS",

@@ -11,6 +11,7 @@ from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
 from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
 from labserver.notebook.exercises.load import EXERCISE as JUDGE
 from labserver.notebook.exercises.own import EXERCISE as ERROR_FOR
+from labserver.notebook.exercises.presence import EXERCISE as NEWS
 from labserver.notebook.exercises.resume import EXERCISE as DELAY
 from labserver.notebook.exercises.rooms import EXERCISE as FORGET
 from labserver.notebook.exercises.sizing import EXERCISE as REPLICAS
@@ -29,6 +30,7 @@ ALL = (
     JUDGE,
     REPLICAS,
     ERROR_FOR,
+    NEWS,
 )
 EXERCISES = {each.name: each for each in ALL}
 
