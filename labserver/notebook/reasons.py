@@ -47,6 +47,11 @@ OLD_TIMER = (
     "its new identity, cancel the timer of the old one, and begin another."
 )
 
+IN_TWO = (
+    "two replicas number a message each, and publish them in the other order: between "
+    "two commands there is time. Number and publish in one script."
+)
+
 # By part, the most telling first: one mistake may break several checks.
 REASONS: dict[str, tuple[Reason, ...]] = {
     "server": (
@@ -837,8 +842,7 @@ REASONS: dict[str, tuple[Reason, ...]] = {
         Reason(
             "replicas_agree_on_one_order",
             "reordered [1-9]|unsignalled gaps [1-9]",
-            "two replicas number a message each, and publish them in the other order: "
-            "between two commands there is time. Number and publish in one script.",
+            IN_TWO,
         ),
         Reason(
             "replica_listens_to_its_own_rooms_only",
@@ -857,6 +861,11 @@ REASONS: dict[str, tuple[Reason, ...]] = {
             "after leaving and joining again",
             "the room was left late, when a new member was already there. Leave it "
             "only if it is still empty then, and join again what you have left.",
+        ),
+        Reason(
+            "who_joins_hears_all_that_follows",
+            "reordered [1-9].*announced gaps [1-9]",  # told lost, and then it came
+            IN_TWO,
         ),
         Reason(
             "who_joins_hears_all_that_follows",

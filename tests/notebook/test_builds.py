@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.timeout(60),
     # A wrong admission takes HS512, which wants a longer secret.
     pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning"),
+    # A wrong broker may leave a connection open.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 # To number, publish and hear, and to tell what was not heard, are one thing.
