@@ -32,7 +32,7 @@ from labserver.notebook.peers import (
     silent,
     upgrade,
 )
-from labserver.notebook.presence import Ghosts, counted, roster, told
+from labserver.notebook.presence import Ghosts, know, told
 from labserver.notebook.probed import Probed
 from labserver.notebook.probing import probe
 from labserver.notebook.progress import progress
@@ -58,8 +58,7 @@ my_guess: float | None = None
 
 __all__ = [
     "Ghosts",
-    "counted",
-    "roster",
+    "know",
     "told",
     "this_machine",
     "entries",

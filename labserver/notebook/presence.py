@@ -21,7 +21,7 @@ from labserver.redis.link import channel_of
 
 KINDS = ("present", "presence")
 SPREAD = 1.5  # seconds in which rooms are joined; a refresh is every two seconds
-PATIENCE = 15.0  # seconds until the people of an ended replica must be forgotten
+PATIENCE = 15.0  # seconds that a chapter waits for presence
 
 
 def roster(messages: Iterable[Message]) -> dict[str, str]:
@@ -54,6 +54,21 @@ def counted(peer: Peer, room: str) -> int:
     """Return how many are there, as a member was told last; 0 if it never was."""
     counts = [each["count"] for each in of(peer, room) if each["type"] in KINDS]
     return counts[-1] if counts else 0
+
+
+async def know(peers: Collection[Peer], room: str, count: int) -> None:
+    """Wait until each of the peers was told that so many are in a room.
+
+    Raises:
+        TimeoutError: One of them was not.
+
+    """
+    await asyncio.gather(*(_knows(each, room, count) for each in peers))
+
+
+async def _knows(peer: Peer, room: str, count: int) -> None:
+    if not await peer.until(lambda: counted(peer, room) == count, within=PATIENCE):
+        raise TimeoutError(f"{peer.hello['user']} was not told of {count}")
 
 
 @dataclass
