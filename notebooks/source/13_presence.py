@@ -177,8 +177,8 @@ curves(
 compare(my_guess, batched[-1].messages, "messages for 120 people")
 
 # %% [markdown]
-# Batches turn the square into one to three messages for each member, in crowds of every
-# size. The price is a second, at most, until a change is told.
+# Batches turn the square into a few messages for each member, in crowds of all four
+# sizes. The price is that a change may wait for a second.
 #
 # Look at the bytes, too. From 15 to 60 people they still grow much faster than the
 # crowd: each of n members gets a list of n people. So a batch alone is not enough. The
