@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test debug compose chaos check load notebooks serve demo up env clean
+.PHONY: help lab test debug compose chaos check load notebooks book serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -42,6 +42,9 @@ ledger: .venv/peers  ## what each stage costs, about 5 minutes
 notebooks: .venv/ready  ## execute every chapter again
 	@$(BIN)/python notebooks/build.py
 
+book: .venv/book  ## the chapters and these pages as a book to read, in dist/book
+	@$(BIN)/python -m sphinx -qW --keep-going -c notebooks/book -d build/book . dist/book
+
 serve: .venv/ready  ## run the last stage on port 8080
 	@$(BIN)/labserver serve
 
@@ -62,6 +65,10 @@ clean:  ## remove what was made here
 
 .venv/peers: .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+	@touch $@
+
+.venv/book: .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[book]'
 	@touch $@
 
 .venv/ready: pyproject.toml

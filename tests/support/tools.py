@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 
 from labserver.demo.router import find_haproxy
 from tests.support.chromium import CHROMIUM, playwright
@@ -16,4 +17,5 @@ TOOLS = {
     "C compiler": shutil.which("cc"),
     "openssl": shutil.which("openssl"),
     "Node": shutil.which("node"),
+    "Sphinx": find_spec("myst_nb") and "a module",
 }
