@@ -97,8 +97,11 @@ async def who_reads_slowly_stays(world: World) -> None:
         try:
             with _not_ended(publishing):
                 end = time.monotonic() + seconds
-                # A publisher that ends early has words of its own, below.
-                while time.monotonic() < end and not _failed(publishing):
+                # A publisher that ends early has words of its own, below. One that
+                # takes longer is no reason to stop reading: that would be stuck.
+                while not _failed(publishing) and not (
+                    publishing.done() and time.monotonic() > end
+                ):
                     await slow.message()
                     await asyncio.sleep(0.1)
             last = (await publishing)[-1]

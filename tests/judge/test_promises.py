@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from labserver.judge import PROMISES, Probe, Skipped, World
+from labserver.judge.heartbeat import GRACE, SLOW_INTERVAL, who_reads_slowly_stays
 from labserver.judge.resume import replay_races_with_live_messages
 from labserver.judge.run import judge
 from labserver.judge.world import until
@@ -81,3 +84,20 @@ async def test_wait_ends_in_time_though_its_condition_swallows_that() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await until(never)
+
+
+class LatePublisher(World):
+    """A world whose publisher is not done before the slow reader's time is over."""
+
+    async def fill(self, *arguments: Any) -> list[int]:
+        ends = time.monotonic() + 4 * SLOW_INTERVAL + GRACE + 2.5 * SLOW_INTERVAL
+        seqs = await super().fill(*arguments)
+        await asyncio.sleep(ends - time.monotonic())
+        return seqs
+
+
+@pytest.mark.loops("uvloop")
+async def test_slow_reader_goes_on_reading_while_the_publisher_takes_its_time() -> None:
+    world = LatePublisher("heartbeat", patience=10.0)
+    verdict = await judge(world, [("heartbeat", who_reads_slowly_stays)])
+    assert [each.seen for each in verdict.findings] == [""]
