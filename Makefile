@@ -11,7 +11,7 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
 test: .venv/ready  ## run the tests
-	@$(BIN)/python -m pytest -q -m "not docker" -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -q -m "not docker" -n 4 --dist worksteal
 
 debug: .venv/ready  ## the promises once more, while asyncio looks for mistakes
 	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 2 tests/judge/test_promises.py \

@@ -317,7 +317,7 @@ async def _all(
     try:
         await asyncio.gather(*(first(*pair) for pair in checks))
         broken = [each for each in findings if each.outcome == "broken"]
-        if all(IN_VAIN in each.seen for each in broken):
+        if PATIENT and all(IN_VAIN in each.seen for each in broken):
             for name, check in unsure:
                 again = await one(name, check, PATIENT)
                 others = [each for each in findings if each.check != check.__name__]
