@@ -10,6 +10,7 @@ from labserver.load.figures.results import machine
 from labserver.notebook.absences import absence, losses
 from labserver.notebook.charts import bars, curves, fitted, lanes, layers
 from labserver.notebook.checks import check, compare
+from labserver.notebook.codings import footprint, growth, quotes
 from labserver.notebook.duel import duel
 from labserver.notebook.fanout import costs
 from labserver.notebook.fitting import fits, middle, predicted, this_machine
@@ -114,7 +115,9 @@ __all__ = [
     "expected",
     "flames",
     "flood",
+    "footprint",
     "frame_map",
+    "growth",
     "idle_cost",
     "judge",
     "lanes",
@@ -128,6 +131,7 @@ __all__ = [
     "probe",
     "progress",
     "publishing",
+    "quotes",
     "raw",
     "running",
     "running_cluster",

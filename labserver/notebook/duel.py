@@ -104,15 +104,15 @@ async def duel(target: str) -> Duel:
 async def _cost(pid: int, members: list[Peer], at_once: int, writes: int) -> float:
     """Return the microseconds of CPU that a server needs for each delivery."""
     heard = len(members[-1].of("message"))
-    before = _used(pid)
+    before = used(pid)
     for number in range(1, writes + 1):
         await members[0].publish("duel", *[PAYLOAD] * at_once)
         if not await members[-1].messages(heard + number * at_once):
             raise TimeoutError("a message did not reach the last member within 5 s")
-    return (_used(pid) - before) / (at_once * writes * len(members)) * 1e6
+    return (used(pid) - before) / (at_once * writes * len(members)) * 1e6
 
 
-def _used(pid: int) -> float:
+def used(pid: int) -> float:
     """Return the seconds of CPU time that a process has used."""
     with contextlib.suppress(OSError):  # Linux; its other figures are steps of 10 ms
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9

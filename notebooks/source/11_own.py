@@ -223,3 +223,5 @@ check(error_for)
 # network. What breaks after a week, behind a proxy, with clients that nobody wrote,
 # shows only there: so measure what you run, and keep the judge in your tests
 # (`labserver judge --junit FILE`).
+#
+# The lab's server has more than its promises. Next: **12 · Binary and compression**.

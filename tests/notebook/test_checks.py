@@ -123,6 +123,14 @@ def adjacent_is_a_hole(delivered: int, arriving: list[int]) -> list[tuple[int, i
     return found
 
 
+def below_twelve(members: Any) -> Any:
+    found: dict[Any, list[str]] = {}
+    for name, (subprotocol, agreed) in members.items():
+        window = 12 if agreed > 12 else 9 if agreed else 0
+        found.setdefault((subprotocol or "lab.json", window), []).append(name)
+    return found
+
+
 BOUNDARIES = [
     ("dead", later_than_patience, "at least"),
     ("dead", same_moment_is_silence, "same moment"),
@@ -137,6 +145,7 @@ BOUNDARIES = [
     ("may_connect", empty_is_none, "empty"),
     ("first_words", as_bytes, "bytes"),
     ("holes", adjacent_is_a_hole, "next seq"),
+    ("sharing", below_twelve, "exactly 12"),
 ]
 
 

@@ -6,6 +6,7 @@ from labserver.notebook.exercises.alternatives import EXERCISE as TO_REPLAY
 from labserver.notebook.exercises.auth import EXERCISE as MAY_CONNECT
 from labserver.notebook.exercises.backpressure import EXERCISE as DROP_OLDEST
 from labserver.notebook.exercises.broker import EXERCISE as HOLES
+from labserver.notebook.exercises.codings import EXERCISE as SHARING
 from labserver.notebook.exercises.echo import EXERCISE as ACCEPT_KEY
 from labserver.notebook.exercises.exercise import Case, Exercise, Mistake
 from labserver.notebook.exercises.heartbeat import EXERCISE as DEAD
@@ -30,6 +31,7 @@ ALL = (
     JUDGE,
     REPLICAS,
     ERROR_FOR,
+    SHARING,
     NEWS,
 )
 EXERCISES = {each.name: each for each in ALL}

@@ -1,0 +1,239 @@
+"""Members that ask for one form of frames, and what they cost the server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import cbor2
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import Frame
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from labserver.contract import wire
+from labserver.contract.messages import to_json
+from labserver.contract.wire import Variant
+from labserver.notebook.charts import line_through
+from labserver.notebook.duel import used
+from labserver.notebook.peers import Peer, connected
+from labserver.notebook.progress import progress
+from labserver.notebook.servers import running
+from labserver.processes.cluster import Replica
+
+FORMS = {
+    "JSON": Variant(wire.JSON),
+    "CBOR": Variant(wire.CBOR),
+    "JSON, deflate": Variant(wire.JSON, wire.WINDOWS[0]),
+    "CBOR, deflate": Variant(wire.CBOR, wire.WINDOWS[0]),
+}
+ROOM = "forms"
+TURNS = 12  # batches that each server gets
+BATCH = 3  # messages of which the CPU time is read together
+FIRST, MORE = 30, 300  # members before a measurement of memory, and in it
+AT_ONCE = 50  # connections that are opened together
+PATIENCE = 10.0  # seconds until all members must be in the room
+MEMORY = "process_resident_memory_bytes"
+SYMBOLS = ("ACME", "INIT", "LOOP", "ZINC", "WIRE", "NODE")
+
+
+def quotes(number: int) -> list[dict[str, Any]]:
+    """Return the payload of message ``number``: prices, as a feed of them sends."""
+    draw = random.Random(number)
+    return [
+        {
+            "symbol": symbol,
+            "bid": round(draw.uniform(90, 100), 2),
+            "ask": round(draw.uniform(100, 110), 2),
+            "size": draw.randrange(1000),
+        }
+        for symbol in SYMBOLS
+    ]
+
+
+class Member(asyncio.Protocol):
+    """A client that joins a room, and then discards what it gets.
+
+    Attributes:
+        agreed: What the handshake agreed on, once it is over.
+        joined: Done when the client is in the room.
+
+    """
+
+    def __init__(self, server: Replica, variant: Variant) -> None:
+        # This says that a compressor may be kept, as browsers do; the server declines.
+        deflate = ClientPerMessageDeflateFactory(client_max_window_bits=True)
+        self.protocol = ClientProtocol(
+            parse_uri(server.url),
+            extensions=[deflate] if variant.window_bits else None,
+            subprotocols=[Subprotocol(variant.subprotocol)],
+            max_size=None,
+        )
+        self.request = self.protocol.connect()
+        self.request.headers["Authorization"] = f"Bearer {server.token()}"
+        self.agreed: Variant | None = None
+        self.joined = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # also one of uvloop
+        self.protocol.send_request(self.request)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self.joined.done():
+            return
+        self.protocol.receive_data(data)
+        events = self.protocol.events_received()
+        if self.agreed is None and self.protocol.state is State.OPEN:
+            protocol = self.protocol
+            self.agreed = wire.negotiated(protocol.subprotocol, protocol.extensions)
+            self._join()
+        if any(b"joined" in each.data for each in events if isinstance(each, Frame)):
+            self.joined.set_result(None)
+        self._flush()
+
+    def _join(self) -> None:
+        message = {"type": "join", "room": ROOM}
+        if self.protocol.subprotocol == wire.CBOR:
+            self.protocol.send_binary(cbor2.dumps(message))
+        else:
+            self.protocol.send_text(to_json(message).encode())
+
+    def _flush(self) -> None:
+        if data := b"".join(self.protocol.data_to_send()):
+            self.transport.write(data)
+
+
+@asynccontextmanager
+async def members(
+    server: Replica, count: int, variant: Variant
+) -> AsyncIterator[list[Member]]:
+    """Connect members of one room that ask for frames of one variant.
+
+    Raises:
+        TimeoutError: They are not in the room within ten seconds.
+
+    """
+    loop, place = asyncio.get_running_loop(), urlsplit(server.url)
+    host, port = place.hostname or "", place.port or 0
+    there: list[Member] = []
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for start in range(0, count, AT_ONCE):
+                pairs = await asyncio.gather(
+                    *(
+                        loop.create_connection(
+                            partial(Member, server, variant), host, port
+                        )
+                        for _ in range(min(AT_ONCE, count - start))
+                    )
+                )
+                there += [member for _, member in pairs]
+                await asyncio.gather(*(member.joined for _, member in pairs))
+        yield there
+    finally:
+        for each in there:
+            each.transport.abort()
+
+
+@dataclass(frozen=True)
+class Growth:
+    """CPU time of the server for one message, in a room that grows.
+
+    Attributes:
+        members: Sizes of the room.
+        taken: Microseconds for each message, by size.
+
+    """
+
+    members: list[int]
+    taken: list[float]
+
+    def __repr__(self) -> str:
+        start, slope = line_through(self.members, self.taken)
+        return f"T = {start:.0f} µs + {slope:.1f} µs · N"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A server, its publisher, and what its members ask for."""
+
+    server: Replica
+    publisher: Peer
+    variant: Variant
+
+    async def cost(self, first: int) -> float:
+        """Return the microseconds of CPU for each message of a batch."""
+        before = used(self.server.pid)
+        for number in range(first, first + BATCH):
+            await _publish(self.publisher, number)
+        return (used(self.server.pid) - before) / BATCH * 1e6
+
+
+async def growth(
+    servers: Mapping[str, Mapping[str, str]], sizes: Sequence[int] = (1, 30, 60)
+) -> dict[str, Growth]:
+    """Measure the CPU time of quotes sent one at a time, while rooms grow.
+
+    The servers get their messages in turns. A cost is the least of some batches: other
+    programs on the machine only add to it.
+
+    Args:
+        servers: By name, the ``form`` that the members ask for, a name of ``FORMS``,
+            and options as for :func:`running`, such as a ``mistake``.
+        sizes: Sizes of each room, ascending; the publisher is not in it.
+
+    """
+    taken: dict[str, list[float]] = {name: [] for name in servers}
+    places, there = dict[str, _Place](), 0
+    async with AsyncExitStack() as stack:
+        for name, options in servers.items():
+            more: dict[str, Any] = {"message_rate_limit": 0, **options}
+            variant = FORMS[more.pop("form")]
+            server = await stack.enter_async_context(running("rooms", **more))
+            ann = await stack.enter_async_context(connected(server, "ann"))
+            places[name] = _Place(server, ann, variant)
+        for size in progress(sizes, "rooms"):
+            for place in places.values():
+                newcomers = members(place.server, size - there, place.variant)
+                await stack.enter_async_context(newcomers)
+            there = size
+            turns = [
+                {name: await place.cost(turn * BATCH) for name, place in places.items()}
+                for turn in range(TURNS)
+            ]
+            for name, costs in taken.items():
+                costs.append(min(turn[name] for turn in turns))
+    return {name: Growth(list(sizes), costs) for name, costs in taken.items()}
+
+
+async def footprint(form: str) -> float:
+    """Return the kilobytes of server memory for a member that has heard a message.
+
+    Args:
+        form: A name of ``FORMS``: what the members ask for.
+
+    """
+    async with (
+        running("rooms") as server,
+        connected(server, "ann") as ann,
+        members(server, FIRST, FORMS[form]),
+    ):
+        await _publish(ann, 1)
+        before = await server.metric(MEMORY)
+        async with members(server, MORE, FORMS[form]):
+            await _publish(ann, 2)
+            return (await server.metric(MEMORY) - before) / MORE / 1000
+
+
+async def _publish(peer: Peer, number: int) -> None:
+    await peer.ask(type="publish", room=ROOM, payload=quotes(number))
+    peer.received.clear()
