@@ -12,7 +12,7 @@
 # **Promise:** a frame is built once for all who can read it, also when it is
 # compressed. · *about 30 minutes*
 #
-# Smaller frames sound like a gift: `permessage-deflate` compresses them, and CBOR
+# There are two ways to smaller frames: `permessage-deflate` compresses them, and CBOR
 # writes the same objects in fewer bytes than JSON. This chapter measures what both save
 # on the wire, and what they cost the server in CPU time and memory. And it shows why
 # one decision, to keep no memory between messages, makes compression cheap for a room.
@@ -315,8 +315,8 @@ bars(
 # ## Run: what forgetting costs
 #
 # There is a price. A compressor that begins anew has to write all names again in each
-# message. The same two hundred messages, with a compressor for each and with one for
-# all; and then sixteen of them at a time as one message.
+# message. So 192 messages of prices, with a compressor for each and with one for all;
+# and with sixteen at a time as one message.
 
 # %%
 import json
@@ -414,7 +414,7 @@ await compare("rooms", "encoded-per-member")
 #
 # ## What still breaks
 #
-# Compression is a gift to attackers, too. A small frame may unfold into a huge message:
+# Compression helps attackers, too. A small frame may unfold into a huge message:
 # the server stops at `--message-size-limit` (close code 1009). And whoever can put text
 # beside a secret in the same compressed message can learn the secret from the length
 # (CRIME and BREACH did this to HTTP). A compressor that forgets sees one message only;
