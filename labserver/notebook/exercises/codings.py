@@ -68,7 +68,7 @@ def last_only(members: Members) -> Groups:
 
 
 def _in_order(result: Any, given: tuple[Any, ...]) -> Any:
-    # The groups may come in any order: a verdict compares text.
+    # Groups may come in any order: a verdict compares text, and cases have this one.
     if not isinstance(result, dict):
         return result
     return dict(sorted(result.items(), key=repr))
@@ -83,7 +83,7 @@ EXERCISE = Exercise(
         ),
         Case(
             ({"ann": (JSON, 9), "bob": (JSON, 11), "eve": (JSON, 12)},),
-            {(JSON, 9): ["ann", "bob"], (JSON, 12): ["eve"]},
+            {(JSON, 12): ["eve"], (JSON, 9): ["ann", "bob"]},
         ),
         Case(
             ({"ann": (JSON, 0), "bob": (None, 0), "eve": (JSON, 12)},),
