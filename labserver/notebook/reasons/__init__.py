@@ -1,0 +1,42 @@
+"""Why the best known wrong versions of each part are wrong, by what the checks saw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from labserver.judge.run import Finding
+from labserver.notebook.reasons import (
+    admission,
+    application,
+    backoff,
+    broker,
+    heartbeat,
+    history,
+    outbox,
+    server,
+)
+from labserver.notebook.reasons.reason import Reason
+
+# By part, the most telling first: one mistake may break several checks.
+REASONS: dict[str, tuple[Reason, ...]] = {
+    "server": server.REASONS,
+    "application": application.REASONS,
+    "admission": admission.REASONS,
+    "heartbeat": heartbeat.REASONS,
+    "outbox": outbox.REASONS,
+    "history": history.REASONS,
+    "backoff": backoff.REASONS,
+    "broker": broker.REASONS,
+}
+
+
+def reason(place: str, findings: Sequence[Finding], raised: Sequence[str]) -> str:
+    """Return why a part is wrong, if that is well known; else an empty text."""
+    seen = [(each.check, each.seen) for each in findings if each.outcome == "broken"]
+    seen += [("", each) for each in raised]
+    for known in REASONS.get(place, ()):
+        for check, text in seen:
+            if check == known.check and re.search(known.seen, text):
+                return known.because
+    return ""

@@ -1,0 +1,88 @@
+"""Wrong solutions of chapter 4, and how their explanations begin."""
+
+from __future__ import annotations
+
+from tests.support.wrongs.wrong import Wrong
+
+# A heartbeat that turns over all connections, once an interval.
+SWEEP = """
+class MyHeartbeat(MyHeartbeat):
+    async def start(self, metrics):
+        self.metrics, self.all = metrics, set()
+        self.task = asyncio.create_task(self.turn())
+
+    async def stop(self):
+        self.task.cancel()
+
+    def watch(self, connection):
+        self.all.add(connection)
+
+    def forget(self, connection):
+        self.all.discard(connection)
+
+    async def turn(self):
+        while True:
+            await asyncio.sleep(self.interval)
+            self.sweep()
+
+    def sweep(self):
+        for connection in list(self.all):
+            if connection.pinged > connection.seen and not connection.reads():
+                self.metrics.dead += 1
+                self.forget(connection)
+                connection.cut(HEARTBEAT_LOST)
+            else:
+                connection.send_ping()
+"""
+
+DEAD = "connection.pinged > connection.seen and not connection.reads()"
+
+WRONGS: tuple[Wrong, ...] = (
+    Wrong("nobody is judged", "the pings go out", ((DEAD, "False"),)),
+    Wrong("a goodbye to the dead", "a close frame is a", ((".cut(", ".end("),)),
+    Wrong("an impatient look", "live peers were", (("self.interval * 3 / 4", "0"),)),
+    Wrong(
+        "three silent pings",
+        "they are cut too late",
+        ((DEAD, f"{DEAD} and self.silent(connection) > 2"),),
+        """
+
+    def silent(self, connection):
+        self.times = getattr(self, "times", {})
+        self.times[connection] = self.times.get(connection, 0) + 1
+        return self.times[connection]
+""",
+    ),
+    Wrong("not counted", "the peers are gone", (("dead += 1", "dead += 0"),)),
+    Wrong("one ping", "too few pings", (("self.interval / 4, self", "60, self"),)),
+    Wrong("one timer for all", "one timer pings", more=SWEEP),
+    Wrong(
+        "a return in the loop",
+        "some of the dead",
+        more=SWEEP.replace("connection.cut", "return connection.cut"),
+    ),
+    Wrong(
+        "a set that changes",
+        "to cut a connection also",
+        more=SWEEP.replace("list(self.all)", "self.all"),
+    ),
+    Wrong(
+        "a ping that is awaited",
+        "somebody waits for a peer",
+        more=f"""
+class MyHeartbeat(MyHeartbeat):
+    def watch(self, connection):
+        self.timers[connection] = asyncio.create_task(self.beat(connection))
+
+    async def beat(self, connection):
+        while True:
+            await connection.ping()
+            connection.pinged = connection.loop.time()
+            await asyncio.sleep(self.interval * 3 / 4)
+            if {DEAD}:
+                self.metrics.dead += 1
+                return connection.cut(HEARTBEAT_LOST)
+            await asyncio.sleep(self.interval / 4)
+""",
+    ),
+)
