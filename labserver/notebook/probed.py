@@ -104,6 +104,14 @@ class Probed:
         if wrong:
             lines += ["", "| stage | what should hold | seen |", "|---|---|---|"]
         lines += [row(e.stage, e.says, e.seen) for e in wrong[:SHOWN_LIMIT]]
+        if (more := len(wrong) - SHOWN_LIMIT) > 0:
+            lines += ["", f"{more} more broken checks are not shown."]
+        if wrong and all("in vain" in each.seen for each in wrong):
+            lines += [
+                "",
+                "All of them waited in vain. If other programs have this machine's "
+                "cores, end them, and run the cell again.",
+            ]
         if self.hung:
             lines += ["", f"**{self.hung}**"]
         for text in self.raised:

@@ -81,8 +81,10 @@ class Judged:
         if wrong:
             rows = [row(each.says, each.seen) for each in wrong[:SHOWN_LIMIT]]
             words = shlex.join(command(self.name, python="python"))
+            more = len(wrong) - SHOWN_LIMIT
             parts += [
                 "\n".join(["| what should hold | seen |", "|---|---|", *rows]),
+                *([f"{more} more broken checks are not shown."] if more > 0 else []),
                 "Later promises wait for this one. In a terminal, with every message "
                 "and a page of pictures: `labserver judge --html verdict.html "
                 f"--stage {self.stage} -- {words}`",

@@ -148,8 +148,9 @@ for name, options in {
 #
 # ## Exercise: who is dead?
 #
-# Each peer has three times, in seconds: `pinged` (its last ping was sent), `ponged`
-# (its last pong arrived) and `seen` (any frame from it arrived). Return the names of
+# `peers` is by name, `{"bob": {"pinged": 10, "ponged": 9.1, "seen": 9.1}}`: the seconds
+# at which the last ping to it was sent, its last pong arrived, and any frame from it
+# arrived. Return the names of
 # the dead peers: those whose ping is at least `patience` seconds old and that have sent
 # nothing since the ping (a frame at the same moment counts as since).
 #
@@ -189,13 +190,16 @@ check(dead)
 # Now write the part itself. A server makes one object of it, and calls
 #
 # - `start(metrics)` when it begins, `stop()` when it ends;
-# - `watch(connection)` for each new connection, `forget(connection)` when one is over.
+# - `watch(connection)` for each new connection, `forget(connection)` when one is over;
+#   both are plain functions, which wait for nothing.
 #
 # What your class needs of a connection:
 #
 # - `connection.send_ping()` sends a ping, and waits for nothing;
 # - `connection.pinged` and `connection.seen` are the times of the last ping to it and
-#   of the last frame from it; `connection.reads()` says whether it has taken bytes;
+#   of the last frame from it;
+# - `connection.reads()` says whether it still takes what was sent before the last ping:
+#   a slow reader has the ping behind other messages, and cannot have answered yet;
 # - `connection.cut(HEARTBEAT_LOST)` ends it at once. Count it: `metrics.dead += 1`.
 #
 # `probe` puts your class into a real server of this stage. It asks it what

@@ -237,10 +237,14 @@ check(drop_oldest)
 # - `paused()` when the socket has become full, `resumed()` when it has taken all;
 # - `waiting()`, which returns the bytes that wait for the socket in this process.
 #
+# A client is told of what it lost (`gap`), in the place where it is missing: before
+# every message and every answer that came later.
+#
 # The server sets the transport's limit to zero: from the first byte that the kernel
 # does not take, `connection.paused` is true. What else your class needs:
 # `transport.write(data)` and `transport.get_write_buffer_size()`;
 # `connection.taken()`, a number that grows when the peer takes bytes;
+# `connection.loop`, the event loop, which has `call_later`;
 # `connection.cut(TOO_SLOW)` for a peer that took none for `patience` seconds; and
 # `metrics.drops`, to count each message that is lost.
 #

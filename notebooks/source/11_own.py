@@ -115,7 +115,8 @@ await judge("my_server.py", stage="rooms")
 # The library's own pings wait for room in the buffer of a peer that reads nothing, so
 # turn them off with `ping_interval=None`. What you need is a time of the last bytes
 # from each peer, pings that nobody waits for, and an end that asks no answer of the
-# dead: `connection.transport.abort()`.
+# dead: `connection.transport.abort()`. A slow reader has your ping behind other
+# messages, and is not dead while it takes them: `SIOCOUTQ` of chapter 5 says so.
 
 # %%
 await judge("my_server.py", stage="heartbeat")

@@ -320,3 +320,16 @@ async def test_class_of_the_wrong_shape_gets_a_sentence(
 ) -> None:
     with pytest.raises(SettingsError, match=words):
         await probe(part)
+
+
+def test_rows_that_are_left_out_are_counted_and_waits_are_told_apart() -> None:
+    def found(seen: str) -> Finding:
+        return Finding("heartbeat", "a_check", "Says.", "broken", seen)
+
+    late = Probed("Mine", "heartbeat", "heartbeat", [found("waited 2 s in vain")] * 8)
+    shown = late._repr_markdown_()
+    assert "2 more broken checks are not shown" in shown
+    assert "All of them waited in vain" in shown
+    wrong = Probed("Mine", "heartbeat", "heartbeat", [found("closed with 1006")])
+    assert "not shown" not in wrong._repr_markdown_()
+    assert "in vain" not in wrong._repr_markdown_()

@@ -25,6 +25,12 @@ REASONS: tuple[Reason, ...] = (
         "each answer there; a future of `connection.ping()` never hears of it.",
     ),
     Reason(
+        "who_reads_slowly_stays",
+        "was ended",
+        "a peer that reads, slowly, was cut. It has your ping behind other messages, "
+        "so its answer comes late: while `connection.reads()`, it lives.",
+    ),
+    Reason(
         "who_vanished_is_ended",
         "were sent a goodbye",
         "a close frame is a question: `close()` and `end()` wait for the answer, "

@@ -38,6 +38,11 @@ class MyHeartbeat(MyHeartbeat):
 DEAD = "connection.pinged > connection.seen and not connection.reads()"
 
 WRONGS: tuple[Wrong, ...] = (
+    Wrong(
+        "a slow reader is dead",
+        "a peer that reads, slowly",
+        ((DEAD, "connection.pinged > connection.seen"),),
+    ),
     Wrong("nobody is judged", "the pings go out", ((DEAD, "False"),)),
     Wrong("a goodbye to the dead", "a close frame is a", ((".cut(", ".end("),)),
     Wrong("an impatient look", "live peers were", (("self.interval * 3 / 4", "0"),)),
