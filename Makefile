@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test debug compose chaos check load notebooks book serve demo up env clean
+.PHONY: help lab test builds debug compose chaos check load notebooks book serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -11,7 +11,10 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
 test: .venv/ready  ## run the tests
-	@$(BIN)/python -m pytest -q -m "not docker" -n 4 --dist worksteal
+	@$(BIN)/python -m pytest -q -m "not docker and not builds" -n 3 --dist worksteal
+
+builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
+	@$(BIN)/python -m pytest -q -m builds -n 6 --dist worksteal
 
 debug: .venv/ready  ## the promises once more, while asyncio looks for mistakes
 	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 2 tests/judge/test_promises.py \

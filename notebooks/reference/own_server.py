@@ -58,6 +58,7 @@ class Peer(ServerConnection):
         self.rooms: set[str] = set()
         self.seen = 0.0  # when its last bytes came
         self.given = 0  # bytes that were written to it
+        self.deadline: asyncio.Timeout  # when its token expires
 
     @property
     def waiting(self) -> int:
@@ -90,7 +91,7 @@ async def handle(peer: ServerConnection) -> None:
     assert isinstance(peer, Peer)
     watching = [asyncio.create_task(heartbeat(peer)), asyncio.create_task(stuck(peer))]
     try:
-        async with asyncio.timeout(lifetime(peer)):
+        async with asyncio.timeout(lifetime(peer)) as peer.deadline:
             about = {"id": uuid.uuid4().hex[:12], "user": peer.claims["sub"]}
             send([peer], "hello", **about, stage=STAGE, heartbeat=INTERVAL)
             async for text in peer:
@@ -98,8 +99,8 @@ async def handle(peer: ServerConnection) -> None:
                     await peer.close(1003, "text only")
                     return
                 receive(peer, text)
-    except TimeoutError:
-        await peer.close(4401, "token expired")
+    except (TimeoutError, jwt.PyJWTError):
+        await peer.close(4401, "token invalid or expired")
     except ConnectionClosed:
         pass
     finally:
@@ -113,7 +114,8 @@ def receive(peer: Peer, text: str) -> None:
     ref: Message = {}
     try:
         said = json.loads(text, parse_constant=refuse)
-        if STAGE in ("echo", "auth"):
+        asks = isinstance(said, dict) and said.get("type") == "refresh"
+        if STAGE == "echo" or (STAGE == "auth" and not asks):
             broadcast([peer], '{"type":"echo","payload":' + text + "}")
             return
         if not isinstance(said, dict):
@@ -144,11 +146,17 @@ def admit(peer: ServerConnection, request: Request) -> Response | None:
     if STAGE == "echo" or "Upgrade" not in request.headers:
         return None
     try:
-        token, needed = token_of(request), Options(require=["sub", "exp"])
-        peer.claims = jwt.decode(token, SECRET, ["HS256"], options=needed)
+        peer.claims = claims_of(token_of(request))
     except jwt.PyJWTError:
         return peer.respond(401, "a token is needed\n")
     return None
+
+
+def claims_of(token: str) -> Message:
+    """Return what a token says; raise PyJWTError if it is not good."""
+    needed = Options(require=["sub", "exp"])
+    claims: Message = jwt.decode(token, SECRET, ["HS256"], options=needed)
+    return claims
 
 
 def token_of(request: Request) -> str:
@@ -163,6 +171,21 @@ def token_of(request: Request) -> str:
         if name.strip().startswith("bearer."):
             return name.strip().removeprefix("bearer.")
     return parse_qs(urlsplit(request.path).query).get("token", [""])[0]
+
+
+def refresh(peer: Peer, token: Any, ref: Message) -> None:
+    """Go on with a new token of the same user; another one ends the connection."""
+    claims = claims_of(token)
+    if claims["sub"] != peer.claims["sub"]:
+        raise jwt.InvalidTokenError("another user's")
+    peer.claims = claims
+    left = lifetime(peer)
+    assert left is not None
+    peer.deadline.reschedule(asyncio.get_running_loop().time() + left)
+    send([peer], "refreshed", expires=claims["exp"], **ref)
+    for name in [name for name in peer.rooms if not allowed(peer, name)]:
+        leave(peer, name)
+        send([peer], "left", room=name)
 
 
 def lifetime(peer: Peer) -> float | None:
@@ -192,6 +215,8 @@ def answer(peer: Peer, said: Message, ref: Message) -> None:
         case "leave":
             leave(peer, name)
             send([peer], "left", room=name, **ref)
+        case "refresh":
+            refresh(peer, said.get("token"), ref)
         case "publish":
             publish(peer, name, said["payload"], ref)
         case _:

@@ -81,4 +81,4 @@ def test_unknown_check_of_a_client_is_refused() -> None:
         timeout=20,
     )
     assert done.returncode == 2
-    assert "there is no check 'nonsense': it_comes_back_with_its_cursor" in done.stderr
+    assert "there is no check 'nonsense': it-comes-back-with-its-cursor" in done.stderr

@@ -16,6 +16,7 @@ from tests.support.wrongs import WRONGS
 from tests.support.wrongs.wrong import Wrong
 
 pytestmark = [
+    pytest.mark.builds,
     pytest.mark.timeout(60),
     # A wrong admission takes HS512, which wants a longer secret.
     pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning"),
