@@ -11,7 +11,9 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
 test: .venv/ready  ## run the tests
-	@$(BIN)/python -m pytest -q -m "not docker and not builds" -n 4 --dist worksteal
+	@$(BIN)/python -m pytest -q -m "not docker and not builds and not alone" -n 4 \
+	--dist worksteal
+	@$(BIN)/python -m pytest -q -m alone
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
 	@$(BIN)/python -m pytest -q -m builds -n 6 --dist worksteal

@@ -75,6 +75,7 @@ def late(taken: list[float]) -> float:
     return sorted(taken)[len(taken) * 95 // 100]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", FLOODS + DEAR)
 async def test_others_are_answered_beside_expensive_clients(
