@@ -16,7 +16,7 @@ test: .venv/ready  ## run the tests
 	@$(BIN)/python -m pytest -q -m alone
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
-	@$(BIN)/python -m pytest -q -m builds -n 6 --dist worksteal
+	@$(BIN)/python -m pytest -q -m builds -n 3 --dist worksteal
 
 debug: .venv/ready  ## the promises once more, while asyncio looks for mistakes
 	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 2 tests/judge/test_promises.py \
