@@ -138,9 +138,10 @@ class Link:
         if self.connection is None:
             return  # the next connection subscribes to everything
         self.asked.append((command, room, confirmed))
-        # A connection that has just ended cannot be written to (uvloop raises
-        # RuntimeError). The next one subscribes to everything.
-        with contextlib.suppress(RedisError, OSError, RuntimeError):
+        # A connection that has just ended cannot be written to: uvloop raises
+        # RuntimeError, and redis-py AttributeError, where it is closed between its
+        # check and its write. The next one subscribes to everything.
+        with contextlib.suppress(RedisError, OSError, RuntimeError, AttributeError):
             await self.connection.send_command(command, channel_of(room))
 
     async def _listen(self) -> None:

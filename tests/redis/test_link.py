@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from chaos.redis_cluster import free_ports
 from labserver.errors import BrokerDown
 from labserver.processes import faults
 from labserver.processes.faults import Proxy
+from labserver.processes.ports import free_port
 from labserver.redis import link as redis_link
 from labserver.redis.commands import answering, pool
 from labserver.redis.embedded import embedded_redis
@@ -24,7 +24,7 @@ from tests.conftest import DEADLINE, Peer, Running, eventually, peer
 @asynccontextmanager
 async def net_to_redis() -> AsyncIterator[tuple[str, Proxy]]:
     """Run a Redis behind a proxy; yields the URL of Redis, and the proxy."""
-    (port,) = free_ports(1)
+    port = free_port()
     async with (
         embedded_redis("--port", str(port)) as redis,
         faults.proxy("127.0.0.1", port) as net,
@@ -195,3 +195,17 @@ async def test_what_is_asked_after_the_end_is_answered(running: Running) -> None
 async def published(client: Peer, room: str = "red") -> bool:
     answer = await client.ask(type="publish", room=room, payload=0)
     return answer["type"] == "ack"
+
+
+async def test_join_outlives_a_link_that_is_closed_while_it_is_written_to(
+    running: Running, redis_url: str
+) -> None:
+    async with running("resume", redis=redis_url) as server:
+        await hears(server)
+        link = server.parts.broker.redis.node.link
+        asking = asyncio.create_task(link.subscribe("red"))
+        await asyncio.sleep(0)  # before Python 3.12 a task of redis-py writes next
+        writer, link.connection._writer = link.connection._writer, None
+        writer.close()
+        await asking  # confirmed by the next link
+        assert not link.asked
