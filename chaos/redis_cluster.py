@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,21 +12,13 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from labserver.judge.world import until
+from labserver.processes.ports import free_ports
 from labserver.redis.embedded import EmbeddedRedis
 
 PRIMARIES = 3
 NODE_TIMEOUT = 700  # ms after which the others assume that a server is dead
 GREETING = 3.0  # seconds until the servers must know each other
 PATIENCE = 20.0  # seconds until the cluster must agree
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different free ports."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class ClusterServer(EmbeddedRedis):
@@ -160,7 +151,11 @@ async def redis_cluster() -> AsyncIterator[RedisCluster]:
         ]
         for server in servers:
             stack.callback(server.stop)
-        await asyncio.gather(*(server.start() for server in servers))
+        starts = (server.start() for server in servers)
+        # One that fails does not leave the others starting while they are stopped.
+        for problem in await asyncio.gather(*starts, return_exceptions=True):
+            if problem is not None:
+                raise problem
         cluster = RedisCluster(servers)
         await cluster.form()
         yield cluster

@@ -1,7 +1,7 @@
 """What a server's application keeps: all that its attributes lead to.
 
-Whoever writes an application has indexes of his own, so no check knows their names. But
-the interpreter's collector knows what each object refers to, as it must.
+An application has indexes of its own, so no check knows their names. But the
+interpreter's collector knows what each object refers to, as it must.
 """
 
 from __future__ import annotations

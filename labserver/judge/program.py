@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from labserver.judge.outcomes import CannotJudge
+from labserver.processes.ports import free_port
 from labserver.redis.embedded import end_with_parent
 
 TAIL = 8192  # bytes of the output that are kept
@@ -33,9 +32,15 @@ LOOPBACK = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
 
 
 class Output:
-    """What a program prints, on both of its outputs."""
+    """What a program prints, on both of its outputs.
 
-    def __init__(self) -> None:
+    Args:
+        secret: What is never shown of it; ``""`` for nothing.
+
+    """
+
+    def __init__(self, secret: str = "") -> None:
+        self.secret = secret
         self.tail = b""
         self.printed: set[bytes] = set()
         self.wanted: set[bytes] = set()
@@ -59,7 +64,8 @@ class Output:
     def last_line(self) -> str:
         lines = self.tail.decode(errors="replace").splitlines()
         said = [each.strip() for each in lines if each.strip()]
-        return _TOKEN.sub("TOKEN", said[-1])[:160] if said else ""
+        last = _TOKEN.sub("TOKEN", said[-1] if said else "")
+        return (last.replace(self.secret, "SECRET") if self.secret else last)[:160]
 
 
 class Program:
@@ -76,7 +82,7 @@ class Program:
         self.command = [each.replace("{port}", str(self.port)) for each in command]
         own = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
         self.environment = {**own, "PORT": str(self.port), **environment}
-        self.output = Output()
+        self.output = Output(environment.get("LAB_SECRET", ""))
         self.host = LOOPBACK[0][1]
         self.process: asyncio.subprocess.Process | None = None
         self.reading: asyncio.Task[None] | None = None
@@ -188,29 +194,6 @@ class Program:
             self.host = name
             return True
         return False
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on now.
-
-    It is below those that the system gives out by itself: until the program listens,
-    any other one could get such a port, and would be taken for the program.
-    """
-    for port in random.SystemRandom().sample(range(*_own_ports()), 100):
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
-    raise CannotJudge("no TCP port is free")
-
-
-def _own_ports() -> tuple[int, int]:
-    """Return the first of the ports to choose from, and the one after the last."""
-    first = 32768
-    with contextlib.suppress(OSError, ValueError):
-        first = int(
-            Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
-        )
-    return (first - 8000, first) if first > 16000 else (10000, 18000)
 
 
 def _resident(group: int) -> int:

@@ -32,9 +32,9 @@ from labserver.judge.peers import (
     stalled,
     until,
 )
-from labserver.judge.program import free_port
 from labserver.mistakes import MISTAKES, build
 from labserver.processes import faults
+from labserver.processes.ports import free_port
 from labserver.redis.embedded import EmbeddedRedis, embedded_redis
 from labserver.server.connection import LabConnection
 from labserver.server.parts import Parts
@@ -90,7 +90,7 @@ class World:
     store: EmbeddedRedis | None = field(default=None, repr=False)
     healthy: ClassVar[int] = 10  # readers beside slow ones: here they cost the server
     chance: random.Random = field(init=False, repr=False, compare=False)
-    begun: list[None] = field(default_factory=list, repr=False, compare=False)
+    turn: int = field(init=False, default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chance", random.Random(self.seed))
@@ -137,11 +137,11 @@ class World:
 
     def begin(self) -> None:
         """Begin a check, perhaps for the second time: its rooms are new ones."""
-        self.begun.append(None)
+        object.__setattr__(self, "turn", self.turn + 1)
 
     def room(self, name: str) -> str:
         """Return a room that no other check talks in."""
-        return name if len(self.begun) < 2 else f"{name}-{len(self.begun)}"
+        return name if self.turn < 2 else f"{name}-{self.turn}"
 
     def memory(self, server: Served) -> int:
         """Return the bytes of memory that a server uses."""

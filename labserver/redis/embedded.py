@@ -94,7 +94,7 @@ class EmbeddedRedis:
         """
         # Its output goes to a file: nobody would read a pipe, and a full one blocks it.
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(  # noqa: ASYNC220 (a fork, 2 ms)
+            process = self.process = subprocess.Popen(  # noqa: ASYNC220 (a fork, 2 ms)
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -106,7 +106,7 @@ class EmbeddedRedis:
             )
         async with Redis.from_url(self.url) as redis:
             for _ in range(int(START_TIMEOUT / 0.01)):
-                if self.process.poll() is not None:
+                if process.poll() is not None:  # also if it was stopped meanwhile
                     raise RedisMissing(f"redis-server ended at once: {self.last_words}")
                 try:
                     await redis.ping()

@@ -20,7 +20,7 @@ from bench.cache import Missing, node_modules
 from labserver.judge import PROBES, PROMISES, CannotJudge
 from labserver.judge.outside import Command as CommandWorld
 from labserver.judge.outside import commanded
-from labserver.judge.program import Program, free_port
+from labserver.judge.program import Program
 from labserver.judge.run import Verdict, checks_up_to, judge
 from labserver.judge.starter import STARTERS
 from labserver.mistakes import MISTAKES
@@ -134,16 +134,6 @@ async def test_mistake_breaks_its_own_promise_and_none_before_it(name: str) -> N
             if seen := broken(await judge(world, mine)):
                 break
     assert list(seen) == [SEEN[name]]
-
-
-def test_port_of_a_program_is_none_that_the_system_gives_to_others() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        given = sock.getsockname()[1]
-    ports = {free_port() for _ in range(50)}
-    assert len(ports) > 40  # two judges at the same time choose different ones
-    assert max(ports) - min(ports) < 8000
-    assert given not in range(min(ports), max(ports) + 1)
 
 
 def test_every_mistake_of_a_server_is_judged() -> None:

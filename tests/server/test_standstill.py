@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 import pytest
 import redis as redis_client
 
-from chaos.redis_cluster import free_ports
 from labserver.processes.cluster import Replica, running_replica
+from labserver.processes.ports import free_port
 from labserver.redis.embedded import embedded_redis
 from labserver.redis.link import SILENCE
 from tests.conftest import SECRET, peer
@@ -122,7 +122,7 @@ async def test_request_and_body_that_came_meanwhile_are_answered(
     loop_of_process: dict[str, str], redis_url: str
 ) -> None:
     options = ("--handshake-timeout", f"{TIMEOUT}", "--redis", redis_url)
-    (port,) = free_ports(1)
+    port = free_port()
     options += ("--sse-port", f"{port}")
     async with process("resume", *options, **loop_of_process) as two:
         post = upgrade("/rooms/red", bearer(), "Content-Length: 3", method="POST")
