@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import statistics
@@ -26,6 +27,7 @@ PAYLOAD = "x" * 150
 # Messages in one write, and how many writes: the first waits for each message.
 LOADS = {"1 in flight": (1, 40), "16 in flight": (16, 8)}
 START_TIMEOUT = 10.0  # seconds
+SETTLED = 0.01  # seconds after an answer until a server sleeps again
 THEIRS = "labserver"
 
 
@@ -104,16 +106,25 @@ async def duel(target: str) -> Duel:
 async def _cost(pid: int, members: list[Peer], at_once: int, writes: int) -> float:
     """Return the microseconds of CPU that a server needs for each delivery."""
     heard = len(members[-1].of("message"))
-    before = used(pid)
+    before = await used(pid)
     for number in range(1, writes + 1):
         await members[0].publish("duel", *[PAYLOAD] * at_once)
         if not await members[-1].messages(heard + number * at_once):
             raise TimeoutError("a message did not reach the last member within 5 s")
-    return (used(pid) - before) / (at_once * writes * len(members)) * 1e6
+    return (await used(pid) - before) / (at_once * writes * len(members)) * 1e6
 
 
-def used(pid: int) -> float:
-    """Return the seconds of CPU time that a process has used."""
+async def used(pid: int) -> float:
+    """Return the seconds of CPU time that a process has used when it is done.
+
+    While a process runs, the kernel counts its time in steps of some milliseconds. So
+    this waits a moment, in which the server finishes what was asked of it.
+    """
+    await asyncio.sleep(SETTLED)
+    return _counted(pid)
+
+
+def _counted(pid: int) -> float:
     with contextlib.suppress(OSError):  # Linux; its other figures are steps of 10 ms
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     times = psutil.Process(pid).cpu_times()
