@@ -45,6 +45,7 @@ class Finding:
         outcome: ``kept``, ``broken`` or ``skipped``.
         seen: What was seen instead, or why it was skipped.
         seconds: How long it took.
+        late: Seconds that a sleep of the judge was late meanwhile, at most.
         events: What was sent and received, when it is broken.
 
     """
@@ -55,6 +56,7 @@ class Finding:
     outcome: str
     seen: str = ""
     seconds: float = 0.0
+    late: float = 0.0
     events: Sequence[Event] = field(default=(), repr=False)
 
 
@@ -111,24 +113,26 @@ async def judge(
 
 
 async def _finding(world: World, stage: str, check: Check) -> Finding:
-    finding, late, trouble = await _once(world, stage, check)
-    if trouble or (finding.outcome == "broken" and late > LATE):
+    finding, trouble = await _once(world, stage, check)
+    if trouble or (finding.outcome == "broken" and finding.late > LATE):
         if isinstance(world, Outside):
             await world.forget()
         first = finding
-        finding, late, again = await _once(world, stage, check)
+        finding, again = await _once(world, stage, check)
         if finding.outcome != "broken" and trouble:
             raise CannotJudge(f"{trouble} (in {check.__name__}, and once only)")
-        if finding.outcome == "broken" and not (trouble or again) and late > LATE:
+        stood_still = finding.late > LATE and not (trouble or again)
+        if finding.outcome == "broken" and stood_still:
             raise CannotJudge(
-                f"this machine is too slow to judge: it stood still for {late:.1f} s "
-                f"while {check.__name__} ran, twice ({first.seen})"
+                f"this machine is too slow to judge: it stood still for "
+                f"{finding.late:.1f} s while {check.__name__} ran, twice "
+                f"({first.seen})"
             )
     return finding
 
 
-async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float, str]:
-    """Run a check once: what it found, how late this process was, what had died."""
+async def _once(world: World, stage: str, check: Check) -> tuple[Finding, str]:
+    """Run a check once: what it found, and what had died."""
     world.begin()
     outcome, seen, trouble = "kept", "", ""
     with gathered() as evidence:
@@ -166,9 +170,10 @@ async def _once(world: World, stage: str, check: Check) -> tuple[Finding, float,
         outcome,
         seen,
         round(time.monotonic() - evidence.began, 3),
+        round(late[0], 3),
         tuple(evidence.events) if outcome == "broken" else (),
     )
-    return finding, late[0], trouble
+    return finding, trouble
 
 
 async def _death(world: World, looks: int) -> str:

@@ -30,8 +30,10 @@ from labserver.settings import Settings
 from labserver.stages import LAST, STAGES, included
 
 PATIENCE = 2.0  # seconds until what does not come counts as missing
-# Where nothing else is wrong, the machine may be busy: a check is asked again, alone.
+# Where nothing else is wrong, the machine may be busy: a check that waited in vain, or
+# that broke while this process was late, is asked again, alone.
 PATIENT, IN_VAIN = 4.0, "in vain"
+LATE = 0.1  # seconds; on a quiet machine it is a hundredth of that
 AT_ONCE = 8  # checks: most of the time they wait
 STUCK = 3.0  # seconds that a part may hold the event loop
 WHOLE = 120.0  # seconds for everything, on a machine that is very busy
@@ -310,14 +312,16 @@ async def _all(
             except CannotJudge:
                 unsure.append((name, check))
             else:
-                if finding.outcome == "broken" and IN_VAIN in finding.seen:
+                slow = IN_VAIN in finding.seen or finding.late > LATE
+                if finding.outcome == "broken" and slow:
                     unsure.append((name, check))
 
     ticking = asyncio.create_task(tick())
     try:
         await asyncio.gather(*(first(*pair) for pair in checks))
-        broken = [each for each in findings if each.outcome == "broken"]
-        if PATIENT and all(IN_VAIN in each.seen for each in broken):
+        asked = {check.__name__ for _, check in unsure}
+        broken = {each.check for each in findings if each.outcome == "broken"}
+        if PATIENT and broken <= asked:
             for name, check in unsure:
                 again = await one(name, check, PATIENT)
                 others = [each for each in findings if each.check != check.__name__]

@@ -59,7 +59,9 @@ def test_diagram_marks_faults_across_all_lanes_and_cuts_its_last_line() -> None:
         Event(0.2, "ann", "received", '{"type":"message","seq":1}'),
         Event(0.3, "ann", "did", "stopped reading"),
     )
-    finding = Finding("broker", "a_check", "Says.", "broken", "x" * 500, 0.4, events)
+    finding = Finding(
+        "broker", "a_check", "Says.", "broken", "x" * 500, 0.4, events=events
+    )
     drawn = diagram(finding)
     assert '<line class="fault"' in drawn and "connections to Redis" in drawn
     assert drawn.count('<line class="lane"') == 2  # the server and ann: no judge

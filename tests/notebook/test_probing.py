@@ -13,6 +13,7 @@ import pytest
 from labserver.contract.closing import Return, after_status, comes_back
 from labserver.errors import SettingsError
 from labserver.judge import Broken, World
+from labserver.judge.outcomes import must
 from labserver.judge.run import Finding
 from labserver.mistakes.broker import NoResubscribe
 from labserver.mistakes.heartbeat import SweepReturns
@@ -282,6 +283,28 @@ async def test_check_that_waited_in_vain_is_asked_again_with_more_patience(
     assert len(waits) == 2 and waits[1] > waits[0]
     assert probed.kept is (times == 1)
     assert len(probed.findings) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_check_that_broke_while_the_machine_was_busy_is_asked_again(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[World] = []
+
+    async def breaks_at_first(world: World) -> None:
+        asked.append(world)
+        if late:
+            time.sleep(0.3)  # noqa: ASYNC251
+        await asyncio.sleep(0.1)
+        must(len(asked) > 1, "a message came after 1.2 s")
+
+    checks = [("echo", breaks_at_first)]
+    monkeypatch.setattr(
+        "labserver.notebook.probing.checks_up_to", lambda *about: checks
+    )
+    probed = await probe(WheelHeartbeat)
+    assert probed.kept is late
+    assert len(asked) == 1 + late
 
 
 @pytest.mark.filterwarnings("ignore")
