@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -37,8 +36,8 @@ FORMS = {
     "CBOR, deflate": Variant(wire.CBOR, wire.WINDOWS[0]),
 }
 ROOM = "forms"
-TURNS = 3  # batches that each server gets
-BATCH = 40  # messages of which the CPU time is read together
+TURNS = 3  # batches that each room gets
+BATCH = 30  # messages of which the CPU time is read together
 FIRST, MORE = 30, 300  # members before a measurement of memory, and in it
 AT_ONCE = 50  # connections that are opened together
 PATIENCE = 10.0  # seconds until all members must be in the room
@@ -69,7 +68,8 @@ class Member(asyncio.Protocol):
 
     """
 
-    def __init__(self, server: Replica, variant: Variant) -> None:
+    def __init__(self, server: Replica, variant: Variant, room: str) -> None:
+        self.room = room
         # This says that a compressor may be kept, as browsers do; the server declines.
         deflate = ClientPerMessageDeflateFactory(client_max_window_bits=True)
         self.protocol = ClientProtocol(
@@ -102,7 +102,7 @@ class Member(asyncio.Protocol):
         self._flush()
 
     def _join(self) -> None:
-        message = {"type": "join", "room": ROOM}
+        message = {"type": "join", "room": self.room}
         if self.protocol.subprotocol == wire.CBOR:
             self.protocol.send_binary(cbor2.dumps(message))
         else:
@@ -115,7 +115,7 @@ class Member(asyncio.Protocol):
 
 @asynccontextmanager
 async def members(
-    server: Replica, count: int, variant: Variant
+    server: Replica, count: int, variant: Variant, room: str = ROOM
 ) -> AsyncIterator[list[Member]]:
     """Connect members of one room that ask for frames of one variant.
 
@@ -132,7 +132,7 @@ async def members(
                 pairs = await asyncio.gather(
                     *(
                         loop.create_connection(
-                            partial(Member, server, variant), host, port
+                            partial(Member, server, variant, room), host, port
                         )
                         for _ in range(min(AT_ONCE, count - start))
                     )
@@ -163,56 +163,60 @@ class Growth:
         return f"T = {start:.0f} µs + {slope:.1f} µs · N"
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A server, its publisher, and what its members ask for."""
-
-    server: Replica
-    publisher: Peer
-    variant: Variant
-
-    async def cost(self, first: int) -> float:
-        """Return the microseconds of CPU for each message of a batch."""
-        before = await used(self.server.pid)
-        for number in range(first, first + BATCH):
-            await _publish(self.publisher, number)
-        return (await used(self.server.pid) - before) / BATCH * 1e6
-
-
 async def growth(
     servers: Mapping[str, Mapping[str, str]], sizes: Sequence[int] = (1, 30, 60)
 ) -> dict[str, Growth]:
-    """Measure the CPU time of quotes sent one at a time, while rooms grow.
+    """Measure the CPU time of quotes sent one at a time, to rooms of several sizes.
 
-    The servers get their messages in turns. A cost is the median of some batches.
+    All rooms of all servers get their messages in turns: a machine that is slower for a
+    while is so for each of them. A cost is the least of some batches: what disturbs a
+    machine only adds to it.
 
     Args:
         servers: By name, the ``form`` that the members ask for, a name of ``FORMS``,
             and options as for :func:`running`, such as a ``mistake``.
-        sizes: Sizes of each room, ascending; the publisher is not in it.
+        sizes: Members of each room; the publisher is not among them.
 
     """
-    taken: dict[str, list[float]] = {name: [] for name in servers}
-    places, there = dict[str, _Place](), 0
     async with AsyncExitStack() as stack:
+        places = dict[str, tuple[Replica, Peer]]()
         for name, options in servers.items():
             more: dict[str, Any] = {"message_rate_limit": 0, **options}
             variant = FORMS[more.pop("form")]
             server = await stack.enter_async_context(running("rooms", **more))
-            ann = await stack.enter_async_context(connected(server, "ann"))
-            places[name] = _Place(server, ann, variant)
-        for size in progress(sizes, "rooms"):
-            for place in places.values():
-                newcomers = members(place.server, size - there, place.variant)
-                await stack.enter_async_context(newcomers)
-            there = size
-            turns = [
-                {name: await place.cost(turn * BATCH) for name, place in places.items()}
-                for turn in range(TURNS)
-            ]
-            for name, costs in taken.items():
-                costs.append(median(turn[name] for turn in turns))
-    return {name: Growth(list(sizes), costs) for name, costs in taken.items()}
+            places[name] = (
+                server,
+                await stack.enter_async_context(connected(server, "ann")),
+            )
+            for size in sizes:
+                there = members(server, size, variant, _room(size))
+                await stack.enter_async_context(there)
+        turns = [
+            {
+                name: [await _cost(*place, size, turn * BATCH) for size in sizes]
+                for name, place in places.items()
+            }
+            for turn in progress(range(TURNS), "turns")
+        ]
+    return {
+        name: Growth(
+            list(sizes),
+            [min(costs) for costs in zip(*(each[name] for each in turns), strict=True)],
+        )
+        for name in servers
+    }
+
+
+async def _cost(server: Replica, publisher: Peer, size: int, first: int) -> float:
+    """Return the microseconds of CPU for each message of a batch."""
+    before = await used(server.pid)
+    for number in range(first, first + BATCH):
+        await _publish(publisher, number, _room(size))
+    return (await used(server.pid) - before) / BATCH * 1e6
+
+
+def _room(size: int) -> str:
+    return f"{ROOM}-{size}"
 
 
 async def footprint(form: str) -> float:
@@ -234,6 +238,6 @@ async def footprint(form: str) -> float:
             return (await server.metric(MEMORY) - before) / MORE / 1000
 
 
-async def _publish(peer: Peer, number: int) -> None:
-    await peer.ask(type="publish", room=ROOM, payload=quotes(number))
+async def _publish(peer: Peer, number: int, room: str = ROOM) -> None:
+    await peer.ask(type="publish", room=room, payload=quotes(number))
     peer.received.clear()

@@ -156,10 +156,10 @@ def returns(found: Mapping[str, Comeback], capacity: float) -> Picture:
     upper.axhline(capacity, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     upper.annotate(
         "capacity beside its other work",
-        (last, capacity),
-        xytext=(-4, -14),
+        (last / 2, capacity),
+        xytext=(0, -14),
         textcoords="offset points",
-        ha="right",
+        ha="center",
         fontsize=9,
         color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
