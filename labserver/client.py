@@ -157,6 +157,8 @@ class Client:
         backoff: Delays between attempts.
         open_timeout: Seconds for the first connection, over all attempts; None for no
             limit.
+        request_timeout: Seconds for a request, from the call to the answer. A wait for
+            the connection counts. None for no limit.
         options: Further arguments of :func:`websockets.asyncio.client.connect`.
 
     """
@@ -168,12 +170,14 @@ class Client:
         *,
         backoff: Backoff | None = None,
         open_timeout: float | None = 30.0,
+        request_timeout: float | None = 30.0,
         **options: Any,
     ) -> None:
         self.url = url
         self.token = token
         self.backoff = backoff or Backoff()
         self.open_timeout = open_timeout
+        self.request_timeout = request_timeout
         self.options = {"logger": library_log, **options}
         self.hello: Message = {}
         self.cursors: dict[str, Message | None] = {}
@@ -271,35 +275,55 @@ class Client:
     ) -> Message:
         """Join a room, now and after every reconnect; return the ``joined``.
 
+        After a ConnectionError or a TimeoutError the client still enters the room as
+        soon as it can; ``leave`` ends that.
+
         Args:
-            room: The room.
+            room: The room's name, 1 to 64 of ``A-Z a-z 0-9 _ . : -``.
             after: Cursor after which to replay, with ``epoch`` and ``seq``.
             presence: Whether to be listed in the room, and be told of others.
 
         Raises:
             ServerError: The server answered with an error.
             ConnectionError: The connection was lost before the answer.
+            TimeoutError: There was no answer within ``request_timeout`` seconds.
             Rejected: The server does not accept this client any more.
 
         """
         return await self._request(_join(room, after, presence))
 
     async def leave(self, room: str) -> Message:
-        """Leave a room; return the ``left``."""
+        """Leave a room, now and after every reconnect; return the ``left``.
+
+        Raises:
+            ServerError: The server answered with an error.
+            ConnectionError: The connection was lost before the answer.
+            TimeoutError: There was no answer within ``request_timeout`` seconds.
+            Rejected: The server does not accept this client any more.
+
+        """
         if not self._turn.locked():  # else an earlier request must be sent first
             self._forget(room)  # also without a connection: a reconnect must not join
         return await self._request({"type": "leave", "room": room})
 
     async def publish(self, room: str, payload: Any, key: str | None = None) -> Message:
-        """Publish a message; return the ``ack``.
+        """Publish a message; return the ``ack``, with the message's ``seq``.
 
-        With a ``key`` it is safe to call this again after a ConnectionError: the
-        message is delivered only once.
+        After a ConnectionError or a TimeoutError nobody knows yet whether the server
+        has the message. It is safe to call this again with the same ``key``: the
+        message is delivered only once. The server knows a key for 5 minutes.
+
+        Args:
+            room: The room's name. Publishing does not need a join.
+            payload: Anything that JSON can express.
+            key: Names this message among all messages of this user.
 
         Raises:
-            TooBig: The message is larger than the server accepts.
+            TooBig: The message is larger than the server accepts. It was not sent.
             ServerError: The server answered with an error.
             ConnectionError: The connection was lost before the answer.
+            TimeoutError: There was no answer within ``request_timeout`` seconds.
+            Rejected: The server does not accept this client any more.
             ValueError, TypeError: The payload cannot be encoded as JSON.
 
         """
@@ -307,10 +331,29 @@ class Client:
         return await self._request({**message, **({"key": key} if key else {})})
 
     async def ping(self) -> Message:
-        """Send a ``ping``; return the ``pong``."""
+        """Send a ``ping``; return the ``pong``.
+
+        Raises:
+            ConnectionError: The connection was lost before the answer.
+            TimeoutError: There was no answer within ``request_timeout`` seconds.
+            Rejected: The server does not accept this client any more.
+
+        """
         return await self._request({"type": "ping"})
 
     async def _request(self, message: Message) -> Message:
+        try:
+            async with asyncio.timeout(self.request_timeout) as limit:
+                return await self._answer_to(message)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            what = message["type"]
+            raise TimeoutError(
+                f"no answer to a {what} within {self.request_timeout:g} s"
+            ) from None
+
+    async def _answer_to(self, message: Message) -> Message:
         async with self._turn:
             connection = await self._opened()
             ref = f"r{next(self._refs)}"
@@ -321,7 +364,11 @@ class Client:
             self._waiting[ref] = request
             self._wanted.set()
             await _send(connection, data)
-        return await request.answer
+        try:
+            return await request.answer
+        finally:
+            if request.stay is None:  # else the answer still changes the stay
+                self._waiting.pop(ref, None)
 
     async def _opened(self) -> ClientConnection:
         """Return the connection; wait until there is one that has joined its rooms."""

@@ -33,6 +33,7 @@ from labserver.contract import closing
 from labserver.contract.tokens import issue
 from labserver.judge.oracle import Oracle
 from labserver.mistakes.client import NoJitter
+from labserver.processes import faults
 from tests.conftest import DEADLINE, SECRET, Running, eventually, peer
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
@@ -392,6 +393,63 @@ async def test_request_that_waits_for_a_connection_ends_with_the_client() -> Non
         await asyncio.sleep(0)
     with pytest.raises(ConnectionError):
         await waiting
+
+
+async def deaf(connection: ServerConnection) -> None:
+    """Read every request and answer none."""
+    async for _ in connection:
+        pass
+
+
+async def test_request_to_a_server_that_answers_nothing_has_a_deadline() -> None:
+    async with (
+        scripted(deaf) as server,
+        Client(server.url, request_timeout=0.1) as client,
+    ):
+        for ask in (
+            lambda: client.publish("a", "hello", key="one"),
+            lambda: client.join("a"),
+            lambda: client.leave("a"),
+            client.ping,
+        ):
+            with pytest.raises(TimeoutError, match=r"within 0\.1 s"):
+                await ask()
+        assert client.connected
+        assert len(client._waiting) == 1  # the join, whose answer still matters
+
+
+async def test_request_has_its_deadline_also_while_there_is_no_connection() -> None:
+    async with (
+        scripted(breaks) as server,
+        Client(
+            server.url, backoff=Backoff(first=1e6, cap=1e6), request_timeout=0.1
+        ) as client,
+    ):
+        with pytest.raises(ConnectionError):
+            await client.ping()
+        with pytest.raises(TimeoutError):
+            await client.publish("a", "hello")
+
+
+async def test_publish_that_ran_out_of_time_is_safe_to_repeat(running: Running) -> None:
+    token = issue(SECRET, "ann")
+    async with running("resume") as server:
+        port = int(server.url.rpartition(":")[2])
+        async with (
+            faults.proxy("127.0.0.1", port) as net,
+            Client(f"ws://127.0.0.1:{net.port}", token, request_timeout=1.0) as client,
+            peer(server.url, token=token) as bob,
+        ):
+            await bob.join("a")
+            net.down.freeze()  # the server hears the publish; its answer does not come
+            with pytest.raises(TimeoutError):
+                await client.publish("a", "hello", key="one")
+            assert (await bob.until("message"))["payload"] == "hello"
+            net.down.thaw()
+            ack = await client.publish("a", "hello", key="one")
+            assert ack["seq"] == 1
+            assert (await client.publish("a", "end"))["seq"] == 2
+            assert (await bob.until("message"))["payload"] == "end"
 
 
 async def test_error_of_the_server_is_raised_where_it_was_asked(
