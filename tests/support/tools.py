@@ -17,5 +17,7 @@ TOOLS = {
     "C compiler": shutil.which("cc"),
     "openssl": shutil.which("openssl"),
     "Node": shutil.which("node"),
+    "npm": shutil.which("npm"),
+    "TypeScript": shutil.which("tsc"),
     "Sphinx": find_spec("myst_nb") and "a module",
 }

@@ -1,5 +1,8 @@
 /*
- * A client that reconnects: labserver/client.py for browsers.
+ * A client that reconnects: labserver/client.py for browsers and Node.
+ *
+ * SPDX-FileCopyrightText: 2026 The labserver authors
+ * SPDX-License-Identifier: MIT
  *
  *     import { LabClient } from "/lab-client.js";
  *
@@ -13,7 +16,8 @@
  *
  * It joins its rooms again with a cursor, so that the server can replay what it missed.
  * It obeys close codes: after a refusal it does not reconnect. It needs no other file,
- * and does not depend on the console page.
+ * and does not depend on the console page. Node has a WebSocket from version 22 on, and
+ * version 20 with --experimental-websocket.
  */
 
 /* Whether a client may connect again after a close code; closing.py says the same. */
@@ -180,6 +184,7 @@ export class LabClient extends EventTarget {
    */
   constructor(url, options = {}) {
     super();
+    if (!globalThis.WebSocket) throw new Error("no WebSocket here: use Node 22 or later");
     const { token, backoff, pingInterval = 10_000, pingTimeout = 8_000 } = options;
     this.urls = typeof url === "string" ? [url] : url;
     this.url = null; // address of the latest attempt
@@ -755,7 +760,8 @@ export function expiry(token) {
 async function admission(url, token) {
   try {
     const place = new URL("/admission", String(url).replace(/^ws/, "http"));
-    if (place.origin !== globalThis.location?.origin) return null; // another site
+    const { location } = globalThis; // only a page has one, and may ask its own site
+    if (location && place.origin !== location.origin) return null;
     const headers = token ? { Authorization: `Bearer ${token}` } : {};
     const signal = AbortSignal.timeout(OPEN_TIMEOUT);
     return (await fetch(place, { headers, cache: "no-store", signal })).status;
@@ -794,10 +800,11 @@ function within(limit, promise) {
  */
 function patiently(delay, verdict) {
   const due = performance.now() + delay;
-  setTimeout(() => {
+  const timer = setTimeout(() => {
     if (performance.now() < due + LATE) verdict();
-    else setTimeout(verdict, delay);
+    else setTimeout(verdict, delay).unref?.();
   }, delay);
+  timer.unref?.(); // a deadline alone does not keep Node running
 }
 
 /** Return the text of whatever was thrown: it need not be an Error. */
