@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test builds debug compose chaos check load notebooks book serve demo up env clean
+.PHONY: help lab test long builds debug compose chaos check load notebooks book serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -10,9 +10,12 @@ help:  ## show this list
 lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
-test: .venv/ready  ## run the tests
-	@$(BIN)/python -m pytest -q -m "not docker and not builds and not alone" -n 4 \
-	--dist worksteal
+test: .venv/ready  ## the tests of each part, in three minutes
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
+	-m "not long and not alone and not builds and not docker"
+
+long: .venv/ready  ## tests of whole programs: chapters, judgements, load, demo; 8 minutes
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "long and not builds"
 	@$(BIN)/python -m pytest -q -m alone
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised

@@ -18,7 +18,10 @@ from labserver.contract.tokens import issue
 from tests.conftest import SECRET, peer
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.timeout(180)  # the build fetches its backend
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(180),
+]  # the build fetches its backend
 OWN = {
     name: text
     for name, text in os.environ.items()

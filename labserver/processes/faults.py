@@ -174,11 +174,14 @@ async def carry(
         while True:
             arrived, data = await held.get()
             await until(arrived + way.delay + random.uniform(0.0, way.jitter))
-            await way.open.wait()
+            if not way.open.is_set():
+                await way.open.wait()
+                through = time.monotonic()
             if not data:
                 return
             if way.rate:
-                through = max(through, time.monotonic()) + len(data) / way.rate
+                # Counted from when it came: who is woken late makes up for it.
+                through = max(through, arrived) + len(data) / way.rate
                 await until(through)
             way.carried += len(data)
             writer.write(data)

@@ -21,6 +21,8 @@ from bench.receiver import Figures, Load, RunFailed, payloads, receive
 from bench.report import tables, write
 from bench.servers import CONTRACT, RIVALS, Server, lab, running
 
+pytestmark = pytest.mark.long
+
 needs_receiver = [
     pytest.mark.timeout(150),  # the first run installs Node's packages
     pytest.mark.skipif(sys.platform != "linux", reason="the receiver needs Linux"),

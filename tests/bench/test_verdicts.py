@@ -16,6 +16,8 @@ from labserver.judge import PROBES
 from labserver.judge.outside import commanded
 from labserver.judge.run import Finding, Verdict, judge
 
+pytestmark = pytest.mark.long
+
 
 def finding(stage: str, outcome: str, seen: str = "") -> Finding:
     return Finding(stage, "a_check", "What holds.", outcome, seen)

@@ -11,6 +11,8 @@ import pytest
 
 from chaos.__main__ import ROOM, Member, Report, World, audit, run, schedule
 
+pytestmark = pytest.mark.long
+
 RUNS = {
     "links and a replica": [
         (0.5, "kill_pubsub_links"),

@@ -6,6 +6,8 @@ import pytest
 
 from chaos.storm import storm
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(90)
 async def test_everybody_comes_back_and_misses_nothing() -> None:

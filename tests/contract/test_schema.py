@@ -84,6 +84,7 @@ SLOW = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_what_checks_of_all_stages_say_and_hear_is_valid(
     said: list[tuple[str, str]], redis_url: str, redis: Redis

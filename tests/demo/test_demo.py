@@ -23,7 +23,7 @@ from labserver.demo.world import Place
 from labserver.processes.cluster import running_replica
 from tests.conftest import SECRET, eventually, peer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 
 @asynccontextmanager

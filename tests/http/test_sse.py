@@ -525,6 +525,7 @@ STREAMS = """([token, count]) => {
 }"""
 
 
+@pytest.mark.long
 class TestInBrowser:
     pytestmark = [*needs_browser, IN_PROCESSES]
 

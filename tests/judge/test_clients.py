@@ -14,6 +14,8 @@ from labserver.mistakes import MISTAKES
 from labserver.stages import LAST
 from tests.support import returning_client
 
+pytestmark = pytest.mark.long
+
 RETURNING = [sys.executable, returning_client.__file__]
 BY_NAME = {check.__name__: check for check in CHECKS}
 WRONG = {

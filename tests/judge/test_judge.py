@@ -29,6 +29,8 @@ from tests.conftest import eventually
 from tests.support import hasty, leader
 from tests.support.processes import alive
 
+pytestmark = pytest.mark.long
+
 SERVE = [sys.executable, "-m", "labserver", "serve", "--port", "{port}"]
 # What a mistake breaks that can be seen from outside; None: nothing, as it is a price
 # and no message, or as a full outbox ends the connection where nothing else is chosen.

@@ -8,6 +8,8 @@ import pytest
 
 from labserver.load import cost
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(60)
 async def test_clients_are_measured_in_processes_of_their_own(

@@ -17,6 +17,8 @@ from labserver.load.dialects import SHIPPED, Delivery, Dialect, Other, Reply, na
 from tests.load.test_loadtests import LOADTESTS, figures, locust
 from tests.support import chat_server
 
+pytestmark = pytest.mark.long
+
 PAYLOAD = {"due": 5, "sent": 6, "replica": "", "number": 7, "pad": "..."}
 
 

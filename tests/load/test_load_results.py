@@ -392,6 +392,7 @@ async def runner(*arguments: str, **variables: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
     run = saved(tmp_path / "runs")
@@ -417,6 +418,7 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
         assert "Traceback" not in out + err
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
     code, out, err = await runner(

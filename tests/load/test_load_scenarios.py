@@ -32,6 +32,8 @@ from tests.load.test_loadtests import (
     written,
 )
 
+pytestmark = pytest.mark.long
+
 _frames = importlib.import_module("labserver.load.frames")
 _owned = importlib.import_module("labserver.load.run.owned")
 

@@ -449,6 +449,7 @@ def figures(results: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
     async with running_replica(secret=SECRET) as replica:
@@ -528,6 +529,7 @@ class LossyServer:
         await connection.send(json.dumps(message))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_injected_loss_is_counted_exactly_and_fails_the_run(
     tmp_path: Path,
@@ -554,6 +556,7 @@ async def test_injected_loss_is_counted_exactly_and_fails_the_run(
     assert f"{lossy.dropped} lost in fanout/subscribers" in out
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> None:
     slow = LossyServer(delay=1)
@@ -579,6 +582,7 @@ async def test_message_that_is_slow_at_the_end_is_waited_for(tmp_path: Path) -> 
 REFUSALS = (408, 425, 520, 530, None)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_users_come_back_after_a_passing_refusal(tmp_path: Path) -> None:
     """One run with a user for each refusal, which all of them get in one break."""
@@ -617,6 +621,7 @@ async def test_users_come_back_after_a_passing_refusal(tmp_path: Path) -> None:
     assert figures(tmp_path)["generator"]["seconds"] < 25, out
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
     async with running_cluster(2, secret=SECRET) as cluster:
@@ -641,6 +646,7 @@ async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
     assert found["generator"]["processes"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_worker_that_died_is_missed_though_another_took_its_place(
     tmp_path: Path,
@@ -684,6 +690,7 @@ async def test_worker_that_died_is_missed_though_another_took_its_place(
     assert master.returncode == 4
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_run_that_cannot_start_says_why_in_a_sentence(tmp_path: Path) -> None:
     with socket.socket() as listener:
@@ -814,6 +821,7 @@ async def test_load_leaves_this_machine_only_for_named_private_hosts() -> None:
     assert (await printed(ASK)).split() == [str(may) for _, _, may in PLACES]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_wrong_secret_and_echo_stage_are_refused_before_any_user(
     tmp_path: Path,

@@ -21,7 +21,7 @@ OTHERS = [
     "loadtests/README",
     *(f"notebooks/reference/{page.stem}" for page in FOLDER.glob("reference/*.md")),
 ]
-pytestmark = [pytest.mark.needs("Sphinx"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.needs("Sphinx"), pytest.mark.timeout(180)]
 
 
 class Page(HTMLParser):

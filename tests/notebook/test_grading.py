@@ -15,7 +15,7 @@ from labserver.notebook import grading
 from labserver.notebook.grading import Grade, chapters_in, graded
 from tests.support.chapters import FOLDER, build, chapter
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 
 def write(folder: Path, name: str, *tasks: str) -> None:

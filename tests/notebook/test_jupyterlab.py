@@ -23,6 +23,7 @@ RUN_TIME = 60_000  # milliseconds for a chapter, a kernel's start included
 WINDOW = {"width": 1200, "height": 1000}
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.timeout(180),
     pytest.mark.needs("Playwright", "Chromium"),
 ]

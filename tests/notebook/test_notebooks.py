@@ -77,6 +77,7 @@ async def run(notebook: NotebookNode) -> tuple[NotebookNode, list[float]]:
         return await build.client(notebook, folder, **hooks).async_execute(), taken
 
 
+@pytest.mark.long
 @pytest.mark.timeout(BUSY * CHAPTER_LIMIT)
 @pytest.mark.parametrize("name", CHAPTERS)
 async def test_chapter_runs_unsolved_and_then_solved_within_its_time(name: str) -> None:
@@ -303,6 +304,7 @@ def test_section_needs_the_setup_and_no_other_section(name: str) -> None:
         assert read <= given | bound, title
 
 
+@pytest.mark.long
 @pytest.mark.timeout(CHAPTER_LIMIT)
 async def test_sections_run_in_any_order_and_again() -> None:
     (setup,), *rest = sections(chapter("01_echo")).values()
@@ -400,6 +402,7 @@ async def kernel() -> AsyncIterator[NotebookClient]:
         yield client
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.timeout(60)
 @pytest.mark.asyncio(loop_scope="module")

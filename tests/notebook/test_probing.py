@@ -25,7 +25,7 @@ from labserver.stages.auth import TokenAdmission
 from labserver.stages.broker import RedisBroker
 from labserver.stages.heartbeat import WheelHeartbeat
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 
 class Deaf(WheelHeartbeat):

@@ -13,7 +13,7 @@ from tests.support.chapters import FOLDER
 
 OWN = FOLDER / "reference" / "own_server.py"
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 
 
 def write(name: str, text: str) -> None:

@@ -22,7 +22,7 @@ from labserver.redis.reach import check
 from labserver.server.server import LabServer
 from tests.conftest import Peer, Running, eventually, peer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 
 @asynccontextmanager

@@ -36,6 +36,8 @@ from labserver.processes.cluster import (
 from labserver.server import routes
 from tests.support.chromium import http_of, in_browser, launched, playwright
 
+pytestmark = pytest.mark.long
+
 
 def source(name: str) -> str:
     return files("labserver.server").joinpath("console", name).read_text()

@@ -27,7 +27,7 @@ from labserver.processes.cluster import (
 from labserver.server import routes
 from tests.support.chromium import http_of, in_browser, launched
 
-pytestmark = in_browser
+pytestmark = [pytest.mark.long, *in_browser]
 
 # The start of each script: a client that reconnects at once, and a list of its events.
 CLIENT = """async ({ url, token, ...given }) => {
