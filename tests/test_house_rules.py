@@ -198,6 +198,7 @@ def test_stage_fits_one_notebook_cell(stage) -> None:
 def sources() -> list[Path]:
     root = PACKAGE.parent
     folders = ("labserver", "tests", "loadtests", "bench", "chaos", "notebooks")
+    folders += ("examples",)
     return [path for folder in folders for path in (root / folder).rglob("*.py")]
 
 

@@ -19,6 +19,7 @@ OTHERS = [
     "CONTRIBUTING",
     "CHANGELOG",
     "loadtests/README",
+    "examples/README",
     *(f"notebooks/reference/{page.stem}" for page in FOLDER.glob("reference/*.md")),
 ]
 pytestmark = [pytest.mark.long, pytest.mark.needs("Sphinx"), pytest.mark.timeout(180)]

@@ -19,5 +19,6 @@ TOOLS = {
     "Node": shutil.which("node"),
     "npm": shutil.which("npm"),
     "TypeScript": shutil.which("tsc"),
+    "FastAPI": find_spec("fastapi") and "a module",
     "Sphinx": find_spec("myst_nb") and "a module",
 }
