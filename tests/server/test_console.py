@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import redis as redis_client
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -395,6 +396,36 @@ class TestInBrowser:
         # With a valid token, the page resumes its rooms.
         await page.connect(replica.url, replica.token("ann"), "ann")
         await page.join("lobby")
+
+    async def test_failed_handshake_is_explained_by_the_server(
+        self, browser: Any
+    ) -> None:
+        async with running_cluster(1) as cluster:
+            replica = cluster.replicas[0]
+            page = await open_page(browser)
+            await page.open(replica.url, "/#token=nonsense")
+            await page.tells("No connection (refused with 401")
+            await page.shows("#status", "A new token is needed")
+            assert "no server" not in " ".join(await page.texts("#event-log")).lower()
+            await page.connect(replica.url, replica.token("ann"), "ann")
+            await replica.stop(signal.SIGKILL)
+            await page.tells("No connection (no server answered)")
+
+    async def test_new_epoch_is_not_told_as_too_old(
+        self, browser: Any, redis: redis_client.Redis, redis_url: str
+    ) -> None:
+        environment = {"LAB_REDIS_URL": redis_url}
+        async with running_replica(environment=environment) as replica:
+            page = await connected(browser, replica, "ann")
+            await page.join("lobby")
+            await page.publish("hello")
+            await page.shows("#log .payload", "hello")
+            redis.flushall()
+            await page.press("Cut")
+            await page.tells("another epoch")
+            await page.shows("#missing", "unknown")
+            await page.shows("#room-list .seq", "unknown missing")
+            assert "too old" not in " ".join(await page.texts("#event-log"))
 
     async def test_expired_token_ends_it_until_a_new_one_comes(
         self, browser: Any, cluster: Cluster

@@ -21,7 +21,8 @@ const WINDOW = 8; // publishes of a flood that wait for their ack
 const FLOOD_LIMIT = 20_000; // messages
 
 const at = (id) => document.getElementById(id);
-const rooms = new Map(); // name -> {lines, fresh, seq, unread, resumed, missing, here}
+// name -> {lines, fresh, epoch, seq, unread, resumed, missing, unknown, here}
+const rooms = new Map();
 let chosen = null; // name of the room that is shown
 
 const address = new URL("/", location.href);
@@ -108,9 +109,32 @@ const meanings = new Map([
 
 function because({ code, reason, opened = true }) {
   if (reason === "cut") return "cut here";
-  if (code === 1006 && !opened) return reason || "no server answered";
+  if (code === 1006 && !opened) return reason || "no answer";
   const said = [short(reason, 123), meanings.get(code)].filter(Boolean).join(": ");
   return `${code} ${said || "without a reason"}`;
+}
+
+/**
+ * Return why a handshake failed.
+ *
+ * A browser hides the answer, so that a refusal looks like silence. So the server is
+ * asked over HTTP.
+ */
+async function failure(facts) {
+  if (facts.code !== 1006 || facts.reason) return because(facts);
+  const ask = (path, headers = {}) =>
+    fetch(path, { headers, cache: "no-store", signal: AbortSignal.timeout(5_000) });
+  try {
+    const ready = await ask("/readyz");
+    if (!ready.ok) return `not ready: ${short((await ready.text()).trim())}`;
+    const token = client.offered;
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const asked = await ask("/admission", headers);
+    if (asked.ok) return "the server answers, the connection failed";
+    return `refused with ${asked.status}: ${short((await asked.text()).trim())}`;
+  } catch {
+    return "no server answered";
+  }
 }
 
 // The connection
@@ -139,7 +163,11 @@ const stories = {
     if (facts.opened) {
       told("bad", `Connection lost: ${because(facts)}.`);
       told("wait", `Waiting ${wait}.`);
-    } else told("wait", `No connection (${because(facts)}): waiting ${wait}.`);
+    } else {
+      failure(facts).then((why) => {
+        told("wait", `No connection (${why}): waiting ${wait}.`);
+      });
+    }
   },
   closed(facts) {
     lostAt = 0;
@@ -151,7 +179,7 @@ const stories = {
 const statuses = {
   connecting: () => "Connecting…",
   open: ({ hello }) => `Connected as ${hello.user}`,
-  waiting: ({ opened }) => (opened ? "Lost, coming back…" : "No server, trying again…"),
+  waiting: ({ opened }) => (opened ? "Lost, coming back…" : "No connection, trying again…"),
   closed: (facts) =>
     facts.comesBack === "new_token" ? "A new token is needed" : "Not connected",
 };
@@ -312,7 +340,8 @@ setInterval(tick, 500);
 function enter(name) {
   if (!rooms.has(name)) {
     const counts = { seq: null, unread: 0, resumed: 0, missing: 0 };
-    rooms.set(name, { lines: [], fresh: [], here: null, ...counts });
+    const place = { epoch: null, unknown: false, here: null };
+    rooms.set(name, { lines: [], fresh: [], ...place, ...counts });
   }
   soon();
   return rooms.get(name);
@@ -362,7 +391,7 @@ function show() {
   const list = at("room-list");
   const lines = new Map([...list.children].map((line) => [line.dataset.room, line]));
   for (const [name, line] of lines) if (!rooms.has(name)) line.remove();
-  const sums = { resumed: 0, missing: 0 };
+  const sums = { resumed: 0, missing: 0, unknown: false };
   for (const [name, room] of rooms) {
     if (!lines.has(name)) {
       lines.set(name, roomLine(name));
@@ -373,13 +402,14 @@ function show() {
     pick.setAttribute("aria-pressed", String(name === chosen));
     unread.textContent = room.unread ? `${number(room.unread)} new` : "";
     where.textContent = standing(room);
-    where.classList.toggle("warning", room.missing > 0);
+    where.classList.toggle("warning", room.missing > 0 || room.unknown);
     sums.resumed += room.resumed;
     sums.missing += room.missing;
+    sums.unknown ||= room.unknown;
   }
   at("resumed").textContent = number(sums.resumed);
-  at("missing").textContent = number(sums.missing);
-  at("missing").classList.toggle("warning", sums.missing > 0);
+  at("missing").textContent = howMany(sums);
+  at("missing").classList.toggle("warning", sums.missing > 0 || sums.unknown);
   const room = rooms.get(chosen);
   if (room?.fresh.length) {
     append(at("log"), ...room.fresh.slice(-LINES).map((line) => line()));
@@ -388,11 +418,18 @@ function show() {
   at("present").textContent = room?.here ? company(room.here) : "";
 }
 
-function standing({ seq, resumed, missing }) {
+/** Return how many messages are missing; after a new epoch nobody can know. */
+function howMany({ missing, unknown }) {
+  if (!unknown) return number(missing);
+  return missing ? `${number(missing)} or more` : "unknown";
+}
+
+function standing({ seq, resumed, missing, unknown }) {
   if (seq === null) return "not joined yet";
   const facts = [`at #${seq}`];
   if (resumed) facts.push(`${number(resumed)} resumed`);
-  facts.push(missing ? `${number(missing)} missing` : "no gap");
+  const some = missing || unknown;
+  facts.push(some ? `${howMany({ missing, unknown })} missing` : "no gap");
   return facts.join(" · ");
 }
 
@@ -535,7 +572,7 @@ client.addEventListener("gap", ({ detail }) => {
 });
 
 client.addEventListener("joined", ({ detail }) => {
-  const { room: name, seq, recovered } = detail;
+  const { room: name, epoch, seq, recovered } = detail;
   const room = rooms.get(name);
   if (!room) return;
   const missed = seq - room.seq;
@@ -548,12 +585,18 @@ client.addEventListener("joined", ({ detail }) => {
     notice(name, `Back: ${what}.`);
     told(missed ? "good" : "room", `${name}: ${what}.`);
     room.resumed += missed;
+  } else if (epoch !== room.epoch) {
+    const what = "the server forgot the room and counts anew, in another epoch";
+    notice(name, `Not resumed: ${what}. The room is at #${seq} now.`, true);
+    told("bad", `${name}: not resumed, ${what}. Nobody knows how many are missing.`);
+    room.unknown = true;
   } else {
     const what = `the messages after #${room.seq} are too many or too old`;
     notice(name, `Not resumed: ${what}. The room is at #${seq} now.`, true);
     told("bad", `${name}: not resumed, ${what}.`);
     room.missing += Math.max(0, missed);
   }
+  room.epoch = epoch;
   room.seq = recovered ? room.seq ?? seq : seq;
   soon();
 });
