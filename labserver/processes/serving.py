@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -101,8 +103,26 @@ async def serve_until_signal(
             token = issue(settings.secret, "ann")
             print(
                 "LAB_SECRET is not set: this run uses a random one. A token, valid an "
-                f"hour:\n{token}\n"
-                f"try: python -m websockets '{url}/?token={token}'",
-                flush=True,
+                f"hour:\n{token}",
             )
+            print(first_steps(url, token), flush=True)
+        elif sys.stdout.isatty():
+            print(first_steps(url), flush=True)
         await stop.wait()
+
+
+def first_steps(url: str, token: str = "") -> str:
+    """Return two lines: a command that connects, in any shell, and the page's URL.
+
+    Args:
+        url: URL of the server.
+        token: A token that it takes; it must be one's own, since both lines show it.
+
+    """
+    query, fragment = (f"/?token={token}", f"#token={token}") if token else ("", "")
+    # This Python has the module; the one that a shell finds may not.
+    python = shlex.quote(sys.executable)
+    page = url.replace("ws", "http", 1)
+    for anywhere, here in (("//0.0.0.0:", "//127.0.0.1:"), ("//[::]:", "//[::1]:")):
+        page = page.replace(anywhere, here)
+    return f"try: {python} -m websockets '{url}{query}'\nor open {page}/{fragment}"

@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from labserver.errors import RedisMissing
+from labserver.redis.folders import SOCKET, own_folder, remove_leftovers
 from labserver.server.tasks import Failures, keep
 
 START_TIMEOUT = 10.0  # seconds
@@ -52,9 +52,12 @@ def find_redis() -> str:
         path = str(get_redis_server())
         if Path(path).exists():
             return path
+    late = sys.version_info >= (3, 14)
+    why = " (the one that comes along has no build for Python 3.14)" if late else ""
     raise RedisMissing(
-        "no Redis found: install redis-server or valkey-server, or give --redis URL, "
-        "or leave the broker out with --without broker"
+        f"no Redis found{why}: install redis-server or valkey-server (apt install "
+        "redis-server, brew install redis), or give --redis URL, or leave the broker "
+        "out with --without broker"
     )
 
 
@@ -71,7 +74,7 @@ class EmbeddedRedis:
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.path, self.log = folder / "redis.sock", folder / "redis.log"
+        self.path, self.log = folder / SOCKET, folder / "redis.log"
         self.command = [find_redis(), "--port", "0", "--unixsocket", str(self.path)]
         self.command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
         # A replica that is busy for a moment keeps its link: at Redis's own limit of
@@ -162,8 +165,9 @@ async def embedded_redis(*options: str) -> AsyncIterator[EmbeddedRedis]:
         RedisMissing: It cannot be found, or does not start.
 
     """
-    with tempfile.TemporaryDirectory(prefix="labserver-redis-") as folder:
-        redis = EmbeddedRedis(Path(folder), *options)
+    remove_leftovers()
+    with own_folder() as folder:
+        redis = EmbeddedRedis(folder, *options)
         try:
             await redis.start()
             yield redis

@@ -148,7 +148,22 @@ async def test_serve_without_a_secret_prints_a_token_that_works() -> None:
         url = (await run.line()).split()[2]
         assert "LAB_SECRET" in await run.line()
         token = await run.line()
-        assert f"{url}/?token={token}" in await run.line()
+        shown = await run.line()
+        assert f"{url}/?token={token}" in shown
+        assert await run.line() == f"or open {url.replace('ws', 'http')}/#token={token}"
+        # It works in a shell that knows nothing of this environment.
+        client = await asyncio.create_subprocess_shell(
+            shown.removeprefix("try: "),
+            env={"PATH": "/usr/bin:/bin"},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        assert client.stdout is not None
+        async with asyncio.timeout(DEADLINE):
+            said = await client.stdout.readuntil(b'"user":"ann"')
+            await client.communicate(b"")
+        assert b"Connected to" in said
         async with connect(f"{url}/?token={token}", ping_interval=None) as client:
             assert json.loads(await client.recv())["user"] == "ann"
         assert await run.end(signal.SIGHUP) == (0, "", "")

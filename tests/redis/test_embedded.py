@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from labserver.errors import RedisMissing
 from labserver.redis import embedded
 from labserver.redis.embedded import find_redis, running_redis
+from labserver.redis.folders import PREFIX
 from tests.conftest import eventually
 
 
@@ -109,6 +111,39 @@ asyncio.run(main())
         if parent.returncode is None:
             parent.kill()
             await parent.wait()
+
+
+async def test_next_one_removes_what_a_killed_process_left_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    unlocked = tmp_path / f"{PREFIX}of-a-process-that-has-just-begun"
+    unlocked.mkdir()
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "lock").touch()
+    (tmp_path / f"{PREFIX}link").symlink_to(target)
+    async with running_redis() as alive, Redis.from_url(alive) as redis:
+        program = (
+            "import os, signal\n"
+            "from labserver.redis.folders import own_folder\n"
+            "with own_folder() as folder:\n"
+            "    print(folder, flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program),
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        left = tmp_path / out.decode().strip().removeprefix(f"{tmp_path}/")
+        assert left.is_dir()
+        async with running_redis():
+            assert not left.exists()
+            assert await redis.ping()
+        assert unlocked.is_dir()
+        assert (target / "lock").exists()
 
 
 async def test_survives_the_interrupt_that_a_terminal_sends_to_a_group() -> None:
