@@ -3,48 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shlex
 import signal
 import sys
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
-from rich.text import Text
 
-from labserver.errors import LabError
+from labserver.errors import LabError, SettingsError
 from labserver.load.figures.compare import compare as compared
 from labserver.load.figures.compare import doubts, side
-from labserver.load.figures.saved import Unreadable, load, load_all
+from labserver.load.figures.plan import begin, finish, unfinished
+from labserver.load.figures.require import parse
+from labserver.load.figures.saved import Saved, Unreadable, load_all
+from labserver.load.pictures.contrast import write_contrast
 from labserver.load.pictures.report import write_report
+from labserver.load.run.owned import owned
 from labserver.load.run.suite import (
     Case,
     Outcome,
     chosen,
-    estimate,
     new_folder,
-    run,
     scenarios,
     worst,
 )
+from labserver.load.run.turns import in_turns
+from labserver.processes.launch import NotListening
 
+T = TypeVar("T")
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 SECONDS_LIMIT, USERS_LIMIT, REPEATS_LIMIT = 600, 2000, 20
 app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 everything arrived and the figures mean something, 1 "
-    "something was lost or failed, 3 nothing was delivered, 4 the generator was too "
-    "busy for its figures to mean anything, 2 wrong arguments. With several runs it is "
-    "the worst of them. One scenario against a server of yours: locust -f loadtests "
-    "--headless --host ws://127.0.0.1:8080 -u 30 -t 12s",
+    "something was lost or failed, or a requirement is not met, 3 nothing was "
+    "delivered, 4 the generator was too busy for its figures to mean anything, "
+    "2 wrong arguments. With several runs it is the worst of them. One scenario "
+    "against a server of yours: locust -f loadtests --headless "
+    "--host ws://127.0.0.1:8080 -u 30 -t 12s",
 )
 Results = Annotated[Path, typer.Option(help="Folder in which to make a new folder.")]
 Seconds = Annotated[
@@ -87,12 +89,35 @@ Scenario = Annotated[
 ]
 
 
+def sound(texts: list[str]) -> list[str]:
+    """Return the requirements; raise BadParameter for a text that is none."""
+    for text in texts:
+        try:
+            parse(text)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from None
+    return texts
+
+
+Require = Annotated[
+    list[str],
+    typer.Option(
+        metavar="'p99<100ms'",
+        callback=sound,
+        help="Fail runs that do not meet this; may be repeated. Figures: p50, p95, "
+        "p99, max, delivered (%), lost, duplicated, reordered, announced, unanswered. "
+        "'fanout:p99<100ms' is about one scenario.",
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
     scenario: Scenario = [],  # noqa: B006
     seconds: Seconds = None,
     users: Users = None,
+    require: Require = [],  # noqa: B006
     results: Results = Path("results"),
 ) -> None:
     """Run all scenarios on clusters of their own, in four minutes, and judge the runs.
@@ -102,9 +127,11 @@ def main(
     end. Load goes to this machine only.
     """
     if context.invoked_subcommand is None:
-        cases = chosen(scenario, seconds or 0, users or 0)
+        required = [parse(each) for each in require]
+        cases = chosen(scenario, seconds or 0, users or 0, required)
         folder = new_folder(results, "load")
-        outcomes = complete(all_of(cases, folder))
+        turns = [(folder, case) for case in cases]
+        outcomes = complete(planned(turns, folder), folder)
         conclude(outcomes, folder)
 
 
@@ -112,8 +139,15 @@ def main(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run, or a folder with runs.")],
 ) -> None:
-    """Write report.html: the verdicts and the pictures of all runs in FOLDER."""
-    print(f"report  {write_report(load_all(folder), folder)}")
+    """Write report.html: the verdicts and the pictures of all runs in FOLDER.
+
+    Of a folder that ab made: the comparison, and the pictures of both sides.
+    """
+    if (folder / "A").is_dir() and (folder / "B").is_dir():
+        path = write_contrast(side([folder / "A"]), side([folder / "B"]), folder)
+    else:
+        path = write_report(load_all(folder), folder)
+    print(f"report  {path}")
 
 
 @app.command()
@@ -121,8 +155,11 @@ def compare(
     a: Annotated[Path, typer.Argument(help="A run, or a folder with repeats.")],
     b: Annotated[Path, typer.Argument(help="The same for the other side.")],
 ) -> None:
-    """Print the figures that differ between A and B by more than their repeats do."""
-    show(side([a]), side([b]))
+    """Print the figures that differ between A and B by more than chance.
+
+    Runs that are not VALID are not compared; then the exit status is theirs.
+    """
+    raise typer.Exit(show(side([a]), side([b])))
 
 
 @app.command()
@@ -134,32 +171,37 @@ def ab(
     ] = "fanout",
     repeats: Annotated[
         int, typer.Option(min=2, max=REPEATS_LIMIT, help="Runs of each side.")
-    ] = 3,
+    ] = 5,
     seconds: Seconds = 8,
     users: Users = None,
     results: Results = Path("results"),
 ) -> None:
     """Compare two servers with different settings, in turns: A B B A A B.
 
-    For example: ab --a "--outbox-limit 65536" --b "--without backpressure"
+    For example: ab --a "--outbox-limit 65536" --b "--without backpressure".
+    Five runs of each side are the fewest that can tell a difference from
+    chance.
     """
     if not a and not b:
         raise typer.BadParameter("ab needs --a or --b: arguments that differ")
     known([scenario])
     case = chosen([scenario], seconds or 0, users or 0)[0]
+    sides = {"A": with_server(case, a), "B": with_server(case, b)}
+    complete(rehearse([("--a", sides["A"]), ("--b", sides["B"])]))
     folder = new_folder(results, "ab")
-    sides = [(folder / "A", a), (folder / "B", b)]
-    for where, _ in sides:
-        where.mkdir()
+    for name in sides:
+        (folder / name).mkdir()
     turns = [
-        (where, with_server(case, arguments))
+        (folder / name, sides[name])
         for repeat in range(repeats)
-        for where, arguments in (sides if repeat % 2 == 0 else sides[::-1])
+        for name in ("AB" if repeat % 2 == 0 else "BA")
     ]
-    outcomes = complete(in_turns(turns))
-    show(side([folder / "A"]), side([folder / "B"]))
-    print(f"results {folder}")
-    sys.exit(worst([each.code for each in outcomes]))
+    outcomes = complete(planned(turns, folder), folder)
+    codes = [each.code for each in outcomes]
+    one, other = (side([folder / name]) for name in sides)
+    codes.append(show(one, other))
+    print(f"report  {write_contrast(one, other, folder)}")
+    sys.exit(worst(codes))
 
 
 def with_server(case: Case, arguments: str) -> Case:
@@ -170,10 +212,13 @@ def with_server(case: Case, arguments: str) -> Case:
         raise typer.BadParameter(f"{arguments!r}: {exc}") from None
 
 
-def complete(work: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
-    """Run to the end, or cancel and clean up on Ctrl-C and SIGTERM."""
+def complete(work: Coroutine[Any, Any, T], folder: Path | None = None) -> T:
+    """Run to the end, or cancel and clean up on Ctrl-C and SIGTERM.
 
-    async def guarded() -> list[Outcome]:
+    After an interruption, say what is in the folder.
+    """
+
+    async def guarded() -> T:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -181,85 +226,65 @@ def complete(work: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
 
     try:
         return asyncio.run(guarded())
-    except asyncio.CancelledError:
-        sys.exit(143)
-
-
-async def all_of(cases: Sequence[Case], folder: Path) -> list[Outcome]:
-    return await in_turns([(folder, case) for case in cases])
-
-
-async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
-    """Run one case after the other, and show the progress."""
-    outcomes: list[Outcome] = []
-    console = Console(stderr=True)
-    total = sum(estimate(case) for _, case in turns)
-    columns = (TextColumn("{task.description:<26}"), BarColumn(None), Left())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar = progress.add_task("", total=total)
-        done = 0.0
-        for number, (folder, case) in enumerate(turns, 1):
-            progress.update(bar, description=f"{number}/{len(turns)} {case.name}")
-            clock = asyncio.create_task(advance(progress, bar, done, estimate(case)))
-            try:
-                outcome = await run(case, folder)
-            finally:
-                clock.cancel()
-            done += estimate(case)
-            progress.update(bar, completed=done)
-            outcomes.append(outcome)
-            console.print(
-                f"{number}/{len(turns)}  {case.name:<28} {outcome.word.lower():<18}"
-                f"{outcome.seconds:5.0f} s",
-                highlight=False,
+    except (asyncio.CancelledError, KeyboardInterrupt) as exc:
+        if folder is not None:
+            print(
+                f"loadtests: {unfinished(folder)}; `python -m loadtests report "
+                f"{folder}` shows them",
+                file=sys.stderr,
             )
+        sys.exit(143 if isinstance(exc, asyncio.CancelledError) else 130)
+
+
+async def planned(turns: Sequence[tuple[Path, Case]], folder: Path) -> list[Outcome]:
+    """Run the cases in turns; record in ``folder`` whether all of them were run."""
+    begin(folder, [case.name for _, case in turns])
+    outcomes = await in_turns(turns)
+    finish(folder)
     return outcomes
 
 
-async def advance(progress: Progress, bar: Any, done: float, most: float) -> None:
-    """Move the bar with the clock, at most to the estimated end of the case."""
-    began = time.monotonic()
-    while True:
-        elapsed = min(time.monotonic() - began, most)
-        progress.update(bar, completed=done + elapsed)
-        await asyncio.sleep(0.2)
+async def rehearse(sides: Sequence[tuple[str, Case]]) -> None:
+    """Start and stop the server of each side, so that a mistake is found at once.
 
+    Raises:
+        SettingsError: A server does not start; the message names the option.
 
-class Left(ProgressColumn):
-    """A column with the estimated time left."""
-
-    def render(self, task: Task) -> Text:
-        left = max(0, round((task.total or 0) - task.completed))
-        return Text(f"{left // 60}:{left % 60:02} left" if left else "soon done")
+    """
+    for option, case in sides:
+        try:
+            async with owned(1, *case.server):
+                pass
+        except NotListening as exc:
+            said = str(exc).removeprefix("labserver: ")
+            raise SettingsError(f"{option}: {said}") from None
 
 
 def conclude(outcomes: Sequence[Outcome], folder: Path) -> NoReturn:
-    """Write the report, print its path, and exit with the worst status."""
-    runs = []
+    """Write the report, print what failed and its path, exit with the worst status."""
     for each in outcomes:
-        if each.folder is not None:
-            with contextlib.suppress(Unreadable):
-                runs.append(load(each.folder))
-    for each in outcomes:
-        if each.folder is None:
+        if each.saved is None:
             print(
                 f"loadtests: {each.case.name} did not run, see "
                 f"{folder / each.case.scenario}.log",
                 file=sys.stderr,
             )
-    for run_ in runs:
-        if run_.summary["exit_code"]:
-            print(f"{run_.scenario}: {'; '.join(run_.summary['reasons'])}")
+        elif each.saved.summary["exit_code"]:
+            summary = each.saved.summary
+            print(f"{summary['verdict']}  {each.case.name}: {reasons(summary)}")
+    runs = [each.saved for each in outcomes if each.saved is not None]
     if runs:
         print(f"report  {write_report(runs, folder)}")
     sys.exit(worst([each.code for each in outcomes]))
 
 
-def show(a: Sequence[Any], b: Sequence[Any]) -> None:
-    """Print a comparison."""
-    rows = compared(a, b)
+def reasons(summary: Mapping[str, Any]) -> str:
+    return "; ".join(map(str, summary["reasons"]))
+
+
+def show(a: Sequence[Saved], b: Sequence[Saved]) -> int:
+    """Print a comparison; return the exit status."""
+    found = compared(a, b)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading, justify in (
         *(("scenario", "left"), ("figure", "left")),
@@ -267,7 +292,7 @@ def show(a: Sequence[Any], b: Sequence[Any]) -> None:
     ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     last = ""
-    for row in rows:
+    for row in found.rows:
         table.add_row(
             row.scenario if row.scenario != last else "",
             row.figure,
@@ -277,10 +302,16 @@ def show(a: Sequence[Any], b: Sequence[Any]) -> None:
         )
         last = row.scenario
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table, highlight=False)
-    print(f"A: {len(a)} runs, B: {len(b)} runs; minimum to maximum. {a[0].machine}.")
-    for doubt in doubts(a, b):
-        print(f"note: {doubt}")
+    if found.rows:
+        console.print(table, highlight=False)
+        print(
+            f"A: {len(a)} runs, B: {len(b)} runs; minimum to maximum. {a[0].machine}."
+        )
+    for sentence in found.refused:
+        print(sentence)
+    for note in filter(None, (found.advice(), *doubts(a, b))):
+        print(f"note: {note}")
+    return worst(found.codes)
 
 
 def fail(text: str) -> NoReturn:

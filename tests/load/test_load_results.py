@@ -28,9 +28,9 @@ _verdict = importlib.import_module("labserver.load.figures.verdict")
 _saved = importlib.import_module("labserver.load.figures.saved")
 _drawing = importlib.import_module("labserver.load.pictures.drawing")
 _plots = importlib.import_module("labserver.load.pictures.plots")
+_plan = importlib.import_module("labserver.load.figures.plan")
 _gallery = importlib.import_module("labserver.load.pictures.gallery")
 _report = importlib.import_module("labserver.load.pictures.report")
-_compare = importlib.import_module("labserver.load.figures.compare")
 Slice, Slicer = _timeline.Slice, _timeline.Slicer
 
 durations = st.lists(st.integers(0, 2**30), max_size=20)
@@ -318,57 +318,6 @@ def test_verdict_that_is_not_good_looks_different(tmp_path: Path) -> None:
         assert "so &lt;so&gt;" in text
 
 
-# Comparisons
-
-
-def sides(tmp_path: Path, a: list[int], b: list[int], **about: Any) -> tuple[Any, Any]:
-    found = []
-    for offset, (name, values) in enumerate((("A", a), ("B", b))):
-        for number, value in enumerate(values):
-            saved(tmp_path / name, value, when=2 * number + offset, **about)
-        found.append(_compare.side([tmp_path / name]))
-    return found[0], found[1]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "verdict"),
-    [
-        ([1000, 3000], [2000, 4000], "within noise"),
-        ([1000, 1100], [8000, 9000], "B is higher, by a factor of 6.8 or more"),
-        ([8000, 9000], [1000, 1100], "B is lower, by a factor of 6.8 or more"),
-        ([1000, 1000], [1500, 1500], "B is higher, by 45.5% or more"),
-        ([1000, 1000], [1007, 1007], "the sure difference is below 1%"),
-        ([1000], [8000], "only one run of a side: repeat it"),
-    ],
-)
-def test_comparison_says_no_more_than_the_ranges_do(
-    tmp_path: Path, a: list[int], b: list[int], verdict: str
-) -> None:
-    rows = _compare.compare(*sides(tmp_path, a, b))
-    found = {row.figure: row.verdict for row in rows}
-    assert found["p99 (ms)"] == verdict
-    assert found["delivered (%)"] == "within noise"
-
-
-def test_other_machine_load_or_scenario_is_not_compared(tmp_path: Path) -> None:
-    a = [_saved.load(saved(tmp_path / "a"))]
-    for name, about, sentence in (
-        ("b", {"machine": "other"}, "different machines"),
-        ("c", {"load": "60 users, 5 s"}, "not run with the same load"),
-        ("d", {"variant": "x"}, "no scenario that both have"),
-    ):
-        b = [_saved.load(saved(tmp_path / name, **about))]
-        with pytest.raises(_saved.Unreadable, match=sentence):
-            _compare.compare(a, b)
-
-
-def test_sides_that_did_not_take_turns_are_doubted(tmp_path: Path) -> None:
-    a, b = sides(tmp_path, [1000] * 3, [1000] * 3)
-    assert _compare.doubts(a, b) == []
-    late = [_saved.load(saved(tmp_path / "C", when=n)) for n in (20, 21, 22)]
-    assert "after the other" in _compare.doubts(a, late)[0]
-
-
 # The runner
 
 
@@ -409,6 +358,10 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
         (("--seconds", "9999"), "600"),
         (("ab", "--a", "'"), "No closing quotation"),
         (("ab",), "ab needs --a or --b"),
+        (("ab", "--a", "--stage echo", "--b", "--nonsense"), "--b: No such option"),
+        (("--require", "p99<100"), "p99 needs a unit"),
+        (("--require", "speed>1"), "there is no figure 'speed'"),
+        (("--scenario", "idle", "--require", "churn:lost=0"), "'churn' is not among"),
     ]
     answers = await asyncio.gather(*(runner(*arguments) for arguments, _ in cases))
     for (_, sentence), (code, out, err) in zip(cases, answers, strict=True):
@@ -430,6 +383,7 @@ async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
     assert code in (0, 4), out + err
     (name,) = os.listdir(tmp_path)
     folder = tmp_path / name
+    assert _plan.unfinished(folder) == ""
     assert str(folder / "report.html") in out
     run = _saved.load_all(folder)[0]
     assert "resume" in run.about["server"]
@@ -461,6 +415,8 @@ async def test_interrupted_runner_leaves_nothing_running(
             await asyncio.sleep(0.05)
         process.send_signal(how)
         assert await process.wait() == status
+        (name,) = os.listdir(tmp_path)
+        assert "interrupted" in _plan.unfinished(tmp_path / name)
     finally:
         if process.returncode is None:
             process.kill()

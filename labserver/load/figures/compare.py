@@ -1,60 +1,188 @@
-"""Comparison of two sides of repeated runs: do they differ more than the repeats?"""
+"""Comparison of two sides of repeated runs: do they differ more than by chance?
+
+A difference is claimed where all runs of one side are below all runs of the other. Runs
+that do not differ are separated so by chance, too: of the 252 ways to split ten runs
+into five and five, two separate a given figure. So the splits that would separate any
+figure of a scenario are counted, and a claim is made only if they are at most 5 % of
+all splits, over all scenarios of a table. That is a permutation test, and it holds
+for every distribution: of tables that compare a server with itself, at most one in
+twenty claims a difference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import comb
 from pathlib import Path
 
 from labserver.load.figures.histogram import Histogram
+from labserver.load.figures.plan import unfinished
 from labserver.load.figures.saved import Saved, Unreadable, load_all
 
 WORTH_A_WORD = 0.01  # share of a figure; smaller differences do not count
+CHANCE_LIMIT = 0.05  # share of tables without a difference that may claim one
+MOST_REPEATS = 20
 
 
 @dataclass(frozen=True)
-class Range:
-    """Minimum and maximum of a figure over the repeats of one side."""
+class Values:
+    """A figure in each run of one side."""
 
-    least: float
-    most: float
-    count: int
+    values: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        return min(self.values)
+
+    @property
+    def most(self) -> float:
+        return max(self.values)
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
 
     def shown(self, digits: int) -> str:
-        if self.count == 1 or self.least == self.most:
+        if self.least == self.most:
             return f"{self.least:,.{digits}f}"
         return f"{self.least:,.{digits}f} to {self.most:,.{digits}f}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of one scenario, on both sides."""
+    """One figure of one scenario, on both sides.
+
+    Args:
+        scenario: Title of the scenario.
+        figure: Name of the figure, with its unit.
+        a: One side.
+        b: The other side.
+        digits: Digits after the point, in text.
+        enough: Whether there are enough repeats for a claim.
+
+    """
 
     scenario: str
     figure: str
-    a: Range
-    b: Range
+    a: Values
+    b: Values
     digits: int
+    enough: bool = True
+
+    @property
+    def separated(self) -> bool:
+        """Whether all runs of a side are below all runs of the other."""
+        return self.b.most < self.a.least or self.a.most < self.b.least
 
     @property
     def verdict(self) -> str:
-        """The difference in words: none if the ranges overlap, or of single runs."""
-        if self.a.least <= self.b.most and self.b.least <= self.a.most:
+        """The difference in words."""
+        if not self.separated:
             return "within noise"
-        if min(self.a.count, self.b.count) < 2:
-            return "only one run of a side: repeat it"
         lower = self.b.most < self.a.least
         said = f"B is {'lower' if lower else 'higher'}"
-        if min(self.a.least, self.b.least) <= 0:
+        near = 0.0
+        if min(self.a.least, self.b.least) > 0:
+            near = nearest(self.a.values, self.b.values)
+            if abs(near - 1) < WORTH_A_WORD:
+                return f"the sure difference is below {WORTH_A_WORD:.0%}"
+        if not self.enough:
+            return "too few repeats to say"
+        if not near:
             return said
-        near = (self.b.most / self.a.least) if lower else (self.b.least / self.a.most)
-        if abs(near - 1) < WORTH_A_WORD:
-            return f"the sure difference is below {WORTH_A_WORD:.0%}"
         factor = 1 / near if lower else near
         if factor >= 2:
             return f"{said}, by a factor of {factor:.1f} or more"
         return f"{said}, by {abs(near - 1):.1%} or more"
+
+
+@dataclass
+class Comparison:
+    """Two sides that were compared.
+
+    Args:
+        rows: A row for every figure that both sides have.
+        refused: Sentences on scenarios with runs that are not valid.
+        codes: Exit statuses of those runs.
+
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+
+    def advice(self) -> str:
+        """Return how many repeats a claim needs; empty if there are enough."""
+        short = [row for row in self.rows if row.verdict == "too few repeats to say"]
+        if not short:
+            return ""
+        scenarios: dict[str, int] = {}
+        for row in self.rows:
+            varies = len({*row.a.values, *row.b.values}) > 1
+            scenarios[row.scenario] = scenarios.get(row.scenario, 0) + varies
+        separable = 2 * sum(scenarios.values())
+        for count in range(2, MOST_REPEATS):
+            if separable / comb(2 * count, count) <= CHANCE_LIMIT:
+                break
+        have = min(short[0].a.count, short[0].b.count)
+        return (
+            f"so few runs are separated by chance too often; {count} runs of each side "
+            f"are enough (a side has {have})"
+        )
+
+
+def nearest(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the factor from A to B between the two runs that are nearest."""
+    return max(b) / min(a) if max(b) < min(a) else min(b) / max(a)
+
+
+def separating(values: Sequence[float], size: int) -> set[frozenset[int]]:
+    """Return the sets of ``size`` runs that this figure separates from the others.
+
+    Args:
+        values: The figure in each run of both sides, by number of the run.
+        size: Number of runs of side A.
+
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found = set()
+    for at, part in ((size, slice(0, size)), (len(values) - size, slice(-size, None))):
+        low, high = values[order[at - 1]], values[order[at]]
+        if low < high and (values[order[0]] <= 0 or high / low - 1 >= WORTH_A_WORD):
+            found.add(frozenset(order[part]))
+    return found
+
+
+def chance(rows: Sequence[Row]) -> float:
+    """Return the share of splits of a scenario's runs that separate any figure."""
+    size, every = rows[0].a.count, rows[0].a.count + rows[0].b.count
+    splits: set[frozenset[int]] = set()
+    for row in rows:
+        if row.a.count + row.b.count == every:
+            splits |= separating((*row.a.values, *row.b.values), size)
+    return len(splits) / comb(every, size)
+
+
+def weighed(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, with ``enough`` set where a claim is no more than chance.
+
+    Scenarios in which chance is small come first, until the limit of the table is used
+    up. The shares do not depend on which run is of which side, so the choice does not
+    spoil the test.
+    """
+    scenarios = {
+        name: list(each) for name, each in groupby(rows, key=lambda row: row.scenario)
+    }
+    shares = {name: chance(each) for name, each in scenarios.items()}
+    sure, used = set(), 0.0
+    for name in sorted(shares, key=shares.__getitem__):
+        used += shares[name]
+        if used > CHANCE_LIMIT:
+            break
+        sure.add(name)
+    return [replace(row, enough=row.scenario in sure) for row in rows]
 
 
 def latency(percent: float) -> Callable[[Saved], float | None]:
@@ -122,13 +250,8 @@ def side(folders: Sequence[Path]) -> list[Saved]:
     return [run for folder in folders for run in load_all(folder)]
 
 
-def key(run: Saved) -> str:
-    variant = run.about.get("variant")
-    return f"{run.scenario}, {variant}" if variant else run.scenario
-
-
-def compare(a: Sequence[Saved], b: Sequence[Saved]) -> list[Row]:
-    """Return a row for every figure that both sides have.
+def compare(a: Sequence[Saved], b: Sequence[Saved]) -> Comparison:
+    """Compare the scenarios that both sides have.
 
     Raises:
         Unreadable: The sides cannot be compared; the message says why.
@@ -142,35 +265,52 @@ def compare(a: Sequence[Saved], b: Sequence[Saved]) -> list[Row]:
         )
     shared = [
         name
-        for name in dict.fromkeys(map(key, a))
-        if any(key(run) == name for run in b)
+        for name in dict.fromkeys(run.title for run in a)
+        if any(run.title == name for run in b)
     ]
     if not shared:
         raise Unreadable(
             f"there is no scenario that both have: A has {named(a)}, B has {named(b)}"
         )
-    rows = []
+    found = Comparison()
     for name in shared:
-        sides = [[run for run in runs if key(run) == name] for runs in (a, b)]
+        sides = [[run for run in runs if run.title == name] for runs in (a, b)]
         loads = {run.about["load"].rpartition(",")[0] for runs in sides for run in runs}
         if len(loads) > 1:
             raise Unreadable(
                 f"{name} was not run with the same load: {' and '.join(sorted(loads))}"
             )
+        bad = [
+            (side, run)
+            for side, runs in zip("AB", sides, strict=True)
+            for run in runs
+            if run.summary["exit_code"]
+        ]
+        if bad:
+            found.refused.append(f"{name} is not compared: {'; '.join(map(told, bad))}")
+            found.codes += [run.summary["exit_code"] for _, run in bad]
+            continue
         for figure, digits, find in FIGURES:
-            ranges = []
-            for runs in sides:
-                values = [value for run in runs if (value := find(run)) is not None]
-                if values:
-                    ranges.append(Range(min(values), max(values), len(values)))
-            if len(ranges) == 2:
-                one, other = ranges
-                rows.append(Row(name, figure, one, other, digits))
-    return rows
+            values = [
+                tuple(value for run in runs if (value := find(run)) is not None)
+                for runs in sides
+            ]
+            if all(values):
+                one, other = map(Values, values)
+                found.rows.append(Row(name, figure, one, other, digits))
+    found.rows = weighed(found.rows)
+    return found
+
+
+def told(bad: tuple[str, Saved]) -> str:
+    """Return what is wrong with a run, and on which side it is."""
+    side, run = bad
+    reasons = "; ".join(map(str, run.summary["reasons"]))
+    return f"{side}'s {run.folder.name} is {run.summary['verdict']} ({reasons})"
 
 
 def named(runs: Sequence[Saved]) -> str:
-    return ", ".join(dict.fromkeys(map(key, runs)))
+    return ", ".join(dict.fromkeys(run.title for run in runs))
 
 
 def interleaved(a: Sequence[Saved], b: Sequence[Saved]) -> bool:
@@ -189,7 +329,11 @@ def doubts(a: Sequence[Saved], b: Sequence[Saved]) -> list[str]:
             "one side was measured after the other, so other load on the machine may "
             "be the cause (`python -m loadtests ab` takes turns)"
         )
-    for run in (*a, *b):
-        if run.summary["exit_code"]:
-            found.append(f"{run.folder.name} is {str(run.summary['verdict']).lower()}")
-    return found
+    found += [
+        f"{run.folder.name} ended early, {run.cut_short}"
+        for run in (*a, *b)
+        if run.cut_short
+    ]
+    folders = dict.fromkeys(run.folder.parent for run in (*a, *b))
+    found += [sentence for each in folders if (sentence := unfinished(each))]
+    return list(dict.fromkeys(found))

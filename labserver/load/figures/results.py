@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from labserver.load.figures.record import Record
 from labserver.load.figures.verdict import Verdict
 
 
-def summary(record: Record, verdict: Verdict) -> str:
+def summary(record: Record, verdict: Verdict, required: Sequence[str] = ()) -> str:
     """Return the text that is printed at the end of a run."""
     lines = []
     for scenario in record.scenarios():
@@ -53,6 +54,8 @@ def summary(record: Record, verdict: Verdict) -> str:
         f"  {'processor':<29} {record.cpu:.0%} of one core, "
         f"{record.processes} {processes}, {record.wall:.1f} s"
     )
+    if required:
+        lines += ["", "required", *required]
     lines += ["", f"verdict  {verdict}"]
     return "\n".join(lines)
 

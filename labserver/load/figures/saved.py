@@ -55,6 +55,17 @@ class Saved:
         return " ".join(parts)
 
     @property
+    def cut_short(self) -> str:
+        """When the run ended, if that was before its time; else an empty string."""
+        return str(self.about.get("cut_short", ""))
+
+    @property
+    def title(self) -> str:
+        """The scenario, and its variant."""
+        variant = self.about.get("variant")
+        return f"{self.scenario}, {variant}" if variant else self.scenario
+
+    @property
     def faults(self) -> list[tuple[float, str]]:
         """Injected faults: seconds since the start of the run, and a description."""
         return [(each["at"], each["text"]) for each in self.about.get("faults", ())]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from labserver.load.figures.histogram import Histogram, ms
+from labserver.load.figures.plan import unfinished
 from labserver.load.figures.saved import Saved
-from labserver.load.pictures.drawing import png, svg
+from labserver.load.pictures.drawing import Picture, png, svg
 from labserver.load.pictures.gallery import pictures, together
 from labserver.load.pictures.style import PALETTE
 
@@ -56,45 +57,74 @@ def write_report(runs: Sequence[Saved], folder: Path) -> Path:
 
     """
     path = folder / NAME
-    path.write_text(page(runs), encoding="utf-8")
+    path.write_text(page(runs, unfinished(folder)), encoding="utf-8")
     for picture in together(runs):
         png(picture, without_server(runs[0]), folder)
     return path
 
 
-def page(runs: Sequence[Saved]) -> str:
-    """Return the report as HTML."""
+def page(runs: Sequence[Saved], missing: str = "") -> str:
+    """Return the report as HTML.
+
+    Args:
+        runs: The runs, in their order.
+        missing: A sentence, if runs are missing.
+
+    """
+    shown = [section(run, number) for number, run in enumerate(runs, 1)]
+    slow = next((run for run in runs if run.scenario == "slow_readers"), None)
+    for run, each in zip(runs, shown, strict=True):
+        several = together(runs) if run is slow else []
+        each["pictures"] = [
+            *(drawn(picture, without_server(run)) for picture in several),
+            *(drawn(picture, run.caption) for picture in pictures(run)),
+        ]
+    notes = [missing] if missing else []
+    notes += [
+        f"{r.folder.name} ended early, {r.cut_short}" for r in runs if r.cut_short
+    ]
+    return rendered(
+        "report.html",
+        title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),
+        when=when(runs[0]),
+        machines=list(dict.fromkeys(run.machine for run in runs)),
+        finding=finding(runs),
+        notes=notes,
+        runs=shown,
+        good=MOODS[0][1],
+        bad=BAD[1],
+    )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Return a page; the values are escaped, except pictures."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),
         trim_blocks=True,
     )
-    shown = [section(run, number) for number, run in enumerate(runs, 1)]
-    slow = next((run for run in runs if run.scenario == "slow_readers"), None)
-    for run, each in zip(runs, shown, strict=True):
-        several = together(runs) if run is slow else []
-        each["pictures"] = [
-            {
-                "title": picture.title,
-                "drawn": Markup(svg(picture)),
-                "read": picture.read,
-                "note": picture.note,
-                "caption": without_server(run) if picture in several else run.caption,
-            }
-            for picture in (*several, *pictures(run))
-        ]
-    return environment.get_template("report.html").render(
-        title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),
-        when=str(runs[0].about.get("started", {}).get("utc", "")).replace("T", " ")[:19]
-        + " UTC",
-        machines=list(dict.fromkeys(run.machine for run in runs)),
-        finding=finding(runs),
-        runs=shown,
-        palette=PALETTE,
-    )
+    return environment.get_template(template).render(palette=PALETTE, **values)
+
+
+def drawn(picture: Picture, caption: str) -> dict[str, Any]:
+    """Return the values of a picture for a page."""
+    from markupsafe import Markup
+
+    return {
+        "title": picture.title,
+        "drawn": Markup(svg(picture)),
+        "read": picture.read,
+        "note": picture.note,
+        "caption": caption,
+    }
+
+
+def when(run: Saved) -> str:
+    """Return the beginning of a run as text."""
+    started = run.about.get("started", {}).get("utc", "")
+    return str(started).replace("T", " ")[:19] + " UTC"
 
 
 def without_server(run: Saved) -> str:
@@ -142,6 +172,7 @@ def section(run: Saved, number: int) -> dict[str, Any]:
         "delivered": share(delivered, expected),
         "p50": ms(latency.percentile(50)) if latency.count else "",
         "p99": ms(latency.percentile(99)) if latency.count else "",
+        "required": summary.get("requirements", ()),
         "folder": run.folder.name,
     }
 

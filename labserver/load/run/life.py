@@ -31,6 +31,7 @@ from locust.runners import (
 )
 
 from labserver.load.figures.record import Record, merged
+from labserver.load.figures.require import held_to, lines
 from labserver.load.figures.results import (
     as_figures,
     machine,
@@ -51,6 +52,7 @@ from labserver.load.run.options import (
     TIME_LIMIT,
     Unusable,
     check_page,
+    required,
     servers,
     try_servers,
 )
@@ -98,6 +100,7 @@ class Run:
         self.drained = Event()
         self.active = 0  # when a message last arrived, monotonic ns
         self.started = 0.0
+        self.ended = 0  # when the drain began, monotonic ns
         self.faults: list[dict[str, Any]] = []  # faults injected into the servers
         self.started_cpu = 0.0
         self.storm_at = 0  # when reconnect_storm begins, monotonic ns
@@ -276,6 +279,7 @@ def drain(environment: Environment, **_: Any) -> None:
     runner = runner_of(environment)
     if not RUN.name:  # Locust's page was closed before any run
         return
+    RUN.ended = RUN.ended or time.monotonic_ns()
     if isinstance(runner, MasterRunner):
         if not RUN.draining:
             RUN.draining = True
@@ -370,11 +374,15 @@ def conclude(environment: Environment, **_: Any) -> None:
     missing = len(RUN.workers - RUN.parts.keys())
     for error in runner.exceptions.values():
         record.problems[f"the load test itself: {error['msg']}"] += error["count"]
-    RUN.verdict = judge(record, failures, missing, options.lag_limit)
-    RUN.text = summary(record, RUN.verdict)
+    verdict = judge(record, failures, missing, options.lag_limit)
+    RUN.verdict, answers = held_to(verdict, record, required(options))
+    RUN.text = summary(record, RUN.verdict, lines(answers))
+    if early := cut_short(options).get("cut_short"):
+        RUN.text += f"\nnote     the run ended early, {early}"
     load = describe(record, options)
     try:
         said, found = about(environment, load), as_figures(record, RUN.verdict)
+        found["requirements"] = [each.as_json() for each in answers]
         table = timeline(record, options)
         write(RUN.folder / "run.json", said)
         write(RUN.folder / "summary.json", found)
@@ -436,6 +444,14 @@ def began() -> dict[str, Any]:
     }
 
 
+def cut_short(options: Any) -> dict[str, str]:
+    """Return an entry for ``run.json`` if the run ended before its time (Ctrl-C)."""
+    lasted, planned = (RUN.ended - options.run_began) / 1e9, options.run_time or 0
+    if lasted > planned - 0.5:
+        return {}
+    return {"cut_short": f"after {lasted:.0f} of {planned:.0f} s"}
+
+
 def about(environment: Environment, load: str) -> dict[str, Any]:
     """Return ``run.json``: load, machine, versions and options; without secrets."""
     options = options_of(environment)
@@ -454,6 +470,7 @@ def about(environment: Environment, load: str) -> dict[str, Any]:
         "publish_rate": options.publish_rate,
         "payload_bytes": options.payload_bytes,
         "classes": sorted(each.__name__ for each in environment.user_classes),
+        **cut_short(options),
         **json.loads(os.environ.get(ABOUT, "{}")),
     }
 

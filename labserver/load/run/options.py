@@ -22,6 +22,8 @@ from locust.runners import MasterRunner, WorkerRunner
 from labserver.contract.messages import Hello
 from labserver.contract.tokens import issue
 from labserver.load.dialects import SHIPPED, Dialect, Reply, named
+from labserver.load.figures.require import Requirement
+from labserver.load.figures.require import parse as requirement
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps
@@ -143,6 +145,16 @@ def add_options(parser: Any, **_: Any) -> None:
         help="Add USERS every SECONDS, up to -u, instead of -r.",
     )
     parser.add_argument(
+        "--require",
+        action="append",
+        default=None,
+        metavar="'p99<100ms'",
+        include_in_web_ui=False,
+        help="Fail a run that does not meet this; may be repeated. Figures: p50, p95, "
+        "p99, max (us, ms, s), delivered (%%), lost, duplicated, reordered, announced, "
+        "unanswered. 'fanout:p99<100ms' is about one scenario.",
+    )
+    parser.add_argument(
         "--lag-limit",
         type=number(float, 0, 60_000),
         default=100.0,
@@ -164,6 +176,14 @@ def add_options(parser: Any, **_: Any) -> None:
         include_in_web_ui=False,  # visitors of the page must not choose a folder
         help="Folder in which each run makes a folder. Default: results.",
     )
+
+
+def required(options: Namespace) -> list[Requirement]:
+    """Return the requirements of ``--require``; raises Unusable for a bad one."""
+    try:
+        return [requirement(each) for each in options.require or ()]
+    except ValueError as exc:
+        raise Unusable(f"--require {exc}") from None
 
 
 def urls(options: Namespace) -> list[str]:
@@ -361,6 +381,13 @@ def choose(environment: Environment) -> None:
                 f"{', '.join(sorted(known))}"
             )
         classes[:] = [each for each in classes if each.scenario in wanted]
+    named_here = {each.scenario for each in classes}
+    for asked in required(options):
+        if asked.scenario and asked.scenario not in named_here:
+            raise Unusable(
+                f"--require {asked.text!r}: there is no scenario {asked.scenario!r} in "
+                f"this run, but {', '.join(sorted(named_here))}"
+            )
     if options.dialect != "lab":
         classes[:] = [each for each in classes if not each.of_lab]
     if options.fault != "none" and not is_owner():

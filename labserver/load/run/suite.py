@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import labserver
+from labserver.errors import SettingsError
+from labserver.load.figures.require import Requirement
 from labserver.load.figures.results import run_name
-from labserver.load.figures.saved import ABOUT, Unreadable, load
+from labserver.load.figures.saved import ABOUT, Saved, Unreadable, load
 from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 from labserver.load.run.omission import demonstrate
 from labserver.load.run.owned import Owned, owned
@@ -31,6 +33,7 @@ from labserver.settings import POLICIES
 OVERHEAD = 6.0  # seconds for starting, draining and drawing, beside the load
 GRACE = 45.0  # seconds beyond its time after which Locust is ended
 GOODBYE = 10.0  # seconds that Locust gets to conclude after SIGINT
+OMISSION = "omission"
 # From best to worst: valid, invalid figures, losses, nothing delivered.
 SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
 
@@ -49,6 +52,7 @@ class Case:
         locust: Further arguments of Locust.
         fault: Value of ``--fault``; empty for none.
         variant: A word that distinguishes cases of the same scenario.
+        required: Requirements, as ``--require`` takes them.
 
     """
 
@@ -61,6 +65,7 @@ class Case:
     locust: tuple[str, ...] = ()
     fault: str = ""
     variant: str = ""
+    required: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,7 +97,7 @@ CASES = (
     ),
     Case("idle", 12, 400, rate=60, server=("--heartbeat-interval", "2")),
     Case("churn", 6, 20),
-    Case("omission", 5, 2),
+    Case(OMISSION, 5, 2),
 )
 
 
@@ -103,7 +108,7 @@ class Outcome:
     case: Case
     code: int
     word: str
-    folder: Path | None  # None when Locust wrote none
+    saved: Saved | None  # None when Locust wrote no results
     seconds: float
 
 
@@ -112,21 +117,36 @@ def scenarios() -> list[str]:
     return list(dict.fromkeys(case.scenario for case in CASES))
 
 
-def chosen(names: Sequence[str], seconds: int, users: int) -> list[Case]:
+def chosen(
+    names: Sequence[str],
+    seconds: int,
+    users: int,
+    required: Sequence[Requirement] = (),
+) -> list[Case]:
     """Return the cases of these scenarios (all if ``names`` is empty).
 
     ``seconds`` and ``users`` replace those of each case, unless they are 0.
 
+    Raises:
+        SettingsError: A requirement is about a scenario that is not among them.
+
     """
-    return [
-        replace(
-            case,
-            seconds=seconds or case.seconds,
-            users=users if users and case.scenario != "omission" else case.users,
-        )
-        for case in CASES
-        if not names or case.scenario in names
-    ]
+    here = [case for case in CASES if not names or case.scenario in names]
+    loaded = {case.scenario for case in here} - {OMISSION}
+    for each in required:
+        if each.scenario and each.scenario not in loaded:
+            raise SettingsError(
+                f"--require {each.text!r}: {each.scenario!r} is not among the "
+                f"scenarios that are judged: {', '.join(sorted(loaded)) or 'none'}"
+            )
+    cases = []
+    for case in here:
+        case = replace(case, seconds=seconds or case.seconds)
+        if case.scenario != OMISSION:  # two clients and a server that is frozen
+            mine = [e.text for e in required if e.scenario in ("", case.scenario)]
+            case = replace(case, users=users or case.users, required=tuple(mine))
+        cases.append(case)
+    return cases
 
 
 def runs_in(folder: Path) -> set[Path]:
@@ -134,7 +154,7 @@ def runs_in(folder: Path) -> set[Path]:
 
 
 def estimate(case: Case) -> float:
-    return case.seconds + (3.0 if case.scenario == "omission" else OVERHEAD)
+    return case.seconds + (3.0 if case.scenario == OMISSION else OVERHEAD)
 
 
 def new_folder(results: Path, kind: str) -> Path:
@@ -165,19 +185,19 @@ async def run(case: Case, folder: Path) -> Outcome:
     began = time.monotonic()
     async with owned(case.replicas, *case.server) as servers:
         before = runs_in(folder)
-        if case.scenario == "omission":
+        if case.scenario == OMISSION:
             await demonstrate(servers.replicas[0], case.seconds, folder, about(case))
             code = 0
         else:
             code = await under_load(case, servers, folder)
-    word, where = "did not run", None
+    word, saved = "did not run", None
     if fresh := runs_in(folder) - before:
-        where = fresh.pop()
         try:
-            word = str(load(where).summary["verdict"])
+            saved = load(fresh.pop())
+            word = str(saved.summary["verdict"])
         except Unreadable as exc:
             word, code = str(exc), code or EXIT_FAILURES
-    return Outcome(case, code, word, where, time.monotonic() - began)
+    return Outcome(case, code, word, saved, time.monotonic() - began)
 
 
 def about(case: Case) -> dict[str, Any]:
@@ -197,6 +217,7 @@ async def under_load(case: Case, servers: Owned, folder: Path) -> int:
             *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
             *("-u", str(case.users), "-r", str(case.rate), "-t", f"{case.seconds}s"),
             *("--scenario", case.scenario, *case.locust, *fault),
+            *(word for each in case.required for word in ("--require", each)),
             env={**os.environ, **servers.environment, ABOUT: json.dumps(about(case))},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,

@@ -1,0 +1,51 @@
+"""Whether a folder has all the runs that were planned, or was interrupted.
+
+``plan.json`` is written before the first run and again after the last one. So a folder
+whose program was ended in between, in whatever way, says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from labserver.load.figures.results import write
+from labserver.load.figures.saved import is_run, read
+
+FILE = "plan.json"
+SIDES = ("A", "B")  # folders of a comparison in turns
+
+
+def begin(folder: Path, cases: Sequence[str]) -> None:
+    """Record the runs that are planned, by name of their case; raises OSError."""
+    write(folder / FILE, {"planned": list(cases), "finished": False})
+
+
+def finish(folder: Path) -> None:
+    """Record that all of them are over; raises OSError."""
+    write(folder / FILE, {**read(folder / FILE), "finished": True})
+
+
+def unfinished(folder: Path) -> str:
+    """Return a sentence if the folder, or the comparison it is a side of, is not whole.
+
+    Raises:
+        Unreadable: The plan is broken.
+
+    """
+    if folder.name in SIDES:
+        folder = folder.parent
+    if not (folder / FILE).is_file():
+        return ""
+    plan = read(folder / FILE)
+    if plan.get("finished"):
+        return ""
+    places = (folder, *(folder / side for side in SIDES))
+    here = sum(
+        is_run(each) for place in places if place.is_dir() for each in place.iterdir()
+    )
+    planned = len(plan.get("planned", ()))
+    return (
+        f"{folder.name} was interrupted, or is still going on: "
+        f"{here} of {planned} planned runs are there"
+    )

@@ -1,0 +1,93 @@
+"""Cases one after the other, with a bar of progress and a line for each run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from labserver.load.figures.require import seen
+from labserver.load.run.suite import Case, Outcome, estimate, run
+
+HEAD = (
+    f"{'':<6}{'':<27}{'delivered':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
+    f"{'took':>7}  verdict"
+)
+STYLES = {0: "green", 4: "yellow"}
+
+
+async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
+    """Run one case after the other; show the progress and the figures."""
+    outcomes: list[Outcome] = []
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a log has no narrow window
+    total = sum(estimate(case) for _, case in turns)
+    columns = (TextColumn("{task.description:<26}"), BarColumn(None), Left())
+    console.print(HEAD, style="dim")
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("", total=total)
+        done = 0.0
+        for number, (folder, case) in enumerate(turns, 1):
+            place = f"{number}/{len(turns)}"
+            progress.update(bar, description=f"{place} {case.name}")
+            clock = asyncio.create_task(advance(progress, bar, done, estimate(case)))
+            try:
+                outcome = await run(case, folder)
+            finally:
+                clock.cancel()
+            done += estimate(case)
+            progress.update(bar, completed=done)
+            outcomes.append(outcome)
+            console.print(line(place, outcome))
+    return outcomes
+
+
+def line(place: str, outcome: Outcome) -> Text:
+    """Return the figures and the verdict of a run in a line."""
+    text = Text(f"{place:<6}{outcome.case.name:<27}")
+    saved = outcome.saved
+    share = seen(saved.record, "delivered") if saved else None
+    text.append(f"{'' if share is None else shown_share(share):>9}")
+    for name in ("p50", "p95", "p99"):
+        found = seen(saved.record, name) if saved else None
+        text.append(f"{'-' if found is None else shown_ms(found):>9}")
+    word = outcome.word.lower() if outcome.code == 0 else outcome.word
+    text.append(f"{outcome.seconds:5.0f} s  ")
+    text.append(word, style=STYLES.get(outcome.code, "red"))
+    return text
+
+
+def shown_ms(microseconds: float) -> str:
+    value = microseconds / 1000
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def shown_share(percent: float) -> str:
+    """Return a share as text; ``100 %`` only if everything arrived."""
+    return "100 %" if percent == 100 else f"{min(99.999, percent):.3f} %"
+
+
+async def advance(progress: Progress, bar: Any, done: float, most: float) -> None:
+    """Move the bar with the clock, at most to the estimated end of the case."""
+    began = time.monotonic()
+    while True:
+        elapsed = min(time.monotonic() - began, most)
+        progress.update(bar, completed=done + elapsed)
+        await asyncio.sleep(0.2)
+
+
+class Left(ProgressColumn):
+    """A column with the estimated time left."""
+
+    def render(self, task: Task) -> Text:
+        left = max(0, round((task.total or 0) - task.completed))
+        return Text(f"{left // 60}:{left % 60:02} left" if left else "soon done")
