@@ -30,6 +30,7 @@ from labserver.cli.folder import prepare
 from labserver.contract.schema import asyncapi
 from labserver.contract.tokens import issue
 from labserver.errors import LabError, RedisMissing, SettingsError
+from labserver.judge.junit import write
 from labserver.judge.page import page
 from labserver.judge.starter import STARTERS
 from labserver.judge.starter import starter as starter_of
@@ -264,9 +265,9 @@ def judge_(
     if as_json:
         print(judging.as_json(verdict))
     if junit:
-        judging.write_junit(verdict, junit)
+        write(junit, judging.as_junit(verdict))
     if html:
-        judging.write(html, page(verdict))
+        write(html, page(verdict))
     for file in filter(None, (junit, html)):
         console.print(f"written: {file}", markup=False, soft_wrap=True)
     raise typer.Exit(verdict.status)

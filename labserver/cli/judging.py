@@ -11,10 +11,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +21,7 @@ from labserver.errors import SettingsError
 from labserver.judge import PROMISES
 from labserver.judge.clients import CHECKS, clients
 from labserver.judge.evidence import shown
+from labserver.judge.junit import Case, document
 from labserver.judge.outside import INSIDE, Outside, commanded, remote
 from labserver.judge.run import Check, Finding, Verdict, checks_up_to, judge
 from labserver.processes.reach import NotThisMachine, resolve
@@ -257,47 +256,24 @@ def as_json(verdict: Verdict) -> str:
     return json.dumps({"status": verdict.status, "promises": promises}, indent=2)
 
 
-def write_junit(verdict: Verdict, path: Path) -> None:
-    """Write the verdict as JUnit XML, which every CI reads.
-
-    Raises:
-        SettingsError: The file cannot be written.
-
-    """
-    root = ElementTree.Element("testsuites")
-    for name in verdict.stages:
-        suite = ElementTree.SubElement(root, "testsuite", name=name)
-        mine = [each for each in verdict.findings if each.stage == name]
-        for outcome, attribute in (("broken", "failures"), ("skipped", "skipped")):
-            count = sum(each.outcome == outcome for each in mine)
-            suite.set(attribute, str(count))
-        suite.set("tests", str(len(mine)))
-        for each in mine:
-            case = ElementTree.SubElement(
-                suite, "testcase", classname=name, name=each.check
-            )
-            case.set("time", f"{each.seconds:.3f}")
-            if each.outcome == "broken":
-                failure = ElementTree.SubElement(case, "failure", message=each.seen)
-                failure.text = "\n".join(
-                    f"{event.at:.3f} {event}" for event in each.events
-                ).translate({code: "?" for code in range(32) if code not in (9, 10)})
-            elif each.outcome == "skipped":
-                ElementTree.SubElement(case, "skipped", message=each.seen)
-    write(path, ElementTree.tostring(root, encoding="unicode"))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that was asked for.
-
-    Raises:
-        SettingsError: It cannot be written.
-
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise SettingsError(f"{path} cannot be written: {exc.strerror}") from None
+def as_junit(verdict: Verdict) -> str:
+    """Return the verdict as JUnit XML."""
+    outcomes: dict[str, Any] = {"kept": "passed", "broken": "failed"}
+    return document(
+        Case(
+            each.stage,
+            each.check,
+            each.seconds,
+            outcomes.get(each.outcome, "skipped"),
+            each.seen,
+            "\n".join(f"{event.at:.3f} {event}" for event in each.events)
+            if each.outcome == "broken"
+            else "",
+        )
+        for name in verdict.stages
+        for each in verdict.findings
+        if each.stage == name
+    )
 
 
 def console_of(as_json: bool) -> Console:

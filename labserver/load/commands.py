@@ -23,6 +23,7 @@ from labserver.load.figures.require import parse
 from labserver.load.figures.saved import Saved, Unreadable, load_all
 from labserver.load.pictures.contrast import write_contrast
 from labserver.load.pictures.report import write_report
+from labserver.load.run import pipeline
 from labserver.load.run.owned import owned
 from labserver.load.run.suite import (
     Case,
@@ -118,6 +119,14 @@ def main(
     seconds: Seconds = None,
     users: Users = None,
     require: Require = [],  # noqa: B006
+    as_json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the figures as JSON."),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write verdicts as JUnit XML, for a CI."),
+    ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Run all scenarios on clusters of their own, in four minutes, and judge the runs.
@@ -129,9 +138,11 @@ def main(
     if context.invoked_subcommand is None:
         required = [parse(each) for each in require]
         cases = chosen(scenario, seconds or 0, users or 0, required)
+        pipeline.prepare(as_json, junit)
         folder = new_folder(results, "load")
         turns = [(folder, case) for case in cases]
         outcomes = complete(planned(turns, folder), folder)
+        pipeline.write(outcomes, folder, as_json, junit)
         conclude(outcomes, folder)
 
 

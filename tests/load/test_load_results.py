@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -361,6 +362,8 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
         (("ab", "--a", "--stage echo", "--b", "--nonsense"), "--b: No such option"),
         (("--require", "p99<100"), "p99 needs a unit"),
         (("--require", "speed>1"), "there is no figure 'speed'"),
+        (("--junit", str(tmp_path / "nowhere" / "x")), "cannot be written"),
+        (("--json", str(tmp_path / "empty")), "cannot be written"),
         (("--scenario", "idle", "--require", "churn:lost=0"), "'churn' is not among"),
     ]
     answers = await asyncio.gather(*(runner(*arguments) for arguments, _ in cases))
@@ -376,13 +379,24 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
 async def test_runner_ends_with_a_report(tmp_path: Path) -> None:
     code, out, err = await runner(
         *("--scenario", "fanout", "--seconds", "4", "--users", "6"),
-        *("--results", str(tmp_path)),
+        *("--results", str(tmp_path / "all"), "--require", "delivered>100%"),
+        *("--json", str(tmp_path / "a.json"), "--junit", str(tmp_path / "a.xml")),
         LAB_TOKEN="of another server",
     )
     # On a machine that is busy with other tests the run may be invalid (4).
-    assert code in (0, 4), out + err
-    (name,) = os.listdir(tmp_path)
-    folder = tmp_path / name
+    assert code in (1, 4), out + err
+    assert "FAILED  fanout: " in out or "INVALID  fanout: " in out
+    (name,) = os.listdir(tmp_path / "all")
+    folder = tmp_path / "all" / name
+    said = json.loads((tmp_path / "a.json").read_text())
+    assert said["status"] == code and said["folder"] == str(folder)
+    (found,) = said["runs"]
+    assert found["delivered"] == 100 and found["latency_ms"]["p99"] > 0
+    assert [each["met"] for each in found["requirements"]] == [False]
+    suite = ElementTree.parse(tmp_path / "a.xml").getroot()[0]
+    assert (suite.get("name"), suite.get("tests")) == ("fanout", "2")
+    assert [each.get("name") for each in suite] == ["run", "delivered>100%"]
+    assert suite.get("failures") == ("1" if code == 1 else "0")
     assert _plan.unfinished(folder) == ""
     assert str(folder / "report.html") in out
     run = _saved.load_all(folder)[0]
