@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
-import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from labserver.errors import LabError, SettingsError
+from labserver.errors import LabError
+from labserver.load.figures import limit
 from labserver.load.figures.compare import compare as compared
 from labserver.load.figures.compare import doubts, side
-from labserver.load.figures.plan import begin, finish, unfinished
 from labserver.load.figures.require import parse
-from labserver.load.figures.saved import Saved, Unreadable, load_all
+from labserver.load.figures.saved import Saved, Unreadable, load_all, read
 from labserver.load.pictures.contrast import write_contrast
+from labserver.load.pictures.limit import write_limit
 from labserver.load.pictures.report import write_report
 from labserver.load.run import pipeline
-from labserver.load.run.owned import owned
+from labserver.load.run.finding import found
 from labserver.load.run.suite import (
     Case,
     Outcome,
@@ -33,10 +32,8 @@ from labserver.load.run.suite import (
     scenarios,
     worst,
 )
-from labserver.load.run.turns import in_turns
-from labserver.processes.launch import NotListening
+from labserver.load.run.turns import complete, planned, rehearse
 
-T = TypeVar("T")
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 SECONDS_LIMIT, USERS_LIMIT, REPEATS_LIMIT = 600, 2000, 20
 app = typer.Typer(
@@ -152,10 +149,13 @@ def report(
 ) -> None:
     """Write report.html: the verdicts and the pictures of all runs in FOLDER.
 
-    Of a folder that ab made: the comparison, and the pictures of both sides.
+    Of a folder that ab made: the comparison, and the pictures of both sides;
+    of one that find-limit made: its curve.
     """
     if (folder / "A").is_dir() and (folder / "B").is_dir():
         path = write_contrast(side([folder / "A"]), side([folder / "B"]), folder)
+    elif (folder / limit.FILE).is_file():
+        path = write_limit(read(folder / limit.FILE), folder)
     else:
         path = write_report(load_all(folder), folder)
     print(f"report  {path}")
@@ -215,60 +215,56 @@ def ab(
     sys.exit(worst(codes))
 
 
+@app.command("find-limit")
+def find_limit(
+    require: Require = ["p99<100ms"],  # noqa: B006
+    server: Annotated[str, typer.Option(help="Arguments of `labserver serve`.")] = "",
+    replicas: Annotated[int, typer.Option(min=1, max=16, help="Servers.")] = 1,
+    users: Annotated[
+        int, typer.Option(min=1, max=USERS_LIMIT, help="Members of the room.")
+    ] = 100,
+    seconds: Annotated[
+        int, typer.Option(min=3, max=SECONDS_LIMIT, help="Seconds of each run.")
+    ] = 8,
+    least: Annotated[
+        float, typer.Option(min=limit.LEAST, max=limit.MOST, help="Lowest rate.")
+    ] = limit.LEAST,
+    most: Annotated[
+        float, typer.Option(min=limit.LEAST, max=limit.MOST, help="Highest rate.")
+    ] = limit.MOST,
+    minutes: Annotated[
+        float, typer.Option(min=0.2, max=120, help="Time for all runs.")
+    ] = 5.0,
+    results: Results = Path("results"),
+) -> None:
+    """Find the highest rate at which a cluster still keeps its promise.
+
+    One publisher sends to all members of a room, at rates that are found by
+    bisection: everything must arrive, --require must be met, and the
+    generator must be fast enough to know. Writes a curve, a page and
+    limit.json. Exit status: 0 the limit is known, 1 not even the lowest rate
+    holds, 4 the generator reached its own limit first.
+    """
+    if least > most:
+        raise typer.BadParameter("--least is more than --most")
+    required = [parse(each) for each in require]
+    case = with_server(chosen(["fanout"], seconds, users, required)[0], server)
+    locust = ("--no-pictures",)
+    case = replace(case, rate=users, replicas=replicas, locust=locust)
+    complete(rehearse([("--server", case)]))
+    folder = new_folder(results, "limit")
+    result = complete(found(case, folder, minutes, least, most), folder)
+    print(result["sentence"])
+    print(f"report  {write_limit(result, folder)}")
+    sys.exit(result["status"])
+
+
 def with_server(case: Case, arguments: str) -> Case:
     """Return the case with further arguments of ``labserver serve``."""
     try:
         return replace(case, server=(*case.server, *shlex.split(arguments)))
     except ValueError as exc:
         raise typer.BadParameter(f"{arguments!r}: {exc}") from None
-
-
-def complete(work: Coroutine[Any, Any, T], folder: Path | None = None) -> T:
-    """Run to the end, or cancel and clean up on Ctrl-C and SIGTERM.
-
-    After an interruption, say what is in the folder.
-    """
-
-    async def guarded() -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
-
-    try:
-        return asyncio.run(guarded())
-    except (asyncio.CancelledError, KeyboardInterrupt) as exc:
-        if folder is not None:
-            print(
-                f"loadtests: {unfinished(folder)}; `python -m loadtests report "
-                f"{folder}` shows them",
-                file=sys.stderr,
-            )
-        sys.exit(143 if isinstance(exc, asyncio.CancelledError) else 130)
-
-
-async def planned(turns: Sequence[tuple[Path, Case]], folder: Path) -> list[Outcome]:
-    """Run the cases in turns; record in ``folder`` whether all of them were run."""
-    begin(folder, [case.name for _, case in turns])
-    outcomes = await in_turns(turns)
-    finish(folder)
-    return outcomes
-
-
-async def rehearse(sides: Sequence[tuple[str, Case]]) -> None:
-    """Start and stop the server of each side, so that a mistake is found at once.
-
-    Raises:
-        SettingsError: A server does not start; the message names the option.
-
-    """
-    for option, case in sides:
-        try:
-            async with owned(1, *case.server):
-                pass
-        except NotListening as exc:
-            said = str(exc).removeprefix("labserver: ")
-            raise SettingsError(f"{option}: {said}") from None
 
 
 def conclude(outcomes: Sequence[Outcome], folder: Path) -> NoReturn:

@@ -17,7 +17,10 @@ SIDES = ("A", "B")  # folders of a comparison in turns
 
 
 def begin(folder: Path, cases: Sequence[str]) -> None:
-    """Record the runs that are planned, by name of their case; raises OSError."""
+    """Record the runs that are planned, by name of their case; raises OSError.
+
+    No names: nobody knows how many there will be.
+    """
     write(folder / FILE, {"planned": list(cases), "finished": False})
 
 
@@ -45,7 +48,5 @@ def unfinished(folder: Path) -> str:
         is_run(each) for place in places if place.is_dir() for each in place.iterdir()
     )
     planned = len(plan.get("planned", ()))
-    return (
-        f"{folder.name} was interrupted, or is still going on: "
-        f"{here} of {planned} planned runs are there"
-    )
+    runs = f"{here} of {planned} planned runs" if planned else f"{here} runs"
+    return f"{folder.name} was interrupted, or is still going on: {runs} are there"

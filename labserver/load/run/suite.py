@@ -184,12 +184,18 @@ async def run(case: Case, folder: Path) -> Outcome:
     """
     began = time.monotonic()
     async with owned(case.replicas, *case.server) as servers:
-        before = runs_in(folder)
-        if case.scenario == OMISSION:
-            await demonstrate(servers.replicas[0], case.seconds, folder, about(case))
-            code = 0
-        else:
-            code = await under_load(case, servers, folder)
+        outcome = await measured(case, servers, folder)
+    return replace(outcome, seconds=time.monotonic() - began)
+
+
+async def measured(case: Case, servers: Owned, folder: Path) -> Outcome:
+    """Run a case on these servers."""
+    began, before = time.monotonic(), runs_in(folder)
+    if case.scenario == OMISSION:
+        await demonstrate(servers.replicas[0], case.seconds, folder, about(case))
+        code = 0
+    else:
+        code = await under_load(case, servers, folder)
     word, saved = "did not run", None
     if fresh := runs_in(folder) - before:
         try:

@@ -3,23 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from labserver.errors import SettingsError
+from labserver.load.figures.plan import begin, finish, unfinished
 from labserver.load.figures.require import seen
+from labserver.load.run.owned import owned
 from labserver.load.run.suite import Case, Outcome, estimate, run
+from labserver.processes.launch import NotListening
+
+T = TypeVar("T")
 
 HEAD = (
     f"{'':<6}{'':<27}{'delivered':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
     f"{'took':>7}  verdict"
 )
 STYLES = {0: "green", 4: "yellow"}
+
+
+def complete(work: Coroutine[Any, Any, T], folder: Path | None = None) -> T:
+    """Run to the end, or cancel and clean up on Ctrl-C and SIGTERM.
+
+    After an interruption, say what is in the folder.
+    """
+
+    async def guarded() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(guarded())
+    except (asyncio.CancelledError, KeyboardInterrupt) as exc:
+        if folder is not None:
+            print(
+                f"loadtests: {unfinished(folder)}; `python -m loadtests report "
+                f"{folder}` shows them",
+                file=sys.stderr,
+            )
+        sys.exit(143 if isinstance(exc, asyncio.CancelledError) else 130)
+
+
+async def planned(turns: Sequence[tuple[Path, Case]], folder: Path) -> list[Outcome]:
+    """Run the cases in turns; record in ``folder`` whether all of them were run."""
+    begin(folder, [case.name for _, case in turns])
+    outcomes = await in_turns(turns)
+    finish(folder)
+    return outcomes
+
+
+async def rehearse(sides: Sequence[tuple[str, Case]]) -> None:
+    """Start and stop the server of each side, so that a mistake is found at once.
+
+    Raises:
+        SettingsError: A server does not start; the message names the option.
+
+    """
+    for option, case in sides:
+        try:
+            async with owned(1, *case.server):
+                pass
+        except NotListening as exc:
+            said = str(exc).removeprefix("labserver: ")
+            raise SettingsError(f"{option}: {said}") from None
 
 
 async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
