@@ -147,6 +147,7 @@ def test_run_that_ended_early_and_folder_with_missing_runs_are_doubted(
     assert "planned" not in " ".join(_compare.doubts(a, b))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("code", "word"), [(1, "FAILED"), (4, "INVALID")])
 async def test_run_that_is_not_valid_is_not_compared(
@@ -160,6 +161,7 @@ async def test_run_that_is_not_valid_is_not_compared(
     assert "B is higher" not in out
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_report_of_a_folder_of_ab_shows_both_sides(tmp_path: Path) -> None:
     _, b = sides(tmp_path, [1000] * 5, [8000] * 5, server="serve <it>")

@@ -100,6 +100,7 @@ def test_page_of_a_limit_marks_each_run_and_escapes_what_it_shows(
     assert (tmp_path / "limit.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_search_on_a_cluster_writes_its_curve(tmp_path: Path) -> None:
     code, out, err = await runner(
@@ -120,6 +121,7 @@ async def test_search_on_a_cluster_writes_its_curve(tmp_path: Path) -> None:
     assert "The highest rate that holds" in (folder / "report.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_arguments_that_cannot_be_are_refused_in_a_sentence(
     tmp_path: Path,
@@ -145,6 +147,7 @@ async def test_arguments_that_cannot_be_are_refused_in_a_sentence(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_interrupted_search_leaves_a_marked_folder_and_no_process(
     tmp_path: Path,

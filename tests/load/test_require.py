@@ -133,6 +133,7 @@ def test_latency_that_is_the_generators_own_does_not_fail_the_server() -> None:
     assert judged(late, "delivered>100%", "p99<2ms").code == 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_locust_fails_a_run_that_does_not_meet_a_requirement(
     tmp_path: Path,
@@ -155,6 +156,7 @@ async def test_locust_fails_a_run_that_does_not_meet_a_requirement(
     assert "after" in (folder / "run.json").read_text().partition("cut_short")[2]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("asked", "sentence"),

@@ -26,7 +26,7 @@ from labserver.load.figures.require import Requirement
 from labserver.load.figures.require import parse as requirement
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
-from labserver.load.run.shape import Steps
+from labserver.load.run.shape import Steps, Table, read_stages
 from labserver.load.websocket import (
     Closed,
     Refused,
@@ -143,6 +143,15 @@ def add_options(parser: Any, **_: Any) -> None:
         metavar="USERS:SECONDS",
         include_in_web_ui=False,
         help="Add USERS every SECONDS, up to -u, instead of -r.",
+    )
+    parser.add_argument(
+        "--shape",
+        default="",
+        metavar="FILE.csv",
+        include_in_web_ui=False,
+        help="A table with the columns seconds,users,rate: from then on so many users, "
+        "started or stopped at this rate a second, instead of -u and -r. The run ends "
+        "at its last line, or after -t.",
     )
     parser.add_argument(
         "--require",
@@ -365,7 +374,7 @@ def try_server(url: str, dialect: Dialect) -> None:
 
 
 def choose(environment: Environment) -> None:
-    """Keep only the users of ``--scenario``, and apply ``--fault`` and ``--steps``.
+    """Keep only the users of ``--scenario``; apply ``--fault`` and the load's shape.
 
     Raises:
         Unusable: There is no such scenario, or the fault cannot be injected.
@@ -397,10 +406,34 @@ def choose(environment: Environment) -> None:
         )
     if options.fault == "kill-replica" and "," not in options.replicas:
         raise Unusable("--fault kill-replica needs two servers at least")
-    if options.steps:
+    if options.shape:
+        shape(environment)
+    elif options.steps:
         users, seconds = options.steps
         most, run_time = options.num_users or 1, options.run_time or DEFAULT_TIME
         environment.shape_class = Steps(users, seconds, most, run_time)
+
+
+def shape(environment: Environment) -> None:
+    """Apply ``--shape``.
+
+    Raises:
+        Unusable: It is no such table, or it contradicts another option.
+
+    """
+    options = options_of(environment)
+    if options.steps or options.num_users or options.spawn_rate:
+        raise Unusable("--shape says how many users when: leave out -u, -r and --steps")
+    path = Path(options.shape)
+    try:
+        stages = read_stages(path, USERS_LIMIT, TIME_LIMIT)
+    except ValueError as exc:
+        raise Unusable(f"--shape {path}: {exc}") from None
+    except OSError as exc:
+        raise Unusable(f"--shape {path}: {exc.strerror}") from None
+    options.num_users = max(each.users for each in stages)
+    options.run_time = options.run_time or stages[-1].seconds
+    environment.shape_class = Table(stages, options.run_time)
 
 
 # The first of all listeners, so that a refused run starts nothing.
