@@ -46,6 +46,8 @@ from labserver.stages import LAST, STAGES
 
 GRADES = {"solved": "[green]✓[/]", "wrong": "[red]✗[/]", "empty": "[dim]○[/]"}
 FIRST_CHAPTER = "00_start.ipynb"
+# From the folder: the project is not in the package index, and a stranger's may be.
+NOTEBOOKS = "pip install '.[notebooks]' in the project's folder"
 log = logging.getLogger("labserver")
 # Not exported by typer itself.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -466,7 +468,7 @@ def lab(
     The copies are made once, without outputs, in FOLDER. What you change there stays.
     """
     if shutil.which("jupyter-lab", path=str(Path(sys.executable).parent)) is None:
-        fail("JupyterLab is not installed: pip install 'labserver[notebooks]'")
+        fail(f"JupyterLab is not installed: {NOTEBOOKS}")
     for each in prepare(_notebooks(), folder):
         print(each, file=sys.stderr)
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
@@ -493,7 +495,7 @@ def grade(
     try:
         from labserver.notebook import grading
     except ModuleNotFoundError as exc:
-        fail(f"{exc.name} is not installed: pip install 'labserver[notebooks]'")
+        fail(f"{exc.name} is not installed: {NOTEBOOKS}")
     chapters, grades = _notebooks(), list[grading.Grade]()
     console = judging.console_of(as_json)
     names = grading.chapters_in(chapters, folder)

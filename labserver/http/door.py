@@ -37,7 +37,7 @@ def open_web(server: LabServer) -> WebServer | None:
     except ImportError as exc:
         raise SettingsError(
             f"--sse-port (LAB_SSE_PORT) needs {exc.name}, which is not installed: "
-            "pip install 'labserver[sse]'"
+            "pip install '.[sse]' in the project's folder"
         ) from None
     listening = open_port(server.host, port, server.settings, "--sse-port")
     return WebServer(server, listening)

@@ -589,7 +589,7 @@ async def test_missing_extra_is_named_in_one_line() -> None:
     _, said = await process.communicate()
     assert process.returncode == 2
     (line,) = said.decode().splitlines()
-    assert "pip install 'labserver[sse]'" in line
+    assert "pip install '.[sse]'" in line
 
 
 def test_json_of_an_event_is_one_line() -> None:

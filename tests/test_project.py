@@ -1,0 +1,83 @@
+"""The files around the project: metadata, forms, workflow, containers, citation."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labserver import __version__
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+SCHEMAS = {
+    ".github/workflows/ci.yml": "vendor.github-workflows",
+    ".github/ISSUE_TEMPLATE/config.yml": "vendor.github-issue-config",
+    ".github/ISSUE_TEMPLATE/bug.yml": "vendor.github-issue-forms",
+    ".github/ISSUE_TEMPLATE/chapter.yml": "vendor.github-issue-forms",
+    "CITATION.cff": "vendor.citation-file-format",
+}
+
+
+@pytest.mark.parametrize(("file", "schema"), SCHEMAS.items(), ids=SCHEMAS)
+def test_file_keeps_its_schema(file: str, schema: str) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
+        + ["--default-filetype", "yaml", str(ROOT / file)],
+        capture_output=True,
+        text=True,
+        timeout=25,
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_every_form_has_a_schema() -> None:
+    forms = (ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()
+    assert {f".github/ISSUE_TEMPLATE/{form.name}" for form in forms} <= SCHEMAS.keys()
+
+
+def test_workflow_runs_what_the_metadata_promises() -> None:
+    (job,) = WORKFLOW["jobs"].values()
+    said = {each.rpartition(" :: ")[2] for each in PROJECT["classifiers"]}
+    assert set(job["strategy"]["matrix"]["python"]) == {
+        each for each in said if re.fullmatch(r"3\.\d+", each)
+    }
+    assert job["steps"][-1] == {"run": ".ci/run"}
+
+
+def test_citation_has_the_version_and_the_license() -> None:
+    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert facts["version"] == __version__
+    assert facts["license"] == PROJECT["license"]
+    assert facts["authors"] == PROJECT["authors"]
+
+
+def test_container_and_binder_have_what_make_installs() -> None:
+    make = (ROOT / "Makefile").read_text()
+    (extras,) = re.findall(r"install .*'\.\[(notebooks[a-z,]*)\]'", make)
+    binder = (ROOT / ".binder" / "requirements.txt").read_text()
+    assert f"-e .[{extras.removesuffix(',dev')}]" in binder.splitlines()
+    runtime = (ROOT / ".binder" / "runtime.txt").read_text().strip()
+    said = {each.rpartition(" :: ")[2] for each in PROJECT["classifiers"]}
+    assert runtime.removeprefix("python-") in said
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    target = container["postCreateCommand"].removeprefix("make ")
+    assert re.search(rf"^{re.escape(target)}:", make, re.M)
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).exists()
+
+
+@pytest.mark.parametrize("folder", ["labserver", "bench", "examples", "chaos"])
+def test_extra_that_a_message_names_can_be_installed(folder: str) -> None:
+    for file in (ROOT / folder).rglob("*.py"):
+        text = file.read_text()
+        # Not by the project's name: another project may have it in the package index.
+        assert not re.search(r"pip install \S*labserver\[", text), file
+        for named in re.findall(r"pip install [^\n]*'\.\[(\w+)\]'", text):
+            assert named in PROJECT["optional-dependencies"], file
