@@ -53,6 +53,31 @@ poll = get_original("select", "poll")
 GONE = getattr(select, "POLLRDHUP", 0)  # poll() always reports POLLHUP and POLLERR
 
 
+class Clocks:
+    """The clock of the kernel's time stamps, compared with ``time.monotonic_ns``.
+
+    Attributes:
+        ahead: Nanoseconds that it is ahead. A process may lose its processor between
+            two readings, so they are not taken at each read.
+
+    """
+
+    def __init__(self) -> None:
+        self.compare()
+
+    def compare(self) -> None:
+        """Compare again, because somebody may have set the clock."""
+        shortest = 0
+        for _ in range(3):
+            before, there = time.monotonic_ns(), time.time_ns()
+            took = time.monotonic_ns() - before
+            if not shortest or took < shortest:
+                shortest, self.ahead = took, there - before - took // 2
+
+
+clocks = Clocks()
+
+
 class Refused(ConnectionError):
     """The server answered the handshake with an HTTP response other than 101.
 
@@ -117,7 +142,11 @@ class WebSocket:
     Attributes:
         arrived: When the data of the last read reached this machine, on the clock of
             ``time.monotonic_ns``. With several segments in one read, the last one's.
+        before: The same of the read before it.
         lag: Nanoseconds between that and the read; None if the kernel does not say.
+        emptied: Whether the last read took all that had arrived.
+        held_up: When the socket could last be written to, after it had been full; 0 if
+            it never was full. Monotonic nanoseconds.
         frames: The parser of incoming frames; its ``control`` may be set.
 
     """
@@ -133,12 +162,13 @@ class WebSocket:
         self.protocol = ClientProtocol(
             parse_uri(url), max_size=SIZE_LIMIT, subprotocols=offered or None
         )
-        self.arrived = 0
+        self.arrived = self.before = 0
         self.lag: int | None = None
+        self.held_up = 0
         self.frames = Frames(self.protocol)
         self._early: list[bytes] = []
         self._unsent = b""
-        self._emptied = False
+        self.emptied = False
         self._hub = gevent.get_hub()
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
             opened = self._open(url, receive_buffer)
@@ -235,14 +265,14 @@ class WebSocket:
         while True:
             # A short read has emptied the socket. Reading again before waiting would
             # cost a system call and an exception for each message.
-            if self._emptied and timeout != 0 and not self._wait(timeout):
+            if self.emptied and timeout != 0 and not self._wait(timeout):
                 return []
             try:
                 return self._take(size)
             except BlockingIOError:
                 if timeout == 0:
                     return []
-                self._emptied = True
+                self.emptied = True
 
     def _wait(self, timeout: float | None) -> bool:
         """Wait at most ``timeout`` seconds; return whether there is data to read."""
@@ -287,7 +317,7 @@ class WebSocket:
     def _take(self, size: int) -> list[bytes]:
         """Read once; return the messages that are complete now."""
         count = self._read(size)
-        self._emptied = count < size
+        self.emptied = count < size
         if count:
             messages = self.frames.cut(bytes(VIEW[:count]))
             if self.protocol.writes:
@@ -342,17 +372,18 @@ class WebSocket:
                 count, ancillary, _, _ = self.socket.recvmsg_into(
                     (BUFFER if size == READ_SIZE else VIEW[:size],), ANCILLARY_SIZE
                 )
-                self.arrived, self.lag = time.monotonic_ns(), None
+                self.before = self.arrived
+                now = time.monotonic_ns()
                 if ancillary:  # the time stamp is the only one
                     seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
-                    lag = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
-                    if lag > 0:
-                        self.lag = lag
-                        self.arrived -= lag
-                    else:
-                        self.lag = 0
+                    arrived = seconds * 1_000_000_000 + nanoseconds - clocks.ahead
+                    self.arrived = arrived if arrived < now else now
+                    self.lag = now - self.arrived
+                else:
+                    self.arrived, self.lag = now, None
             else:
                 count = self.socket.recv_into(BUFFER, size)
+                self.before = self.arrived
                 self.arrived = time.monotonic_ns()
         except (ConnectionResetError, BrokenPipeError):
             raise Closed(1006, "connection reset") from None
@@ -372,5 +403,6 @@ class WebSocket:
                     if gevent.getcurrent() is self._hub:
                         return
                     self._hub.wait(self._writable)
+                    self.held_up = time.monotonic_ns()
         except (ConnectionResetError, BrokenPipeError):
             raise Closed(1006, "connection reset") from None

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 Histogram = importlib.import_module("labserver.load.figures.histogram").Histogram
-Budget = importlib.import_module("labserver.load.figures.budget").Budget
+_budget = importlib.import_module("labserver.load.figures.budget")
+_trust = importlib.import_module("labserver.load.figures.trust")
 _timeline = importlib.import_module("labserver.load.figures.timeline")
 _results = importlib.import_module("labserver.load.figures.results")
 _record = importlib.import_module("labserver.load.figures.record")
@@ -131,27 +132,38 @@ def test_number_of_slices_is_bounded(seconds: int, expected: int) -> None:
 
 # Budgets
 
+parts = st.lists(
+    st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1, max_size=50
+)
+
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 10**6)] * 3), min_size=1, max_size=50))
-def test_budget_loses_nothing(messages: list[tuple[int, int, int]]) -> None:
-    budget = Budget()
-    for parts in messages:
-        budget.record(*parts)
-    text = json.dumps(budget.as_json())
-    shares = Budget.merged([Budget.from_json(json.loads(text))]).shares()
-    assert sum(each.messages for each in shares) == pytest.approx(len(messages))
-    total = sum((each.slip + each.server + each.lag) * each.messages for each in shares)
-    assert total == pytest.approx(sum(map(sum, messages)))
+@given(parts, parts)
+def test_budget_loses_nothing(one: list[tuple[int, int]], other: Any) -> None:
+    """The parts of the generator are those of all messages, also when merged."""
+    histograms = Histogram(), Histogram()
+    for histogram, messages in zip(histograms, (one, other), strict=True):
+        for slip, server in messages:
+            histogram.record(slip + server, slip)
+    texts = [json.dumps(each.as_json()) for each in histograms]
+    whole = Histogram.merged(Histogram.from_json(json.loads(each)) for each in texts)
+    assert sum(whole.own.values()) == sum(slip for slip, _ in one + other)
+    for percent in _budget.PERCENTS:
+        share = _budget.share(whole, percent)
+        assert 0 <= share.part <= 1
+        assert 0 <= share.own <= max(slip for slip, _ in one + other) + 1e-6
 
 
 def test_budget_tells_the_slow_from_the_fast() -> None:
-    budget = Budget()
-    for _ in range(99):
-        budget.record(0, 1000, 0)
-    budget.record(0, 1000, 9000)
-    assert Budget().shares() == []
-    assert [round(each.lag) for each in budget.shares()] == [0, 0, 0, 9000]
+    latency = Histogram()
+    for _ in range(98):
+        latency.record(1000)
+    for _ in range(2):
+        latency.record(10_000, 9000)
+    assert _budget.share(Histogram(), 99).part == 0
+    assert round(_budget.share(latency, 50).own) == 0
+    assert round(_budget.share(latency, 99).own) == 9000
+    assert round(_budget.share(latency, 99.9).own) == 9000
 
 
 # Folders
@@ -167,13 +179,13 @@ def saved(
     *,
     machine: str = "m",
     when: int = 0,
+    own: int = 1,
     **about: Any,
 ) -> Path:
     """Write a small run; return its folder."""
     record = _record.Record(wall=5.0, began=1)
     for spread in range(100):
-        record.histogram("fanout/subscribers").record(latency + spread)
-        record.budgets.setdefault("fanout/subscribers", Budget()).record(1, latency, 1)
+        record.histogram("fanout/subscribers").record(latency + spread, own)
         record.slip.record(spread)
         record.lag.record(spread)
     record.tallies["fanout/subscribers"] = tally()
@@ -275,6 +287,32 @@ def test_percentiles_are_shown_for_each_number_of_members(tmp_path: Path) -> Non
     counts = [(users, piece.published) for users, piece in _plots.steps(run)]
     # The second in which the number changed counts for neither number.
     assert counts == [(10, 30), (20, 30), (30, 30)]
+
+
+def test_percentile_of_the_generator_says_so_wherever_it_is_shown(
+    tmp_path: Path,
+) -> None:
+    """The budget's picture said 62 % beside a verdict of a generator fast enough."""
+    run = _saved.load(saved(tmp_path, latency=30_000, own=25_000))
+    said = {each.name: each.title for each in _gallery.pictures(run)}
+    assert "the generator, sent late" in said["fanout-budget"]
+    assert "83% of it the generator's own" in said["fanout-percentiles"]
+    assert run.summary["verdict"] == "INVALID"
+    assert "sent 25 ms late, of 30 ms" in run.summary["reasons"][0]
+    assert run.summary["latency_from_due_us"]["fanout/subscribers"]["own_share"] == {
+        f"p{percent:g}": pytest.approx(0.83, abs=0.01) for percent in _budget.PERCENTS
+    }
+    small = _saved.load(saved(tmp_path, latency=3_000, own=2_500, when=1))
+    assert small.summary["verdict"] == "VALID"
+    assert "82% of it the generator's own" in small.summary["reasons"][1]
+    assert "fast enough" not in _report.finding([small])
+    assert "the generator's own" in _report.section(small, 1)["p99"]
+
+
+def test_percentile_says_how_many_publishes_carry_it() -> None:
+    two = recorded([1000] * 600)
+    assert "of only 2 publishes" in str(_trust.percentile(two, 99, 2))
+    assert str(_trust.percentile(two, 50, 2)) == str(_trust.percentile(two, 99, 100))
 
 
 # The report

@@ -29,7 +29,8 @@ class Stamp(msgspec.Struct):
 
     Attributes:
         due: When it was to be sent, on the clock ``time.monotonic_ns``.
-        sent: When it was sent.
+        sent: When it was sent, or would have been if the server had let it: what the
+            publisher was late by itself is ``sent - due``.
         replica: Name of the publisher's server, if servers have names.
         number: The publisher's own count, from 1.
 

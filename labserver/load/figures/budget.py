@@ -1,89 +1,52 @@
-"""The parts of a latency: sent late, time of the server, read late.
+"""How much of a latency is the generator's own: it sent the message late.
 
-Percentiles of the parts do not add up to a percentile of the whole. So the sums of the
-parts are kept for each bucket of the latency, and shown as means over a band of
-messages, such as the fastest half or the slowest percent.
+Percentiles of the parts do not add up to a percentile of the whole. So a histogram
+keeps the sum of the generator's parts in each of its buckets, and the parts of a
+percentile are means over the messages next to it. The verdict, the summary and the
+pictures all take them from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
-from labserver.load.figures.histogram import bucket
+from labserver.load.figures.histogram import Histogram, upper_edge
 
-BANDS = (
-    ("fastest half", 0.0, 0.5),
-    ("50 to 90 %", 0.5, 0.9),
-    ("90 to 99 %", 0.9, 0.99),
-    ("slowest 1 %", 0.99, 1.0),
-)
+PERCENTS = (50, 90, 99, 99.9)
+WIDEST = 10.0  # percent of all messages; beyond p90, half of what is left
 
 
 class Share(NamedTuple):
-    """Means over the messages of a band, in microseconds; they add up to the whole."""
+    """Means over the messages next to a percentile, in microseconds."""
 
-    band: str
-    messages: float
-    slip: float  # generator: from due to sent
-    server: float  # server and network: from sent to arrived
-    lag: float  # generator: from arrived to read
+    percent: float
+    whole: float  # from due to arrival
+    own: float  # generator: from due to sent
+
+    @property
+    def part(self) -> float:
+        """The generator's part, from 0 to 1."""
+        return min(1.0, self.own / self.whole) if self.whole else 0.0
 
 
-class Budget:
-    """Sums of the parts, by bucket of the whole latency (from due to read)."""
-
-    def __init__(self) -> None:
-        self.sums: dict[int, list[int]] = {}  # count, slip, server, lag
-
-    def record(self, slip: int, server: int, lag: int) -> None:
-        """Add the parts of a message, in microseconds."""
-        parts = (1, max(0, slip), max(0, server), max(0, lag))
-        sums = self.sums.setdefault(bucket(sum(parts[1:])), [0, 0, 0, 0])
-        for place, part in enumerate(parts):
-            sums[place] += part
-
-    def add(self, other: Budget) -> None:
-        for number, more in other.sums.items():
-            sums = self.sums.setdefault(number, [0, 0, 0, 0])
-            for place, part in enumerate(more):
-                sums[place] += part
-
-    @classmethod
-    def merged(cls, parts: Iterable[Budget]) -> Self:
-        result = cls()
-        for part in parts:
-            result.add(part)
-        return result
-
-    def shares(self) -> list[Share]:
-        """Return the mean parts of each band; an empty list without messages."""
-        total = sum(sums[0] for sums in self.sums.values())
-        if not total:
-            return []
-        found = {name: [0.0, 0.0, 0.0, 0.0] for name, _, _ in BANDS}
-        seen = 0
-        for number in sorted(self.sums):
-            sums = self.sums[number]
-            start, end = seen / total, (seen + sums[0]) / total
-            seen += sums[0]
-            for name, least, most in BANDS:
-                # A bucket that lies in two bands is divided between them.
-                inside = max(0.0, min(end, most) - max(start, least)) / (end - start)
-                for place, part in enumerate(sums):
-                    found[name][place] += part * inside
-        return [
-            Share(name, each[0], *(part / each[0] for part in each[1:]))
-            for name, each in found.items()
-            if each[0]
-        ]
-
-    def as_json(self) -> list[list[int]]:
-        """Return what :meth:`from_json` reads back."""
-        return [[number, *self.sums[number]] for number in sorted(self.sums)]
-
-    @classmethod
-    def from_json(cls, data: Iterable[list[Any]]) -> Self:
-        result = cls()
-        result.sums = {number: list(sums) for number, *sums in data}
-        return result
+def share(histogram: Histogram, percent: float) -> Share:
+    """Return the parts of a percentile; all are 0 without messages."""
+    reach = min(WIDEST, percent, 100 - percent) / 2
+    least, most = (
+        histogram.count * each / 100 for each in (percent - reach, percent + reach)
+    )
+    if most - least < 1:  # a single message, the one of the percentile
+        most = max(1.0, -(-histogram.count * percent // 100))
+        least = most - 1
+    seen = messages = whole = own = 0.0
+    for number in sorted(histogram.counts):
+        count = histogram.counts[number]
+        # A bucket that is only partly next to the percentile counts in proportion.
+        inside = max(0.0, min(seen + count, most) - max(seen, least))
+        seen += count
+        messages += inside
+        whole += inside * min(upper_edge(number), histogram.highest)
+        own += inside * histogram.own.get(number, 0) / count
+    if not messages:
+        return Share(percent, 0.0, 0.0)
+    return Share(percent, whole / messages, own / messages)

@@ -28,21 +28,33 @@ def upper_edge(number: int) -> int:
 
 
 class Histogram:
-    """Counts of durations, in microseconds."""
+    """Counts of durations, in microseconds.
 
-    __slots__ = ("count", "counts", "highest", "lowest", "total")
+    Attributes:
+        counts: Number of durations, by bucket.
+        own: Microseconds of the durations in a bucket that the generator spent itself
+            (it sent late), summed; a bucket without any is left out.
+        negative: Number of negative durations. They are an error of a clock, and are in
+            no bucket and no percentile.
+
+    """
+
+    __slots__ = ("count", "counts", "highest", "lowest", "negative", "own", "total")
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
+        self.own: dict[int, int] = {}
+        self.negative = 0
         self.count = 0
         self.total = 0
         self.lowest = 0
         self.highest = 0
 
-    def record(self, value: int) -> None:
-        """Count one duration; a negative one is a clock's error and counts as 0."""
+    def record(self, value: int, own: int = 0) -> None:
+        """Count one duration, of which ``own`` is the generator's."""
         if value < 0:
-            value = 0
+            self.negative += 1
+            return
         shift = value.bit_length() - BITS - 1
         number = value if shift <= 0 else (shift << BITS) + (value >> shift)
         self.counts[number] = self.counts.get(number, 0) + 1
@@ -52,6 +64,8 @@ class Histogram:
             self.highest = value
         self.count += 1
         self.total += value
+        if own > 0:
+            self.own[number] = self.own.get(number, 0) + own
 
     def percentile(self, percent: float) -> int:
         """Return the duration that ``percent`` of all do not exceed; 0 if empty."""
@@ -70,6 +84,7 @@ class Histogram:
 
     def add(self, other: Histogram) -> None:
         """Add the counts of another histogram."""
+        self.negative += other.negative
         if not other.count:
             return
         lowest = min(self.lowest, other.lowest) if self.count else other.lowest
@@ -78,6 +93,8 @@ class Histogram:
         self.total += other.total
         for number, count in other.counts.items():
             self.counts[number] = self.counts.get(number, 0) + count
+        for number, own in other.own.items():
+            self.own[number] = self.own.get(number, 0) + own
 
     @classmethod
     def merged(cls, parts: Iterable[Histogram]) -> Self:
@@ -106,6 +123,8 @@ class Histogram:
             "buckets": [
                 [number, self.counts[number]] for number in sorted(self.counts)
             ],
+            "own": sorted(self.own.items()),
+            "negative": self.negative,
         }
 
     @classmethod
@@ -114,6 +133,7 @@ class Histogram:
         result.count, result.total = data["count"], data["total"]
         result.lowest, result.highest = data["lowest"], data["highest"]
         result.counts = dict(data["buckets"])
+        result.own, result.negative = dict(data["own"]), data["negative"]
         return result
 
 

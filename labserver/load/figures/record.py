@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from labserver.load.figures.audit import Tally
-from labserver.load.figures.budget import Budget
+from labserver.load.figures.generator import Generator
 from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.own import Figures
 from labserver.load.figures.timeline import Slice
+
+COUNTERS = ("users", "published", "problems", "unmeasured")
 
 
 @dataclass
@@ -50,8 +52,10 @@ class Record:
     figures: dict[str, Figures] = field(default_factory=dict)  # by scenario
     began: int = 0  # start of the run, monotonic ns
     slices: dict[int, Slice] = field(default_factory=dict)  # by number of the period
-    # By group: parts of the latency, of a sample of the messages.
-    budgets: dict[str, Budget] = field(default_factory=dict)
+    # By scenario: messages that arrived while their reader stood still, so that their
+    # latency is unknown.
+    unmeasured: Counter[str] = field(default_factory=Counter)
+    generators: list[Generator] = field(default_factory=list)  # one a process
 
     def histogram(self, name: str) -> Histogram:
         return self.latency.setdefault(name, Histogram())
@@ -103,8 +107,8 @@ class Record:
         self.began = self.began or other.began
         for number, piece in other.slices.items():
             self.slices.setdefault(number, Slice()).add(piece)
-        for group, budget in other.budgets.items():
-            self.budgets.setdefault(group, Budget()).add(budget)
+        self.unmeasured.update(other.unmeasured)
+        self.generators += other.generators
 
     def count_tails(self) -> None:
         """Count, for each member, the messages published after its last one."""
@@ -132,7 +136,7 @@ class Record:
         data["outcomes"] = {k: dict(v) for k, v in self.outcomes.items()}
         for name in ("slip", "lag", "loop"):
             data[name] = data[name].as_json()
-        for name in ("users", "published", "problems"):
+        for name in COUNTERS:
             data[name] = dict(data[name])
         data["ends"] = {
             group: {room: sorted(ends.items()) for room, ends in rooms.items()}
@@ -140,7 +144,7 @@ class Record:
         }
         data["figures"] = {k: v.as_json() for k, v in self.figures.items()}
         data["slices"] = [[n, each.as_json()] for n, each in self.slices.items()]
-        data["budgets"] = {k: v.as_json() for k, v in self.budgets.items()}
+        data["generators"] = [each.as_json() for each in self.generators]
         return data
 
     @classmethod
@@ -154,7 +158,7 @@ class Record:
         data["outcomes"] = {k: Counter(v) for k, v in data["outcomes"].items()}
         for name in ("slip", "lag", "loop"):
             data[name] = Histogram.from_json(data[name])
-        for name in ("users", "published", "problems"):
+        for name in COUNTERS:
             data[name] = Counter(data[name])
         data["ends"] = {
             group: {room: Counter(dict(ends)) for room, ends in rooms.items()}
@@ -162,7 +166,7 @@ class Record:
         }
         data["figures"] = {k: Figures.from_json(v) for k, v in data["figures"].items()}
         data["slices"] = {n: Slice.from_json(each) for n, each in data["slices"]}
-        data["budgets"] = {k: Budget.from_json(v) for k, v in data["budgets"].items()}
+        data["generators"] = [Generator(**each) for each in data["generators"]]
         return cls(**data)
 
 

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from labserver.load.figures.audit import Tally
+from labserver.load.figures.budget import PERCENTS, share
+from labserver.load.figures.generator import Generator, uncertainty
 from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.record import Record
+from labserver.load.figures.trust import doubts, trusted
 from labserver.load.figures.verdict import Verdict
+
+WORTH_A_WORD = 0.02  # share of the time; less theft is not mentioned
 
 
 def summary(record: Record, verdict: Verdict, required: Sequence[str] = ()) -> str:
@@ -28,7 +33,12 @@ def summary(record: Record, verdict: Verdict, required: Sequence[str] = ()) -> s
                 lines += _group(group, tally, record)
         for name, histogram in sorted(record.latency.items()):
             if name.startswith(f"{scenario}/") and histogram.count:
-                lines.append(_latency(name.partition("/")[2], histogram))
+                lines += _latency(name, histogram, record)
+        if unknown := record.unmeasured.get(scenario):
+            lines.append(
+                f"  {'not measured':<29} {unknown:,}: they arrived while their reader "
+                "stood still"
+            )
         if scenario in record.figures:
             lines += record.figures[scenario].lines()
         if scenario in record.notes:
@@ -54,6 +64,8 @@ def summary(record: Record, verdict: Verdict, required: Sequence[str] = ()) -> s
         f"  {'processor':<29} {record.cpu:.0%} of one core, "
         f"{record.processes} {processes}, {record.wall:.1f} s"
     )
+    for each in record.generators:
+        lines += _generator(each, alone=record.processes == 1)
     if required:
         lines += ["", "required", *required]
     lines += ["", f"verdict  {verdict}"]
@@ -76,23 +88,61 @@ def _group(group: str, tally: Tally, record: Record) -> list[str]:
     return lines
 
 
-def _latency(name: str, histogram: Histogram) -> str:
-    return (
-        f"  {name:<29} p50 {ms(histogram.percentile(50)):>9}"
-        f"   p99 {ms(histogram.percentile(99)):>9}"
+def _latency(name: str, histogram: Histogram, record: Record) -> list[str]:
+    shown = [trusted(record, name, percent, histogram) for percent in (50, 99)]
+    lines = [
+        f"  {name.partition('/')[2]:<29} p50 {ms(shown[0].value):>9}"
+        f"   p99 {ms(shown[1].value):>9}"
         f"   max {ms(histogram.highest):>9}   from due"
-    )
+    ]
+    if name in record.by_design:
+        return lines
+    for each in shown:
+        if why := each.doubts():
+            lines.append(f"  {'':<29} p{each.percent:g}: {', '.join(why)}")
+    return lines
+
+
+def _generator(each: Generator, alone: bool) -> list[str]:
+    """Return a line for one process, if there is more to say than of all."""
+    said = []
+    if not alone:
+        said += [
+            f"{each.users} users",
+            f"sent late by p99 {ms(each.slip_us)}",
+            f"read late by p99 {ms(each.lag_us)}",
+            f"processor {each.cpu:.0%}",
+        ]
+    if each.waited >= WORTH_A_WORD:
+        said.append(f"waited for a processor {each.waited:.0%} of the time")
+    if each.stolen >= WORTH_A_WORD:
+        said.append(f"{each.stolen:.0%} of the machine stolen by its host")
+    if each.longest:
+        said.append(f"stood still for {each.still:.2f} s, {each.longest:.2f} s at once")
+    if each.ahead is not None:
+        said.append(
+            f"clock ahead by {each.ahead:,.4f} s, corrected to {ms(each.unsure * 1e6)}"
+        )
+    return [f"  {each.name:<29} {', '.join(said)}"] if said else []
 
 
 def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
     """Return ``summary.json``: the printed figures, for programs."""
     latency = {}
     for name, histogram in record.latency.items():
-        latency[name] = histogram.percentiles()
+        latency[name] = {
+            **histogram.percentiles(),
+            "publishes": record.published.get(name.partition("/")[0], 0),
+            "own_share": {
+                f"p{percent:g}": round(share(histogram, percent).part, 4)
+                for percent in PERCENTS
+            },
+        }
     return {
         "verdict": verdict.word,
         "exit_code": verdict.code,
         "reasons": list(verdict.reasons),
+        "doubts": doubts(record),
         "delivered": record.delivered(),
         "expected": sum(tally.expected for tally in record.tallies.values()),
         "completeness": {k: v.as_json() for k, v in record.tallies.items()},
@@ -101,6 +151,7 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
             for group in sorted(record.by_design)
         },
         "latency_from_due_us": latency,
+        "unmeasured": dict(record.unmeasured),
         "published": dict(record.published),
         "unanswered": record.unanswered,
         "problems": dict(record.problems),
@@ -112,6 +163,8 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
             "cpu_share": round(record.cpu, 4),
             "processes": record.processes,
             "seconds": round(record.wall, 3),
+            "uncertainty_us": round(uncertainty(record.generators) * 1e6),
+            "each": [each.as_json() for each in record.generators],
         },
     }
 

@@ -12,7 +12,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from labserver.load.figures.histogram import Histogram, upper_edge
 
@@ -40,22 +40,26 @@ def period(run_time: float) -> float:
     return max(1.0, run_time / SLICES)
 
 
-def since(now: Histogram, before: Mapping[int, int], total: int) -> Histogram:
-    """Return what a histogram has counted since an earlier state.
+class State(NamedTuple):
+    """A histogram at an earlier time."""
 
-    Args:
-        now: The histogram.
-        before: Its buckets at the earlier time.
-        total: Its total at the earlier time, in microseconds.
+    counts: Mapping[int, int]
+    own: Mapping[int, int]
+    total: int
 
-    """
+
+def since(now: Histogram, before: State) -> Histogram:
+    """Return what a histogram has counted since an earlier state."""
     found = Histogram()
     for number, count in now.counts.items():
-        if more := count - before.get(number, 0):
+        if more := count - before.counts.get(number, 0):
             found.counts[number] = more
             found.count += more
+    for number, own in now.own.items():
+        if more := own - before.own.get(number, 0):
+            found.own[number] = more
     if found.count:
-        found.total = now.total - total
+        found.total = now.total - before.total
         # Exact to the width of a bucket: the exact values of the period are unknown.
         found.lowest = min(upper_edge(min(found.counts)), now.highest)
         found.highest = min(upper_edge(max(found.counts)), now.highest)
@@ -105,7 +109,7 @@ class Slicer:
     """Cuts growing histograms into slices."""
 
     def __init__(self) -> None:
-        self.before: dict[str, tuple[dict[int, int], int]] = {}
+        self.before: dict[str, State] = {}
         self.published = 0
 
     def cut(
@@ -126,9 +130,9 @@ class Slicer:
         return piece
 
     def _since(self, name: str, now: Histogram) -> Histogram:
-        counts, total = self.before.get(name, ({}, 0))
-        self.before[name] = (dict(now.counts), now.total)
-        return since(now, counts, total)
+        before = self.before.get(name, State({}, {}, 0))
+        self.before[name] = State(dict(now.counts), dict(now.own), now.total)
+        return since(now, before)
 
 
 def sample(page: str) -> dict[str, float]:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labserver.load.figures.histogram import Histogram, ms
+from labserver.load.figures.generator import uncertainty
+from labserver.load.figures.histogram import ms
 from labserver.load.figures.record import Record
+from labserver.load.figures.trust import doubts, trusted, whole
 
 CPU_LIMIT = 0.8  # of one core; beyond it the generator measures itself
-LAG_LIMIT = 100.0  # ms: a generator's delay below it never makes a run invalid
+DEMAND_LIMIT = 0.95  # the same with the time that it waited for a processor
+LAG_LIMIT = 20.0  # ms of a percentile: below it the generator spoils no run
+LATE = 5  # times that limit: how late a generator may be beyond what a percentile shows
 SAID = {"slip": "slip", "lag": "lag", "loop": "loop lag"}
 OVERDUE, STALLS = "kept too long", "server stalls"  # figures of idle
 EXIT_FAILURES, EXIT_NOTHING, EXIT_INVALID = 1, 3, 4
@@ -38,7 +42,8 @@ def judge(
         record: The sum of all parts.
         failures: Failed requests, as Locust counts them.
         missing: Worker processes that sent no figures.
-        lag_limit: Milliseconds of its own delay (p99) that a generator may have.
+        lag_limit: Milliseconds of a percentile that may be the generator's own, even if
+            they are most of it.
 
     """
     if not record.delivered():
@@ -53,7 +58,7 @@ def judge(
     reason = "everything arrived, once and in order"
     if any(tally.unread or tally.told for tally in record.tallies.values()):
         reason += ", except at readers that are slow by design"
-    return Verdict(0, "VALID", (reason,))
+    return Verdict(0, "VALID", (reason, *doubts(record)))
 
 
 def silence_reasons(record: Record, missing: int) -> list[str]:
@@ -94,14 +99,56 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
             f"the generator used {record.cpu:.0%} of its core (limit {CPU_LIMIT:.0%}): "
             "use --processes, or fewer users"
         )
-    p99 = prompt(record).percentile(99)
+    reasons += short_of_processor(record)
+    reasons += wrong_clocks(record)
+    for name, histogram in sorted(record.latency.items()):
+        if name in record.by_design:
+            continue
+        for percent in (50, 99):
+            found = trusted(record, name, percent, histogram)
+            spent = found.value * found.own
+            if found.mostly_own and spent > lag_limit * 1000:
+                reasons.append(
+                    f"the p{percent} in {name} measures the generator: it sent "
+                    f"{ms(spent)} late, of {ms(found.value)}"
+                )
+    p99 = whole(record).percentile(99)
     for name in ("slip", "lag", "loop"):
+        if name == "loop" and record.lag.count:
+            continue  # the kernel says when messages arrived, whatever the loop does
         own = getattr(record, name).percentile(99)
-        if own > max(lag_limit * 1000, p99 / 2):
+        if own > max(LATE * lag_limit * 1000, p99 / 2):
             reasons.append(
                 f"the generator's own {SAID[name]} dominates: its p99 is {ms(own)}, "
                 f"the measured one {ms(p99)}"
             )
+    return reasons
+
+
+def short_of_processor(record: Record) -> list[str]:
+    """Return the processes that were always running, or waiting to run."""
+    return [
+        f"{each.name} was short of a processor: it used one for {each.cpu:.0%} of the "
+        f"time and waited for one for {each.waited:.0%}"
+        for each in record.generators
+        if each.cpu <= CPU_LIMIT and each.cpu + each.waited > DEMAND_LIMIT
+    ]
+
+
+def wrong_clocks(record: Record) -> list[str]:
+    """Return why the clocks of the processes do not allow a latency between them."""
+    reasons = []
+    if negative := sum(each.negative for each in record.latency.values()):
+        reasons.append(
+            f"{negative} message(s) arrived before they were due: the clocks of the "
+            "generator's processes differ"
+        )
+    unsure, p50 = uncertainty(record.generators), whole(record).percentile(50)
+    if unsure * 1e6 > p50:
+        reasons.append(
+            f"the clocks of the generator's machines are compared to {ms(unsure * 1e6)}"
+            f" only, and the measured p50 is {ms(p50)}"
+        )
     return reasons
 
 
@@ -122,12 +169,3 @@ def judge_heartbeat(record: Record, stalls: int) -> None:
         )
     elif kept:
         record.problems["idle: a dead peer was kept beyond two intervals"] += kept
-
-
-def prompt(record: Record) -> Histogram:
-    """Return the latencies of all groups that are not late by design."""
-    return Histogram.merged(
-        histogram
-        for name, histogram in record.latency.items()
-        if name not in record.by_design
-    )

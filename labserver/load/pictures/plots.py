@@ -10,10 +10,11 @@ from itertools import pairwise
 from math import nan
 from typing import TYPE_CHECKING, Any
 
-from labserver.load.figures.budget import Budget
+from labserver.load.figures.budget import PERCENTS, share
 from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.saved import Saved
 from labserver.load.figures.timeline import Slice
+from labserver.load.figures.trust import MOSTLY, percentile, trusted, whole
 from labserver.load.pictures.drawing import (
     Picture,
     curve,
@@ -59,7 +60,7 @@ def group_curve(saved: Saved) -> Picture | None:
     """Draw latency over percentile, of all groups that are not slow by design."""
     scenario = saved.scenario
     prefix = "" if scenario == "mixed" else f"{scenario}/"
-    latency = prompt(saved, prefix)
+    latency = whole(saved.record, prefix)
     if not latency.count:
         return None
     tallies = saved.record.tallies
@@ -79,19 +80,12 @@ def group_curve(saved: Saved) -> Picture | None:
 
     return Picture(
         f"{scenario}-percentiles",
-        f"p50 {ms(latency.percentile(50))}, p99 {ms(latency.percentile(99))}, "
+        f"p50 {trusted(saved.record, prefix, 50)}, "
+        f"p99 {trusted(saved.record, prefix, 99)}, "
         f"{delivered:,} of {expected:,} delivered",
         READ_CURVE + " The grey lines are the generator's own delays: where they come "
         "near the blue line, the generator measured itself.",
         paint,
-    )
-
-
-def prompt(saved: Saved, prefix: str) -> Histogram:
-    return Histogram.merged(
-        each
-        for name, each in saved.record.latency.items()
-        if name.startswith(prefix) and name not in saved.record.by_design
     )
 
 
@@ -162,7 +156,8 @@ def by_subscribers(saved: Saved) -> Picture | None:
     return Picture(
         f"{saved.scenario}-subscribers",
         f"From {numbers[0]:,} to {numbers[-1]:,} members, p99 goes from "
-        f"{ms(found[0][1].percentile(99))} to {ms(last[1].percentile(99))}",
+        f"{percentile(found[0][1], 99, found[0][2].published)} to "
+        f"{percentile(last[1], 99, last[2].published)}",
         "Each mark is one step of the load; where a line meets the grey band, it shows "
         "the generator's own delay.",
         paint,
@@ -171,66 +166,54 @@ def by_subscribers(saved: Saved) -> Picture | None:
 
 
 def budget(saved: Saved) -> Picture | None:
-    """Draw the parts of the latency, for fast and for slow messages."""
-    shares = Budget.merged(
-        each
-        for name, each in saved.record.budgets.items()
-        if name not in saved.record.by_design
-    ).shares()
-    if not shares:
+    """Draw the parts of each percentile."""
+    latency = whole(saved.record)
+    if not latency.count:
         return None
-    kinds = (
-        ("slip", "generator, sent late", ORANGE),
-        ("server", "server and network", BLUE),
-        ("lag", "generator, read late", GREY),
-    )
+    shares = [share(latency, percent) for percent in PERCENTS]
 
     def paint(figure: Figure) -> None:
         axes = plain(
-            figure.subplots(), "share of the time from due to read (%)", "", ""
+            figure.subplots(), "share of the time from due to arrival (%)", "", ""
         )
-        for row, share in enumerate(reversed(shares)):
-            total = max(0.001, share.slip + share.server + share.lag)
+        for row, each in enumerate(reversed(shares)):
             start = 0.0
-            for kind, label, colour in kinds:
-                part = 100 * getattr(share, kind) / total
+            for part, microseconds, label, colour in (
+                (each.part, each.own, "generator, sent late", ORANGE),
+                (1 - each.part, each.whole - each.own, "server and network", BLUE),
+            ):
                 axes.barh(
-                    *(row, part),
+                    *(row, 100 * part),
                     left=start,
                     color=colour,
                     height=0.62,
                     label=label if not row else "_",
                 )
-                if part > 9:
+                if part > 0.09:
                     axes.text(
-                        *(start + part / 2, row, ms(getattr(share, kind))),
+                        *(start + 50 * part, row, ms(microseconds)),
                         ha="center",
                         va="center",
                         fontsize=9,
                         color=WHITE,
                     )
-                start += part
-        names = [
-            f"{each.band}\n{ms(each.slip + each.server + each.lag)}"
-            for each in reversed(shares)
-        ]
+                start += 100 * part
+        names = [f"p{each.percent:g}\n{ms(each.whole)}" for each in reversed(shares)]
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, 100)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        legend(axes, 3)
+        legend(axes, 2)
 
-    slow = shares[-1]
-    most = max(kinds, key=lambda kind: getattr(slow, kind[0]))
-    part = getattr(slow, most[0]) / max(0.001, slow.slip + slow.server + slow.lag)
+    part = share(latency, 99).part
+    most = "the generator, sent late" if part >= MOSTLY else "server and network"
     return Picture(
         f"{saved.scenario}-budget",
-        f"The slowest 1 % of messages spent {part:.0%} of their time in: {most[1]}",
-        "Each bar is a band of messages, and its parts are means that add up to the "
-        "time beside it: only the blue part is the server's.",
+        f"{max(part, 1 - part):.0%} of the p99 is: {most}",
+        "Each bar is a percentile, and its parts are means over the messages next to "
+        "it: only the blue part is the server's.",
         paint,
         height=2.7,
-        note="One delivery in ten is counted here.",
     )
 
 
@@ -329,6 +312,9 @@ def per_server(saved: Saved, name: str, servers: int) -> list[tuple[str, str, in
 def timeline_title(saved: Saved) -> str:
     worst = max((row["p99_ms"] or 0 for row in saved.table), default=0)
     title = f"The slowest second had a p99 of {ms(worst * 1000)}"
+    slow = next((row for row in saved.table if row["p99_ms"] == worst), None)
+    if slow and (slow["sent_late_p99_ms"] or 0) >= MOSTLY * worst:
+        title += ", most of it the generator's own"
     if saved.faults:
         title += f"; {saved.faults[0][1]} at {saved.faults[0][0]:.0f} s"
     return title
@@ -345,7 +331,9 @@ def replicas(saved: Saved) -> Picture | None:
     return Picture(
         "replicas",
         "Across replicas: "
-        + ", ".join(f"{n} p50 {ms(h.percentile(50))}" for n, h in sides),
+        + ", ".join(
+            f"{n} p50 {trusted(saved.record, 'replicas/', 50, h)}" for n, h in sides
+        ),
         "The distance between the lines is the additional time for a message to "
         "another replica.",
         painted(sides, "from due to arrival (ms)"),
@@ -404,7 +392,8 @@ def slow_readers(saved: Saved) -> Picture | None:
     )
     return Picture(
         "slow_readers",
-        f"Beside slow readers, the healthy ones have p99 {ms(healthy.percentile(99))}",
+        f"Beside slow readers, the healthy ones have p99 "
+        f"{trusted(saved.record, 'slow_readers/healthy', 99)}",
         "Each bar is one kind of reader: only the red part was lost without a "
         "gap, and the bar of healthy readers should be blue to the end.",
         paint,

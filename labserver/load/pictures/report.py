@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.plan import unfinished
 from labserver.load.figures.saved import Saved
+from labserver.load.figures.trust import doubts, trusted, whole
 from labserver.load.pictures.drawing import Picture, png, svg
 from labserver.load.pictures.gallery import pictures, together
 from labserver.load.pictures.style import PALETTE
@@ -138,6 +138,11 @@ def finding(runs: Sequence[Saved]) -> str:
     for run in runs:
         word = str(run.summary["verdict"]).lower()
         words[word] = words.get(word, 0) + 1
+    if list(words) == ["valid"] and any(doubts(run.record) for run in runs):
+        return (
+            "Every message arrived once and in order, but some percentiles are the "
+            "generator's own, and say so."
+        )
     if list(words) == ["valid"]:
         return (
             "Every message arrived once and in order, and the generator was "
@@ -150,9 +155,7 @@ def section(run: Saved, number: int) -> dict[str, Any]:
     """Return the values of a run for the page."""
     summary, record = run.summary, run.record
     mood, sign = MOODS.get(summary["exit_code"], BAD)
-    latency = Histogram.merged(
-        each for name, each in record.latency.items() if name not in record.by_design
-    )
+    latency = whole(record)
     tallies = [
         each for name, each in record.tallies.items() if name not in record.by_design
     ]
@@ -170,8 +173,8 @@ def section(run: Saved, number: int) -> dict[str, Any]:
         "sign": sign,
         "reasons": "; ".join(map(str, summary["reasons"])),
         "delivered": share(delivered, expected),
-        "p50": ms(latency.percentile(50)) if latency.count else "",
-        "p99": ms(latency.percentile(99)) if latency.count else "",
+        "p50": str(trusted(record, "", 50)) if latency.count else "",
+        "p99": str(trusted(record, "", 99)) if latency.count else "",
         "required": summary.get("requirements", ()),
         "folder": run.folder.name,
     }

@@ -30,6 +30,8 @@ from locust.runners import (
     WorkerRunner,
 )
 
+from labserver.load.figures.generator import Generator
+from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.record import Record, merged
 from labserver.load.figures.require import held_to, lines
 from labserver.load.figures.results import (
@@ -56,7 +58,8 @@ from labserver.load.run.options import (
     servers,
     try_servers,
 )
-from labserver.load.run.sampler import Sampler, Scraper, Stalls
+from labserver.load.run.sampler import Sampler, Scraper
+from labserver.load.run.stalls import Stalls, host
 from labserver.load.websocket import shown
 
 QUIET = 0.4  # seconds without a message after which no more are expected
@@ -124,7 +127,15 @@ class Run:
         gevent.spawn(self.settle)
 
     def start_clocks(self) -> None:
+        """Measure this process from now on."""
         self.started, self.started_cpu = time.monotonic(), time.process_time()
+        if self.stalls is not None:
+            self.stalls.stop()
+        self.stalls = Stalls(self.record)
+
+    def stall(self, since: int, until: int) -> tuple[int, int] | None:
+        """Return begin and end of a stall of this process that touches a time."""
+        return self.stalls.around(since, until) if self.stalls is not None else None
 
     def settle(self) -> None:
         """Let publishers begin when all members have joined, at the latest in 5 s.
@@ -139,9 +150,8 @@ class Run:
                 break
             gevent.sleep(0.02)
         if settled is self.settled and not self.draining:  # still the same run
+            self.record.loop = Histogram()
             self.start_clocks()
-            if self.members:  # a master has none
-                self.stalls = Stalls(self.record)
         settled.set()
 
     def refuse(self) -> None:
@@ -151,6 +161,8 @@ class Run:
         self.drained.set()
         if self.sampler is not None:
             self.sampler.greenlet.kill()
+        if self.stalls is not None:
+            self.stalls.stop()
 
     def room(self, scenario: str) -> str:
         """Return the room of a scenario; no other run uses it."""
@@ -176,8 +188,7 @@ class Run:
         record.wall = time.monotonic() - self.started
         # The CPU time of the drain is not part of the measurement.
         record.cpu = (time.process_time() - self.started_cpu) / max(record.wall, 0.001)
-        if self.stalls is not None:
-            self.stalls.stop()
+        shares = self.stalls.theft.shares() if self.stalls is not None else (0.0, 0.0)
         self.active = time.monotonic_ns()
         self.drain_started.set()
         deadline = time.monotonic() + DRAIN_LIMIT
@@ -190,7 +201,25 @@ class Run:
             member.account(final=True)
         if self.sampler is not None:
             self.sampler.stop()
+        if self.stalls is not None:
+            self.stalls.stop()
+            record.generators = [self.generator(self.stalls, *shares)]
         self.drained.set()
+
+    def generator(self, stalls: Stalls, waited: float, stolen: float) -> Generator:
+        """Return what this process did to the measurement."""
+        record = self.record
+        return Generator(
+            name=f"{host()} {os.getpid()}",
+            users=sum(record.users.values()),
+            cpu=round(record.cpu, 4),
+            waited=round(waited, 4),
+            stolen=round(stolen, 4),
+            slip_us=record.slip.percentile(99),
+            lag_us=record.lag.percentile(99),
+            still=round(stalls.still / 1e9, 3),
+            longest=round(stalls.longest / 1e9, 3),
+        )
 
 
 RUN = Run()

@@ -24,6 +24,7 @@ from labserver.contract.tokens import issue
 from labserver.load.dialects import SHIPPED, Dialect, Reply, named
 from labserver.load.figures.require import Requirement
 from labserver.load.figures.require import parse as requirement
+from labserver.load.figures.verdict import LAG_LIMIT
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps, Table, read_stages
@@ -166,11 +167,12 @@ def add_options(parser: Any, **_: Any) -> None:
     parser.add_argument(
         "--lag-limit",
         type=number(float, 0, 60_000),
-        default=100.0,
+        default=LAG_LIMIT,
         metavar="MS",
         include_in_web_ui=False,
-        help="The generator's own delay (p99, milliseconds) above which a run is "
-        "invalid, if it is also more than half of the latency. Default 100.",
+        help="Milliseconds of the p50 or p99 that may be the generator's own. If they "
+        "are more, and more than half of it, the run is invalid. "
+        f"Default {LAG_LIMIT:g}.",
     )
     parser.add_argument(
         "--no-pictures",

@@ -48,29 +48,6 @@ class Sampler:
             del self.record.slices[number]
 
 
-class Stalls:
-    """Records how late this process's timers are during the measurement.
-
-    On systems other than Linux, the kernel does not say when a message arrived. There,
-    late timers are the only sign that the generator was too busy to read.
-    """
-
-    interval = 0.02  # seconds
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.greenlet = gevent.spawn(self.watch)
-
-    def watch(self) -> None:
-        while True:
-            due = time.monotonic_ns() + round(self.interval * 1e9)
-            gevent.sleep(self.interval)
-            self.record.loop.record(max(0, time.monotonic_ns() - due) // 1000)
-
-    def stop(self) -> None:
-        self.greenlet.kill()
-
-
 class Scraper:
     """Requests ``/metrics`` of servers, and keeps a few figures of each page."""
 

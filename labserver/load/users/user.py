@@ -31,10 +31,10 @@ from labserver.load.dialects import (
     Heard,
     Other,
     Reply,
+    Stamp,
     named,
 )
 from labserver.load.figures.audit import Audit
-from labserver.load.figures.budget import Budget
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.run.options import USERS_LIMIT, urls, user_name
@@ -46,7 +46,7 @@ ANSWER_TIMEOUT = 5.0  # seconds
 # Locust only gets one event in EVENT_EVERY, and the name of the row says so. The lab's
 # own figures count every message.
 EVENT_EVERY = 100
-BUDGET_EVERY = 10
+KNOWN_TO = 10  # a latency is known if a 10th of it at most is not
 
 
 # What a dialect raises for bytes that it cannot read. msgspec's are ValueErrors.
@@ -67,6 +67,7 @@ class WebSocketUser(User):
     of_lab: ClassVar[bool] = False  # whether it makes no sense in another dialect
     receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
     count = itertools.count()  # of all users in this process
+    stall: tuple[int, int] | None = None  # of this process, around the newest read
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -78,7 +79,6 @@ class WebSocketUser(User):
         self.record.users[type(self).__name__] += 1
         self.record.published[self.scenario] += 0
         self.latency = self.record.histogram(self.crowd)
-        self.budget = self.record.budgets.setdefault(self.crowd, Budget())
         if self.by_design:
             self.record.by_design.add(self.crowd)
         self.socket: WebSocket  # the newest one
@@ -284,10 +284,33 @@ class WebSocketUser(User):
         socket = self.socket
         RUN.active = socket.arrived
         # The delay of a reader that is slow by design is not the generator's.
-        if socket.lag is not None and not self.by_design:
-            self.record.lag.record(socket.lag // 1000)
+        if not self.by_design:
+            if (
+                len(messages) > 1
+                or socket.lag is None
+                or (messages and not socket.emptied)
+            ):
+                self.stall = RUN.stall(socket.before, socket.arrived)
+            if self.stall is not None:
+                self.took_late(messages, self.stall)
+                return
+            if socket.lag is not None:
+                self.record.lag.record(socket.lag // 1000)
         for data in messages:
             self.handle(data)
+
+    def took_late(self, messages: list[bytes], stall: tuple[int, int]) -> None:
+        """Handle messages that may have arrived at any time of a stall."""
+        socket = self.socket
+        read = socket.arrived + (socket.lag or 0)
+        waited = (read - max(socket.before, stall[0])) // 1000
+        for number, data in enumerate(messages, 1):
+            self.record.lag.record(waited)
+            # The kernel knows when the newest one arrived.
+            if number == len(messages) and socket.lag is not None and socket.emptied:
+                self.stall = None
+            self.handle(data)
+        self.stall = None
 
     def handle(self, data: bytes) -> Sequence[Heard]:
         """Handle a message of the server; return what it says."""
@@ -331,20 +354,23 @@ class WebSocketUser(User):
 
     def delivered(self, message: Delivery, size: int) -> None:
         """Record the latency of a message. This is the hot path."""
-        late = (self.socket.arrived - message.payload.due) // 1000
-        self.latency.record(late)
+        stamp, arrived = message.payload, self.socket.arrived
         self.received += 1
+        if self.stall is not None and self.is_unknown(stamp, self.stall):
+            self.record.unmeasured[self.scenario] += 1
+            return
+        late = (arrived - stamp.due) // 1000
+        self.latency.record(late, (stamp.sent - stamp.due) // 1000)
         if self.received % EVENT_EVERY == 0:
             self.fire(
                 f"message (1 of {EVENT_EVERY})", milliseconds=late / 1000, size=size
             )
-        if self.received % BUDGET_EVERY == 0:
-            sent = message.payload.sent
-            self.budget.record(
-                (sent - message.payload.due) // 1000,
-                (self.socket.arrived - sent) // 1000,
-                (self.socket.lag or 0) // 1000,
-            )
+
+    def is_unknown(self, stamp: Stamp, stall: tuple[int, int]) -> bool:
+        """Return whether a message may have arrived much earlier than it seems."""
+        arrived = self.socket.arrived
+        unknown = min(arrived, stall[1]) - max(stamp.sent, stall[0])
+        return unknown * KNOWN_TO > arrived - stamp.due
 
     def answered(self, message: Any) -> None:
         if isinstance(message, Error):
