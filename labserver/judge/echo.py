@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from labserver.judge.evidence import note
+from labserver.judge.peers import understood
 from labserver.judge.raw import (
     BINARY,
     CLOSE,
@@ -123,6 +124,19 @@ async def huge_message_is_refused(world: World) -> None:
                 f"a message of {2 * LIMIT} bytes, where {LIMIT} may be, is "
                 f"{LIMIT} bytes too many: {len(answer)} came back"
             )
+        together = b"x" * (LIMIT * 3 // 4)  # each of two fragments is within the limit
+        async with raw(server, "cat") as cat, world.awaiting("an end of fragments"):
+            cat.frame(TEXT, ECHO[:-2] + b'"' + together, fin=False)
+            cat.frame(CONTINUATION, together + b'"}')
+            size = 2 * len(together)
+            while (got := await _next(cat, "without a close"))[0] != CLOSE:
+                must(
+                    got[0] != TEXT,
+                    f"fragments of {size} bytes together, where {LIMIT} may be, are "
+                    f"one message that is too long: {len(got[1])} bytes came back",
+                )
+            code = _code(got[1])
+            must(code == 1009, f"fragments of {size} bytes were closed with {code}")
         async with world.awaiting("the echo of a message within the limit"):
             text = '{"type":"echo","payload":"%s"}'
             await bob.say(text % ("x" * (LIMIT - len(text) + 2)))
@@ -138,18 +152,24 @@ async def fragments_are_one_message(world: World) -> None:
             while (got := await _next(ann, f"after {pieces}"))[0] != TEXT:
                 pass
             must(b'"echo"' in got[1], f"{pieces} was answered {got[1][:80]!r}")
-        text = json.dumps({"type": "echo", "payload": "in three parts"}).encode()
+        payload = "in three parts, \u20ac"
+        said = {"type": "echo", "payload": payload}
+        text = json.dumps(said, ensure_ascii=False).encode()
+        cut = text.index("\u20ac".encode()) + 1  # in the middle of a character
         async with world.awaiting("a pong, and the echo of a message in fragments"):
             ann.frame(TEXT, text[:9], fin=False)
             ann.frame(PING, b"between")
-            ann.frame(CONTINUATION, text[9:20], fin=False)
-            ann.frame(CONTINUATION, text[20:])
+            ann.frame(CONTINUATION, text[9:cut], fin=False)
+            ann.frame(CONTINUATION, text[cut:])
             came: dict[int, bytes] = {}
             while not {PONG, TEXT} <= came.keys():
                 opcode, data = await _next(ann, "after fragments of a message")
+                must(opcode != CLOSE, f"fragments were closed with {_code(data)}")
                 came[opcode] = data
         must(came[PONG] == b"between", f"the pong says {came[PONG]!r}, not b'between'")
-        must(b"in three parts" in came[TEXT], f"{came[TEXT][:80]!r} came back")
+        # At stage echo all that was said comes back, later its payload.
+        got = json.dumps(understood(came[TEXT]), ensure_ascii=False)
+        must(payload in got, f"{got[:80]} came back")
 
 
 async def what_is_no_text_ends_its_connection(world: World) -> None:
@@ -161,7 +181,7 @@ async def what_is_no_text_ends_its_connection(world: World) -> None:
                 async with world.awaiting(f"a close with {code}"):
                     while (frame := await _next(ann, "without a close"))[0] != CLOSE:
                         pass
-                got = int.from_bytes(frame[1][:2], "big")
+                got = _code(frame[1])
                 must(got == code, f"{NAMES[opcode]} {data!r} was closed with {got}")
         async with world.awaiting("the echo to another client"):
             await bob.send(type="echo", payload=1)
@@ -175,9 +195,14 @@ async def close_is_answered(world: World) -> None:
         async with world.awaiting("the answer to a close frame"):
             while (frame := await _next(ann, "without a close frame"))[0] != CLOSE:
                 pass
-        code = int.from_bytes(frame[1][:2], "big")
+        code = _code(frame[1])
         must(code == 1000, f"1000 was answered with {code}")
         must(await ann.ended(quiet=world.patience), "the connection stays open")
+
+
+def _code(data: bytes) -> int:
+    """Return the code of a close frame."""
+    return int.from_bytes(data[:2], "big")
 
 
 async def _next(client: Raw, when: str) -> tuple[int, bytes]:

@@ -229,7 +229,13 @@ async def peer(
     async with connect(address, additional_headers=headers, **options) as socket:
         note(user, "opened", "a connection")
         client = Peer(socket, name=user)
-        client.hello = await client.recv()
+        try:
+            client.hello = await client.recv()
+        except TimeoutError:
+            raise Broken(
+                f"waited {client.patience:g} s in vain for a hello: the handshake was "
+                "answered, and no message follows"
+            ) from None
         yield client
 
 

@@ -24,6 +24,12 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "hello_comes_first",
+        "in vain for a hello",
+        "your server does not speak first. After the handshake write `hello()`, in a "
+        "`TEXT` frame: a client waits for it before it says anything.",
+    ),
+    Reason(
+        "hello_comes_first",
         "nothing came at all",
         "the client waits for the end of an HTTP answer. Each line ends in "
         "`\\r\\n`, and an empty line ends the head.",
@@ -68,9 +74,22 @@ REASONS: tuple[Reason, ...] = (
         "the data, and count what the fragments of a message have together.",
     ),
     Reason(
+        "huge_message_is_refused",
+        r"fragments of .* \d{5,} bytes came back",
+        "fragments have no limit together: each of them was short enough, and their "
+        "message is not. Count what you keep of a message, or one client fills the "
+        "memory with a message that never ends.",
+    ),
+    Reason(
         "every_value_comes_back",
         "true was answered",
         "what came before is still there: after a whole message a new one begins.",
+    ),
+    Reason(
+        "fragments_are_one_message",
+        "fragments were closed with 1007|\ufffd.* came back",
+        "a fragment may end in the middle of a character, and is no text by itself. "
+        "Keep the bytes, and decode the whole message.",
     ),
     Reason(
         "fragments_are_one_message",
@@ -89,6 +108,13 @@ REASONS: tuple[Reason, ...] = (
         "in vain for a pong",
         "a ping is answered at once, also between the fragments of a message: with "
         "a frame of opcode `PONG` and the same data.",
+    ),
+    Reason(
+        "what_is_no_text_ends_its_connection",
+        r'in vain for a close with 1003(?!.*"type": ?"echo")',
+        "a binary frame is passed over. Its client waits for an answer that never "
+        "comes; here it has agreed on no format for such frames, so they end its "
+        "connection: `raise Ends(1003)`.",
     ),
     Reason(
         "what_is_no_text_ends_its_connection",

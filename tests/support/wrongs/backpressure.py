@@ -14,6 +14,26 @@ WRONGS: tuple[Wrong, ...] = (
         before=True,
     ),
     Wrong(
+        "one look at progress",
+        "a reader that once took something",
+        (
+            (
+                "            self.paused()\n        else",
+                "            pass\n        else",
+            ),
+        ),
+    ),
+    Wrong(
+        "taken is remembered",
+        "a reader that once took something",
+        (
+            (
+                "self.taken = self.connection.taken()",
+                'self.taken = getattr(self, "taken", self.connection.taken())',
+            ),
+        ),
+    ),
+    Wrong(
         "answers under the limit",
         "the limit was applied to answers",
         (
@@ -46,6 +66,11 @@ WRONGS: tuple[Wrong, ...] = (
         "a loss without a word",
         "a loss without a word",
         (("self.hold(notice(self.connection, room, first, last))", "pass"),),
+    ),
+    Wrong(
+        "no notice when it reads again",
+        "a loss without a word",
+        (("self.timer.cancel()\n        self.tell()", "self.timer.cancel()"),),
     ),
     Wrong(
         "a notice after the answer",

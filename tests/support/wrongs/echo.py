@@ -28,6 +28,11 @@ WRONGS: tuple[Wrong, ...] = (
         ((".digest()", ".digest().hex().encode()"),),
     ),
     Wrong(
+        "no hello",
+        "your server does not speak first",
+        (("    writer.write(frame(TEXT, hello()))\n", ""),),
+    ),
+    Wrong(
         "an end is missing",
         "the client waits for",
         ((r'accept + b"\r\n\r\n"', r'accept + b"\r\n"'),),
@@ -73,6 +78,35 @@ WRONGS: tuple[Wrong, ...] = (
         (("if size > LIMIT", "if False"), ("if len(message) > LIMIT", "if False")),
     ),
     Wrong(
+        "no limit for fragments together",
+        "fragments have no limit together",
+        (("if len(message) > LIMIT", "if False"),),
+    ),
+    Wrong(
+        "each fragment decoded",
+        "a fragment may end in the middle",
+        (
+            ('message = b""', 'message = ""'),
+            ("message += data", "message += data.decode()"),
+            ("len(message)", "len(message.encode())"),
+            ("answer(message.decode())", "answer(message)"),
+        ),
+    ),
+    Wrong(
+        "each fragment decoded anyhow",
+        "a fragment may end in the middle",
+        (
+            ('message = b""', 'message = ""'),
+            (
+                "message += data",
+                "whole = last and opcode == TEXT\n                "
+                'message += data.decode(errors="strict" if whole else "replace")',
+            ),
+            ("len(message)", "len(message.encode())"),
+            ("answer(message.decode())", "answer(message)"),
+        ),
+    ),
+    Wrong(
         "never a new message",
         "what came before",
         (('                    message = b""\n', ""),),
@@ -108,6 +142,16 @@ WRONGS: tuple[Wrong, ...] = (
         (
             ("elif opcode == BINARY:", "elif opcode == 99:"),
             ("(TEXT, CONTINUATION)", "(TEXT, CONTINUATION, BINARY)"),
+        ),
+    ),
+    Wrong(
+        "binary ignored",
+        "a binary frame is passed over",
+        (
+            (
+                "elif opcode == BINARY:\n                raise Ends(1003)",
+                "elif opcode == BINARY:\n                pass",
+            ),
         ),
     ),
     Wrong(

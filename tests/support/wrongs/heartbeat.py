@@ -58,6 +58,16 @@ WRONGS: tuple[Wrong, ...] = (
         return self.times[connection]
 """,
     ),
+    Wrong(
+        "a late look",
+        "they are cut too late",
+        (("self.interval * 3 / 4", "self.interval * 2"),),
+    ),
+    Wrong(
+        "a close that is not awaited",
+        "they are counted as dead",
+        ((".cut(HEARTBEAT_LOST)", ".close(HEARTBEAT_LOST.code)"),),
+    ),
     Wrong("not counted", "the peers are gone", (("dead += 1", "dead += 0"),)),
     Wrong("one ping", "too few pings", (("self.interval / 4, self", "60, self"),)),
     Wrong("one timer for all", "one timer pings", more=SWEEP),
