@@ -4,8 +4,8 @@ Without this, there is no conversation: in a server that does not guard its pars
 broken message ends the connection, or the process.
 
 How: the server says ``hello``, then returns each JSON value as the payload of an
-``echo``, byte for byte. Text that is not JSON is answered with an ``error``, and the
-connection stays open.
+``echo``, as it was written: ``2.50`` does not become ``2.5``. Text that is not JSON is
+answered with an ``error``, and the connection stays open.
 """
 
 from __future__ import annotations

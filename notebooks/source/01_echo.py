@@ -19,7 +19,6 @@
 from labserver.notebook import (
     check,
     compare,
-    connected,
     frame_map,
     mistakes,
     my_guess,
@@ -114,8 +113,10 @@ take_apart(sent + answer)
 # %% [markdown]
 # Read the rows from the left. `FIN` 1: the message ends with this frame. `RSV` 000: no
 # extension (a compressed frame has 100). `opcode`: 1 text, 2 binary, 8 close, 9 ping,
-# 10 pong. `MASK` 1 from the client, 0 from the server. The ping has no payload. The lab
-# has no code that answers it: the library sends the pong.
+# 10 pong. `MASK` 1 from the client, 0 from the server. The table leaves out the ping,
+# which was sent after the text. A pong has the payload of its ping, and this ping was
+# sent without any, so the length of the pong is 0. The lab has no code that answers a
+# ping: the library sends the pong.
 #
 # ## Observe: one frame, bit by bit
 
@@ -198,12 +199,16 @@ take_apart(answers)
 # and certainly not the process.
 
 # %%
-async with running("echo") as server, connected(server) as ann:
+async with running("echo") as server, raw(server) as wire:
+    await wire.upgrade()
     for text in ("[1, 2.50]", "null", '{"type": "dance"}', "{broken", "42"):
-        await ann.connection.send(text)
-        await ann.until(lambda: len(ann.received) == 1)
-        answer = ann.received.pop()
-        print(f"{text:17} -> {answer.pop('type')}: {answer}")
+        await wire.say(text)
+        (answer,) = take_apart(await wire.frames(1))
+        print(f"{text:17} -> {answer.payload.decode()}")
+
+# %% [markdown]
+# These are the texts of the answers. The value in an echo is as it was written: `2.50`
+# is still `2.50`. A server that decodes and encodes each value would send `2.5`.
 
 # %% [markdown]
 # ## Build: your own WebSocket server

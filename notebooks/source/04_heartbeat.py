@@ -95,9 +95,10 @@ print("sweep: ", sweep)
 # ## Observe: predicted and measured
 #
 # Each peer is pinged at a random moment of the interval, and its answer is due three
-# quarters of an interval later. So the server cuts the first peer after 0.75 s and the
-# last before 1.75 s, and the share grows evenly in between. That is the predicted line.
-# It is not fitted to the measurement.
+# quarters of an interval later. So the server cuts the first peer about 0.75 s after it
+# vanished and the last about 1.75 s after, and the share grows evenly in between. That
+# is the predicted line. It is not fitted to the measurement. A machine adds some
+# hundredths of a second, or more when it is busy.
 
 # %% tags=["picture"]
 curves(

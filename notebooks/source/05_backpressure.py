@@ -101,12 +101,13 @@ curves(
 )
 
 # %% [markdown]
-# Three things end the growth, and each has a moment of its own. Until shortly before
-# the first mark the kernels take all, at every stage. At the first mark the outbox is
-# full, and the *policy* decides: `disconnect` ends the connection then, `drop-oldest`
-# goes on. At the second mark the reader has taken no byte for `stuck_timeout`, and no
-# policy keeps it. The teeth between the marks: `drop-oldest` drops a quarter of the
-# limit at once, so that it seldom has to go through all that waits.
+# Both marks are moments of the run with `drop-oldest`. Until shortly before the first
+# mark the kernels take all, at every stage. At the first mark the outbox is full, and
+# the *policy* decides: `drop-oldest` goes on, while `disconnect`, in its own run, ends
+# the connection when its outbox is full. At the second mark the reader has taken no
+# byte for `stuck_timeout`, and no policy keeps it. Between the marks the line of
+# `drop-oldest` may have teeth: this policy drops a quarter of the limit at once, so
+# that it seldom has to go through all that waits.
 #
 # The default is `disconnect` (close code 4409): with a history (chapter 7) the client
 # reconnects and gets the messages that it missed. Dropping suits data that is soon out
