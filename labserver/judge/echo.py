@@ -168,8 +168,8 @@ async def fragments_are_one_message(world: World) -> None:
                 came[opcode] = data
         must(came[PONG] == b"between", f"the pong says {came[PONG]!r}, not b'between'")
         # At stage echo all that was said comes back, later its payload.
-        got = json.dumps(understood(came[TEXT]), ensure_ascii=False)
-        must(payload in got, f"{got[:80]} came back")
+        came_back = json.dumps(understood(came[TEXT]), ensure_ascii=False)
+        must(payload in came_back, f"{came_back[:80]} came back")
 
 
 async def what_is_no_text_ends_its_connection(world: World) -> None:

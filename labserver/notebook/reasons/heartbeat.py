@@ -38,7 +38,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "pings_are_no_burst",
-        "in vain for a ping",
+        "in vain for a ping(?!.* [1-9][0-9]* of 24 had two)",
         "too few pings were sent: each peer must be pinged again and again, once "
         "an interval, from the moment when the server calls `watch`.",
     ),
@@ -49,6 +49,13 @@ REASONS: tuple[Reason, ...] = (
     ),
     # Seen where it is the only one: the pings did not go the way of send_ping.
     Reason("pings_are_spread", "in vain for a ping", WAITS),
+    Reason(
+        "dead_peers_are_gone",
+        "of 6 dead peers still open after two intervals, 6 counted",
+        "they are counted as dead and not ended. `close()` that is not awaited does "
+        "nothing at all, and with `await` it waits for the dead to answer. `cut` is "
+        "a plain function, which ends the connection at once.",
+    ),
     Reason(
         "who_vanished_is_ended",
         "12 of 12 dead peers",

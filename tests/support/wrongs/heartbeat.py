@@ -37,6 +37,15 @@ class MyHeartbeat(MyHeartbeat):
 
 DEAD = "connection.pinged > connection.seen and not connection.reads()"
 
+# A method that counts the looks at a silent peer.
+SILENT = """
+
+    def silent(self, connection):
+        self.times = getattr(self, "times", {})
+        self.times[connection] = self.times.get(connection, 0) + 1
+        return self.times[connection]
+"""
+
 WRONGS: tuple[Wrong, ...] = (
     Wrong(
         "a slow reader is dead",
@@ -50,13 +59,13 @@ WRONGS: tuple[Wrong, ...] = (
         "three silent pings",
         "they are cut too late",
         ((DEAD, f"{DEAD} and self.silent(connection) > 2"),),
-        """
-
-    def silent(self, connection):
-        self.times = getattr(self, "times", {})
-        self.times[connection] = self.times.get(connection, 0) + 1
-        return self.times[connection]
-""",
+        SILENT,
+    ),
+    Wrong(
+        "two silent pings",
+        "they are cut too late",
+        ((DEAD, f"{DEAD} and self.silent(connection) > 1"),),
+        SILENT,
     ),
     Wrong(
         "a late look",
