@@ -70,6 +70,7 @@ PROMISES: dict[str, tuple[Probe, ...]] = {
         backpressure.a_stuck_reader_holds_up_nobody,
         backpressure.memory_stays_bounded,
         backpressure.who_is_stuck_is_ended,
+        backpressure.who_reads_no_more_is_ended,
         backpressure.no_loss_is_silent,
         backpressure.the_others_are_not_held_up,
         backpressure.what_is_held_stays_bounded,

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from labserver.judge.oracle import Oracle, lost
@@ -22,6 +23,7 @@ from labserver.judge.world import (
     stalled,
 )
 from labserver.server.connection import LabConnection
+from labserver.server.member import Outbox
 from labserver.server.server import LabServer
 
 LIMIT = 65536  # bytes that an outbox may hold
@@ -162,6 +164,42 @@ async def who_is_stuck_is_ended(world: World) -> None:
         )
 
 
+async def who_reads_no_more_is_ended(world: World) -> None:
+    """A reader that was slow, and then takes not one byte more, is ended, too."""
+    lobby, patience = world.room("lobby"), 1.0
+    async with (
+        # All of it may wait, so that only the deadline ends the reader.
+        world.running(outbox_limit=64_000_000, stuck_timeout=patience) as server,
+        peer(server, "ann") as ann,
+        raw(server, "tired", small=True) as tired,
+    ):
+        await tired.join(lobby)
+        filling = world.fill(ann, lobby, FILLING, LARGE, "while a member reads slowly")
+        publishing = asyncio.create_task(filling)
+        try:
+            published = 0.0
+            while not published or time.monotonic() < published + 1.5 * patience:
+                await tired.message()
+                await asyncio.sleep(0.1)
+                if publishing.done() and not published:
+                    published = time.monotonic()
+        except (EOFError, ConnectionError):
+            raise Broken(
+                f"a member that reads {LARGE // 1000} kB every 0.1 s was ended "
+                f"(stuck_timeout {patience:g} s)"
+            ) from None
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        tired.sleep()
+        await asyncio.sleep(3 * patience)
+        must(
+            await tired.ended(),
+            f"a member that read slowly, and then nothing for {3 * patience:g} s, is "
+            f"still connected (stuck_timeout {patience:g} s)",
+        )
+
+
 async def no_loss_is_silent(world: World) -> None:
     """A reader that was too slow is ended, or told what it lost, and answered."""
     lobby = world.room("lobby")
@@ -214,10 +252,13 @@ async def what_is_held_stays_bounded(world: World) -> None:
     """At most ``outbox_limit`` bytes wait for one reader, whatever the policy."""
     for policy in POLICIES:
         async with _with_sloth(world, policy) as (server, slow, ann, _):
-            most = 0
+            most, asked = 0, False
             async with world.awaiting("a drop or a close"):
                 while not (slow.ending or server.metrics.drops > 20):
                     await ann.publish("lobby", 5, SIZE)
+                    if slow.paused and not asked:
+                        asked = True
+                        _must_count(slow)
                     most = max(most, slow.outbox.waiting())
                     must(most <= LIMIT, f"{most} bytes held, limit {LIMIT}")
             must(most > 0, "no bytes were ever held")
@@ -225,6 +266,17 @@ async def what_is_held_stays_bounded(world: World) -> None:
                 slow.ending is None or slow.ending.code == 4409,
                 f"ended with {slow.ending}",
             )
+
+
+def _must_count(slow: LabConnection) -> None:
+    """Write to a full socket, as the library does for a pong: that waits, too."""
+    before, data = slow.outbox.waiting(), bytes(1000)
+    slow.transport.write(data)
+    more = slow.outbox.waiting() - before
+    must(
+        more == len(data),
+        f"{len(data)} bytes more wait in the transport, and waiting() says {more} more",
+    )
 
 
 @asynccontextmanager
@@ -242,6 +294,10 @@ async def _sleeper(server: LabServer) -> AsyncIterator[Peer]:
             sloth.socket.transport.resume_reading()
 
 
+def _empty(outbox: Outbox) -> bool:
+    return not outbox.waiting()
+
+
 async def every_loss_is_told(world: World) -> None:
     """A reader that was too slow is told of each message that it lost."""
     for policy in POLICIES[1:]:
@@ -252,20 +308,27 @@ async def every_loss_is_told(world: World) -> None:
             _sleeper(server) as sloth,
         ):
             await bob.join("lobby")
+            outbox = connection_of(server, "sloth").outbox
             healthy, oracle, seqs = Oracle(), Oracle(), list[int]()
-            async with world.awaiting("a drop"):
-                while server.metrics.drops < 20:
-                    seqs += await ann.publish("lobby", 5, SIZE)
-                    await bob.hear_until(healthy, "lobby", seqs[-1])
-            sloth.socket.transport.resume_reading()
-            async with world.awaiting("the rest"):
-                for message in await sloth.heard():
-                    oracle.saw(message)
-            silent = lost(oracle, "lobby", seqs)
-            must(
-                oracle.verdict.clean and not silent,
-                f"{policy}: {len(silent)} lost without a gap; {oracle.verdict}",
-            )
+            for asks in ("when all has come", "at once"):
+                drops = server.metrics.drops
+                async with world.awaiting("a drop"):
+                    while server.metrics.drops < drops + 20:
+                        seqs += await ann.publish("lobby", 5, SIZE)
+                        await bob.hear_until(healthy, "lobby", seqs[-1])
+                sloth.socket.transport.resume_reading()
+                if asks != "at once":
+                    await world.eventually("an empty outbox", partial(_empty, outbox))
+                async with world.awaiting("the rest"):
+                    for message in await sloth.heard():
+                        oracle.saw(message)
+                sloth.socket.transport.pause_reading()
+                silent = lost(oracle, "lobby", seqs)
+                must(
+                    oracle.verdict.clean and not silent,
+                    f"{policy}: {len(silent)} lost without a gap before the answer to "
+                    f"a ping, sent {asks}; {oracle.verdict}",
+                )
 
 
 async def answers_are_never_dropped(world: World) -> None:
@@ -295,7 +358,7 @@ async def answers_are_never_dropped(world: World) -> None:
         )
         outbox = connection_of(server, "sloth").outbox
         sloth.socket.transport.resume_reading()
-        await world.eventually("an empty outbox", lambda: not outbox.waiting())
+        await world.eventually("an empty outbox", partial(_empty, outbox))
         answers = set[Any]()
         async with world.awaiting("the rest"):
             for message in await sloth.heard():

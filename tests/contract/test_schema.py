@@ -81,6 +81,7 @@ SLOW = {
     *("who_reads_slowly_stays", "a_stuck_reader_holds_up_nobody"),
     *("who_is_stuck_is_ended", "no_loss_is_silent", "others_may_vanish"),
     *("who_vanished_is_ended", "pings_are_no_burst"),
+    "who_reads_no_more_is_ended",
 }
 
 

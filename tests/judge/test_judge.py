@@ -92,7 +92,7 @@ LONG = {
         *("who_vanished_is_ended", "pings_are_no_burst", "memory_stays_bounded"),
         *("a_stuck_reader_holds_up_nobody", "who_is_stuck_is_ended"),
         *("no_loss_is_silent", "who_reads_slowly_stays", "frozen_redis_loses_nothing"),
-        "who_joins_hears_all_that_follows",
+        *("who_joins_hears_all_that_follows", "who_reads_no_more_is_ended"),
         "new_token_is_for_the_same_user",
     )
 }
@@ -142,12 +142,18 @@ def test_every_mistake_of_a_server_is_judged() -> None:
     assert SEEN.keys() == {name for name, each in MISTAKES.items() if each.extend}
 
 
-async def test_server_that_never_gives_up_a_stuck_reader_is_told_so() -> None:
+GIVES_UP = {
+    "who_is_stuck_is_ended": "read nothing for 2 s is still",
+    "who_reads_no_more_is_ended": "and then nothing for 3 s, is still",
+}
+
+
+@pytest.mark.parametrize("name", GIVES_UP)
+async def test_server_that_never_gives_up_a_stuck_reader_is_told_so(name: str) -> None:
     argv = [*SERVE, "--stage", "backpressure", "--without", "backpressure"]
     async with commanded(argv, "backpressure", patience=3.0) as world:
-        check = PROBES["who_is_stuck_is_ended"]
-        verdict = await judge(world, [("backpressure", check)])
-    assert "read nothing for 2 s is still" in broken(verdict)[check.__name__]
+        verdict = await judge(world, [("backpressure", PROBES[name])])
+    assert GIVES_UP[name] in broken(verdict)[name]
 
 
 # A server that does one thing wrong, for each check that no mistake of the lab breaks.

@@ -18,7 +18,7 @@ from labserver.notebook import compare
 from labserver.processes.cluster import running_replica
 from labserver.stages import STAGES
 from tests.conftest import Command
-from tests.judge.test_judge import FAULTS, SEEN, WRONGS
+from tests.judge.test_judge import FAULTS, GIVES_UP, SEEN, WRONGS
 
 REASONS = {
     "unguarded-parse": "closed with 1011 before the error bad_json",
@@ -199,7 +199,7 @@ def test_every_mistake_breaks_a_probe_of_its_own_stage() -> None:
 def test_every_probe_has_a_mistake(name: str) -> None:
     broken = {mistake.breaks for mistake in MISTAKES.values()}
     # And what is shown by processes: in tests/judge/test_judge.py.
-    broken |= {*SEEN.values(), *WRONGS, *FAULTS, "who_is_stuck_is_ended"}
+    broken |= {*SEEN.values(), *WRONGS, *FAULTS, *GIVES_UP}
     broken |= {
         *("killed_replica_costs_the_others_nothing", "who_joins_hears_all_that_follows")
     }

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from labserver.notebook.reasons.reason import Reason
 
+SLOW = (
+    "a reader that is slow, and reads, was cut. Remember `connection.taken()` in "
+    "`paused`; if it has grown when the timer ends, wait once more."
+)
+
 REASONS: tuple[Reason, ...] = (
+    Reason(
+        "what_is_held_stays_bounded",
+        "more wait in the transport",
+        "what the transport holds changes while the socket is full: ask "
+        "`transport.get_write_buffer_size()` each time, and add your queue.",
+    ),
     Reason(
         "what_is_held_stays_bounded",
         "bytes held, limit",
@@ -21,9 +32,9 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         "who_reads_slowly_stays",
         "was ended",
-        "a reader that is slow, and reads, was cut. Remember `connection.taken()` "
-        "in `paused`; if it has grown when the timer ends, wait once more.",
+        SLOW,
     ),
+    Reason("who_reads_no_more_is_ended", "was ended", SLOW),
     Reason(
         "answers_are_never_dropped",
         "answers were dropped",
@@ -50,9 +61,16 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "every_loss_is_told",
-        "in vain for the rest",
+        "in vain for the rest|in vain for an empty outbox",
         "the reader reads again, and what waited for it never comes: `resumed` "
         "must write from the queue, until the socket is full again.",
+    ),
+    Reason(
+        "who_reads_no_more_is_ended",
+        "still connected",
+        "a reader that once took something, and then nothing, is kept for ever. Each "
+        "time that the timer ends and `connection.taken()` has grown, remember the new "
+        "number, and begin the timer again.",
     ),
     Reason(
         "every_loss_is_told",

@@ -6,6 +6,22 @@ from tests.support.wrongs.wrong import Wrong
 
 WRONGS: tuple[Wrong, ...] = (
     Wrong("no limit", "what waits has no limit", (("if fits and", "if True or"),)),
+    Wrong(
+        "the transport is asked once",
+        "what the transport holds",
+        (
+            (
+                "self.size + self.transport.get_write_buffer_size()",
+                'self.size + getattr(self, "held", 0)',
+            ),
+            (
+                "self.taken = self.connection.taken()",
+                "self.taken = self.connection.taken()\n"
+                "        self.held = self.transport.get_write_buffer_size()",
+            ),
+            ("self.timer.cancel()", "self.timer.cancel()\n        self.held = 0"),
+        ),
+    ),
     Wrong("no deadline", "a reader that takes no byte", (("cut(TOO_SLOW)", "loop"),)),
     Wrong(
         "no look at progress",
