@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from labserver.judge.run import Finding
-from labserver.notebook.reasons import reason
+from labserver.notebook.reasons import telling
 from labserver.stages import STAGES
 
 SHOWN_LIMIT = 6  # broken checks that are shown
@@ -23,6 +23,7 @@ class Probed:
         findings: What each check found; empty if the class is not written yet.
         hung: What stopped it before its end; empty if nothing.
         raised: What the class raised, and where.
+        doubted: Checks that may be broken because this machine was busy.
 
     """
 
@@ -32,6 +33,7 @@ class Probed:
     findings: Sequence[Finding] = ()
     hung: str = ""
     raised: Sequence[str] = ()
+    doubted: Collection[str] = ()
 
     @property
     def written(self) -> bool:
@@ -45,8 +47,13 @@ class Probed:
 
     @property
     def why(self) -> str:
-        """Why a well-known wrong version is wrong; empty for others."""
-        return reason(self.place, self.findings, self.raised) if self.written else ""
+        """Why a well-known wrong version is wrong; empty for others.
+
+        Also empty where that rests on a check that is doubted: none is better than a
+        wrong one.
+        """
+        check, because = telling(self.place, self.findings, self.raised)
+        return "" if check in self.doubted else because
 
     def _where(self) -> str:
         if self.place == "server":
@@ -111,6 +118,12 @@ class Probed:
                 "",
                 "All of them waited in vain. If other programs have this machine's "
                 "cores, end them, and run the cell again.",
+            ]
+        if telling(self.place, wrong, self.raised)[0] in self.doubted:
+            lines += [
+                "",
+                "Why is not said: this machine was busy meanwhile, which may be all "
+                "that was seen. Run the cell again.",
             ]
         if self.hung:
             lines += ["", f"**{self.hung}**"]

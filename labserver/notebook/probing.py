@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 import time
@@ -22,6 +23,7 @@ from labserver.notebook.plain import Plain
 from labserver.notebook.probed import Probed
 from labserver.notebook.progress import Line
 from labserver.notebook.raised import Raised, collected
+from labserver.notebook.reasons import telling
 from labserver.notebook.stopping import interrupt
 from labserver.redis.embedded import running_redis
 from labserver.server.parts import Parts
@@ -125,6 +127,7 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
         # A wrong shape is said before anything runs. Nothing connects to this Redis.
         made(part, place, Settings(redis="redis://localhost"))
     findings: list[Finding] = []
+    doubted: set[str] = set()
     ticked = [time.monotonic()]
     over = threading.Event()
     failed: list[BaseException] = []
@@ -132,7 +135,10 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     def work() -> None:
         try:
             with asyncio.Runner() as runner:
-                runner.run(_all(stage, checks, world, findings, ticked, raised))
+                every = _all(
+                    place, stage, checks, world, findings, doubted, ticked, raised
+                )
+                runner.run(every)
         except BaseException as exc:
             failed.append(exc)
         finally:
@@ -163,7 +169,8 @@ async def probe(part: Any, stage: str = "", before: bool = True) -> Probed:
     order = [check.__name__ for _, check in checks]
     findings.sort(key=lambda each: order.index(each.check))
     hung = hung and f"{hung}: stopped."
-    return Probed(part.__name__, place, own, tuple(findings), hung, tuple(raised.kept))
+    about = tuple(findings), hung, tuple(raised.kept), frozenset(doubted)
+    return Probed(part.__name__, place, own, *about)
 
 
 def place_of(part: Any) -> str:
@@ -265,14 +272,19 @@ def made(part: Any, place: str, settings: Settings) -> Any:
 
 
 async def _all(
+    place: str,
     stage: str,
     checks: Sequence[tuple[str, Check]],
     world: Callable[..., World],
     findings: list[Finding],
+    doubted: set[str],
     ticked: list[float],
     raised: Raised,
 ) -> None:
     """Run checks in a server of a stage, a few at a time.
+
+    Adds to ``findings``, and to ``doubted`` the checks that broke when the machine may
+    have been the cause.
 
     Raises:
         CannotJudge: This machine is too busy, also for one check alone.
@@ -291,42 +303,53 @@ async def _all(
     async def one(name: str, check: Check, patience: float = PATIENCE) -> Finding:
         async with AsyncExitStack() as stack:
             if check in CHECKS:  # of clients alone
-                place = world(patience=patience)
+                where = world(patience=patience)
             elif name == "broker":  # whose checks break it
                 url, network, store = await stack.enter_async_context(breakable_redis())
-                place = world(url, network=network, store=store, patience=patience)
+                where = world(url, network=network, store=store, patience=patience)
             elif STAGES[stage].number >= broker:
                 url = await stack.enter_async_context(running_redis())
-                place = world(url, patience=patience)
+                where = world(url, patience=patience)
             else:
-                place = world(patience=patience)
-            (finding,) = (await judge(place, [(name, check)])).findings
+                where = world(patience=patience)
+            (finding,) = (await judge(where, [(name, check)])).findings
             return finding
 
-    unsure: list[tuple[str, Check]] = []
+    unsure: dict[str, tuple[str, Check]] = {}
 
     async def first(name: str, check: Check) -> None:
         async with turn:
             try:
                 findings.append(finding := await one(name, check))
             except CannotJudge:
-                unsure.append((name, check))
+                unsure[check.__name__] = name, check
             else:
                 slow = IN_VAIN in finding.seen or finding.late > LATE
                 if finding.outcome == "broken" and slow:
-                    unsure.append((name, check))
+                    unsure[check.__name__] = name, check
+
+    async def again(which: str) -> bool:
+        """Ask a check again, alone; return whether it is broken."""
+        finding = await one(*unsure.pop(which), PATIENT)
+        findings[:] = [*(each for each in findings if each.check != which), finding]
+        broken = finding.outcome == "broken"
+        if not broken or finding.late <= LATE:
+            doubted.discard(which)
+        return broken
 
     ticking = asyncio.create_task(tick())
     try:
         await asyncio.gather(*(first(*pair) for pair in checks))
-        asked = {check.__name__ for _, check in unsure}
-        broken = {each.check for each in findings if each.outcome == "broken"}
-        if PATIENT and broken <= asked:
-            for name, check in unsure:
-                again = await one(name, check, PATIENT)
-                others = [each for each in findings if each.check != check.__name__]
-                findings[:] = [*others, again]
-                if again.outcome == "broken":
+        if not PATIENT:
+            return
+        doubted.update(unsure)
+        if {each.check for each in findings if each.outcome == "broken"} <= doubted:
+            for which in list(unsure):
+                if await again(which):
                     break  # so what the others saw was no lack of time either
+        # Why it is wrong shall not rest on what one look of many at a time saw.
+        while (which := telling(place, findings, raised.kept)[0]) in unsure:
+            with contextlib.suppress(CannotJudge):  # it stays doubted
+                await again(which)
     finally:
         ticking.cancel()

@@ -307,6 +307,38 @@ async def test_check_that_broke_while_the_machine_was_busy_is_asked_again(
     assert len(asked) == 1 + late
 
 
+@pytest.mark.parametrize(
+    ("noise", "why"), [("once", "the pings go out"), ("late", ""), ("again", "too few")]
+)
+async def test_why_does_not_rest_on_what_a_busy_machine_may_have_caused(
+    noise: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[World] = []
+
+    async def who_vanished_is_ended(world: World) -> None:
+        raise Broken("12 of 12 dead peers are still connected")
+
+    async def pings_are_no_burst(world: World) -> None:
+        asked.append(world)
+        if noise == "late":
+            time.sleep(0.3)  # noqa: ASYNC251
+        await asyncio.sleep(0.1)
+        if noise != "once" or len(asked) == 1:
+            raise Broken("waited 2 s in vain for a ping to each")
+
+    checks = [("heartbeat", who_vanished_is_ended), ("heartbeat", pings_are_no_burst)]
+    monkeypatch.setattr(
+        "labserver.notebook.probing.checks_up_to", lambda *about: checks
+    )
+    # The machine of this test may be busy itself.
+    monkeypatch.setattr("labserver.notebook.probing.LATE", 0.2)
+    probed = await probe(WheelHeartbeat)
+    assert len(asked) == 2
+    assert probed.why.startswith(why) and bool(probed.why) is bool(why), repr(probed)
+    shown = probed._repr_markdown_()
+    assert ("this machine was busy meanwhile" in shown) is (noise == "late")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("hangs", ["spins", "reads_after_the_end"])
 async def test_coroutine_that_hangs_is_stopped(hangs: str) -> None:

@@ -31,12 +31,22 @@ REASONS: dict[str, tuple[Reason, ...]] = {
 }
 
 
-def reason(place: str, findings: Sequence[Finding], raised: Sequence[str]) -> str:
-    """Return why a part is wrong, if that is well known; else an empty text."""
+def telling(
+    place: str, findings: Sequence[Finding], raised: Sequence[str]
+) -> tuple[str, str]:
+    """Return which check tells why a part is wrong, and why.
+
+    The first is empty where it is what the part raised; both are, if it is not known.
+    """
     seen = [(each.check, each.seen) for each in findings if each.outcome == "broken"]
     seen += [("", each) for each in raised]
     for known in REASONS.get(place, ()):
         for check, text in seen:
             if check == known.check and re.search(known.seen, text):
-                return known.because
-    return ""
+                return check, known.because
+    return "", ""
+
+
+def reason(place: str, findings: Sequence[Finding], raised: Sequence[str]) -> str:
+    """Return why a part is wrong, if that is well known; else an empty text."""
+    return telling(place, findings, raised)[1]
