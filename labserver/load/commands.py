@@ -219,7 +219,9 @@ def ab(
 def find_limit(
     require: Require = ["p99<100ms"],  # noqa: B006
     server: Annotated[str, typer.Option(help="Arguments of `labserver serve`.")] = "",
-    replicas: Annotated[int, typer.Option(min=1, max=16, help="Servers.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=16, help="Servers that members are spread over.")
+    ] = 1,
     users: Annotated[
         int, typer.Option(min=1, max=USERS_LIMIT, help="Members of the room.")
     ] = 100,
@@ -248,9 +250,10 @@ def find_limit(
     if least > most:
         raise typer.BadParameter("--least is more than --most")
     required = [parse(each) for each in require]
-    case = with_server(chosen(["fanout"], seconds, users, required)[0], server)
-    locust = ("--no-pictures",)
-    case = replace(case, rate=users, replicas=replicas, locust=locust)
+    scenario = "fanout" if replicas == 1 else "replicas"
+    case = with_server(chosen([scenario], seconds, users, required)[0], server)
+    case = replace(case, rate=users, replicas=replicas, fault="", variant="")
+    case = replace(case, locust=("--no-pictures",))
     complete(rehearse([("--server", case)]))
     folder = new_folder(results, "limit")
     result = complete(found(case, folder, minutes, least, most), folder)

@@ -167,7 +167,9 @@ def sentence(limit: Limit, users: int, required: Sequence[str]) -> str:
     if limit.fails is None:
         why = "the time was over"
         if limit.complete:
-            why = "this is the highest rate that was asked for: use more --users"
+            why = "this is the highest rate that was asked for"
+            if limit.holds == MOST:
+                why += ": use more --users"
         return f"{said}; the limit is higher, but {why}."
     said += f", and not at {limit.fails:g}"
     if limit.whose == "generator":

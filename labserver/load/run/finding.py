@@ -119,7 +119,9 @@ def point_of(rate: float, outcome: Outcome) -> Point:
     """Return what a run says about its rate."""
     saved = outcome.saved
     if saved is None:
-        return Point(rate, False, False, outcome.word, ("see fanout.log",))
+        return Point(
+            rate, False, False, outcome.word, (f"see {outcome.case.scenario}.log",)
+        )
     record = saved.record
     busy = outcome.code == EXIT_INVALID or invalid_reasons(record, 0, LAG_LIMIT)
     p50, p99 = seen(record, "p50"), seen(record, "p99")

@@ -69,13 +69,14 @@ async def rehearse(sides: Sequence[tuple[str, Case]]) -> None:
         SettingsError: A server does not start; the message names the option.
 
     """
-    for option, case in sides:
-        try:
-            async with owned(1, *case.server):
-                pass
-        except NotListening as exc:
-            said = str(exc).removeprefix("labserver: ")
-            raise SettingsError(f"{option}: {said}") from None
+    with Console(stderr=True).status("trying the servers"):
+        for option, case in sides:
+            try:
+                async with owned(1, *case.server):
+                    pass
+            except NotListening as exc:
+                said = str(exc).removeprefix("labserver: ")
+                raise SettingsError(f"{option}: {said}") from None
 
 
 async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
