@@ -123,14 +123,24 @@ def test_invalid_run_stays_invalid_whatever_is_required() -> None:
 
 
 def test_latency_that_is_the_generators_own_does_not_fail_the_server() -> None:
-    late = record(3000)
-    late.slip.record(2900)
+    late = record()
+    late.histogram("fanout/subscribers").record(3000, 2900)
     assert judged(late).code == 0
     verdict = judged(late, "p99<2ms")
     assert verdict.code == 4
-    assert "p99 is 3 ms" in str(verdict) and "slip dominates" in str(verdict)
+    assert "p99 is 3 ms" in str(verdict) and "97% of it the generator's" in str(verdict)
+    assert judged(late, "p99<4ms").code == 0
     # Nobody needs to ask the generator how many messages are lost.
     assert judged(late, "delivered>100%", "p99<2ms").code == 1
+
+
+def test_percentile_of_messages_that_were_not_measured_meets_nothing() -> None:
+    found = record(*[1000] * 95)
+    found.unmeasured["fanout"] = 5
+    assert judged(found, "p90<2ms").code == 0
+    verdict = judged(found, "p99<2ms")
+    assert verdict.code == 4
+    assert "5.0% of the messages not measured" in str(verdict)
 
 
 @pytest.mark.long

@@ -17,9 +17,10 @@ from itertools import groupby
 from math import comb
 from pathlib import Path
 
-from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.plan import unfinished
+from labserver.load.figures.require import seen
 from labserver.load.figures.saved import Saved, Unreadable, load_all
+from labserver.load.figures.trust import whole
 
 WORTH_A_WORD = 0.01  # share of a figure; smaller differences do not count
 CHANCE_LIMIT = 0.05  # share of tables without a difference that may claim one
@@ -193,26 +194,15 @@ def latency(percent: float) -> Callable[[Saved], float | None]:
     """
 
     def find(run: Saved) -> float | None:
-        record = run.record
-        whole = Histogram.merged(
-            each
-            for name, each in record.latency.items()
-            if name not in record.by_design
-        )
-        return whole.percentile(percent) / 1000 if whole.count else None
+        found = whole(run.record)
+        return found.percentile(percent) / 1000 if found.count else None
 
     return find
 
 
 def delivered(run: Saved) -> float | None:
     """Return the share of messages that arrived at healthy members, in %."""
-    tallies = [
-        each for n, each in run.record.tallies.items() if n not in run.record.by_design
-    ]
-    expected = sum(each.expected for each in tallies)
-    return (
-        100 * sum(each.delivered for each in tallies) / expected if expected else None
-    )
+    return seen(run.record, "delivered")
 
 
 def column(name: str, factor: float, mean: bool) -> Callable[[Saved], float | None]:

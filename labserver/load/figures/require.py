@@ -13,14 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.record import Record
-from labserver.load.figures.verdict import (
-    EXIT_FAILURES,
-    EXIT_INVALID,
-    Verdict,
-    invalid_reasons,
-)
+from labserver.load.figures.trust import trusted, whole
+from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, Verdict
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -157,14 +152,9 @@ def seen(record: Record, figure: str, scenario: str = "") -> float | None:
     """
     start = f"{scenario}/" if scenario else ""
     if kind(figure) == "duration":
-        latency = Histogram.merged(
-            each
-            for name, each in record.latency.items()
-            if name.startswith(start) and name not in record.by_design
-        )
+        latency, share = whole(record, start), percent(figure)
         if not latency.count:
             return None
-        share = percent(figure)
         return float(latency.highest if share is None else latency.percentile(share))
     if figure == "unanswered":
         return float(record.unanswered)
@@ -179,30 +169,47 @@ def seen(record: Record, figure: str, scenario: str = "") -> float | None:
     return float(sum(getattr(each, figure) for each in every.values()))
 
 
+def unknown(record: Record, answer: Answer) -> str:
+    """Return why nobody knows whether a requirement is met; empty if it is known.
+
+    A latency that is too high says nothing about the server when most of it is the
+    generator's own, and a percentile says nothing when too many messages were not
+    measured.
+    """
+    asked = answer.requirement
+    if asked.kind != "duration" or answer.seen is None:
+        return ""
+    share = 100.0 if asked.figure == "max" else percent(asked.figure) or 0.0
+    found = trusted(record, f"{asked.scenario}/" if asked.scenario else "", share)
+    if not answer.met and found.mostly_own:
+        return f"{answer}: {found.own:.0%} of it the generator's own"
+    if found.unmeasured > 1 - share / 100 > 0:
+        return f"{answer}: {found.unmeasured:.1%} of the messages not measured"
+    return ""
+
+
 def held_to(
     verdict: Verdict, record: Record, required: Sequence[Requirement]
 ) -> tuple[Verdict, list[Answer]]:
     """Return the verdict on a run that has to meet requirements, and the answers.
 
     An unmet requirement fails a run, but one that is INVALID, or in which nothing was
-    delivered, stays so. When the generator's own delay is more than half of a latency
-    that is too high, nobody knows whether the server is: such a run is INVALID, too.
+    delivered, stays so. A run that cannot answer a requirement is INVALID, too.
 
     """
     answers = [
         Answer(each, seen(record, each.figure, each.scenario)) for each in required
     ]
-    unmet = [each for each in answers if not each.met]
-    if not unmet or verdict.code not in (0, EXIT_FAILURES):
+    if verdict.code not in (0, EXIT_FAILURES):
         return verdict, answers
-    said = tuple(map(str, unmet))
-    if verdict.code == EXIT_FAILURES:
-        return Verdict(EXIT_FAILURES, "FAILED", (*verdict.reasons, *said)), answers
-    if all(each.requirement.kind == "duration" for each in unmet) and (
-        own := invalid_reasons(record, 0, lag_limit=0)
-    ):
-        return Verdict(EXIT_INVALID, "INVALID", (*said, *own)), answers
-    return Verdict(EXIT_FAILURES, "FAILED", said), answers
+    unsure = [why for each in answers if (why := unknown(record, each))]
+    unmet = [str(e) for e in answers if not e.met and not unknown(record, e)]
+    if unmet or verdict.code == EXIT_FAILURES:
+        before = verdict.reasons if verdict.code == EXIT_FAILURES else ()
+        return Verdict(EXIT_FAILURES, "FAILED", (*before, *unmet, *unsure)), answers
+    if unsure:
+        return Verdict(EXIT_INVALID, "INVALID", tuple(unsure)), answers
+    return verdict, answers
 
 
 def lines(answers: Sequence[Answer]) -> list[str]:

@@ -17,6 +17,7 @@ from rich.text import Text
 from labserver.errors import SettingsError
 from labserver.load.figures.plan import begin, finish, unfinished
 from labserver.load.figures.require import seen
+from labserver.load.figures.trust import doubts
 from labserver.load.run.owned import owned
 from labserver.load.run.suite import Case, Outcome, estimate, run
 from labserver.processes.launch import NotListening
@@ -120,6 +121,8 @@ def line(place: str, outcome: Outcome) -> Text:
     word = outcome.word.lower() if outcome.code == 0 else outcome.word
     text.append(f"{outcome.seconds:5.0f} s  ")
     text.append(word, style=STYLES.get(outcome.code, "red"))
+    if saved and not outcome.code and doubts(saved.record):
+        text.append(", with doubts", style="yellow")
     return text
 
 
