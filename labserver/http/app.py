@@ -36,7 +36,7 @@ from labserver.redis.deadlines import Patience
 from labserver.server import routes
 from labserver.server.limits import BucketPerName
 from labserver.server.member import Member
-from labserver.server.metrics import Metrics
+from labserver.server.metrics import SERVER, Metrics
 from labserver.server.parts import Application, Parts
 from labserver.server.proxies import UNKNOWN, Proxies, neighbourhood, normal
 from labserver.server.turns import Share, Turns, charged
@@ -255,7 +255,7 @@ class Web:
             yield
         finally:
             if visitor.ending is not None:
-                host.metrics.closes[visitor.ending.code] += 1
+                host.metrics.closes[visitor.ending.code, SERVER] += 1
             visitor.left()
             host.visitors.discard(visitor)
             host.application.closed(visitor)

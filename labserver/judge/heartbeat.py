@@ -214,7 +214,7 @@ async def dead_peers_are_gone(world: World) -> None:
         async with world.awaiting("the answer to a live peer"):
             await live.ask(type="ping")
         must(counted == DEAD, f"{counted} were counted as dead")
-        closes = server.metrics.closes[4408]
+        closes = server.metrics.closes[4408, "server"]
         must(closes == DEAD, f"{closes} closes with 4408")
 
 

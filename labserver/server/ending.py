@@ -18,6 +18,7 @@ from websockets.protocol import CONNECTING, OPEN
 
 from labserver.contract.closing import Close
 from labserver.server.member import GOODBYE_TIMEOUT, LAST_LOOK, SHUT, Outbox
+from labserver.server.metrics import CLIENT, NETWORK, SERVER
 from labserver.server.sockets import OVER
 
 
@@ -33,6 +34,17 @@ class EndableConnection(ServerConnection):
         self.gone = False  # whether nothing is sent any more
         # The deadline of the handshake, later of an unfinished message, or of its end.
         self.deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def closed_by(self) -> str:
+        """Who ended it: ``SERVER``, ``CLIENT``, or ``NETWORK`` without any goodbye."""
+        if self.ending is not None:
+            return SERVER
+        said, heard = self.protocol.close_sent, self.protocol.close_rcvd
+        if heard is not None and (said is None or self.protocol.close_rcvd_then_sent):
+            return CLIENT
+        # The library says goodbye by itself to a client that breaks the protocol.
+        return SERVER if said is not None else NETWORK
 
     def end(self, close: Close, within: float = GOODBYE_TIMEOUT) -> None:
         """Say goodbye, and abort unless the peer answers ``within`` seconds."""

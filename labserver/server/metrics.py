@@ -15,7 +15,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -106,7 +106,8 @@ class Metrics:
     def __init__(self) -> None:
         self.accepted = 0  # handshakes that became a socket
         self.refused: Counter[int] = Counter()  # refused handshakes, by HTTP status
-        self.closes: Counter[int] = Counter()  # connections that ended, by close code
+        # Connections that ended, by close code and by who ended them.
+        self.closes: Counter[tuple[int, str]] = Counter()
         self.failures = Failures()  # failed long tasks, by name
         self.received = 0  # messages from clients
         self.published = 0  # messages that the broker numbered
@@ -142,25 +143,33 @@ COUNTERS = {
     "polls": ("labserver_polls", "Long polls that began."),
 }
 
-# Name, help, label, and the values of the label that are on the page from the start:
+# Who ended a connection. The network says no goodbye.
+SERVER, CLIENT, NETWORK = "server", "client", "network"
+
+# Name, help, labels, and the values of the labels that are on the page from the start:
 # without them, rate() would miss the first increase of a new series.
-LABELLED = {
+LABELLED: dict[str, tuple[str, str, tuple[str, ...], tuple[Any, ...]]] = {
     "closes": (
         "labserver_closes",
-        "Connections that ended, by close code.",
-        "code",
-        (*CLOSES, 1006),
+        "Connections that ended, by close code and by who closed.",
+        ("code", "by"),
+        (
+            *((code, SERVER) for code in CLOSES),
+            (1000, CLIENT),
+            (1001, CLIENT),
+            (1006, NETWORK),
+        ),
     ),
     "refused": (
         "labserver_handshakes_refused",
         "Handshakes answered with HTTP, by status.",
-        "status",
+        ("status",),
         (401, 403, 429, 503),
     ),
     "failures": (
         "labserver_tasks_failed",
         "Times that a long task failed, and was started again.",
-        "task",
+        ("task",),
         NAMES,
     ),
 }
@@ -234,11 +243,15 @@ class _Page(Collector):
     def collect(self) -> Iterator[Metric]:
         for attribute, (name, text) in COUNTERS.items():
             yield CounterMetricFamily(name, text, getattr(self.metrics, attribute))
-        for attribute, (name, text, label, expected) in LABELLED.items():
-            family = CounterMetricFamily(name, text, labels=[label])
+        for attribute, (name, text, labels, expected) in LABELLED.items():
+            family = CounterMetricFamily(name, text, labels=labels)
             counts = dict.fromkeys(expected, 0) | getattr(self.metrics, attribute)
-            for number, count in sorted(counts.items()):
-                family.add_metric(["other" if number == OTHER else f"{number}"], count)
+            for key, count in sorted(counts.items()):
+                values = key if isinstance(key, tuple) else (key,)
+                family.add_metric(
+                    ["other" if value == OTHER else f"{value}" for value in values],
+                    count,
+                )
             yield family
         for attribute, (name, text) in HISTOGRAMS.items():
             histogram = getattr(self.metrics, attribute)

@@ -35,7 +35,7 @@ from labserver.server.lag import LagProbe
 from labserver.server.limits import TokenBucket
 from labserver.server.listening import Door, open_port, tls, url_of
 from labserver.server.member import Member
-from labserver.server.metrics import OTHER, Gauge, Metrics, render
+from labserver.server.metrics import OTHER, SERVER, Gauge, Metrics, render
 from labserver.server.parts import Lab, Parts
 from labserver.server.places import Place
 from labserver.server.presence import Attendance
@@ -348,11 +348,14 @@ class LabServer:
             self.write_down(connection)
 
     def write_down(self, connection: LabConnection) -> None:
-        ending = connection.ending
+        ending, said = connection.ending, connection.protocol.close_sent
         code = ending.code if ending else connection.close_code
+        if ending is None and connection.closed_by is SERVER and said is not None:
+            code = said.code  # the library's, such as 1009
         # A client chooses its code: only standard codes get a label of their own.
         known = code is None or code in closing.CLOSES or 1000 <= code <= 1015
-        self.metrics.closes[(code or 1006) if known else OTHER] += 1
+        label = (code or 1006) if known else OTHER
+        self.metrics.closes[label, connection.closed_by] += 1
         decided = ending is not None and code not in (NORMAL.code, DRAINING.code)
         log.log(
             logging.INFO if decided else logging.DEBUG,

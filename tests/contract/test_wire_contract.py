@@ -695,7 +695,7 @@ async def test_babble_never_makes_the_server_fail(
                 socket.send(masked(CLOSE, b"\x03\xe8"))
                 assert await socket.close_code() not in (1006, 1011)
         await eventually(lambda: not server.connections and not server.hub.rooms)
-        assert server.metrics.closes[1011] == 0
+        assert server.metrics.closes[1011, "server"] == 0
         assert server.metrics.received > 500
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 

@@ -338,7 +338,7 @@ async def test_slow_reader_is_bounded_and_hurts_nobody(
         # One message may be on its way into the socket, beside those that wait.
         assert 0 < worst <= 50_000 + 21_000
         await eventually(lambda: len(server.visitors) == 1)
-        assert server.metrics.closes[4409] == 1
+        assert server.metrics.closes[4409, "server"] == 1
         sloth.transport.abort()
 
 
@@ -382,7 +382,7 @@ async def test_stream_ends_with_its_token(running: Running) -> None:
         (last,) = await stream.rest()
         assert (last.event, last.data["code"]) == ("close", 4401)
         assert (await ask(server, "GET", "/rooms/red", token=token)).status == 401
-        assert server.metrics.closes[4401] == 1
+        assert server.metrics.closes[4401, "server"] == 1
 
 
 async def test_drain_tells_streams_when_to_return(running: Running) -> None:

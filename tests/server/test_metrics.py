@@ -62,11 +62,12 @@ def test_no_count_is_kept_and_not_shown() -> None:
 
 def test_closes_and_refusals_have_a_label() -> None:
     metrics = Metrics()
-    metrics.closes.update([4409, 1001, 4409])
+    slow, away = (4409, "server"), (1001, "client")
+    metrics.closes.update([slow, away, slow])
     metrics.refused[401] += 5
     page = samples(render(metrics, []))
-    assert page["labserver_closes_total{4409}"] == 2
-    assert page["labserver_closes_total{1001}"] == 1
+    assert page["labserver_closes_total{server,4409}"] == 2
+    assert page["labserver_closes_total{client,1001}"] == 1
     assert page["labserver_handshakes_refused_total{401}"] == 5
 
 
@@ -79,8 +80,8 @@ def test_gauges_are_what_is_given() -> None:
 
 def test_known_labels_are_on_the_page_from_the_start() -> None:
     page = samples(render(Metrics(), []))
-    assert page["labserver_closes_total{4409}"] == 0
-    assert page["labserver_closes_total{1006}"] == 0
+    assert page["labserver_closes_total{server,4409}"] == 0
+    assert page["labserver_closes_total{network,1006}"] == 0
     assert page["labserver_handshakes_refused_total{429}"] == 0
 
 
@@ -283,8 +284,26 @@ async def test_server_counts_what_happens(stage: str, running: Running) -> None:
             assert page["labserver_draining"] == 0
         await eventually(lambda: not server.connections)
         page = samples(server.metrics_page())
-        assert page["labserver_closes_total{1000}"] == 2
+        assert page["labserver_closes_total{client,1000}"] == 2
         assert page["labserver_connections"] == page["labserver_rooms"] == 0
+
+
+async def test_closes_say_who_closed(running: Running) -> None:
+    async with running("resume", message_size_limit=100) as server:
+        closes = server.metrics.closes
+        async with peer(server):
+            pass
+        await eventually(lambda: closes == {(1000, "client"): 1})
+        async with peer(server) as lost:
+            lost.socket.transport.abort()
+            await eventually(lambda: closes[1006, "network"] == 1)
+        async with peer(server) as loud:
+            await loud.send(type="echo", payload="x" * 200)
+            await eventually(lambda: closes[1009, "server"] == 1)
+        async with peer(server):
+            await server.drain(1)
+            await eventually(lambda: closes[1001, "server"] == 1)
+        assert closes.total() == 4
 
 
 async def test_cursors_that_are_honoured_and_not_are_counted(running: Running) -> None:

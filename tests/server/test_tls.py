@@ -170,7 +170,7 @@ async def test_slow_reader_behind_tls_hurts_only_itself(
                     assert sent < 2000, "nothing ever waits behind TLS"
                 # TLS itself holds 64 KB and a record more.
                 assert most <= limit + 2**17
-                await eventually(lambda: server.metrics.closes[4409] == 1)
+                await eventually(lambda: server.metrics.closes[4409, "server"] == 1)
                 assert connection not in server.sockets
         finally:
             slow.transport.abort()

@@ -159,7 +159,7 @@ async def test_slow_reader_is_closed_with_4409(running: Running) -> None:
             await flood(ann, "lobby", 5)
         slow.socket.transport.resume_reading()
         assert await slow.closed() == 4409
-        await eventually(lambda: server.metrics.closes[4409] == 1)
+        await eventually(lambda: server.metrics.closes[4409, "server"] == 1)
         assert server.metrics.stuck == 0
 
 
