@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import importlib
 import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,19 @@ import pytest
 
 from labserver.processes.cluster import Replica, running_replica
 from tests.conftest import eventually
-from tests.load.test_loadtests import SECRET, figures, printed, reached, started
+from tests.load.test_loadtests import (
+    SECRET,
+    figures,
+    heard,
+    judge,
+    merged,
+    printed,
+    reached,
+    started,
+)
 
+Generator = importlib.import_module("labserver.load.figures.generator").Generator
+Record = importlib.import_module("labserver.load.figures.record").Record
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
@@ -149,3 +165,163 @@ print(0 <= waited <= 1, 0 <= theft <= 1, waiting() >= 0, len(stolen()))
 
 async def test_theft_of_a_processor_is_a_share() -> None:
     assert (await printed(SAVED_TIME)).split() == ["True", "True", "True", "2"]
+
+
+# Several processes, several machines
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+async def distributed(
+    url: str, results: Path, until: Any, *prefixes: tuple[str, ...], **variables: str
+) -> tuple[int | None, str]:
+    """Run a fan-out with a worker for each prefix; return exit status and output."""
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        run = stack.enter_async_context
+        master = await run(
+            started(
+                *("--only-summary", "--master", "--master-bind-host", "127.0.0.1"),
+                *("--master-bind-port", port, "--expect-workers", str(len(prefixes))),
+                *("--host", url, "-u", "20", "-r", "20", "-t", "40s"),
+                *("--publish-rate", "20", "--results", str(results), "--no-pictures"),
+                *("--lag-limit", "10000", "FanoutPublisher", "FanoutSubscriber"),
+                **variables,
+            )
+        )
+        for prefix in prefixes:
+            worker = ("--worker", "--master-port", port)
+            await run(started(*worker, prefix=prefix, **variables))
+        said = asyncio.create_task(master.communicate())
+        await eventually(until, within=40)
+        master.send_signal(signal.SIGINT)
+        out, err = await said
+    return master.returncode, (out + err).decode()
+
+
+def rows(results: Path) -> list[dict[str, str]]:
+    (table,) = results.glob("*/timeline.csv")
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.timeout(90)
+async def test_timeline_of_workers_is_that_of_the_run(tmp_path: Path) -> None:
+    """Workers without -t cut rows of six seconds, which the master called one."""
+    async with running_replica(
+        "resume", "--without", "broker", secret=SECRET
+    ) as server:
+        until = reached(server.url, messages_published_total=100)
+        nothing: tuple[str, ...] = ()
+        _, out = await distributed(
+            server.url, tmp_path, until, nothing, nothing, LAB_SECRET=SECRET
+        )
+    found, table = figures(tmp_path), rows(tmp_path)
+    assert found["delivered"] == found["expected"] > 0, out
+    assert [float(each["seconds"]) for each in table] == [
+        number + 1 for number in range(len(table))
+    ]
+    published = [int(each["published"]) for each in table]
+    assert sum(published) == found["published"]["fanout"], out
+    assert sum(int(each["delivered"]) for each in table) == found["delivered"], out
+    # Nobody published before all 20 members were there, and nobody paused afterwards.
+    first = next(number for number, each in enumerate(published) if each)
+    assert int(table[first]["users"]) == 20, table
+    assert all(published[first:-1]), published
+    # Each process says what it did, and the publisher has one of its own.
+    assert sorted(each["users"] for each in found["generator"]["each"]) == [1, 19]
+
+
+OTHER_CLOCK = ("unshare", "--time", "--monotonic", "1000")
+
+
+def may_change_clocks() -> bool:
+    if not shutil.which("unshare"):
+        return False
+    tried = subprocess.run([*OTHER_CLOCK, "true"], capture_output=True, timeout=10)
+    return tried.returncode == 0
+
+
+@pytest.mark.skipif(
+    not may_change_clocks(), reason="needs unshare, and the right to it"
+)
+@pytest.mark.timeout(90)
+async def test_workers_whose_clocks_differ_measure_with_one(tmp_path: Path) -> None:
+    """They reported a p50 of 0.00 ms, as valid: a negative latency counted as none."""
+    async with running_replica(
+        "resume", "--without", "broker", secret=SECRET
+    ) as server:
+        until = reached(server.url, messages_published_total=100)
+        code, out = await distributed(
+            server.url, tmp_path, until, (), OTHER_CLOCK, LAB_SECRET=SECRET
+        )
+    found = figures(tmp_path)
+    p50 = found["latency_from_due_us"]["fanout/subscribers"]["p50"]
+    unsure = found["generator"]["uncertainty_us"]
+    assert 0 < unsure < 1_000_000, out
+    ahead = [each["ahead"] for each in found["generator"]["each"]]
+    assert sorted(map(str, ahead))[1] == "None"
+    assert [each for each in ahead if each] == [pytest.approx(1000, abs=1)]
+    assert 0 < p50 < 1_000_000, out
+    assert code == (0 if unsure <= p50 else 4), out
+    assert "corrected to" in out
+    delivered = [int(each["delivered"]) for each in rows(tmp_path)]
+    assert sum(delivered) == found["delivered"]
+
+
+def test_clock_that_is_known_less_well_than_the_latency_is_refused() -> None:
+    record = heard(1, 2, last=2)
+    record.histogram("s/members").record(900)
+    for unsure in (0.0006, 0.0005):
+        record.generators.append(Generator(name="a", ahead=1.0, unsure=unsure))
+    verdict = judge(merged([record]))
+    assert verdict.code == 4
+    assert "compared to 1.10 ms only, and the measured p50 is 0.90 ms" in str(verdict)
+    record.generators[0].unsure = 0.0001
+    assert judge(merged([record])).code == 0
+
+
+def test_negative_latency_is_an_error_and_no_zero() -> None:
+    record = heard(1, 2, last=2)
+    record.histogram("s/members").record(-1)
+    assert record.histogram("s/members").count == 0
+    verdict = judge(
+        merged([Record.from_json(json.loads(json.dumps(record.as_json())))])
+    )
+    assert verdict.code == 4
+    assert "arrived before they were due" in str(verdict)
+
+
+def test_process_that_has_no_processor_makes_a_run_invalid() -> None:
+    record = heard(1, 2, last=2)
+    record.generators.append(Generator(name="a", cpu=0.3, waited=0.68))
+    assert "waited for one for 68%" in str(judge(merged([record])))
+    record.generators[0].waited = 0.3
+    assert judge(merged([record])).code == 0
+
+
+CLOCK = """
+from labserver.load.run.clock import Clock, identity
+clock = Clock()
+clock.answered(1000, 501_100, "another", 1200)
+print(clock.offset, clock.unsure, clock.same)
+clock.answered(2000, 502_010, "another", 2020)
+print(clock.offset, clock.unsure, clock.same)
+clock.answered(10**9, 0, "another", 2 * 10**9)  # a slow answer changes nothing
+print(clock.offset, clock.unsure - int(1e-4 * (2 * 10**9 - 2020)), clock.same)
+clock.answered(3000, 3001, identity(), 3010)
+print(clock.offset, clock.unsure, clock.same)
+"""
+
+
+async def test_fastest_round_trip_compares_the_clocks() -> None:
+    assert (await printed(CLOCK)).splitlines() == [
+        "500000 100 False",
+        "500000 10 False",
+        "500000 10 False",
+        "0 0 True",
+    ]

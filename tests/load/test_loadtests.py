@@ -12,7 +12,7 @@ import socket
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -375,12 +375,13 @@ Condition = Callable[[], Awaitable[bool]]
 
 @asynccontextmanager
 async def started(
-    *arguments: str, **variables: str
+    *arguments: str, prefix: Sequence[str] = (), **variables: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start Locust without its page; it ends with the block."""
+    """Start Locust without its page, after ``prefix``; it ends with the block."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LAB_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "locust", "-f", "loadtests", "--headless", *arguments),
+        *(*prefix, sys.executable, "-m", "locust", "-f", "loadtests", "--headless"),
+        *arguments,
         cwd=ROOT,
         env={**environment, **variables},
         stdin=asyncio.subprocess.DEVNULL,

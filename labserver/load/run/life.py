@@ -48,6 +48,7 @@ from labserver.load.figures.verdict import Verdict, judge, judge_heartbeat
 from labserver.load.pictures.drawing import png
 from labserver.load.pictures.gallery import pictures
 from labserver.load.run.beside import PROBE, Probe, compared, look, memory, strike
+from labserver.load.run.clock import CLOCK, compare, tell
 from labserver.load.run.hooks import listens, options_of, runner_of
 from labserver.load.run.interrupt import Interrupt, told_to_work
 from labserver.load.run.options import (
@@ -59,12 +60,12 @@ from labserver.load.run.options import (
     try_servers,
 )
 from labserver.load.run.sampler import Sampler, Scraper
+from labserver.load.run.settling import LIMIT, Settling
 from labserver.load.run.stalls import Stalls, host
 from labserver.load.websocket import shown
 
 QUIET = 0.4  # seconds without a message after which no more are expected
 DRAIN_LIMIT = 5.0  # seconds
-SETTLE_LIMIT = 5.0  # seconds that publishers wait for all members to join
 UNTIMED = 30.0  # seconds assumed for a run without -t, to place its faults
 WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
 log = logging.getLogger("loadtests")
@@ -96,8 +97,8 @@ class Run:
         self.parts: dict[str, Record] = {}
         self.workers: set[str] = set()
         self.members: set[Member] = set()
-        self.spawned = Event()
-        self.settled = Event()
+        self.settling = Settling(self.members, self.awaited)
+        self.settled = self.settling.over
         self.draining = False
         self.drain_started = Event()
         self.drained = Event()
@@ -124,7 +125,10 @@ class Run:
         self.sampler = Sampler(self.record, self.members, step)
         self.folder = Path(results) / name
         self.start_clocks()
-        gevent.spawn(self.settle)
+
+    def awaited(self) -> set[str]:
+        """Return the workers that are part of this run."""
+        return self.workers
 
     def start_clocks(self) -> None:
         """Measure this process from now on."""
@@ -137,22 +141,14 @@ class Run:
         """Return begin and end of a stall of this process that touches a time."""
         return self.stalls.around(since, until) if self.stalls is not None else None
 
-    def settle(self) -> None:
-        """Let publishers begin when all members have joined, at the latest in 5 s.
-
-        A handshake costs a hundred times as much as a message, so a message that is
-        sent while members connect would measure the handshakes.
-        """
-        settled, deadline = self.settled, time.monotonic() + SETTLE_LIMIT
-        self.spawned.wait(SETTLE_LIMIT)
-        while time.monotonic() < deadline:
-            if all(member.joined or not member.stays for member in self.members):
-                break
-            gevent.sleep(0.02)
-        if settled is self.settled and not self.draining:  # still the same run
+    def settle(self, runner: Any, arrival: float) -> None:
+        """Let publishers begin when all members have joined, or should have."""
+        settling = self.settling
+        settling.wait(runner, arrival)
+        if settling is self.settling and not self.draining:  # still the same run
             self.record.loop = Histogram()
             self.start_clocks()
-        settled.set()
+        settling.over.set()
 
     def refuse(self) -> None:
         """Mark the run as refused: its users do nothing, and no results are written."""
@@ -172,7 +168,7 @@ class Run:
         """Record that a fault is being injected now; ``text`` says which."""
         self.faults.append(
             {
-                "at": round((time.monotonic_ns() - self.record.began) / 1e9, 3),
+                "at": round((CLOCK.now() - self.record.began) / 1e9, 3),
                 "utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "text": text,
             }
@@ -215,6 +211,8 @@ class Run:
             cpu=round(record.cpu, 4),
             waited=round(waited, 4),
             stolen=round(stolen, 4),
+            ahead=-CLOCK.offset / 1e9 if CLOCK.same is False else None,
+            unsure=CLOCK.unsure / 1e9,
             slip_us=record.slip.percentile(99),
             lag_us=record.lag.percentile(99),
             still=round(stalls.still / 1e9, 3),
@@ -232,7 +230,7 @@ RUN = Run()
 def begin(environment: Environment, **_: Any) -> None:
     if environment.runner is None:
         # A worker that joins a run is told to begin before Locust has its runner.
-        listening.wait(SETTLE_LIMIT)
+        listening.wait(LIMIT)
     options, runner = options_of(environment), runner_of(environment)
     if not isinstance(runner, WorkerRunner):
         classes: list[Any] = environment.user_classes
@@ -246,10 +244,13 @@ def begin(environment: Environment, **_: Any) -> None:
         options.storm_at = options.run_began + length * 2 // 5
         killing = options.fault == "kill-replica"
         options.storm_kills = killing and scenario == "reconnect_storm"
+        options.run_step = period(options.run_time or TIME_LIMIT)
+        options.run_arrival = arrival(environment)
     else:
         options.host = environment.host  # the master's, not the worker's option
-    step = period(options.run_time or TIME_LIMIT)
+    step = options.run_step
     RUN.begin(options.run_name, options.results, options.run_began, step)
+    gevent.spawn(RUN.settle, runner, options.run_arrival)
     RUN.storm_at, RUN.storm_kills = options.storm_at, options.storm_kills
     if isinstance(runner, MasterRunner):
         RUN.workers = alive(runner)
@@ -267,6 +268,15 @@ def begin(environment: Environment, **_: Any) -> None:
         gevent.spawn_later(TIME_LIMIT, stop_if_still_on, environment, RUN.name)
     if not isinstance(runner, WorkerRunner):
         begin_beside(environment, step)
+
+
+def arrival(environment: Environment) -> float:
+    """Return the seconds in which all users are to be started, or the first of them."""
+    options = options_of(environment)
+    if environment.shape_class is not None or not options.headless:
+        return 0.0
+    needed = (options.num_users or 1) / (options.spawn_rate or 1)
+    return float(min(needed, (options.run_time or UNTIMED) / 2))
 
 
 def begin_beside(environment: Environment, step: float) -> None:
@@ -295,7 +305,7 @@ def begin_beside(environment: Environment, step: float) -> None:
 
 @listens(events.spawning_complete)
 def spawned(**_: Any) -> None:
-    RUN.spawned.set()
+    RUN.settling.spawned.set()
 
 
 def stop_if_still_on(environment: Environment, name: str) -> None:
@@ -359,8 +369,12 @@ def listen(environment: Environment, runner: Any, **_: Any) -> None:
         # Concurrent: a worker must still hear its master while it drains.
         runner.register_message("lab_finish", finish, concurrent=True)
         runner.register_message("lab_fault", hear_of_fault, concurrent=True)
+        runner.register_message("lab_go", go)
+        compare(runner)
     elif isinstance(runner, MasterRunner):
         runner.register_message("lab_part", took)
+        runner.register_message("lab_crowd", crowd)
+        tell(runner)
     Interrupt(spared)
     listening.set()
 
@@ -369,6 +383,14 @@ def finish(environment: Environment, **_: Any) -> None:
     """Drain this worker and send its figures to the master."""
     drain(environment)
     runner_of(environment).send_message("lab_part", RUN.record.as_json())
+
+
+def go(**_: Any) -> None:
+    RUN.settling.go.set()
+
+
+def crowd(environment: Environment, msg: Any, **_: Any) -> None:
+    RUN.settling.crowd(runner_of(environment), msg.node_id)
 
 
 def hear_of_fault(msg: Any, **_: Any) -> None:

@@ -25,6 +25,7 @@ from labserver.load.dialects import SHIPPED, Dialect, Reply, named
 from labserver.load.figures.require import Requirement
 from labserver.load.figures.require import parse as requirement
 from labserver.load.figures.verdict import LAG_LIMIT
+from labserver.load.run.dispatch import PublishersApart
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps, Table, read_stages
@@ -408,6 +409,7 @@ def choose(environment: Environment) -> None:
         )
     if options.fault == "kill-replica" and "," not in options.replicas:
         raise Unusable("--fault kill-replica needs two servers at least")
+    environment.dispatcher_class = PublishersApart
     if options.shape:
         shape(environment)
     elif options.steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from collections.abc import Callable, Collection
 from typing import Any
@@ -11,6 +10,7 @@ import gevent
 
 from labserver.load.figures.record import Record
 from labserver.load.figures.timeline import Slicer, sample
+from labserver.load.run.clock import CLOCK
 
 SCRAPE_TIMEOUT = 0.8  # seconds; a frozen server gets no sample
 PAGE_LIMIT = 1_000_000  # bytes of a /metrics page
@@ -40,7 +40,7 @@ class Sampler:
     def stop(self) -> None:
         """Cut the last slice, which is shorter; drop it if it is empty."""
         self.greenlet.kill()
-        elapsed = (time.monotonic_ns() - self.record.began) / 1e9
+        elapsed = (CLOCK.now() - self.record.began) / 1e9
         number = int(elapsed / self.period)
         self.cut(number)
         last = self.record.slices[number]
@@ -79,7 +79,7 @@ def every(began: int, period: float, look: Callable[[int], None]) -> None:
     """Call ``look`` with -1 now, and with its number at the end of each period."""
     look(-1)
     while True:
-        elapsed = (time.monotonic_ns() - began) / 1e9
+        elapsed = (CLOCK.now() - began) / 1e9
         number = int(elapsed / period)
         gevent.sleep((number + 1) * period - elapsed)
         look(number)

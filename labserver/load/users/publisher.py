@@ -11,6 +11,7 @@ import msgspec
 from locust.env import Environment
 
 from labserver.contract.messages import Ack, Error
+from labserver.load.run.clock import CLOCK
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.users.user import WebSocketUser
@@ -31,6 +32,7 @@ class Publisher(WebSocketUser):
     """
 
     abstract = True
+    publishes = True
 
     payload_least: ClassVar[int] = 0  # bytes
     publish_rate: ClassVar[float] = 0.0  # a second; 0: --publish-rate
@@ -84,9 +86,10 @@ class Publisher(WebSocketUser):
         # What fell due during an outage, or while the server did not read, is late
         # because of the server. Only the rest of the delay is the generator's own.
         slip = max(0, sent - max(self.due, self.connected_at, self.socket.held_up))
+        due = self.due + CLOCK.offset
         head = b'{"due":%d,"sent":%d,"replica":%b,"number":%d,"pad":"' % (
-            self.due,
-            self.due + slip,
+            due,
+            due + slip,
             msgspec.json.encode(self.replica),
             self.sent,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from labserver.load.dialects import Delivery
+from labserver.load.run.clock import CLOCK
 from labserver.load.run.life import RUN
 from labserver.load.users.user import WebSocketUser
 
@@ -25,7 +26,7 @@ class SlowReader(WebSocketUser):
 
     def delivered(self, message: Delivery, size: int) -> None:
         # Its own slowness is the subject, so the latency ends with the read.
-        read = self.socket.arrived + (self.socket.lag or 0)
+        read = self.socket.arrived + (self.socket.lag or 0) + CLOCK.offset
         self.latency.record((read - message.payload.due) // 1000)
 
     def took(self, messages: list[bytes]) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import gevent
 
 from labserver.client import Backoff
+from labserver.load.run.clock import CLOCK
 from labserver.load.run.life import RUN
 from labserver.load.users.user import WebSocketUser
 from labserver.load.websocket import Closed, Refused
@@ -41,7 +42,7 @@ class StormMember(WebSocketUser):
         return super().url()
 
     def converse(self) -> None:
-        left = RUN.storm_at / 1e9 - time.monotonic()
+        left = (RUN.storm_at - CLOCK.now()) / 1e9
         if not self.stormed and not RUN.storm_kills:
             with gevent.Timeout(max(0.0, left), False):  # type: ignore[arg-type]
                 super().converse()
@@ -71,7 +72,7 @@ class StormMember(WebSocketUser):
         own, now = self.record.own(self.scenario), time.monotonic_ns()
         after = (now - self.dropped_at) // 1000
         own.histogram(f"back after, {self.label}").record(after)
-        own.happened(f"accepts, {self.label}", now)
+        own.happened(f"accepts, {self.label}", CLOCK.now())
         self.counted("back")
         self.dropped_at = 0
 

@@ -35,6 +35,7 @@ from labserver.load.dialects import (
     named,
 )
 from labserver.load.figures.audit import Audit
+from labserver.load.run.clock import CLOCK
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.run.options import USERS_LIMIT, urls, user_name
@@ -64,6 +65,7 @@ class WebSocketUser(User):
     by_design: ClassVar[bool] = False  # late or lost messages are its subject
     across: ClassVar[bool] = False  # whether to spread over all servers
     stays: ClassVar[bool] = True  # whether publishers wait until it has joined
+    publishes: ClassVar[bool] = False
     of_lab: ClassVar[bool] = False  # whether it makes no sense in another dialect
     receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
     count = itertools.count()  # of all users in this process
@@ -354,7 +356,7 @@ class WebSocketUser(User):
 
     def delivered(self, message: Delivery, size: int) -> None:
         """Record the latency of a message. This is the hot path."""
-        stamp, arrived = message.payload, self.socket.arrived
+        stamp, arrived = message.payload, self.socket.arrived + CLOCK.offset
         self.received += 1
         if self.stall is not None and self.is_unknown(stamp, self.stall):
             self.record.unmeasured[self.scenario] += 1
@@ -368,9 +370,9 @@ class WebSocketUser(User):
 
     def is_unknown(self, stamp: Stamp, stall: tuple[int, int]) -> bool:
         """Return whether a message may have arrived much earlier than it seems."""
-        arrived = self.socket.arrived
-        unknown = min(arrived, stall[1]) - max(stamp.sent, stall[0])
-        return unknown * KNOWN_TO > arrived - stamp.due
+        arrived, offset = self.socket.arrived, CLOCK.offset
+        unknown = min(arrived, stall[1]) - max(stamp.sent - offset, stall[0])
+        return unknown * KNOWN_TO > arrived + offset - stamp.due
 
     def answered(self, message: Any) -> None:
         if isinstance(message, Error):

@@ -17,6 +17,7 @@ from labserver.contract.messages import Left
 from labserver.contract.tokens import issue
 from labserver.load.dialects import Delivery, Stamp
 from labserver.load.figures.audit import Audit
+from labserver.load.run.clock import CLOCK
 from labserver.load.run.life import RUN
 from labserver.load.run.options import token, user_name
 from labserver.load.users.user import ANSWER_TIMEOUT, WebSocketUser
@@ -62,7 +63,7 @@ class Visitor(WebSocketUser):
 
     def visit(self) -> None:
         """Publish a message, wait for it, and leave."""
-        due = self.due = time.monotonic_ns()
+        due = self.due = CLOCK.now()
         payload = msgspec.json.encode(Stamp(due, due, self.replica))
         self.socket.send(self.dialect.publish(self.room, payload, self.number))
         self.record.published[self.scenario] += 1
