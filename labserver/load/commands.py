@@ -191,7 +191,8 @@ def ab(
 
     For example: ab --a "--outbox-limit 65536" --b "--without backpressure".
     Five runs of each side are the fewest that can tell a difference from
-    chance.
+    chance. A run whose generator was too busy is made again, at most as often
+    as --repeats says.
     """
     if not a and not b:
         raise typer.BadParameter("ab needs --a or --b: arguments that differ")
@@ -207,7 +208,7 @@ def ab(
         for repeat in range(repeats)
         for name in ("AB" if repeat % 2 == 0 else "BA")
     ]
-    outcomes = complete(planned(turns, folder), folder)
+    outcomes = complete(planned(turns, folder, repeats), folder)
     codes = [each.code for each in outcomes]
     one, other = (side([folder / name]) for name in sides)
     codes.append(show(one, other))

@@ -147,6 +147,15 @@ def test_run_that_ended_early_and_folder_with_missing_runs_are_doubted(
     assert "planned" not in " ".join(_compare.doubts(a, b))
 
 
+def test_run_that_was_made_again_is_set_aside_and_told(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, [1000] * 3, [1000] * 2)
+    assert _compare.doubts(a, b) == []
+    _plan.set_aside(a[1].folder)
+    left = _compare.side([tmp_path / "A"])
+    assert len(left) == 2
+    assert "1 run was INVALID and made again" in " ".join(_compare.doubts(left, b))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("code", "word"), [(1, "FAILED"), (4, "INVALID")])

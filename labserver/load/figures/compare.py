@@ -17,7 +17,7 @@ from itertools import groupby
 from math import comb
 from pathlib import Path
 
-from labserver.load.figures.plan import unfinished
+from labserver.load.figures.plan import made_again, unfinished
 from labserver.load.figures.require import seen
 from labserver.load.figures.saved import Saved, Unreadable, load_all
 from labserver.load.figures.trust import whole
@@ -325,5 +325,6 @@ def doubts(a: Sequence[Saved], b: Sequence[Saved]) -> list[str]:
         if run.cut_short
     ]
     folders = dict.fromkeys(run.folder.parent for run in (*a, *b))
-    found += [sentence for each in folders if (sentence := unfinished(each))]
+    for each in folders:
+        found += filter(None, (unfinished(each), made_again(each)))
     return list(dict.fromkeys(found))

@@ -13,6 +13,7 @@ from labserver.load.figures.results import write
 from labserver.load.figures.saved import is_run, read
 
 FILE = "plan.json"
+ASIDE = "invalid"  # folder for runs that were made again
 SIDES = ("A", "B")  # folders of a comparison in turns
 
 
@@ -50,3 +51,20 @@ def unfinished(folder: Path) -> str:
     planned = len(plan.get("planned", ()))
     runs = f"{here} of {planned} planned runs" if planned else f"{here} runs"
     return f"{folder.name} was interrupted, or is still going on: {runs} are there"
+
+
+def set_aside(run: Path) -> None:
+    """Move a run whose generator was too busy, because it is made again."""
+    place = run.parent / ASIDE
+    place.mkdir(exist_ok=True)
+    run.rename(place / run.name)
+
+
+def made_again(folder: Path) -> str:
+    """Return a sentence if runs were set aside; else an empty string."""
+    place = folder / ASIDE
+    count = sum(map(is_run, place.iterdir())) if place.is_dir() else 0
+    if not count:
+        return ""
+    what = "run was" if count == 1 else "runs were"
+    return f"{count} {what} INVALID and made again, see {folder.name}/{ASIDE}"

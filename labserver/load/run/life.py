@@ -47,12 +47,12 @@ from labserver.load.figures.timeline import period, rows, stalled, write_csv
 from labserver.load.figures.verdict import Verdict, judge, judge_heartbeat
 from labserver.load.pictures.drawing import png
 from labserver.load.pictures.gallery import pictures
+from labserver.load.run.arguments import TIME_LIMIT
 from labserver.load.run.beside import PROBE, Probe, compared, look, memory, strike
 from labserver.load.run.clock import CLOCK, compare, tell
 from labserver.load.run.hooks import listens, options_of, runner_of
 from labserver.load.run.interrupt import Interrupt, told_to_work
 from labserver.load.run.options import (
-    TIME_LIMIT,
     Unusable,
     check_page,
     required,

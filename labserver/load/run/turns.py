@@ -15,9 +15,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from labserver.errors import SettingsError
-from labserver.load.figures.plan import begin, finish, unfinished
+from labserver.load.figures.plan import begin, finish, set_aside, unfinished
 from labserver.load.figures.require import seen
 from labserver.load.figures.trust import doubts
+from labserver.load.figures.verdict import EXIT_INVALID
 from labserver.load.run.owned import owned
 from labserver.load.run.suite import Case, Outcome, estimate, run
 from labserver.processes.launch import NotListening
@@ -55,10 +56,19 @@ def complete(work: Coroutine[Any, Any, T], folder: Path | None = None) -> T:
         sys.exit(143 if isinstance(exc, asyncio.CancelledError) else 130)
 
 
-async def planned(turns: Sequence[tuple[Path, Case]], folder: Path) -> list[Outcome]:
-    """Run the cases in turns; record in ``folder`` whether all of them were run."""
+async def planned(
+    turns: Sequence[tuple[Path, Case]], folder: Path, spare: int = 0
+) -> list[Outcome]:
+    """Run the cases in turns; record in ``folder`` whether all of them were run.
+
+    Args:
+        turns: Folder and case of each run.
+        folder: Folder of the plan.
+        spare: Runs that may be made again because the generator was too busy.
+
+    """
     begin(folder, [case.name for _, case in turns])
-    outcomes = await in_turns(turns)
+    outcomes = await in_turns(turns, spare)
     finish(folder)
     return outcomes
 
@@ -80,7 +90,7 @@ async def rehearse(sides: Sequence[tuple[str, Case]]) -> None:
                 raise SettingsError(f"{option}: {said}") from None
 
 
-async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
+async def in_turns(turns: Sequence[tuple[Path, Case]], spare: int = 0) -> list[Outcome]:
     """Run one case after the other; show the progress and the figures."""
     outcomes: list[Outcome] = []
     console = Console(stderr=True, highlight=False)
@@ -97,15 +107,22 @@ async def in_turns(turns: Sequence[tuple[Path, Case]]) -> list[Outcome]:
         for number, (folder, case) in enumerate(turns, 1):
             place = f"{number}/{len(turns)}"
             progress.update(bar, description=f"{place} {case.name}")
-            clock = asyncio.create_task(advance(progress, bar, done, estimate(case)))
-            try:
-                outcome = await run(case, folder)
-            finally:
-                clock.cancel()
+            while True:
+                clock = asyncio.create_task(
+                    advance(progress, bar, done, estimate(case))
+                )
+                try:
+                    outcome = await run(case, folder)
+                finally:
+                    clock.cancel()
+                console.print(line(place, outcome))
+                if not spare or outcome.code != EXIT_INVALID or outcome.saved is None:
+                    break
+                spare -= 1
+                set_aside(outcome.saved.folder)
             done += estimate(case)
             progress.update(bar, completed=done)
             outcomes.append(outcome)
-            console.print(line(place, outcome))
     return outcomes
 
 

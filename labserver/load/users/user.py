@@ -35,10 +35,11 @@ from labserver.load.dialects import (
     named,
 )
 from labserver.load.figures.audit import Audit
+from labserver.load.run.arguments import USERS_LIMIT
 from labserver.load.run.clock import CLOCK
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
-from labserver.load.run.options import USERS_LIMIT, urls, user_name
+from labserver.load.run.options import urls, user_name
 from labserver.load.websocket import Closed, Refused, WebSocket, normal
 from labserver.processes.reach import NotThisMachine
 
