@@ -40,6 +40,7 @@ from labserver.processes.cluster import running_cluster
 from labserver.processes.launch import NotListening
 from labserver.processes.serving import run, serve_until_signal
 from labserver.redis.embedded import find_redis
+from labserver.redis.reach import check
 from labserver.server import logs
 from labserver.settings import from_environment, unknown_variables
 from labserver.stages import LAST, STAGES
@@ -348,6 +349,8 @@ async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     secret = os.environ.get("LAB_SECRET", "")
+    if redis:
+        await check(redis)  # a replica would wait for it
     try:
         async with running_cluster(
             count, stage, secret=secret, redis=redis, first_port=port

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from labserver.contract.tokens import issue
-from labserver.errors import SettingsError
+from labserver.errors import RedisMissing, SettingsError
 from labserver.http.door import open_web
 from labserver.mistakes import build, mistaken
 from labserver.redis.embedded import running_redis
@@ -82,7 +82,7 @@ async def serve_until_signal(
     loop.set_exception_handler(Complaints())
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    metrics = Metrics()
+    metrics, waits = Metrics(), False
     async with AsyncExitStack() as stack:
         if "broker" in names and not settings.redis:
             url = await stack.enter_async_context(
@@ -90,10 +90,17 @@ async def serve_until_signal(
             )
             settings = replace(settings, redis=url)
         elif "broker" in names:
-            await check(settings.redis)
+            try:
+                await check(settings.redis)
+            except RedisMissing as exc:
+                # An orchestrator starts replicas and Redis in any order, and would
+                # start a server that ends again and again.
+                log.warning("%s. Waiting for it: not ready until it answers", exc)
+                waits = True
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
         parts = build(stage, settings, without, mistake)
         server = LabServer(parts, settings, stage, host, port, open_web, metrics)
+        server.hears = not waits  # so that it is not told a second time
         await stack.enter_async_context(server)
         url, web = server.url, server.web.url if server.web else None
         print(f"listening on {url} ({what})", flush=True)

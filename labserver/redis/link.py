@@ -78,7 +78,9 @@ class Link:
         self.connection: AbstractConnection | None = None
         self.closed = False
         self.generation = 0  # number of connections so far
-        self.mourned = -1  # the last generation whose end was logged
+        # The last generation whose end was logged. Before the first connection there
+        # is none to mourn: the start of the server has said that Redis is away.
+        self.mourned = 0
         self.probe = probe or "probe:" + secrets.token_hex(6)
         self.probed = 0.0  # when the last probe came back (time.monotonic)
         self.unheard = math.inf  # probe intervals since then

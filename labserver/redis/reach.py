@@ -1,6 +1,7 @@
 """Whether the Redis behind a URL can be used, and if not, why not.
 
-A server checks this once, when it starts: a typing error in the URL is found then.
+A server checks this once, when it starts: a typing error in the URL is found then. A
+Redis that refuses ends it; for one that does not answer yet, it waits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError
 
 from labserver.errors import RedisMissing, SettingsError
 from labserver.redis.commands import TIMEOUT, pool
@@ -47,18 +48,17 @@ async def _ask(url: str, *command: str) -> None:
             await redis.execute_command(*command)  # type: ignore[no-untyped-call]
     except TimeoutError:
         raise RedisMissing(
-            f"no Redis answers at {where} within {TIMEOUT:g} s: is it another port?"
+            f"no Redis answers at {where} within {TIMEOUT:g} s"
         ) from None
+    except BusyLoadingError:
+        raise RedisMissing(f"the Redis at {where} still loads its data") from None
     except (RedisError, OSError) as exc:
         # The library says "Error 111 connecting to host:port. Reason." where nothing
         # is reached. Other words are those of Redis.
         words = f"{exc}".replace("\n", " ").rstrip(".")[:200]
         if " connecting to " in words:
             reason = words.partition(" connecting to ")[2].partition(". ")[2]
-            raise RedisMissing(
-                f"no Redis answers at {where}: {reason}. Start it, or leave the "
-                "setting out: the server then starts an embedded one"
-            ) from None
+            raise RedisMissing(f"no Redis answers at {where}: {reason}") from None
         if "HELLO" in words or "Authentication required" in words:
             words = "it asks for a password"
         raise SettingsError(f"the Redis at {where} refuses: {words}") from None

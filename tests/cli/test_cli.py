@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import redis as redis_client
 from websockets.asyncio.client import connect
 
 from labserver import __version__, cli
-from labserver.contract.tokens import verify
+from labserver.contract.tokens import issue, verify
 from labserver.processes import serving
 from labserver.redis import embedded
 from labserver.settings import Settings
@@ -189,15 +190,56 @@ def redis_with_password() -> Iterator[int]:
         runner.run(context.__aexit__(None, None, None))
 
 
-def test_missing_redis_is_one_line_and_2(command: Command) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
+@pytest.mark.parametrize("given", ["redis", "redis+cluster"])
+async def test_replica_that_starts_before_its_redis_waits_with_one_line(
+    given: str,
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound, not listening: nobody else can use it
         port = free.getsockname()[1]
-    url = f"redis://:hush@127.0.0.1:{port}"
-    for given in (["--redis", url], []):
-        environment = {} if given else {"LAB_REDIS_URL": url}
-        ended = command("serve", "--port", "0", *given, **environment)
-        refused(ended, f"no Redis answers at 127.0.0.1:{port}")
-        assert "hush" not in ended[2]
+        url = f"{given}://:hush@127.0.0.1:{port}"
+        variables = {"LAB_REDIS_URL": url, "LAB_SECRET": SECRET}
+        async with started("serve", "--port", "0", **variables) as run:
+            ready = (await run.line()).split()[2].replace("ws://", "http://")
+            async with httpx.AsyncClient(base_url=ready) as http:
+                answer = await http.get("/readyz")
+                assert (answer.status_code, answer.text) == (
+                    503,
+                    "the broker is deaf\n",
+                )
+                assert (await http.get("/healthz")).status_code == 200
+            token = issue(SECRET, "ann")
+            async with peer(ready.replace("http", "ws"), token=token) as ann:
+                await ann.send(type="join", room="a", ref=1)
+                assert (await ann.until("error"))["code"] == "broker_down"
+                await ann.send(type="publish", room="a", payload=1, ref=2)
+                assert (await ann.until("error"))["code"] == "broker_down"
+            status, _, err = await run.end()
+    assert status == 0
+    assert err.count("\n") == 1
+    assert f"no Redis answers at 127.0.0.1:{port}" in err
+    assert "Waiting" in err
+    assert "hush" not in err
+
+
+async def test_replica_that_waited_is_ready_once_redis_answers(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    async with started(
+        *("serve", "--port", "0", "--redis", f"unix://{path}"), LAB_SECRET=SECRET
+    ) as run:
+        ready = (await run.line()).split()[2].replace("ws://", "http://") + "/readyz"
+        async with httpx.AsyncClient() as http:
+
+            async def is_ready() -> bool:
+                return (await http.get(ready)).status_code == 200
+
+            assert not await is_ready()
+            redis = embedded.EmbeddedRedis(tmp_path)
+            await redis.start()
+            try:
+                await eventually(is_ready)
+            finally:
+                redis.stop()
 
 
 REFUSALS = {
@@ -221,11 +263,16 @@ def test_redis_that_refuses_is_quoted_and_nobody_is_told_to_start_it(
     assert "open" not in ended[2]
 
 
-def test_redis_that_is_silent_is_said_to_be_silent(command: Command) -> None:
+async def test_redis_that_is_silent_is_said_to_be_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.listen()
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
-        refused(command("serve", "--port", "0", "--redis", url), "within 2 s")
+        flags = ("serve", "--port", "0", "--redis", url)
+        async with started(*flags, LAB_SECRET=SECRET) as run:
+            assert "listening" in await run.line()
+            status, _, err = await run.end()
+    assert status == 0
+    assert "within 2 s" in err
 
 
 def test_no_redis_at_all_is_one_line_and_2(
