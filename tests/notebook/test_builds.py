@@ -86,6 +86,19 @@ def test_too_few_pings_are_told_from_a_ping_that_waits() -> None:
     assert reason("heartbeat", findings, ()).startswith("too few pings")
 
 
+def test_slow_reader_that_is_cut_is_no_cause_where_somebody_waits_for_it() -> None:
+    # A heartbeat that awaits its pings cuts a slow reader or not, by chance.
+    seen = {
+        "who_reads_slowly_stays": "a member that reads 60 kB every 0.1 s was ended",
+        "who_vanished_is_ended": "a dead peer with a full buffer is still connected",
+    }
+    findings = [
+        Finding("heartbeat", check, "", "broken", words)
+        for check, words in seen.items()
+    ]
+    assert reason("heartbeat", findings, ()).startswith("somebody waits for a peer")
+
+
 def test_every_explanation_has_a_wrong_part() -> None:
     words = [wrong.because for wrongs in WRONGS.values() for wrong in wrongs]
     for reasons in REASONS.values():

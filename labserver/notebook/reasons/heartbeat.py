@@ -25,12 +25,6 @@ REASONS: tuple[Reason, ...] = (
         "each answer there; a future of `connection.ping()` never hears of it.",
     ),
     Reason(
-        "who_reads_slowly_stays",
-        "was ended",
-        "a peer that reads, slowly, was cut. It has your ping behind other messages, "
-        "so its answer comes late: while `connection.reads()`, it lives.",
-    ),
-    Reason(
         "who_vanished_is_ended",
         "were sent a goodbye",
         "a close frame is a question: `close()` and `end()` wait for the answer, "
@@ -49,6 +43,13 @@ REASONS: tuple[Reason, ...] = (
     ),
     # Seen where it is the only one: the pings did not go the way of send_ping.
     Reason("pings_are_spread", "in vain for a ping", WAITS),
+    # After WAITS: who waits for a slow peer also cuts it, by chance.
+    Reason(
+        "who_reads_slowly_stays",
+        "was ended",
+        "a peer that reads, slowly, was cut. It has your ping behind other messages, "
+        "so its answer comes late: while `connection.reads()`, it lives.",
+    ),
     Reason(
         "dead_peers_are_gone",
         "of 6 dead peers still open after two intervals, 6 counted",
