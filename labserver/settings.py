@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 from labserver.errors import SettingsError
 
+SECRET_FILE = "LAB_SECRET_FILE"
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
@@ -137,12 +139,38 @@ def from_environment(
         text = environment.get(variable(each))
         if each.name not in values and text is not None:
             values[each.name] = parse(each, text)
+    values.setdefault("secret", "")
+    values["secret"] = values["secret"] or secret_of(environment)
     return Settings(**values)
+
+
+def secret_of(environment: Mapping[str, str] = os.environ) -> str:
+    """Return ``LAB_SECRET``, else the text of the file that ``LAB_SECRET_FILE`` names.
+
+    A file is how Docker and Kubernetes hand a secret over: an environment is seen by
+    every program that a server starts. White space around the text is not part of it.
+
+    Raises:
+        SettingsError: The file cannot be read, or is empty.
+
+    """
+    secret, name = environment.get("LAB_SECRET", ""), environment.get(SECRET_FILE, "")
+    if secret or not name:
+        return secret
+    try:
+        secret = Path(name).read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        why = getattr(exc, "strerror", None) or "it is not text"
+        raise SettingsError(f"{SECRET_FILE} cannot be read: {name}: {why}") from None
+    if not secret:
+        raise SettingsError(f"{SECRET_FILE} names an empty file: {name}")
+    return secret
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the ``LAB_*`` variables that mean nothing: a typing error, most often."""
     known = {variable(each) for each in fields(Settings)} | {
+        SECRET_FILE,
         "LAB_TOKEN",
         "LAB_REPLICAS",
         "LAB_STAGE",

@@ -42,7 +42,7 @@ from labserver.processes.serving import run, serve_until_signal
 from labserver.redis.embedded import find_redis
 from labserver.redis.reach import check
 from labserver.server import logs
-from labserver.settings import from_environment, unknown_variables
+from labserver.settings import from_environment, secret_of, unknown_variables
 from labserver.stages import LAST, STAGES
 
 GRADES = {"solved": "[green]✓[/]", "wrong": "[red]✗[/]", "empty": "[dim]○[/]"}
@@ -128,8 +128,9 @@ def serve(
     The server prints one line when it listens. SIGTERM or Ctrl-C drains it:
     all clients are told to reconnect, and it exits with status 0.
 
-    LAB_SECRET signs and checks tokens; without it a random secret is used,
-    and a token is printed. A limit of 0 means no limit.
+    LAB_SECRET, or the file that LAB_SECRET_FILE names, signs and checks tokens;
+    without it a random secret is used, and a token is printed. A limit of 0 means no
+    limit.
     """
     settings = from_environment(**given)
     logs.start(settings.log_format, settings.log_level)
@@ -307,7 +308,7 @@ def token(
     ] = 3600,
 ) -> None:
     """Print a token, signed with LAB_SECRET."""
-    secret = os.environ.get("LAB_SECRET", "")
+    secret = secret_of()
     if not secret:
         fail("LAB_SECRET is not set: a token is signed with the server's secret")
     if not 1 <= len(user) <= 128 or not user.isprintable():
@@ -348,7 +349,7 @@ async def _cluster(count: int, stage: str, port: int, redis: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    secret = os.environ.get("LAB_SECRET", "")
+    secret = secret_of()
     if redis:
         await check(redis)  # a replica would wait for it
     try:

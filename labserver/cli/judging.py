@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shlex
 import signal
 import sys
@@ -25,6 +24,7 @@ from labserver.judge.junit import Case, document
 from labserver.judge.outside import INSIDE, Outside, commanded, remote
 from labserver.judge.run import Check, Finding, Verdict, checks_up_to, judge
 from labserver.processes.reach import NotThisMachine, resolve
+from labserver.settings import secret_of
 from labserver.stages import LAST, STAGES, included
 
 MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
@@ -106,7 +106,7 @@ def world_of(
             raise SettingsError(f"{exc}; LAB_LOAD_HOSTS names others") from None
         except (OSError, ValueError) as exc:
             raise SettingsError(f"{url[:80]} cannot be reached: {exc}") from None
-    secret = os.environ.get("LAB_SECRET", "")
+    secret = secret_of()
     if not secret and STAGES[stage].number >= STAGES["auth"].number:
         raise SettingsError(
             "LAB_SECRET is not set: the judge signs tokens with the server's secret"

@@ -8,7 +8,6 @@ every client are audited.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import statistics
@@ -22,6 +21,7 @@ from labserver.demo.screen import Line, Screen
 from labserver.demo.steps import STEPS, Step
 from labserver.demo.world import World, running_world
 from labserver.errors import SettingsError
+from labserver.settings import secret_of
 
 REPLICAS = 3
 LOOK_INTERVAL = 0.5  # seconds
@@ -67,7 +67,7 @@ async def demo(
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    secret = os.environ.get("LAB_SECRET") or secrets.token_urlsafe(32)
+    secret = secret_of() or secrets.token_urlsafe(32)
     tally = None
     try:
         async with running_world(REPLICAS, secret, router) as world:

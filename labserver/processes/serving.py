@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from labserver.contract.tokens import issue
@@ -60,6 +61,12 @@ async def serve_until_signal(
 
     """
     made_up = not settings.secret
+    if 0 < len(settings.secret.encode()) < SECRET_LEAST and not is_loopback(host):
+        raise SettingsError(
+            f"LAB_SECRET needs {SECRET_LEAST} bytes or more on {host}, where strangers "
+            "could try secrets until one fits: make one with "
+            "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
     if 0 < len(settings.secret.encode()) < SECRET_LEAST:
         log.warning(
             "LAB_SECRET has fewer than %d bytes: anyone with a token can try secrets "
@@ -116,6 +123,16 @@ async def serve_until_signal(
         elif sys.stdout.isatty():
             print(first_steps(url), flush=True)
         await stop.wait()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host; of names only localhost's."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def first_steps(url: str, token: str = "") -> str:

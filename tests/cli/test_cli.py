@@ -348,6 +348,44 @@ async def test_secret_that_can_be_guessed_is_warned_of() -> None:
             assert secret not in err
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.invalid"])
+def test_secret_that_can_be_guessed_is_refused_where_strangers_reach(
+    host: str, command: Command
+) -> None:
+    secret = "x" * 31
+    ended = command("serve", "--host", host, "--port", "0", LAB_SECRET=secret)
+    refused(ended, "LAB_SECRET needs 32 bytes")
+    assert secret not in ended[2]
+
+
+async def test_secret_may_come_from_a_file(tmp_path: Path, command: Command) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{SECRET}\n")
+    status, token, _ = command("token", "--user", "ann", LAB_SECRET_FILE=str(file))
+    assert status == 0
+    assert verify(SECRET, token.strip()).user == "ann"
+    flags = ("serve", "--stage", "auth", "--port", "0")
+    async with started(*flags, LAB_SECRET_FILE=str(file)) as run:
+        async with peer((await run.line()).split()[2], token=token.strip()) as ann:
+            assert ann.hello["user"] == "ann"
+        assert await run.end() == (0, "", "")
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "no text", "a folder"])
+def test_file_without_a_secret_is_one_line_and_2(
+    what: str, tmp_path: Path, command: Command
+) -> None:
+    file = tmp_path / "secret"
+    if what == "empty":
+        file.write_text("\n")
+    elif what == "no text":
+        file.write_bytes(b"\xff\xfe")
+    elif what == "a folder":
+        file.mkdir()
+    for arguments in (("serve", "--port", "0"), ("token", "--user", "ann")):
+        refused(command(*arguments, LAB_SECRET_FILE=str(file)), "LAB_SECRET_FILE")
+
+
 async def test_mistake_is_one_line_and_2_in_a_process_of_its_own() -> None:
     async with started("serve", "--stage", "nope") as run:
         refused(await run.ended(), "nope")

@@ -41,6 +41,7 @@ from labserver.load.websocket import (
     shown,
 )
 from labserver.processes.reach import NotThisMachine, resolve
+from labserver.settings import secret_of
 
 DEFAULT_TIME = 30  # seconds, for a headless run without -t
 HELLO_TIMEOUT = 5.0  # seconds
@@ -86,7 +87,7 @@ def token(user: str) -> str:
     """
     if given := os.environ.get("LAB_TOKEN", ""):
         return given
-    if secret := os.environ.get("LAB_SECRET", ""):
+    if secret := secret_of():
         return issue(secret, user, ttl=TOKEN_TTL)
     raise Unusable(
         "there is no token: set LAB_TOKEN, or LAB_SECRET to the secret that the "

@@ -22,6 +22,7 @@ from labserver.load.run.life import RUN
 from labserver.load.run.options import token, user_name
 from labserver.load.users.user import ANSWER_TIMEOUT, WebSocketUser
 from labserver.load.websocket import Refused, WebSocket
+from labserver.settings import secret_of
 
 PERIOD = 0.5  # seconds between two visits
 ROOMMATES = 4  # visitors that share a room; few, so that it is often empty
@@ -144,6 +145,6 @@ def bad_tokens() -> list[tuple[str, str]]:
     good = token(user_name())
     forged = good.rpartition(".")[0] + "." + "A" * 43
     found.append(("forged", forged))
-    if secret := os.environ.get("LAB_SECRET", ""):
+    if secret := secret_of():
         found.append(("expired", issue(secret, user_name(), ttl=-60)))
     return found
