@@ -156,6 +156,33 @@ async def test_what_arrived_in_a_stall_is_not_measured(ticked: bool) -> None:
     assert [each.rsplit(" ", 1)[1] for each in said[1:3]] == ["5", "5"]
 
 
+OVER = """
+import time
+from labserver.load.figures.record import Record
+from labserver.load.run.stalls import Stalls
+
+now = time.monotonic_ns()
+second, milli = 10**9, 10**6
+stalls = Stalls(Record())
+stalls.due = now - 2 * second
+stalls.tick(now - second)  # the stall has ended
+print(stalls.around(now - 3 * second, now - second) is not None)
+stalls.tick(now - second + 10 * milli)
+stalls.due = time.monotonic_ns()  # it has ticked in time since
+print(stalls.around(now - 3 * second, time.monotonic_ns()))
+"""
+
+
+async def test_stall_that_is_over_delays_nothing_that_arrives_later() -> None:
+    """A room that is silent from before a stall has nothing to read at its end.
+
+    What is published then, a second later and in a burst, was told to have waited in
+    the reader since the stall, so every run with a paused Redis was INVALID.
+    """
+    said = (await printed(OVER)).split()
+    assert said == ["True", "None"]
+
+
 SAVED_TIME = """
 from labserver.load.run.stalls import Theft, stolen, waiting
 waited, theft = Theft().shares()

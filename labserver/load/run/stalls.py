@@ -64,10 +64,16 @@ class Stalls:
         return self.start if self.end and begin - self.end < TICK else begin
 
     def around(self, since: int, until: int) -> tuple[int, int] | None:
-        """Return begin and end of a stall that touches a time; None if none does."""
+        """Return begin and end of a stall that touches a time; None if none does.
+
+        What is read now did not wait in a stall that is over: all that had waited was
+        read before the next tick, or the stall went on.
+        """
         now = time.monotonic_ns()
         if now - self.due > TOLERANCE:  # it has not ticked since
             found = self.begin(), now
+        elif now - self.end > TICK + TOLERANCE:
+            return None
         else:
             found = self.start, self.end
         return found if since < found[1] and until > found[0] else None
