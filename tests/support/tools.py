@@ -13,6 +13,8 @@ TOOLS = {
     "Chromium": CHROMIUM,
     "Playwright": playwright and "a module",
     "HAProxy": find_haproxy(),
+    "nginx": shutil.which("nginx"),
+    "Caddy": shutil.which("caddy"),
     "curl": shutil.which("curl"),
     "C compiler": shutil.which("cc"),
     "openssl": shutil.which("openssl"),
