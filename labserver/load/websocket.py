@@ -147,6 +147,7 @@ class WebSocket:
         emptied: Whether the last read took all that had arrived.
         held_up: When the socket could last be written to, after it had been full; 0 if
             it never was full. Monotonic nanoseconds.
+        unsent: Bytes that the socket has not taken yet.
         frames: The parser of incoming frames; its ``control`` may be set.
 
     """
@@ -167,7 +168,7 @@ class WebSocket:
         self.held_up = 0
         self.frames = Frames(self.protocol)
         self._early: list[bytes] = []
-        self._unsent = b""
+        self.unsent = b""
         self.emptied = False
         self._hub = gevent.get_hub()
         with gevent.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("handshake timed out")):
@@ -394,11 +395,11 @@ class WebSocket:
 
         The hub must not wait: there, bytes that do not fit are kept for the next call.
         """
-        self._unsent += b"".join(self.protocol.data_to_send())
+        self.unsent += b"".join(self.protocol.data_to_send())
         try:
-            while self._unsent:
+            while self.unsent:
                 try:
-                    self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                    self.unsent = self.unsent[self.socket.send(self.unsent) :]
                 except BlockingIOError:
                     if gevent.getcurrent() is self._hub:
                         return

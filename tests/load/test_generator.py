@@ -19,14 +19,18 @@ from typing import Any
 
 import psutil
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from labserver.processes.cluster import Replica, running_replica
 from tests.conftest import eventually
 from tests.load.test_loadtests import (
     SECRET,
+    LossyServer,
+    Tally,
     figures,
     heard,
     judge,
+    locust,
     merged,
     printed,
     reached,
@@ -352,3 +356,93 @@ async def test_fastest_round_trip_compares_the_clocks() -> None:
         "500000 10 False",
         "0 0 True",
     ]
+
+
+# What was asked for
+
+
+@pytest.mark.timeout(90)
+async def test_outage_does_not_shrink_what_is_expected(tmp_path: Path) -> None:
+    """4,040 of 4,040 with a p99 of 14 ms was a server that had been killed."""
+    async with running_replica(
+        "resume", "--without", "broker", secret=SECRET
+    ) as server:
+        half = reached(server.url, messages_published_total=60)
+        async with started(
+            *("--only-summary", "--host", server.url, "-u", "10", "-r", "10"),
+            *("-t", "8s", "--publish-rate", "20", "--results", str(tmp_path)),
+            *("--no-pictures", "FanoutPublisher", "FanoutSubscriber"),
+            LAB_SECRET=SECRET,
+        ) as master:
+            said = asyncio.create_task(master.communicate())
+            await eventually(half, within=30)
+            await server.stop(signal.SIGKILL)
+            out = b"".join(await said).decode()
+    found = figures(tmp_path)
+    tally = found["completeness"]["fanout/subscribers"]
+    # Publishers are due from when all have joined; that was at least 60 messages ago.
+    assert tally["expected"] > tally["delivered"] + 10 * 20, out
+    assert tally["unsent"] > 0
+    assert (
+        sum(tally[each] for each in ("delivered", "lost", "unsent"))
+        == (tally["expected"])
+    )
+    assert master.returncode == 1, out
+    assert "though due" in out and "that arrived" in out
+
+
+@pytest.mark.timeout(60)
+async def test_users_that_were_asked_for_and_never_came_are_shown(
+    tmp_path: Path,
+) -> None:
+    async with running_replica(
+        "resume", "--without", "broker", secret=SECRET
+    ) as server:
+        code, out, _ = await locust(
+            *("--host", server.url, "-u", "500", "-r", "1", "-t", "20s"),
+            *("--results", str(tmp_path), "--no-pictures", "--publish-rate", "100"),
+            *("FanoutPublisher", "FanoutSubscriber"),
+            until=reached(server.url, connections=3, messages_published_total=20),
+            LAB_SECRET=SECRET,
+        )
+    found = figures(tmp_path)["users"]
+    assert 3 <= found["joined"] < found["asked"] == 500
+    assert code == 4
+    assert "of 500 users that were asked for" in out
+
+
+@pytest.mark.timeout(60)
+async def test_users_that_the_server_leaves_waiting_fail_a_run(tmp_path: Path) -> None:
+    """It answers no handshake once it has some members."""
+    server = LossyServer()
+
+    async def silent(connection: ServerConnection, request: Any) -> None:
+        if len(server.members) > 1:
+            await asyncio.sleep(60)
+
+    async def published() -> bool:
+        return server.seq > 10
+
+    async with serve(
+        *(server.converse, "127.0.0.1", 0), compression=None, process_request=silent
+    ) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        code, out, _ = await locust(
+            *("--host", f"ws://127.0.0.1:{port}", "-u", "5", "-r", "1", "-t", "40s"),
+            *("--results", str(tmp_path), "--no-pictures"),
+            *("FanoutPublisher", "FanoutSubscriber"),
+            until=published,
+            LAB_TOKEN="any",
+        )
+    assert code == 1
+    absent = 5 - len(server.members)
+    assert f"{absent} user(s) never joined in fanout/subscribers" in out, out
+    assert f"{5 - absent} of 5 that were asked for joined" in out, out
+
+
+def test_due_message_that_got_no_number_is_expected_by_each_member() -> None:
+    record = heard(1, 2, last=2)
+    record.due["r"] = 5
+    whole = merged([record])
+    assert whole.tallies["s/members"] == Tally(5, 2, unsent=3)
+    assert "3 never reached the server in s/members" in str(judge(whole))

@@ -21,9 +21,9 @@ class Tally:
     """Numbers of messages, summed over subscribers and processes.
 
     ``told`` were announced as gaps, ``unread`` came after the last message of a reader
-    that is slow by design, and ``lost`` are all others that are missing. ``expected``
-    is the sum of these three and ``delivered``. ``duplicated`` and ``reordered`` are
-    not part of that sum.
+    that is slow by design, ``unsent`` were due while the publisher could not reach the
+    server, and ``lost`` are all others that are missing. ``expected`` is the sum of
+    these four and ``delivered``. ``duplicated`` and ``reordered`` are not part of it.
     """
 
     expected: int = 0
@@ -33,6 +33,7 @@ class Tally:
     unread: int = 0
     duplicated: int = 0
     reordered: int = 0
+    unsent: int = 0
 
     def __iadd__(self, other: Tally) -> Tally:
         for each in fields(self):

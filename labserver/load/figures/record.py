@@ -17,7 +17,7 @@ from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.own import Figures
 from labserver.load.figures.timeline import Slice
 
-COUNTERS = ("users", "published", "problems", "unmeasured")
+COUNTERS = ("users", "published", "problems", "unmeasured", "absent", "due")
 
 
 @dataclass
@@ -55,6 +55,12 @@ class Record:
     # By scenario: messages that arrived while their reader stood still, so that their
     # latency is unknown.
     unmeasured: Counter[str] = field(default_factory=Counter)
+    asked: int = 0  # users that were asked for; 0 if that changes
+    joined: int = 0  # users that have been in their room
+    # By group: users that tried, and never came into their room.
+    absent: Counter[str] = field(default_factory=Counter)
+    due: Counter[str] = field(default_factory=Counter)  # by room, sent or not
+    late: int = 0  # due, and not sent because the generator was late
     generators: list[Generator] = field(default_factory=list)  # one a process
 
     def histogram(self, name: str) -> Histogram:
@@ -108,6 +114,11 @@ class Record:
         for number, piece in other.slices.items():
             self.slices.setdefault(number, Slice()).add(piece)
         self.unmeasured.update(other.unmeasured)
+        self.asked = max(self.asked, other.asked)
+        self.joined += other.joined
+        self.absent.update(other.absent)
+        self.due.update(other.due)
+        self.late += other.late
         self.generators += other.generators
 
     def count_tails(self) -> None:
@@ -118,7 +129,18 @@ class Record:
                 for last, members in ends.items():
                     missed = max(0, top - last) * members
                     self.tally(group).missed_tail(missed, group in self.by_design)
+                unsent = self.unsent(room) * ends.total()
+                self.tally(group).unsent += unsent
+                self.tally(group).expected += unsent
         self.ends.clear()
+
+    def unsent(self, place: str) -> int:
+        """Return how many messages of a room were due and did not get a number."""
+        room = place.partition(" ")[0]
+        numbered = sum(
+            top for each, top in self.tops.items() if each.partition(" ")[0] == room
+        )
+        return max(0, self.due[room] - numbered)
 
     def scenarios(self) -> list[str]:
         names = {name.partition("/")[0] for name in [*self.tallies, *self.latency]}

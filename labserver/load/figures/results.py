@@ -64,6 +64,11 @@ def summary(record: Record, verdict: Verdict, required: Sequence[str] = ()) -> s
         f"  {'processor':<29} {record.cpu:.0%} of one core, "
         f"{record.processes} {processes}, {record.wall:.1f} s"
     )
+    if record.joined < record.asked:
+        lines.append(
+            f"  {'users':<29} {record.joined:,} of {record.asked:,} that were asked "
+            "for joined"
+        )
     for each in record.generators:
         lines += _generator(each, alone=record.processes == 1)
     if required:
@@ -76,6 +81,7 @@ def _group(group: str, tally: Tally, record: Record) -> list[str]:
     name = group.partition("/")[2]
     told = f", announced gaps {tally.told:,}" if tally.told else ""
     told += f", never read {tally.unread:,}" if tally.unread else ""
+    told += f", never sent {tally.unsent:,}" if tally.unsent else ""
     line = (
         f"  {name:<29} {tally.delivered:,} of {tally.expected:,} delivered, "
         f"lost {tally.lost:,}, duplicated {tally.duplicated:,}, "
@@ -154,6 +160,11 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
         "unmeasured": dict(record.unmeasured),
         "published": dict(record.published),
         "unanswered": record.unanswered,
+        "users": {
+            "asked": record.asked,
+            "joined": record.joined,
+            "never_joined": dict(record.absent),
+        },
         "problems": dict(record.problems),
         "figures": {k: v.told(record.began) for k, v in record.figures.items()},
         "generator": {

@@ -29,6 +29,7 @@ class Percentile:
         own: The part that is the generator's own, from 0 to 1.
         publishes: Number of publishes; None if it is unknown.
         unmeasured: Share of the messages whose arrival is unknown, from 0 to 1.
+        missing: Share of the messages that did not arrive, from 0 to 1.
 
     """
 
@@ -37,6 +38,7 @@ class Percentile:
     own: float = 0.0
     publishes: int | None = None
     unmeasured: float = 0.0
+    missing: float = 0.0
 
     @property
     def mostly_own(self) -> bool:
@@ -52,6 +54,8 @@ class Percentile:
             found.append(f"of only {self.publishes:,} publishes")
         if self.unmeasured > beyond:
             found.append(f"{self.unmeasured:.1%} of the messages not measured")
+        if self.missing > beyond:
+            found.append(f"of the {1 - self.missing:.1%} that arrived")
         return found
 
     def __str__(self) -> str:
@@ -64,10 +68,11 @@ def percentile(
     percent: float,
     publishes: int | None = None,
     unmeasured: float = 0.0,
+    missing: float = 0.0,
 ) -> Percentile:
     """Return a percentile with all that it can be doubted for."""
     value, own = histogram.percentile(percent), share(histogram, percent).part
-    return Percentile(percent, value, own, publishes, unmeasured)
+    return Percentile(percent, value, own, publishes, unmeasured, missing)
 
 
 def whole(record: Record, prefix: str = "") -> Histogram:
@@ -102,7 +107,20 @@ def trusted(
     unknown = of(record.unmeasured, scenario)
     publishes = of(record.published, scenario)
     total = unknown + (whole(record, f"{scenario}/" if scenario else "").count)
-    return percentile(histogram, percent, publishes, unknown / max(1, total))
+    tallies = [
+        each
+        for name, each in record.tallies.items()
+        if name not in record.by_design and (scenario in ("", name.partition("/")[0]))
+    ]
+    expected = sum(each.expected for each in tallies)
+    missing = 1 - sum(each.delivered for each in tallies) / max(1, expected)
+    return percentile(
+        histogram,
+        percent,
+        publishes,
+        unknown / max(1, total),
+        missing if expected else 0.0,
+    )
 
 
 def of(counts: dict[str, int], scenario: str) -> int:

@@ -79,8 +79,14 @@ def failure_reasons(record: Record, failures: int) -> list[str]:
         for name in ("lost", "duplicated", "reordered"):
             if count := getattr(tally, name):
                 reasons.append(f"{count} {name} in {group}")
+        if tally.unsent:
+            reasons.append(
+                f"{tally.unsent} never reached the server in {group}, though due"
+            )
         if tally.told and group not in record.by_design:
             reasons.append(f"{tally.told} announced as gaps in {group}")
+    for group, count in sorted(record.absent.items()):
+        reasons.append(f"{count} user(s) never joined in {group}")
     if record.unanswered:
         reasons.append(f"{record.unanswered} publishes were not acknowledged")
     reasons += [f"{count}x {what}" for what, count in record.problems.most_common(3)]
@@ -98,6 +104,16 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
         reasons.append(
             f"the generator used {record.cpu:.0%} of its core (limit {CPU_LIMIT:.0%}): "
             "use --processes, or fewer users"
+        )
+    if record.joined < record.asked and not record.absent:
+        reasons.append(
+            f"of {record.asked} users that were asked for, {record.joined} joined: use "
+            "a longer -t, or a higher -r"
+        )
+    if record.late:
+        reasons.append(
+            f"{record.late} message(s) were due, and the generator had no "
+            "time to send them"
         )
     reasons += short_of_processor(record)
     reasons += wrong_clocks(record)

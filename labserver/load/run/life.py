@@ -246,10 +246,12 @@ def begin(environment: Environment, **_: Any) -> None:
         options.storm_kills = killing and scenario == "reconnect_storm"
         options.run_step = period(options.run_time or TIME_LIMIT)
         options.run_arrival = arrival(environment)
+        options.run_users = asked(environment)
     else:
         options.host = environment.host  # the master's, not the worker's option
     step = options.run_step
     RUN.begin(options.run_name, options.results, options.run_began, step)
+    RUN.record.asked = options.run_users
     gevent.spawn(RUN.settle, runner, options.run_arrival)
     RUN.storm_at, RUN.storm_kills = options.storm_at, options.storm_kills
     if isinstance(runner, MasterRunner):
@@ -276,7 +278,17 @@ def arrival(environment: Environment) -> float:
     if environment.shape_class is not None or not options.headless:
         return 0.0
     needed = (options.num_users or 1) / (options.spawn_rate or 1)
-    return float(min(needed, (options.run_time or UNTIMED) / 2))
+    # At least half of the run is left for messages.
+    most = (options.run_time or UNTIMED) / 2 - LIMIT
+    return float(min(needed, max(0.0, most)))
+
+
+def asked(environment: Environment) -> int:
+    """Return how many users are asked for; 0 if a shape or a page changes that."""
+    options = options_of(environment)
+    if not options.headless or (options.shape and not options.steps):
+        return 0
+    return options.num_users or 1
 
 
 def begin_beside(environment: Environment, step: float) -> None:

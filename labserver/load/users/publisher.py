@@ -20,6 +20,7 @@ from labserver.load.users.user import WebSocketUser
 # for the last one before a message is due, or it would always be late; except at rates
 # so high that it would do nothing but poll.
 TIMER_STEP = 1_200_000  # ns
+CATCH_UP = 1_000_000_000  # ns: what was due earlier is not sent after the end
 AGAIN_AFTER = 0.25  # seconds before a refused message is published again
 
 
@@ -73,6 +74,9 @@ class Publisher(WebSocketUser):
                 self.read((left - self.look_ahead) / 1e9)
             else:
                 gevent.sleep(0)
+        # What fell due just before the end was not sent for lack of time only.
+        while self.due <= RUN.ended < self.due + CATCH_UP:
+            self.publish()
         while self.unsure:
             if self.again_at and time.monotonic() > self.again_at:
                 self.publish_again()
@@ -134,6 +138,20 @@ class Publisher(WebSocketUser):
         return super().pending() or (bool(self.sent_at) and self.connected)
 
     def account(self, final: bool) -> None:
-        if not self.accounted and final:
-            self.record.unanswered += len(self.sent_at)
+        if not self.accounted and self.record is RUN.record:
+            left = self.left(RUN.ended) if final else 0
+            if self.connected and not self.socket.unsent:
+                held_up = max(self.connected_at, self.socket.held_up)
+                theirs = self.left(min(held_up, RUN.ended)) if final else 0
+                self.record.late += left - theirs
+                left = theirs
+            self.record.due[self.room] += self.sent + left
+            if final:
+                self.record.unanswered += len(self.sent_at)
         super().account(final)
+
+    def left(self, until: int) -> int:
+        """Return how many messages were due up to ``until``, and have not been sent."""
+        if not self.due or self.due > until:
+            return 0
+        return (until - self.due) // self.period + 1

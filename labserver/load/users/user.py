@@ -92,6 +92,7 @@ class WebSocketUser(User):
         self.dialect: Dialect  # of the newest connection
         self.heartbeat: float | None = None  # seconds between the server's pings
         self.joined = False
+        self.born = time.monotonic_ns()
         self.connected_at = 0
         self.lost_at = 0  # when its last connection ended, monotonic ns
         self.backoff = self.new_backoff()
@@ -266,6 +267,7 @@ class WebSocketUser(User):
         """Called at the end of the run if the user has not rejoined."""
         if not self.by_design:
             self.problem(f"{self.scenario}: a user had not reconnected at the end")
+            self.record.ended(self.crowd, self.place(), self.audit.last())
 
     def stay_away(self) -> None:
         """Wait for the end of the run."""
@@ -452,6 +454,10 @@ class WebSocketUser(User):
         self.accounted = True
         tally = self.record.tally(self.crowd)
         tally += self.audit.tally()
+        if self.connected_at:
+            self.record.joined += 1
+        elif final and RUN.ended - self.born > ANSWER_TIMEOUT * 1e9:
+            self.record.absent[self.crowd] += 1
         if self.audit.epoch is None:
             return
         self.record.reached(self.place(), self.audit.last())

@@ -96,8 +96,11 @@ class Visitor(WebSocketUser):
         self.own.histogram(what).record(round(took * 1e6))
 
     def account(self, final: bool) -> None:
-        """Do nothing: each visit has been counted already."""
+        """Count the user; each of its visits has been counted already."""
         RUN.members.discard(self)
+        if not self.accounted:
+            self.accounted = True
+            self.record.joined += bool(self.connected_at)
 
 
 class Stranger(WebSocketUser):
@@ -137,6 +140,9 @@ class Stranger(WebSocketUser):
 
     def account(self, final: bool) -> None:
         RUN.members.discard(self)
+        if not self.accounted:
+            self.accounted = True
+            self.record.joined += 1  # it has no room
 
 
 def bad_tokens() -> list[tuple[str, str]]:
