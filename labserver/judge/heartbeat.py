@@ -27,9 +27,9 @@ INTERVAL = 0.5
 # Of a reader that a busy machine keeps from reading: twice this without a byte taken
 # ends it, and rightly.
 SLOW_INTERVAL = 1.0
-SLACK = 0.4  # seconds that a busy machine may add to two intervals
+SLACK = 0.7  # seconds that a busy machine may add to two intervals
 DEAD = 6
-WORST_INTERVAL = 0.7  # three of it are more than two and what a machine may add
+WORST_INTERVAL = 1.0  # three of it are more than two and what a machine may add
 GRACE = 1.0  # seconds beside two intervals, seen from outside
 LARGE = 60_000  # bytes of a message
 FILLING = 220  # such messages fill what the kernel hides (4 MB) and more
