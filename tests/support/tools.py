@@ -21,6 +21,7 @@ TOOLS = {
     "Node": shutil.which("node"),
     "npm": shutil.which("npm"),
     "TypeScript": shutil.which("tsc"),
+    "kubernetes-validate": find_spec("kubernetes_validate") and "a module",
     "FastAPI": find_spec("fastapi") and "a module",
     "Sphinx": find_spec("myst_nb") and "a module",
 }
