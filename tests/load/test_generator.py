@@ -68,6 +68,7 @@ def workers(master: asyncio.subprocess.Process) -> list[psutil.Process]:
     return sorted(psutil.Process(master.pid).children(), key=lambda each: each.pid)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_stall_of_a_reader_is_not_the_servers(tmp_path: Path) -> None:
     """A reader that was stopped for a second reported a p99 of 754 ms, as valid."""
@@ -240,6 +241,7 @@ def rows(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_timeline_of_workers_is_that_of_the_run(tmp_path: Path) -> None:
     """Workers without -t cut rows of six seconds, which the master called one."""
@@ -280,6 +282,7 @@ def may_change_clocks() -> bool:
 @pytest.mark.skipif(
     not may_change_clocks(), reason="needs unshare, and the right to it"
 )
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_workers_whose_clocks_differ_measure_with_one(tmp_path: Path) -> None:
     """They reported a p50 of 0.00 ms, as valid: a negative latency counted as none."""
@@ -361,6 +364,7 @@ async def test_fastest_round_trip_compares_the_clocks() -> None:
 # What was asked for
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 async def test_outage_does_not_shrink_what_is_expected(tmp_path: Path) -> None:
     """4,040 of 4,040 with a p99 of 14 ms was a server that had been killed."""
@@ -391,6 +395,7 @@ async def test_outage_does_not_shrink_what_is_expected(tmp_path: Path) -> None:
     assert "though due" in out and "that arrived" in out
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_users_that_were_asked_for_and_never_came_are_shown(
     tmp_path: Path,
@@ -411,6 +416,7 @@ async def test_users_that_were_asked_for_and_never_came_are_shown(
     assert "of 500 users that were asked for" in out
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_users_that_the_server_leaves_waiting_fail_a_run(tmp_path: Path) -> None:
     """It answers no handshake once it has some members."""

@@ -121,6 +121,16 @@ def test_table_has_a_row_a_period_and_comes_back_from_the_file(tmp_path: Path) -
     assert back[1]["fault"] == "two is frozen"
 
 
+def test_message_that_was_not_measured_is_delivered_in_its_row() -> None:
+    latency, slicer, nothing = recorded([1000]), Slicer(), Histogram()
+    first = slicer.cut(1, 2, {"s/a": latency}, nothing, nothing, 2)
+    second = slicer.cut(1, 3, {"s/a": latency}, nothing, nothing, 3)
+    first.add(Slice.from_json(json.loads(json.dumps(first.as_json()))))
+    table = _timeline.rows({0: first, 1: second}, {}, 1.0)
+    assert [row["delivered"] for row in table] == [6, 1]
+    assert [row["unmeasured"] for row in table] == [4, 1]
+
+
 def test_run_without_a_period_has_no_table() -> None:
     assert _timeline.rows({}, {"ws://one": {}}, 1.0) == []
 

@@ -75,6 +75,7 @@ class Slice:
     latency: dict[str, Histogram] = field(default_factory=dict)
     slip: Histogram = field(default_factory=Histogram)
     lag: Histogram = field(default_factory=Histogram)
+    unmeasured: int = 0  # messages that arrived, nobody knows when
 
     def add(self, other: Slice) -> None:
         self.users += other.users
@@ -83,6 +84,7 @@ class Slice:
             self.latency.setdefault(name, Histogram()).add(histogram)
         self.slip.add(other.slip)
         self.lag.add(other.lag)
+        self.unmeasured += other.unmeasured
 
     def as_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads back."""
@@ -92,6 +94,7 @@ class Slice:
             "latency": {k: v.as_json() for k, v in self.latency.items()},
             "slip": self.slip.as_json(),
             "lag": self.lag.as_json(),
+            "unmeasured": self.unmeasured,
         }
 
     @classmethod
@@ -102,6 +105,7 @@ class Slice:
             {k: Histogram.from_json(v) for k, v in data["latency"].items()},
             Histogram.from_json(data["slip"]),
             Histogram.from_json(data["lag"]),
+            data["unmeasured"],
         )
 
 
@@ -110,7 +114,7 @@ class Slicer:
 
     def __init__(self) -> None:
         self.before: dict[str, State] = {}
-        self.published = 0
+        self.published = self.unmeasured = 0
 
     def cut(
         self,
@@ -119,10 +123,12 @@ class Slicer:
         latency: Mapping[str, Histogram],
         slip: Histogram,
         lag: Histogram,
+        unmeasured: int = 0,
     ) -> Slice:
         """Return the figures since the last cut."""
         piece = Slice(users, published - self.published)
-        self.published = published
+        piece.unmeasured = unmeasured - self.unmeasured
+        self.published, self.unmeasured = published, unmeasured
         for name, histogram in latency.items():
             if (found := self._since(f"latency {name}", histogram)).count:
                 piece.latency[name] = found
@@ -211,7 +217,8 @@ def rows(
         )
         row: dict[str, Any] = {"seconds": round((number + 1) * seconds, 3)}
         row |= {"users": piece.users, "published": piece.published}
-        row["delivered"] = latency.count
+        row["delivered"] = latency.count + piece.unmeasured
+        row["unmeasured"] = piece.unmeasured
         for name, percent in (("p50_ms", 50), ("p99_ms", 99), ("p99.9_ms", 99.9)):
             row[name] = in_ms(latency, percent)
         row["sent_late_p99_ms"] = in_ms(piece.slip, 99)

@@ -34,7 +34,8 @@ class Sampler:
             1 for each in self.members if each.joined and each.socket is not None
         )
         record.slices[number] = self.slicer.cut(
-            users, record.published.total(), record.latency, record.slip, record.lag
+            *(users, record.published.total(), record.latency),
+            *(record.slip, record.lag, record.unmeasured.total()),
         )
 
     def stop(self) -> None:
@@ -44,7 +45,7 @@ class Sampler:
         number = int(elapsed / self.period)
         self.cut(number)
         last = self.record.slices[number]
-        if not last.latency and not last.published:
+        if not (last.latency or last.published or last.unmeasured):
             del self.record.slices[number]
 
 
