@@ -100,6 +100,7 @@ def _latency(name: str, histogram: Histogram, record: Record) -> list[str]:
         f"  {name.partition('/')[2]:<29} p50 {ms(shown[0].value):>9}"
         f"   p99 {ms(shown[1].value):>9}"
         f"   max {ms(histogram.highest):>9}   from due"
+        f", {shown[0].publishes:,} publishes"
     ]
     if name in record.by_design:
         return lines

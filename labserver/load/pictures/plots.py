@@ -86,6 +86,7 @@ def group_curve(saved: Saved) -> Picture | None:
         READ_CURVE + " The grey lines are the generator's own delays: where they come "
         "near the blue line, the generator measured itself.",
         paint,
+        note=f"{trusted(saved.record, prefix, 50).publishes:,} publishes.",
     )
 
 
