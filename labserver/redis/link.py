@@ -19,7 +19,9 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import TimeoutError as SocketTimeout
 
 from labserver.errors import BrokerDown
 from labserver.redis.commands import CLOSED, TIMEOUT, Commands, ended
@@ -30,6 +32,7 @@ log = logging.getLogger("labserver")
 
 PROBE_INTERVAL = 1.0  # seconds
 SILENCE = 3.0  # seconds without any message after which a link counts as dead
+AWAY = (NotConnected, SocketTimeout, TimeoutError)  # while nothing answers
 PROBE = "return redis.call(ARGV[2], KEYS[1], '')"
 
 
@@ -78,9 +81,9 @@ class Link:
         self.connection: AbstractConnection | None = None
         self.closed = False
         self.generation = 0  # number of connections so far
-        # The last generation whose end was logged. Before the first connection there
-        # is none to mourn: the start of the server has said that Redis is away.
-        self.mourned = 0
+        # Kinds of failures that were logged since the last connection. The start of
+        # the server has said whether Redis is away.
+        self.told: set[type[BaseException]] = {*AWAY}
         self.probe = probe or "probe:" + secrets.token_hex(6)
         self.probed = 0.0  # when the last probe came back (time.monotonic)
         self.unheard = math.inf  # probe intervals since then
@@ -88,6 +91,12 @@ class Link:
             keep("link", self._listen, failures),
             keep("probe", self._probe, failures),
         ]
+
+    @property
+    def where(self) -> str:
+        """Where Redis is: host and port, or the path of its socket."""
+        about = self.connections.connection_kwargs
+        return str(about.get("path") or f"{about.get('host')}:{about.get('port')}")
 
     @property
     def deaf(self) -> bool:
@@ -151,9 +160,12 @@ class Link:
             try:
                 await self._follow()
             except (RedisError, OSError, BrokerDown, TimeoutError) as exc:
-                if self.generation != self.mourned:  # not at every attempt to connect
-                    log.warning("the link to Redis broke: %s", type(exc).__name__)
-                    self.mourned = self.generation
+                # The library wraps a refusal of Redis, such as of a password.
+                cause = exc.__cause__ if isinstance(exc.__cause__, RedisError) else exc
+                if type(cause) not in self.told:  # not at every attempt to connect
+                    self.told.add(type(cause))
+                    words = f"{type(cause).__name__}: {cause}".rstrip(": ")[:200]
+                    log.warning("the link to Redis at %s broke: %s", self.where, words)
             finally:
                 self.broke()
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)
@@ -174,6 +186,7 @@ class Link:
             self.asked.clear()
             self.connection = connection
             self.generation += 1
+            self.told.clear()
             known = list(self.rooms.items())
             await self._ask(self.entry, self.probe, None)
             for room, confirmed in known:

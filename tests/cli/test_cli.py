@@ -242,6 +242,34 @@ async def test_replica_that_waited_is_ready_once_redis_answers(tmp_path: Path) -
                 redis.stop()
 
 
+async def test_redis_that_comes_and_refuses_is_named_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "redis.sock"
+    flags = ("serve", "--port", "0", "--redis", f"unix://:hush@{path}")
+    async with started(*flags, LAB_SECRET=SECRET) as run:
+        assert "listening" in await run.line()
+        redis = await asyncio.create_subprocess_exec(
+            *(embedded.find_redis(), "--port", "0", "--unixsocket", str(path)),
+            *("--requirepass", "open", "--save", "", "--dir", str(tmp_path)),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            assert run.process.stderr is not None
+            said = b""
+            async with asyncio.timeout(DEADLINE):
+                while b"broke" not in said:
+                    said += await run.process.stderr.readline()
+        finally:
+            redis.kill()
+            await redis.wait()
+        status, _, err = await run.end()
+    assert status == 0
+    assert f"Redis at {path} broke".encode() in said
+    assert b"invalid username-password pair" in said
+    assert b"hush" not in said + err.encode()
+
+
 REFUSALS = {
     "no password": ("redis://", "", "it asks for a password"),
     "wrong password": ("redis://:hush@", "", "invalid username-password pair"),
