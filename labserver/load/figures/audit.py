@@ -21,8 +21,8 @@ class Tally:
     """Numbers of messages, summed over subscribers and processes.
 
     ``told`` were announced as gaps, ``unread`` came after the last message of a reader
-    that is slow by design, ``unsent`` were due while the publisher could not reach the
-    server, and ``lost`` are all others that are missing. ``expected`` is the sum of
+    that is slow by design, ``unpublished`` were due while the server was dead or did
+    not read, and ``lost`` are all others that are missing. ``expected`` is the sum of
     these four and ``delivered``. ``duplicated`` and ``reordered`` are not part of it.
     """
 
@@ -33,7 +33,7 @@ class Tally:
     unread: int = 0
     duplicated: int = 0
     reordered: int = 0
-    unsent: int = 0
+    unpublished: int = 0
 
     def __iadd__(self, other: Tally) -> Tally:
         for each in fields(self):

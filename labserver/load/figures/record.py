@@ -129,12 +129,12 @@ class Record:
                 for last, members in ends.items():
                     missed = max(0, top - last) * members
                     self.tally(group).missed_tail(missed, group in self.by_design)
-                unsent = self.unsent(room) * ends.total()
-                self.tally(group).unsent += unsent
-                self.tally(group).expected += unsent
+                unpublished = self.unpublished(room) * ends.total()
+                self.tally(group).unpublished += unpublished
+                self.tally(group).expected += unpublished
         self.ends.clear()
 
-    def unsent(self, place: str) -> int:
+    def unpublished(self, place: str) -> int:
         """Return how many messages of a room were due and did not get a number."""
         room = place.partition(" ")[0]
         numbered = sum(

@@ -81,7 +81,7 @@ def _group(group: str, tally: Tally, record: Record) -> list[str]:
     name = group.partition("/")[2]
     told = f", announced gaps {tally.told:,}" if tally.told else ""
     told += f", never read {tally.unread:,}" if tally.unread else ""
-    told += f", never sent {tally.unsent:,}" if tally.unsent else ""
+    told += f", never published {tally.unpublished:,}" if tally.unpublished else ""
     line = (
         f"  {name:<29} {tally.delivered:,} of {tally.expected:,} delivered, "
         f"lost {tally.lost:,}, duplicated {tally.duplicated:,}, "

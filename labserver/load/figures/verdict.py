@@ -79,10 +79,8 @@ def failure_reasons(record: Record, failures: int) -> list[str]:
         for name in ("lost", "duplicated", "reordered"):
             if count := getattr(tally, name):
                 reasons.append(f"{count} {name} in {group}")
-        if tally.unsent:
-            reasons.append(
-                f"{tally.unsent} never reached the server in {group}, though due"
-            )
+        if tally.unpublished:
+            reasons.append(f"{tally.unpublished} were due, never published in {group}")
         if tally.told and group not in record.by_design:
             reasons.append(f"{tally.told} announced as gaps in {group}")
     for group, count in sorted(record.absent.items()):
