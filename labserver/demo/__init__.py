@@ -59,13 +59,13 @@ async def demo(
         clients: Number of clients, which publish and listen.
         seconds: Seconds that the clients go on after each step.
         router: Whether to use HAProxy, if it is installed.
-        keep: Whether to keep everything running until SIGTERM or Ctrl-C.
+        keep: Whether to keep everything running until Ctrl-C, SIGTERM or SIGHUP.
         console: Output of the tour.
 
     """
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     secret = secret_of() or secrets.token_urlsafe(32)
     tally = None

@@ -88,7 +88,10 @@ async def test_without_a_router_the_clients_take_turns() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-async def test_keep_leaves_it_up_until_ctrl_c_which_leaves_nothing() -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+async def test_keep_leaves_it_up_until_a_signal_which_leaves_nothing(
+    how: signal.Signals,
+) -> None:
     flags = ("--keep", "--steps", "fine", "--seconds", "0.5", "--clients", "4")
     async with started(*flags) as process:
         assert process.stdout is not None
@@ -98,7 +101,7 @@ async def test_keep_leaves_it_up_until_ctrl_c_which_leaves_nothing() -> None:
             await ann.join("kept")
         mine = children(process.pid)
         assert len(mine) >= 4
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         async with asyncio.timeout(30):
             assert await process.wait() == 0
         assert not mine & alive()

@@ -33,7 +33,7 @@ STYLES = {0: "green", 4: "yellow"}
 
 
 def complete(work: Coroutine[Any, Any, T], folder: Path | None = None) -> T:
-    """Run to the end, or cancel and clean up on Ctrl-C and SIGTERM.
+    """Run to the end, or cancel and clean up on Ctrl-C, SIGTERM and SIGHUP.
 
     After an interruption, say what is in the folder.
     """
@@ -41,7 +41,8 @@ def complete(work: Coroutine[Any, Any, T], folder: Path | None = None) -> T:
     async def guarded() -> T:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await work
 
     try:
