@@ -10,7 +10,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import BusyLoadingError, InvalidResponse, RedisError
 
 from labserver.errors import RedisMissing, SettingsError
 from labserver.redis.commands import TIMEOUT, pool
@@ -50,6 +50,8 @@ async def _ask(url: str, *command: str) -> None:
         raise RedisMissing(
             f"no Redis answers at {where} within {TIMEOUT:g} s"
         ) from None
+    except InvalidResponse as exc:
+        raise SettingsError(f"what answers at {where} is no Redis: {exc}") from None
     except BusyLoadingError:
         raise RedisMissing(f"the Redis at {where} still loads its data") from None
     except (RedisError, OSError) as exc:

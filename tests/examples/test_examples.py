@@ -28,7 +28,7 @@ from tests.support.chromium import in_browser, launched
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 TOKEN = issue(SECRET, "ann")
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 
 @asynccontextmanager
