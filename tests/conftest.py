@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -100,6 +101,13 @@ def redis_url() -> Iterator[str]:
         url = runner.run(context.__aenter__())
         yield url
         runner.run(context.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for a Unix socket's: tmp_path has long names."""
+    with tempfile.TemporaryDirectory(prefix="lab-") as name:
+        yield Path(name)
 
 
 @pytest.fixture

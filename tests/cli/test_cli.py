@@ -223,8 +223,10 @@ async def test_replica_that_starts_before_its_redis_waits_with_one_line(
     assert "hush" not in err
 
 
-async def test_replica_that_waited_is_ready_once_redis_answers(tmp_path: Path) -> None:
-    path = tmp_path / "redis.sock"
+async def test_replica_that_waited_is_ready_once_redis_answers(
+    short_path: Path,
+) -> None:
+    path = short_path / "redis.sock"
     async with started(
         *("serve", "--port", "0", "--redis", f"unix://{path}"), LAB_SECRET=SECRET
     ) as run:
@@ -235,7 +237,7 @@ async def test_replica_that_waited_is_ready_once_redis_answers(tmp_path: Path) -
                 return (await http.get(ready)).status_code == 200
 
             assert not await is_ready()
-            redis = embedded.EmbeddedRedis(tmp_path)
+            redis = embedded.EmbeddedRedis(short_path)
             await redis.start()
             try:
                 await eventually(is_ready)
@@ -244,15 +246,15 @@ async def test_replica_that_waited_is_ready_once_redis_answers(tmp_path: Path) -
 
 
 async def test_redis_that_comes_and_refuses_is_named_with_its_reason(
-    tmp_path: Path,
+    short_path: Path,
 ) -> None:
-    path = tmp_path / "redis.sock"
+    path = short_path / "redis.sock"
     flags = ("serve", "--port", "0", "--redis", f"unix://:hush@{path}")
     async with started(*flags, LAB_SECRET=SECRET) as run:
         assert "listening" in await run.line()
         redis = await asyncio.create_subprocess_exec(
             *(embedded.find_redis(), "--port", "0", "--unixsocket", str(path)),
-            *("--requirepass", "open", "--save", "", "--dir", str(tmp_path)),
+            *("--requirepass", "open", "--save", "", "--dir", str(short_path)),
             stdout=asyncio.subprocess.DEVNULL,
         )
         try:

@@ -114,15 +114,15 @@ asyncio.run(main())
 
 
 async def test_next_one_removes_what_a_killed_process_left_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    unlocked = tmp_path / f"{PREFIX}of-a-process-that-has-just-begun"
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    unlocked = short_path / f"{PREFIX}of-a-process-that-has-just-begun"
     unlocked.mkdir()
-    target = tmp_path / "elsewhere"
+    target = short_path / "elsewhere"
     target.mkdir()
     (target / "lock").touch()
-    (tmp_path / f"{PREFIX}link").symlink_to(target)
+    (short_path / f"{PREFIX}link").symlink_to(target)
     async with running_redis() as alive, Redis.from_url(alive) as redis:
         program = (
             "import os, signal\n"
@@ -133,11 +133,11 @@ async def test_next_one_removes_what_a_killed_process_left_and_nothing_else(
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", program),
-            env={**os.environ, "TMPDIR": str(tmp_path)},
+            env={**os.environ, "TMPDIR": str(short_path)},
             stdout=asyncio.subprocess.PIPE,
         )
         out, _ = await process.communicate()
-        left = tmp_path / out.decode().strip().removeprefix(f"{tmp_path}/")
+        left = short_path / out.decode().strip().removeprefix(f"{short_path}/")
         assert left.is_dir()
         async with running_redis():
             assert not left.exists()
