@@ -15,6 +15,7 @@ import gevent
 from gevent.event import Event
 from locust.runners import MasterRunner, WorkerRunner
 
+PACE = 0.002  # seconds between two users that come for the first time
 LIMIT = 5.0  # seconds that publishers wait for members that should have joined
 
 
@@ -35,6 +36,7 @@ class Settling:
         self.go = Event()  # the master says that all crowds are in
         self.over = Event()  # publishers begin
         self.crowds: set[str] = set()  # ids of the workers whose crowd is in
+        self.next = 0.0  # when the next user may come
 
     def wait(self, runner: Any, arrival: float) -> None:
         """Wait for the crowd, at most 5 seconds longer than it takes to arrive.
@@ -55,6 +57,16 @@ class Settling:
             runner.send_message("lab_crowd")
             # The master's deadline may be a little later than this one.
             self.go.wait(max(0.0, deadline - time.monotonic()) + 1)
+
+    def turn(self) -> None:
+        """Wait until another user may come.
+
+        Locust starts the users of a second at once. If all shook hands at once, the
+        publishers of this process would be late for tenths of a second.
+        """
+        now = time.monotonic()
+        self.next = max(now, self.next) + PACE
+        gevent.sleep(self.next - PACE - now)
 
     def is_in(self) -> bool:
         """Return whether all users of this process have joined."""

@@ -70,6 +70,7 @@ class WebSocketUser(User):
     of_lab: ClassVar[bool] = False  # whether it makes no sense in another dialect
     receive_buffer: ClassVar[int] = 0  # SO_RCVBUF in bytes; 0: the kernel's choice
     count = itertools.count()  # of all users in this process
+    came = False  # whether it has tried to connect
     stall: tuple[int, int] | None = None  # of this process, around the newest read
 
     def __init__(self, environment: Environment) -> None:
@@ -129,6 +130,9 @@ class WebSocketUser(User):
         if len(RUN.members) > USERS_LIMIT:
             gevent.sleep(1)
             return
+        if not self.came:
+            self.came = True
+            RUN.settling.turn()
         started = time.perf_counter()
         try:
             self.connect()
