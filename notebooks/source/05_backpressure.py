@@ -119,8 +119,8 @@ curves(
 # A message that is written but not yet read can be in four places: the application's
 # outbox, asyncio's buffer in the same process, the send queue of the server's kernel,
 # and the receive queue of the peer's kernel. The process knows the sizes of the first
-# two; Linux shows the last two in `/proc/net/tcp`. The second run sets small kernel
-# buffers.
+# two; Linux shows the last two in `/proc/net/tcp`, and on other systems they count as
+# none. The second run sets small kernel buffers.
 
 # %%
 wide = runs["stage 4"]
@@ -145,7 +145,7 @@ layers(
 
 # %%
 hidden = wide.kernel[-1] + wide.peer[-1]
-compare(my_guess, hidden, "MB in kernels (0: this machine has no /proc)")
+compare(my_guess, hidden, "MB in kernels")
 
 # %% [markdown]
 # Where does that number come from? Linux lets the send buffer of a connection grow as

@@ -101,7 +101,7 @@ def test_page_of_a_limit_marks_each_run_and_escapes_what_it_shows(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_search_on_a_cluster_writes_its_curve(tmp_path: Path) -> None:
     code, out, err = await runner(
         *("find-limit", "--users", "4", "--seconds", "3", "--most", "4"),
