@@ -14,7 +14,7 @@ test: .venv/ready  ## the tests of each part, in three minutes
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
 	-m "not long and not alone and not builds and not docker"
 
-long: .venv/ready  ## tests of whole programs: chapters, judgements, load, demo; 8 minutes
+long: .venv/ready  ## whole programs (chapters, judgements, load, demo): ten minutes
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "long and not builds"
 	@$(BIN)/python -m pytest -q -m alone
 

@@ -46,10 +46,24 @@ def pytest_asyncio_loop_factories(
     return {name: LOOPS[name] for name in names}
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that may take the longest: none of them begins last."""
+    """Begin with the tests that may take the longest: none of them begins last.
+
+    Of a test that runs on two loops, the second one is left to ``make long``.
+    """
     items.sort(key=lambda item: -seconds_of(item))
+    for item in items:
+        mark = item.get_closest_marker("loops")
+        if mark and loop_of(item) in mark.args[1:]:
+            item.add_marker("long")
+
+
+def loop_of(item: pytest.Item) -> str:
+    """Return the name of the loop that a test runs on."""
+    callspec = getattr(item, "callspec", None)
+    factory = callspec and callspec.params.get("_asyncio_loop_factory")
+    return next((name for name, each in LOOPS.items() if each is factory), "")
 
 
 def seconds_of(item: pytest.Item) -> float:
