@@ -12,19 +12,19 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 
 test: .venv/ready  ## the tests of each part, in three minutes
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
-	-m "not long and not alone and not builds and not docker"
+	-m "not long and not second and not alone and not builds and not docker"
 
 long: .venv/ready  ## whole programs (chapters, judgements, load, demo): ten minutes
-	@$(BIN)/python -m pytest -q -n 4 --dist worksteal -m "long and not builds"
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
+	-m "long and not second and not builds"
 	@$(BIN)/python -m pytest -q -m alone
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
 	@$(BIN)/python -m pytest -q -m builds -n 3 --dist worksteal
 
-debug: .venv/ready  ## the promises once more, while asyncio looks for mistakes
-	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 2 tests/judge/test_promises.py \
-	tests/stages/test_resume.py tests/stages/test_backpressure.py \
-	tests/stages/test_heartbeat.py
+debug: .venv/ready  ## the promises on asyncio's own loop, which looks for mistakes
+	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 4 --dist worksteal \
+	-m "second and not alone"
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
 	@$(BIN)/python -m pytest -q -m docker -rs

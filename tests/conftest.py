@@ -50,13 +50,13 @@ def pytest_asyncio_loop_factories(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that may take the longest: none of them begins last.
 
-    Of a test that runs on two loops, the second one is left to ``make long``.
+    Of a test that runs on two loops, the second one is left to ``make debug``.
     """
     items.sort(key=lambda item: -seconds_of(item))
     for item in items:
         mark = item.get_closest_marker("loops")
         if mark and loop_of(item) in mark.args[1:]:
-            item.add_marker("long")
+            item.add_marker("second")
 
 
 def loop_of(item: pytest.Item) -> str:

@@ -23,15 +23,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from labserver.processes.cluster import Replica, running_replica
 from tests.conftest import eventually
+from tests.load.test_figures import Tally, heard, judge, merged
 from tests.load.test_loadtests import (
     SECRET,
     LossyServer,
-    Tally,
     figures,
-    heard,
-    judge,
     locust,
-    merged,
     printed,
     reached,
     started,
