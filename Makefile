@@ -10,7 +10,7 @@ help:  ## show this list
 lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
-test: .venv/ready  ## the tests of each part, in three minutes
+test: .venv/ready  ## the tests of each part, in three to five minutes
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
 	-m "not long and not second and not alone and not builds and not docker"
 
