@@ -205,9 +205,12 @@ async def until(due: float) -> None:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
-    # A linger of zero seconds makes close() send RST, see socket(7).
+    # A linger of zero seconds makes close() send RST, see socket(7). uvloop has no
+    # socket any more where the connection has just ended.
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sock is not None:
+            linger = struct.pack("ii", 1, 0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     abort(writer.transport)
 
 

@@ -85,8 +85,8 @@ excerpt("labserver/judge/starters/python.py")
 # In a terminal, `labserver judge --stage auth -- python my_server.py` says the same in
 # more words: what was sent and received, when, and how to ask one check again.
 #
-# If you are stuck, [`reference/own_server.py`](reference/own_server.py) keeps the
-# promises up to backpressure, in one file with a heading for each stage.
+# If you are stuck, [`reference/own_server.py`](reference/own_server.py) keeps all
+# promises up to resume, in one file with a heading for each stage.
 #
 # ### Auth: no stranger gets a socket
 #

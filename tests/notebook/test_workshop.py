@@ -90,7 +90,7 @@ async def test_stage_that_does_not_exist_is_said() -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("stage", ["auth", "backpressure"])
+@pytest.mark.parametrize("stage", ["auth", "resume"])
 async def test_own_server_of_the_reference_keeps_its_promises(stage: str) -> None:
     # It is told its stage, so every one of them is asked of the same file.
     judged = await judge(str(OWN), stage=stage, patience=10.0)

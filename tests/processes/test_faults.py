@@ -139,6 +139,21 @@ async def test_reset_is_felt_as_a_reset(net: Proxy) -> None:
             await streams[0].read()
 
 
+def test_reset_passes_over_a_connection_that_has_just_ended() -> None:
+    async def run() -> None:
+        async with echoing() as port, faults.proxy("127.0.0.1", port) as net:
+            _, ended = await asyncio.open_connection("127.0.0.1", port)
+            ended.transport.abort()
+            await ended.wait_closed()
+            net.writers.add(ended)
+            net.reset()
+            net.writers.discard(ended)
+
+    uvloop = pytest.importorskip("uvloop")  # asyncio keeps the socket of what ended
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(run(), 10))
+
+
 async def test_refusing_proxy_resets_newcomers(net: Proxy) -> None:
     net.refusing = True
     with pytest.raises(OSError):
