@@ -69,6 +69,7 @@ class SharedRoom(Room):
         super().__init__(name)
         self.heard = asyncio.Event()  # whether Redis confirmed the subscription
         self.inbox: asyncio.Queue[Joining | str] = asyncio.Queue()
+        self.behind = False  # whether messages found the inbox full
         self.task = asyncio.create_task(serve_room(self))
 
 
@@ -285,7 +286,7 @@ def welcome(peer: Peer, room: Room, recovered: bool, ref: Message) -> None:
 
 def leave(peer: Peer, name: str) -> None:
     peer.rooms.discard(name)
-    if (room := rooms.get(name)) is not None:
+    if (room := rooms.get(name)) is not None and peer in room.members:
         room.members.discard(peer)
         if isinstance(room, SharedRoom):
             room.inbox.put_nowait(NOTHING)  # its task looks whether it is empty
@@ -370,6 +371,7 @@ async def stuck(peer: Peer) -> None:
 # Stage broker: Redis numbers, keeps and passes on; each process hears its own rooms
 
 AGAIN, NOTHING = "again", ""  # in an inbox: messages may be missed; only look around
+INBOX_LIMIT = 1000  # messages that wait while a room's task waits for Redis
 NUMBERING_TTL = 3600.0  # seconds that a room keeps its numbering without a message
 KEY_TTL = 300.0  # seconds in which a key counts
 # A message's ID in the stream is its seq, so a cursor is a place in the stream.
@@ -512,7 +514,11 @@ def hear(said: Message) -> None:
     if not isinstance(room, SharedRoom):
         return
     if said["type"] == "message":
-        room.inbox.put_nowait(said["data"])
+        if room.inbox.qsize() < INBOX_LIMIT:
+            room.inbox.put_nowait(said["data"])
+        elif not room.behind:  # a look at the history replaces all that come now
+            room.behind = True
+            room.inbox.put_nowait(AGAIN)
     elif said["type"] == "subscribe":
         if room.heard.is_set():  # the link was broken
             room.inbox.put_nowait(AGAIN)
@@ -559,6 +565,7 @@ async def take(room: SharedRoom, news: str) -> None:
 
 async def catch_up(room: SharedRoom) -> None:
     """Pass on what the history has, and tell the members what it has not."""
+    room.behind = False
     while True:
         epoch, newest, page = await read(room.name, room.seq)
         if epoch != room.epoch:  # Redis has forgotten the room: begin again
