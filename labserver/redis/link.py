@@ -24,7 +24,7 @@ from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as SocketTimeout
 
 from labserver.errors import BrokerDown
-from labserver.redis.commands import CLOSED, TIMEOUT, Commands, ended
+from labserver.redis.commands import CLOSED, TIMEOUT, Commands, address, ended
 from labserver.redis.deadlines import Patience
 from labserver.server.tasks import Failures, keep
 
@@ -93,12 +93,6 @@ class Link:
         ]
 
     @property
-    def where(self) -> str:
-        """Where Redis is: host and port, or the path of its socket."""
-        about = self.connections.connection_kwargs
-        return str(about.get("path") or f"{about.get('host')}:{about.get('port')}")
-
-    @property
     def deaf(self) -> bool:
         """Whether messages may be missed: not connected, or no probe comes back."""
         return self.connection is None or self.unheard * PROBE_INTERVAL > SILENCE
@@ -165,7 +159,8 @@ class Link:
                 if type(cause) not in self.told:  # not at every attempt to connect
                     self.told.add(type(cause))
                     words = f"{type(cause).__name__}: {cause}".rstrip(": ")[:200]
-                    log.warning("the link to Redis at %s broke: %s", self.where, words)
+                    where = address(self.connections)
+                    log.warning("the link to Redis at %s broke: %s", where, words)
             finally:
                 self.broke()
             await asyncio.sleep(0.1 + secrets.randbelow(400) / 1000)

@@ -180,8 +180,6 @@ ROUTES: dict[str, Callable[[Status], Response]] = {
     "/console.css": _console("console.css", "text/css; charset=utf-8"),
     "/console.js": _console("console.js", "text/javascript; charset=utf-8"),
     "/lab-client.js": _console("lab-client.js", "text/javascript; charset=utf-8"),
-    "/lab-client.d.ts": _console("lab-client.d.ts", TEXT),
-    "/package.json": _console("package.json", "application/json"),
     "/healthz": _healthz,
     "/readyz": _readyz,
     "/metrics": _metrics,

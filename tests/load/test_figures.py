@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from labserver.judge.oracle import Oracle
 
-# These four modules are pure. The others import gevent, which patches its process.
+# These modules are pure. The others import gevent, which patches its process.
 _hist = importlib.import_module("labserver.load.figures.histogram")
 _audit = importlib.import_module("labserver.load.figures.audit")
 _record = importlib.import_module("labserver.load.figures.record")

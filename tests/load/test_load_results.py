@@ -19,6 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.load.test_figures import recorded
+
 ROOT = Path(__file__).parents[2]
 Histogram = importlib.import_module("labserver.load.figures.histogram").Histogram
 _budget = importlib.import_module("labserver.load.figures.budget")
@@ -36,13 +38,6 @@ _report = importlib.import_module("labserver.load.pictures.report")
 Slice, Slicer = _timeline.Slice, _timeline.Slicer
 
 durations = st.lists(st.integers(0, 2**30), max_size=20)
-
-
-def recorded(values: list[int]) -> Any:
-    histogram = Histogram()
-    for value in values:
-        histogram.record(value)
-    return histogram
 
 
 # Slices

@@ -52,7 +52,6 @@ KINDS = {
     "/console.css": "text/css",
     "/console.js": "text/javascript",
     "/lab-client.js": "text/javascript",
-    "/lab-client.d.ts": "text/plain",
 }
 
 

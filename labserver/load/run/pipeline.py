@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labserver.errors import SettingsError
-from labserver.load.figures.require import seen
+from labserver.load.figures.require import COUNTS, seen
 from labserver.load.run.suite import Outcome, worst
 
 if TYPE_CHECKING:
     from labserver.judge.junit import Case
 
 DURATIONS = ("p50", "p95", "p99", "max")
-COUNTS = ("lost", "duplicated", "reordered", "announced", "unanswered")
 
 
 def prepare(*files: Path | None) -> None:
