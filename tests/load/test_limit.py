@@ -100,6 +100,12 @@ def test_page_of_a_limit_marks_each_run_and_escapes_what_it_shows(
     assert (tmp_path / "limit.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("true", [100, 900])
+def test_caption_speaks_of_a_band_only_where_there_is_one(true: float) -> None:
+    found = _limit.as_json(searched(true), 10, [], server="", seconds=3, machine="m")
+    assert ("grey band" in _picture.curve(found).read) == bool(found["fails_at"])
+
+
 @pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_search_on_a_cluster_writes_its_curve(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from tests.load.test_figures import recorded
 
@@ -292,6 +293,21 @@ def test_percentiles_are_shown_for_each_number_of_members(tmp_path: Path) -> Non
     counts = [(users, piece.published) for users, piece in _plots.steps(run)]
     # The second in which the number changed counts for neither number.
     assert counts == [(10, 30), (20, 30), (30, 30)]
+
+
+def test_budget_shows_the_percentiles_that_the_table_shows(tmp_path: Path) -> None:
+    """Its p99 was a mean of the messages next to it: 15 ms beside 12 ms above."""
+    run = _saved.load(saved(tmp_path))
+    latency = run.record.histogram("fanout/subscribers")
+    for number in range(40):
+        latency.record(30_000 + 4_000 * number)
+    (budget,) = [x for x in _gallery.pictures(run) if x.name == "fanout-budget"]
+    budget.paint(figure := Figure())
+    shown = [each.get_text() for each in figure.axes[0].get_yticklabels()]
+    assert sorted(shown) == sorted(
+        f"p{percent:g}\n{_plots.ms(_plots.whole(run.record).percentile(percent))}"
+        for percent in _budget.PERCENTS
+    )
 
 
 def test_percentile_of_the_generator_says_so_wherever_it_is_shown(

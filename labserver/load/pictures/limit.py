@@ -15,6 +15,10 @@ from labserver.load.pictures.style import BLUE, GREEN, GREY, ORANGE, PALE, RED, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BAND = (
+    " The limit is in the grey band: between the highest rate that holds and the "
+    "lowest that does not."
+)
 MARKS = (
     ("holds", GREEN, "o", lambda each: each["holds"]),
     ("does not hold", RED, "X", lambda each: not each["holds"] and each["innocent"]),
@@ -70,6 +74,8 @@ def curve(found: Mapping[str, Any]) -> Picture | None:
         if each.kind == "duration"
     ]
 
+    known = bool(found["limit"] and found["fails_at"])
+
     def paint(figure: Figure) -> None:
         axes = plain(figure.subplots(), "messages a second", "milliseconds", "both")
         values = [bound for _, bound in bounds]
@@ -111,7 +117,7 @@ def curve(found: Mapping[str, Any]) -> Picture | None:
                 fontsize=9,
                 color=RED,
             )
-        if found["limit"] and found["fails_at"]:
+        if known:
             axes.axvspan(found["limit"], found["fails_at"], color=PALE, alpha=0.5)
         legend(axes, 3)
 
@@ -119,8 +125,7 @@ def curve(found: Mapping[str, Any]) -> Picture | None:
     return Picture(
         "limit",
         title.partition(": ")[0].rstrip("."),
-        "Each mark is a run. The limit is in the grey band: between the highest rate "
-        "that holds and the lowest that does not.",
+        f"Each mark is a run.{BAND if known else ''}",
         paint,
     )
 

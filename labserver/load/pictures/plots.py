@@ -177,11 +177,13 @@ def budget(saved: Saved) -> Picture | None:
         axes = plain(
             figure.subplots(), "share of the time from due to arrival (%)", "", ""
         )
-        for row, each in enumerate(reversed(shares)):
+        values = [latency.percentile(each.percent) for each in shares]
+        rows = list(zip(shares, values, strict=True))[::-1]
+        for row, (each, value) in enumerate(rows):
             start = 0.0
-            for part, microseconds, label, colour in (
-                (each.part, each.own, "generator, sent late", ORANGE),
-                (1 - each.part, each.whole - each.own, "server and network", BLUE),
+            for part, label, colour in (
+                (each.part, "generator, sent late", ORANGE),
+                (1 - each.part, "server and network", BLUE),
             ):
                 axes.barh(
                     *(row, 100 * part),
@@ -192,14 +194,14 @@ def budget(saved: Saved) -> Picture | None:
                 )
                 if part > 0.09:
                     axes.text(
-                        *(start + 50 * part, row, ms(microseconds)),
+                        *(start + 50 * part, row, ms(part * value)),
                         ha="center",
                         va="center",
                         fontsize=9,
                         color=WHITE,
                     )
                 start += 100 * part
-        names = [f"p{each.percent:g}\n{ms(each.whole)}" for each in reversed(shares)]
+        names = [f"p{each.percent:g}\n{ms(value)}" for each, value in rows]
         axes.set_yticks(range(len(names)), names)
         axes.set_xlim(0, 100)
         axes.tick_params(axis="y", length=0)
@@ -211,8 +213,8 @@ def budget(saved: Saved) -> Picture | None:
     return Picture(
         f"{saved.scenario}-budget",
         f"{max(part, 1 - part):.0%} of the p99 is: {most}",
-        "Each bar is a percentile, and its parts are means over the messages next to "
-        "it: only the blue part is the server's.",
+        "Each bar is a percentile, in parts as the messages next to it have them: only "
+        "the blue part is the server's.",
         paint,
         height=2.7,
     )
