@@ -500,6 +500,31 @@ async def test_ctrl_c_ends_no_user_that_happens_to_run() -> None:
     assert said == ["a user goes on", "the main greenlet is told"]
 
 
+HASTY_MASTER = f"""
+import os
+os.environ["LAB_SECRET"] = {SECRET!r}
+from loadtests import fanout
+from locust.argument_parser import parse_options
+from locust.env import Environment
+from locust.runners import WorkerRunner
+from gevent.pool import Group
+from labserver.load.run import options
+environment = Environment(
+    user_classes=[fanout.FanoutSubscriber], parsed_options=parse_options(["--worker"])
+)
+environment.host = "ws://127.0.0.1:8080"  # the master's job came first
+worker = WorkerRunner.__new__(WorkerRunner)
+worker.greenlet = Group()
+options.check_or_leave(environment=environment, runner=worker)
+print(environment.host)
+"""
+
+
+async def test_worker_that_joins_a_run_keeps_the_host_of_its_master() -> None:
+    """Its first job may come before its own start is complete."""
+    assert (await printed(HASTY_MASTER)).split()[-1] == "ws://127.0.0.1:8080"
+
+
 # Host, LAB_LOAD_HOSTS, whether load may go there.
 PLACES = [
     ("10.1.2.3", "", False),

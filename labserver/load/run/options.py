@@ -314,7 +314,8 @@ def check_or_leave(environment: Environment, runner: Any, **_: Any) -> None:
     try:
         choose(environment)
         check(options, headless)
-        environment.host = options.host
+        if not isinstance(runner, WorkerRunner):  # a worker's job names the host
+            environment.host = options.host
         if headless:
             try_servers(options)
     except Unusable as exc:
