@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -19,7 +20,8 @@ import pytest
 import redis as redis_client
 from websockets.asyncio.client import connect
 
-from labserver import __version__, cli
+from labserver import __version__
+from labserver.cli import learning
 from labserver.contract.tokens import issue, verify
 from labserver.processes import serving
 from labserver.redis import embedded
@@ -591,7 +593,7 @@ def test_notebooks_are_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (cli._notebooks() / "build.py").is_file()
+    assert (learning._notebooks() / "build.py").is_file()
 
 
 # faults
@@ -626,3 +628,18 @@ async def test_faults_stays_when_there_are_no_commands() -> None:
         writer.close()
         status, _, err = await run.end(signal.SIGINT)
     assert (status, err) == (130, "")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is missing")
+async def test_bash_completes_commands() -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = await asyncio.create_subprocess_exec(
+        "bash",
+        "-c",
+        'eval "$(labserver --show-completion)"; COMP_WORDS=(labserver mis); '
+        'COMP_CWORD=1; _labserver_completion labserver; echo "${COMPREPLY[@]}"',
+        env={**os.environ, "PATH": path, "SHELL": "/bin/bash"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await shell.communicate()
+    assert out.decode().split() == ["mistakes"]

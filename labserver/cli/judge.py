@@ -1,34 +1,38 @@
-"""``labserver judge``: which promises a server keeps, said so that a stranger sees."""
+"""``labserver judge`` and ``starter``: a server, or a client, of your own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
+from labserver.cli.app import AsJson, app, console_of
+from labserver.cli.verdict import as_json as as_json_text
+from labserver.cli.verdict import as_junit, dashed, say
 from labserver.errors import SettingsError
 from labserver.judge import PROMISES
 from labserver.judge.clients import CHECKS, clients
-from labserver.judge.evidence import shown
-from labserver.judge.junit import Case, document
+from labserver.judge.junit import write
 from labserver.judge.outside import INSIDE, Outside, commanded, remote
+from labserver.judge.page import page
 from labserver.judge.run import Check, Finding, Verdict, checks_up_to, judge
+from labserver.judge.starter import STARTERS
+from labserver.judge.starter import starter as starter_of
 from labserver.processes.reach import NotThisMachine, resolve
+from labserver.processes.serving import run
 from labserver.settings import secret_of
 from labserver.stages import LAST, STAGES, included
 
 MARKS = {"kept": "[green]✓[/]", "broken": "[red]✗[/]", "skipped": "[dim]-[/]"}
-SHOWN = 12  # events of a broken check
 INSIDES = "what only the inside of the lab's own server shows is skipped"
 
 
@@ -59,10 +63,6 @@ def chosen(stage: str, only: Sequence[str]) -> list[tuple[str, Check]]:
         if STAGES[every[name]].number > STAGES[stage].number:
             raise SettingsError(f"{name} is a check of stage {every[name]}: --stage")
     return [pair for pair in checks if pair[1].__name__ in wanted]
-
-
-def dashed(name: str) -> str:
-    return name.replace("_", "-")
 
 
 def listed(checks: Sequence[tuple[str, Check]]) -> str:
@@ -181,102 +181,93 @@ async def judged(
             raise
 
 
-def say(verdict: Verdict, console: Console, target: Sequence[str] = ()) -> None:
-    """Print the verdict: each promise, what broke it, and where to read on.
+@app.command("judge")
+def judge_(
+    target: Annotated[
+        list[str],
+        typer.Argument(
+            help="After --, the command that starts the server; or ws:// URLs of "
+            "servers that run.",
+            metavar="[--] COMMAND... | URL...",
+        ),
+    ],
+    stage: Annotated[
+        str, typer.Option(help="Last stage to judge: " + ", ".join(STAGES) + ".")
+    ] = LAST,
+    client: Annotated[
+        bool, typer.Option("--client", help="The command is a client, not a server.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One check by its name, as a red line shows it; may be given again.",
+            metavar="CHECK",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What chance begins with.")] = 1,
+    patience: Annotated[
+        float, typer.Option(min=0.5, max=60, help="Seconds to wait for what must come.")
+    ] = 10.0,
+    start_timeout: Annotated[
+        float, typer.Option(min=0.5, max=600, help="Seconds until the port answers.")
+    ] = 20.0,
+    as_json: AsJson = False,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML there.", metavar="FILE")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page with pictures there.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Say which promises a server keeps: yours, in any language.
 
-    Args:
-        verdict: What was found.
-        console: Where.
-        target: What was judged, for the line that asks one check again.
+    A command is started with PORT (also {port} in its arguments), LAB_STAGE,
+    LAB_SECRET, LAB_REDIS_URL and the settings that a check needs small, and is ready
+    when its port answers. A URL needs LAB_SECRET, the secret of its tokens, from stage
+    auth on.
 
+    With --client the command is a client, and is started many times: it connects to
+    LAB_URL (also {url} in its arguments) with LAB_TOKEN, joins LAB_ROOM, and comes back
+    when its connection breaks, after delays of LAB_BACKOFF_FIRST to LAB_BACKOFF_CAP.
+
+    Ends with status 0 when all promises up to --stage hold, with 1 when one is broken,
+    and with 2 when the server cannot be judged.
     """
-    console.print()
-    for name in verdict.stages:
-        stage, found = STAGES[name], verdict.of(name)
-        mine = [each for each in verdict.findings if each.stage == name]
-        broken = [each for each in mine if each.outcome == "broken"]
-        if found == "kept":
-            skipped = sum(each.outcome == "skipped" for each in mine)
-            more = f" ({skipped} of {len(mine)} checks skipped)" if skipped else ""
-            what = f"[green]Promise {stage.number} kept:[/] {stage.promise}{more}"
-            console.print(what, soft_wrap=True)
-        elif found == "unjudged":
-            what = f"Promise {stage.number} not judged: {escape(mine[0].seen)}."
-            console.print(what, soft_wrap=True)
-        for each in broken:
-            console.print(
-                f"[red]Promise {stage.number} broken[/] ({escape(each.says)}): "
-                f"{escape(each.seen)}.",
-                soft_wrap=True,
+    console = console_of(as_json)
+    try:
+        verdict = run(
+            judged(
+                target,
+                stage,
+                only or [],
+                console,
+                client,
+                seed=seed,
+                patience=patience,
+                start_timeout=start_timeout,
             )
-            for event, count in shown(each.events, each.seen, SHOWN):
-                times = f" ({count} times)" if count > 1 else ""
-                what = f"{escape(str(event))}{times}"
-                console.print(
-                    f"    [dim]{event.at:8.3f} s  {what}[/]",
-                    soft_wrap=True,
-                )
-            if target:
-                what = again(each, verdict.stages[-1], target)
-                console.print(f"  Again: {escape(what)}", soft_wrap=True)
-        if broken:
-            chapter = f"notebooks/{stage.number:02}_{name}.ipynb"
-            where = f"{chapter} (labserver lab opens it), {stage.file}"
-            console.print(f"  Read on: {escape(where)}", soft_wrap=True)
-    if any("in vain" in each.seen for each in verdict.findings):
-        console.print("What only comes late is seen with --patience SECONDS.")
-
-
-def again(finding: Finding, stage: str, target: Sequence[str]) -> str:
-    """Return the command line that asks one check again."""
-    only = f"--only {dashed(finding.check)}"
-    if finding.check in {check.__name__ for check in CHECKS}:
-        return f"labserver judge --client {only} -- {shlex.join(target)}"
-    there = target[0].startswith(("ws://", "wss://"))
-    what = shlex.join(target) if there else f"-- {shlex.join(target)}"
-    return f"labserver judge --stage {stage} {only} {what}"
-
-
-def as_json(verdict: Verdict) -> str:
-    """Return the verdict as JSON."""
-    promises = [
-        {
-            "number": STAGES[name].number,
-            "stage": name,
-            "promise": STAGES[name].promise,
-            "outcome": verdict.of(name),
-            "checks": [
-                {k: v for k, v in asdict(each).items() if k != "stage"}
-                for each in verdict.findings
-                if each.stage == name
-            ],
-        }
-        for name in verdict.stages
-    ]
-    return json.dumps({"status": verdict.status, "promises": promises}, indent=2)
-
-
-def as_junit(verdict: Verdict) -> str:
-    """Return the verdict as JUnit XML."""
-    outcomes: dict[str, Any] = {"kept": "passed", "broken": "failed"}
-    return document(
-        Case(
-            each.stage,
-            each.check,
-            each.seconds,
-            outcomes.get(each.outcome, "skipped"),
-            each.seen,
-            "\n".join(f"{event.at:.3f} {event}" for event in each.events)
-            if each.outcome == "broken"
-            else "",
         )
-        for name in verdict.stages
-        for each in verdict.findings
-        if each.stage == name
-    )
+    except Stopped as exc:
+        print(f"labserver: {exc}", file=sys.stderr)
+        raise typer.Exit(exc.status) from None
+    say(verdict, console, target)
+    if as_json:
+        print(as_json_text(verdict))
+    if junit:
+        write(junit, as_junit(verdict))
+    if html:
+        write(html, page(verdict))
+    for file in filter(None, (junit, html)):
+        console.print(f"written: {file}", markup=False, soft_wrap=True)
+    raise typer.Exit(verdict.status)
 
 
-def console_of(as_json: bool) -> Console:
-    """Return where progress goes: beside the JSON, when that is asked for."""
-    terminal = sys.stderr.isatty() if as_json else sys.stdout.isatty()
-    return Console(stderr=as_json, width=None if terminal else 120, highlight=False)
+@app.command()
+def starter(
+    language: Annotated[
+        str, typer.Argument(help="One of: " + ", ".join(STARTERS) + ".")
+    ],
+) -> None:
+    """Print the smallest server that keeps the first promise, to go on from."""
+    print(starter_of(language), end="")
