@@ -127,22 +127,51 @@ class Metrics:
         self.flush_size = Histogram(SIZES)
 
 
+# By attribute of Metrics: name and help. The book's page of metrics is made of these.
 COUNTERS = {
     "accepted": ("labserver_handshakes_accepted", "Handshakes that became a socket."),
     "received": ("labserver_messages_received", "Messages from clients."),
-    "published": ("labserver_messages_published", "Messages numbered by the broker."),
-    "deliveries": ("labserver_deliveries", "Messages given to a member's outbox."),
-    "flushes": ("labserver_flushes", "Rounds over the members of a room."),
-    "drops": ("labserver_outbox_drops", "Messages dropped for slow readers."),
-    "dead": ("labserver_peers_dead", "Peers ended because no ping was answered."),
-    "stuck": ("labserver_peers_stuck", "Peers ended because they read nothing."),
-    "stalls": ("labserver_loop_stalls", "Times that the event loop was late."),
-    "recovered": ("labserver_recoveries", "Joins that got every message they missed."),
-    "unrecovered": ("labserver_recovery_failures", "Joins whose cursor was too old."),
+    "published": (
+        "labserver_messages_published",
+        "Messages that the broker numbered for this replica's clients.",
+    ),
+    "deliveries": (
+        "labserver_deliveries",
+        "Messages handed to the outboxes of a room's members.",
+    ),
+    "flushes": (
+        "labserver_flushes",
+        "Rounds over the members of a room, each writing what is pending.",
+    ),
+    "drops": (
+        "labserver_outbox_drops",
+        "Messages dropped for slow readers, each announced with a gap.",
+    ),
+    "dead": (
+        "labserver_peers_dead",
+        "Peers ended because they answered no ping for two intervals.",
+    ),
+    "stuck": (
+        "labserver_peers_stuck",
+        "Peers ended because they took no byte within stuck_timeout.",
+    ),
+    "stalls": (
+        "labserver_loop_stalls",
+        "Times that the heartbeat found the event loop running late.",
+    ),
+    "recovered": (
+        "labserver_recoveries",
+        "Joins that replayed everything after their cursor.",
+    ),
+    "unrecovered": (
+        "labserver_recovery_failures",
+        "Joins whose cursor could not be served: too old, or of another epoch.",
+    ),
     "streams": ("labserver_streams", "Event streams that began."),
     "polls": ("labserver_polls", "Long polls that began."),
 }
 
+ABOUT = "Always 1; the labels say which server this is."
 # Who ended a connection. The network says no goodbye.
 SERVER, CLIENT, NETWORK = "server", "client", "network"
 
@@ -151,7 +180,8 @@ SERVER, CLIENT, NETWORK = "server", "client", "network"
 LABELLED: dict[str, tuple[str, str, tuple[str, ...], tuple[Any, ...]]] = {
     "closes": (
         "labserver_closes",
-        "Connections that ended, by close code and by who closed.",
+        "Connections that ended, by close code and by who closed: server, client, or "
+        "network where nobody said goodbye. 1006: no close frame came.",
         ("code", "by"),
         (
             *((code, SERVER) for code in CLOSES),
@@ -162,13 +192,13 @@ LABELLED: dict[str, tuple[str, str, tuple[str, ...], tuple[Any, ...]]] = {
     ),
     "refused": (
         "labserver_handshakes_refused",
-        "Handshakes answered with HTTP, by status.",
+        "Handshakes refused with an HTTP response, by status.",
         ("status",),
         (401, 403, 429, 503),
     ),
     "failures": (
         "labserver_tasks_failed",
-        "Times that a long task failed, and was started again.",
+        "Times that a long task of the server failed, and was started again.",
         ("task",),
         NAMES,
     ),
@@ -177,7 +207,8 @@ LABELLED: dict[str, tuple[str, str, tuple[str, ...], tuple[Any, ...]]] = {
 HISTOGRAMS = {
     "delivery_latency": (
         "labserver_delivery_latency_seconds",
-        "Seconds from the broker's delivery to the write to a room's last member.",
+        "From the arrival of a message from the broker to the write to the room's last "
+        "member, in this process; one sample a flush.",
     ),
     "broker_latency": (
         "labserver_broker_latency_seconds",
@@ -185,7 +216,7 @@ HISTOGRAMS = {
     ),
     "loop_lag": (
         "labserver_loop_lag_seconds",
-        "How late the event loop ran a timer, measured twice a second.",
+        "How late the event loop ran a timer, sampled twice a second.",
     ),
     "flush_size": ("labserver_flush_messages", "Messages joined in one flush."),
 }
@@ -263,4 +294,4 @@ class _Page(Collector):
         usage = resource.getrusage(resource.RUSAGE_SELF)
         spent = usage.ru_utime + usage.ru_stime
         yield CounterMetricFamily("process_cpu_seconds", "CPU time used.", spent)
-        yield InfoMetricFamily("labserver", "Which server this is.", self.about)
+        yield InfoMetricFamily("labserver", ABOUT, self.about)

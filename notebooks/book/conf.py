@@ -7,6 +7,7 @@ executed. Nothing comes from the network, neither here nor in a reader's browser
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -14,12 +15,14 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.append(str(FOLDER))  # generated.py
 
 project = "labserver"
-extensions = ["myst_nb", "sphinx_external_toc"]
+extensions = ["myst_nb", "sphinx_external_toc", "generated"]
 external_toc_path = str(FOLDER / "_toc.yml")
 external_toc_exclude_missing = True
 exclude_patterns = [".*", "build", "dist", "results", "workshop", "**/node_modules"]
+smartquotes = False  # --flags are no dashes
 highlight_language = "text"  # of a block that names no language
 
 nb_execution_mode = "off"

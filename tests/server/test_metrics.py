@@ -125,27 +125,6 @@ async def test_names_follow_the_conventions(running: Running) -> None:
         assert helps[name].endswith(".")
 
 
-def documented() -> dict[str, str]:
-    """Return name and kind of every metric in the README's table."""
-    text = (ROOT / "README.md").read_text()
-    rows = re.findall(
-        r"^\| `((?:labserver|process)_\w+)(?:\{\w+(?:, \w+)*\})?` "
-        r"\| (\w+) \|",
-        text,
-        re.MULTILINE,
-    )
-    return dict(rows)
-
-
-async def test_readme_lists_what_is_on_the_page_and_nothing_else(
-    running: Running,
-) -> None:
-    async with running("resume") as server:
-        page = server.metrics_page().decode()
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
-    assert documented() == kinds
-
-
 def queries(node: Any) -> Iterator[str]:
     """Yield every query of a dashboard."""
     if isinstance(node, dict):
