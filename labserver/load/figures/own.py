@@ -21,10 +21,12 @@ scenario              kind       name
 ====================  =========  =====================================================
 ``replicas``          count      ``came back``, ``published again``
 ..                    histogram  ``outage``: from losing the connection to joined again
-``reconnect_storm``   count      ``dropped``, ``back``, ``missed``, ``refused <status>``
+``reconnect_storm``   count      ``dropped``, ``back``, ``missed``, ``attempts``,
+                                 ``refused <status>``
 ..                    histogram  ``back after``: from being dropped to joined again
-..                    series     ``accepts``: joined again; all with the labels
-                                 ``, with jitter`` and ``, without jitter``
+..                    series     ``attempts`` to connect, and ``accepts``: joined
+                                 again; all with the labels ``, with jitter`` and
+                                 ``, without jitter``
 ``idle``              count      ``pings answered``, ``went silent``, ``noticed``,
                                  ``kept too long``, ``server stalls``
 ..                    histogram  ``between pings``, ``noticed after``: from a peer's
@@ -32,6 +34,8 @@ scenario              kind       name
 ..                    gauge      ``memory, <replica>`` in bytes,
                                  ``connections, <replica>``: from before the first user
 ..                    gauge      ``memory per connection`` in bytes, one point
+..                    gauge      ``promised within`` in seconds: two intervals of the
+                                 heartbeat, as the server says; a point a process
 ``churn``             count      ``cycles``, ``refused, <bad token>``
 ..                    histogram  ``handshake``, ``join``, ``leave``, ``refusal``
 ====================  =========  =====================================================

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from labserver.load.figures.audit import Tally
+from labserver.load.figures.everybody import Everybody
 from labserver.load.figures.generator import Generator
 from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.own import Figures
@@ -50,6 +51,7 @@ class Record:
     # was published.
     ends: dict[str, dict[str, Counter[int]]] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)  # by scenario
+    everybody: dict[str, Everybody] = field(default_factory=dict)  # by scenario
     began: int = 0  # start of the run, monotonic ns
     slices: dict[int, Slice] = field(default_factory=dict)  # by number of the period
     # By scenario: messages that arrived while their reader stood still, so that their
@@ -72,6 +74,10 @@ class Record:
     def own(self, scenario: str) -> Figures:
         """Return the figures that are special to this scenario."""
         return self.figures.setdefault(scenario, Figures())
+
+    def slowest(self, scenario: str) -> Everybody:
+        """Return the slowest delivery of each message of this scenario."""
+        return self.everybody.setdefault(scenario, Everybody())
 
     def ended(self, group: str, place: str, last: int) -> None:
         """Record the last seq of a member at the end of the run."""
@@ -110,6 +116,8 @@ class Record:
                 self.ends.setdefault(group, {}).setdefault(room, Counter()).update(ends)
         for scenario, figures in other.figures.items():
             self.own(scenario).add(figures)
+        for scenario, slowest in other.everybody.items():
+            self.slowest(scenario).add(slowest)
         self.began = self.began or other.began
         for number, piece in other.slices.items():
             self.slices.setdefault(number, Slice()).add(piece)
@@ -164,7 +172,8 @@ class Record:
             group: {room: sorted(ends.items()) for room, ends in rooms.items()}
             for group, rooms in self.ends.items()
         }
-        data["figures"] = {k: v.as_json() for k, v in self.figures.items()}
+        for name in ("figures", "everybody"):
+            data[name] = {k: v.as_json() for k, v in getattr(self, name).items()}
         data["slices"] = [[n, each.as_json()] for n, each in self.slices.items()]
         data["generators"] = [each.as_json() for each in self.generators]
         return data
@@ -187,6 +196,9 @@ class Record:
             for group, rooms in data["ends"].items()
         }
         data["figures"] = {k: Figures.from_json(v) for k, v in data["figures"].items()}
+        data["everybody"] = {
+            k: Everybody.from_json(v) for k, v in data["everybody"].items()
+        }
         data["slices"] = {n: Slice.from_json(each) for n, each in data["slices"]}
         data["generators"] = [Generator(**each) for each in data["generators"]]
         return cls(**data)

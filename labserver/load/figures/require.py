@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.record import Record
-from labserver.load.figures.trust import trusted, whole
+from labserver.load.figures.trust import slowest, trusted, until_all, whole
 from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, Verdict
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -25,6 +26,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
 }
 MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6}
+ALL = "all."  # before a percentile: of the time until everybody has a message
 COUNTS = ("lost", "duplicated", "reordered", "announced", "unanswered")
 FORM = re.compile(
     r"\s*(?:(?P<scenario>\w+)\s*:)?\s*(?P<figure>[a-z][a-z0-9.]*)"
@@ -99,7 +101,7 @@ def trimmed(value: float) -> str:
 
 def kind(figure: str) -> str:
     """Return ``duration``, ``share``, ``count``, or an empty string if unknown."""
-    if figure == "max" or percent(figure) is not None:
+    if figure.removeprefix(ALL) == "max" or percent(figure) is not None:
         return "duration"
     if figure == "delivered":
         return "share"
@@ -108,7 +110,7 @@ def kind(figure: str) -> str:
 
 def percent(figure: str) -> float | None:
     """Return the number of a percentile's name, such as ``p99.9``; else None."""
-    found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?|100)", figure)
+    found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?|100)", figure.removeprefix(ALL))
     return float(found[1]) if found and float(found[1]) > 0 else None
 
 
@@ -137,7 +139,8 @@ def parse(text: str) -> Requirement:
         case _:
             raise ValueError(
                 f"{text!r}: there is no figure {figure!r}: choose of p50, p95, p99 (or "
-                f"another percentile), max, delivered, {', '.join(COUNTS)}"
+                f"another percentile), max, all.p99 (until everybody has it), "
+                f"delivered, {', '.join(COUNTS)}"
             )
     sign = "=" if found["operator"] == "==" else found["operator"]
     return Requirement(text.strip(), found["scenario"] or "", figure, sign, bound)
@@ -152,7 +155,7 @@ def seen(record: Record, figure: str, scenario: str = "") -> float | None:
     """
     start = f"{scenario}/" if scenario else ""
     if kind(figure) == "duration":
-        latency, share = whole(record, start), percent(figure)
+        latency, share = latencies(record, figure, scenario), percent(figure)
         if not latency.count:
             return None
         return float(latency.highest if share is None else latency.percentile(share))
@@ -169,6 +172,13 @@ def seen(record: Record, figure: str, scenario: str = "") -> float | None:
     return float(sum(getattr(each, figure) for each in every.values()))
 
 
+def latencies(record: Record, figure: str, scenario: str) -> Histogram:
+    """Return the durations that a figure is a percentile of."""
+    if figure.startswith(ALL):
+        return slowest(record, scenario)
+    return whole(record, f"{scenario}/" if scenario else "")
+
+
 def unknown(record: Record, answer: Answer) -> str:
     """Return why nobody knows whether a requirement is met; empty if it is known.
 
@@ -180,7 +190,10 @@ def unknown(record: Record, answer: Answer) -> str:
     if asked.kind != "duration" or answer.seen is None:
         return ""
     share = 100.0 if asked.figure == "max" else percent(asked.figure) or 0.0
-    found = trusted(record, f"{asked.scenario}/" if asked.scenario else "", share)
+    if asked.figure.startswith(ALL):
+        found = until_all(record, asked.scenario, share)
+    else:
+        found = trusted(record, f"{asked.scenario}/" if asked.scenario else "", share)
     if not answer.met and found.mostly_own:
         return f"{answer}: {found.own:.0%} of it the generator's own"
     if found.unmeasured > 1 - share / 100 > 0:

@@ -16,7 +16,7 @@ from labserver.load.figures.budget import PERCENTS, share
 from labserver.load.figures.generator import Generator, uncertainty
 from labserver.load.figures.histogram import Histogram, ms
 from labserver.load.figures.record import Record
-from labserver.load.figures.trust import doubts, trusted
+from labserver.load.figures.trust import doubts, trusted, until_all
 from labserver.load.figures.verdict import Verdict
 
 WORTH_A_WORD = 0.02  # share of the time; less theft is not mentioned
@@ -34,6 +34,7 @@ def summary(record: Record, verdict: Verdict, required: Sequence[str] = ()) -> s
         for name, histogram in sorted(record.latency.items()):
             if name.startswith(f"{scenario}/") and histogram.count:
                 lines += _latency(name, histogram, record)
+        lines += _until_all(scenario, record)
         if unknown := record.unmeasured.get(scenario):
             lines.append(
                 f"  {'not measured':<29} {unknown:,}: they arrived while their reader "
@@ -110,6 +111,22 @@ def _latency(name: str, histogram: Histogram, record: Record) -> list[str]:
     return lines
 
 
+def _until_all(scenario: str, record: Record) -> list[str]:
+    found = record.everybody.get(scenario)
+    if found is None or not (histogram := found.histogram()).count:
+        return []
+    shown = [until_all(record, scenario, percent) for percent in (50, 99)]
+    lines = [
+        f"  {'until everybody has it':<29} p50 {ms(shown[0].value):>9}"
+        f"   p99 {ms(shown[1].value):>9}"
+        f"   max {ms(histogram.highest):>9}   of {histogram.count:,} messages"
+    ]
+    for each in shown:
+        if why := each.doubts():
+            lines.append(f"  {'':<29} p{each.percent:g}: {', '.join(why)}")
+    return lines
+
+
 def _generator(each: Generator, alone: bool) -> list[str]:
     """Return a line for one process, if there is more to say than of all."""
     said = []
@@ -158,6 +175,15 @@ def as_figures(record: Record, verdict: Verdict) -> dict[str, Any]:
             for group in sorted(record.by_design)
         },
         "latency_from_due_us": latency,
+        "until_everybody_us": {
+            scenario: {
+                **histogram.percentiles(),
+                "one_of": each.step,
+                "unmeasured": len(each.unknown),
+            }
+            for scenario, each in record.everybody.items()
+            if (histogram := each.histogram()).count
+        },
         "unmeasured": dict(record.unmeasured),
         "published": dict(record.published),
         "unanswered": record.unanswered,

@@ -123,6 +123,38 @@ def trusted(
     )
 
 
+def slowest(record: Record, scenario: str = "") -> Histogram:
+    """Return the times until everybody had a message, of a scenario or of all."""
+    return Histogram.merged(
+        each.histogram()
+        for name, each in record.everybody.items()
+        if scenario in ("", name)
+    )
+
+
+def until_all(record: Record, scenario: str, percent: float) -> Percentile:
+    """Return a percentile of the time until everybody had a message.
+
+    Each message is one sample. It is of those that arrived: what one member lost, the
+    others have.
+
+    Args:
+        record: The figures.
+        scenario: Its name; empty for all scenarios.
+        percent: Which percentile.
+
+    """
+    histogram = slowest(record, scenario)
+    every = sum(
+        len({*each.latest, *each.unknown})
+        for name, each in record.everybody.items()
+        if scenario in ("", name)
+    )
+    return percentile(
+        histogram, percent, histogram.count, 1 - histogram.count / max(1, every)
+    )
+
+
 def of(counts: dict[str, int], scenario: str) -> int:
     return counts.get(scenario, 0) if scenario else sum(counts.values())
 

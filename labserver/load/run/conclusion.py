@@ -45,6 +45,7 @@ def conclude(run: Run, environment: Environment) -> None:
     for error in runner.exceptions.values():
         record.problems[f"the load test itself: {error['msg']}"] += error["count"]
     verdict = judge(record, failures, missing, options.lag_limit)
+    run.total = record
     run.verdict, answers = held_to(verdict, record, required(options))
     run.text = summary(record, run.verdict, lines(answers))
     if early := _cut_short(run, options).get("cut_short"):
@@ -90,7 +91,6 @@ def _timeline(run: Run, record: Record, options: Any) -> list[dict[str, Any]]:
     """Return the rows of ``timeline.csv``."""
     samples = {}
     if run.scraper is not None:
-        run.scraper.stop()
         samples = run.scraper.samples
     step = period(options.run_time or TIME_LIMIT)
     return rows(record.slices, samples, step, record.by_design, run.faults)

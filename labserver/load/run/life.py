@@ -158,6 +158,8 @@ def drain(environment: Environment, **_: Any) -> None:
     if isinstance(runner, MasterRunner):
         if not RUN.draining:
             RUN.draining = True
+            if RUN.scraper is not None:
+                RUN.scraper.stop()
             runner.send_message("lab_finish")
             deadline = time.monotonic() + WORKERS_LIMIT
             while awaited(runner) and time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from labserver.load.run.suite import Outcome, worst
 if TYPE_CHECKING:
     from labserver.judge.junit import Case
 
-DURATIONS = ("p50", "p95", "p99", "max")
+DURATIONS = ("p50", "p95", "p99", "max", "all.p50", "all.p99", "all.max")
 
 
 def prepare(*files: Path | None) -> None:

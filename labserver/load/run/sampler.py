@@ -22,6 +22,7 @@ class Sampler:
     def __init__(self, record: Record, members: Collection[Any], period: float) -> None:
         self.record, self.members, self.period = record, members, period
         self.slicer = Slicer()
+        self.last = 0  # number of the last slice
         self.greenlet = gevent.spawn(
             every, record.began, period, lambda number: self.cut(number)
         )
@@ -33,20 +34,27 @@ class Sampler:
         users = sum(
             1 for each in self.members if each.joined and each.socket is not None
         )
-        record.slices[number] = self.slicer.cut(
+        piece = self.slicer.cut(
             *(users, record.published.total(), record.latency),
             *(record.slip, record.lag, record.unmeasured.total()),
         )
+        if before := record.slices.get(number):  # a timer may be a little early
+            piece.add(before)
+            piece.users = users
+        record.slices[number] = piece
+
+    def end(self) -> None:
+        """Begin no further slice: what still arrives belongs to the last one."""
+        self.greenlet.kill()
+        elapsed = (CLOCK.now() - self.record.began) / 1e9
+        self.last = int(elapsed / self.period)
 
     def stop(self) -> None:
         """Cut the last slice, which is shorter; drop it if it is empty."""
-        self.greenlet.kill()
-        elapsed = (CLOCK.now() - self.record.began) / 1e9
-        number = int(elapsed / self.period)
-        self.cut(number)
-        last = self.record.slices[number]
+        self.cut(self.last)
+        last = self.record.slices[self.last]
         if not (last.latency or last.published or last.unmeasured):
-            del self.record.slices[number]
+            del self.record.slices[self.last]
 
 
 class Scraper:

@@ -31,6 +31,9 @@ class Member(Protocol):
     joined: bool
     stays: ClassVar[bool]  # whether publishers wait until it has joined
 
+    def so_far(self, record: Record) -> None:
+        """Add this user's figures up to now to another record."""
+
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once."""
 
@@ -69,6 +72,7 @@ class Run:
         self.stalls: Stalls | None = None
         self.scraper: Scraper | None = None
         self.verdict: Verdict | None = None
+        self.total: Record | None = None  # of all processes, when the run is over
         self.text = ""
 
     def begin(self, name: str, results: str, began: int, step: float) -> None:
@@ -139,6 +143,10 @@ class Run:
         record.cpu = (time.process_time() - self.started_cpu) / max(record.wall, 0.001)
         shares = self.stalls.theft.shares() if self.stalls is not None else (0.0, 0.0)
         self.active = time.monotonic_ns()
+        if self.sampler is not None:
+            self.sampler.end()
+        if self.scraper is not None:
+            self.scraper.stop()
         self.drain_started.set()
         deadline = time.monotonic() + DRAIN_LIMIT
         while time.monotonic() < deadline:

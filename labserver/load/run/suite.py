@@ -34,6 +34,8 @@ OVERHEAD = 6.0  # seconds for starting, draining and drawing, beside the load
 GRACE = 45.0  # seconds beyond its time after which Locust is ended
 GOODBYE = 10.0  # seconds that Locust gets to conclude after SIGINT
 OMISSION = "omission"
+# Variants that others are compared with.
+CONTROL, ALONE, CALM = "none is slow", "one process", "no fault"
 # From best to worst: valid, invalid figures, losses, nothing delivered.
 SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
 
@@ -75,7 +77,14 @@ class Case:
 # The scenario files are beside the package, in a checkout.
 SCENARIOS = Path(labserver.__file__).parent.parent / "loadtests"
 CASES = (
-    Case("fanout", 20, 400, locust=("--steps", "80:4")),
+    Case("fanout", 30, 400, locust=("--steps", "80:6")),
+    # The same crowd without slow readers, to compare with.
+    Case(
+        *("slow_readers", 8, 9),
+        server=("--send-buffer", "65536"),
+        locust=("SlowRoomPublisher", "HealthyReader"),
+        variant=CONTROL,
+    ),
     *(
         Case(
             *("slow_readers", 8, 12),
@@ -86,6 +95,8 @@ CASES = (
         )
         for policy in POLICIES
     ),
+    Case("replicas", 8, 60, server=("--without", "broker"), variant=ALONE),
+    Case("replicas", 8, 60, replicas=3, variant=CALM),
     Case("replicas", 10, 60, replicas=3, fault="pause-redis", variant="Redis paused"),
     Case("replicas", 10, 60, replicas=3, fault="kill-replica", variant="one killed"),
     Case(

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 HEAD = (
     f"{'':<6}{'':<27}{'delivered':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"
-    f"{'took':>7}  verdict"
+    f"{'all p99':>9}{'took':>7}  verdict"
 )
 STYLES = {0: "green", 4: "yellow"}
 
@@ -133,7 +133,7 @@ def line(place: str, outcome: Outcome) -> Text:
     saved = outcome.saved
     share = seen(saved.record, "delivered") if saved else None
     text.append(f"{'' if share is None else shown_share(share):>9}")
-    for name in ("p50", "p95", "p99"):
+    for name in ("p50", "p95", "p99", "all.p99"):
         found = seen(saved.record, name) if saved else None
         text.append(f"{'-' if found is None else shown_ms(found):>9}")
     word = outcome.word.lower() if outcome.code == 0 else outcome.word

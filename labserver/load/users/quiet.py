@@ -9,10 +9,12 @@ from websockets.frames import Frame, Opcode
 
 from labserver.load.dialects import Delivery
 from labserver.load.figures.verdict import OVERDUE
+from labserver.load.run.clock import CLOCK
 from labserver.load.run.life import RUN
 from labserver.load.users.user import WebSocketUser
 from labserver.load.websocket import Closed
 
+PROMISE = "promised within"  # two intervals of the heartbeat
 LOOK_INTERVAL = 0.02  # seconds between two checks whether the server has hung up
 SLACK = 1.0  # seconds beyond the promise that are allowed on a busy machine
 
@@ -48,6 +50,8 @@ class SilentPeer(WebSocketUser):
     def converse(self) -> None:
         own = self.record.own(self.scenario)
         own.counts["went silent"] += 1
+        if self.heartbeat and PROMISE not in own.gauges:
+            own.measured(PROMISE, "s", CLOCK.now(), 2 * self.heartbeat)
         alive = there = self.socket.arrived  # when the answer to its join arrived
         while not self.socket.is_gone():
             # The last check at which it was still connected; the next one may be late.

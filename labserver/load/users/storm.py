@@ -41,6 +41,13 @@ class StormMember(WebSocketUser):
             return self.servers[-1]
         return super().url()
 
+    def connect(self) -> None:
+        if self.dropped_at:
+            own = self.record.own(self.scenario)
+            own.happened(f"attempts, {self.label}", CLOCK.now())
+            self.counted("attempts")
+        super().connect()
+
     def converse(self) -> None:
         left = (RUN.storm_at - CLOCK.now()) / 1e9
         if not self.stormed and not RUN.storm_kills:

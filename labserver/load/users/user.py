@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from locust import User, task
 from locust.env import Environment
 from websockets.frames import Frame
 
+import labserver.load.run.page  # noqa: F401 (it listens to Locust's events)
 from labserver.client import Backoff
 from labserver.contract.closing import Return, after_status, comes_back
 from labserver.contract.messages import Error, Gap, Hello, Joined
@@ -35,19 +37,24 @@ from labserver.load.dialects import (
     named,
 )
 from labserver.load.figures.audit import Audit
+from labserver.load.figures.record import Record
+from labserver.load.figures.trust import MOSTLY
 from labserver.load.run.arguments import USERS_LIMIT
 from labserver.load.run.clock import CLOCK
 from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.run.options import urls, user_name
+from labserver.load.run.rows import MESSAGE
 from labserver.load.websocket import Closed, Refused, WebSocket, normal
 from labserver.processes.reach import NotThisMachine
 
 ANSWER_TIMEOUT = 5.0  # seconds
 # Locust's bookkeeping of an event costs more than everything else for a message. So
-# Locust only gets one event in EVENT_EVERY, and the name of the row says so. The lab's
-# own figures count every message.
+# Locust only gets one event in EVENT_EVERY, and the name of the row says so. It is a
+# different one for each member: else a short stall would be in no sample, or in all.
+# The lab's own figures count every message.
 EVENT_EVERY = 100
+HOMES = 100  # connections of a user that are remembered
 KNOWN_TO = 10  # a latency is known if a 10th of it at most is not
 
 
@@ -83,12 +90,15 @@ class WebSocketUser(User):
         self.record.users[type(self).__name__] += 1
         self.record.published[self.scenario] += 0
         self.latency = self.record.histogram(self.crowd)
+        self.everybody = self.record.slowest(self.scenario)
         if self.by_design:
             self.record.by_design.add(self.crowd)
         self.socket: WebSocket  # the newest one
         self.connected = False
         self.audit = Audit(self.room)
         self.replica = ""
+        # Since when it has been on which replica; None: on none. Monotonic ns.
+        self.homes: deque[tuple[int, str | None]] = deque(maxlen=HOMES)
         self.dialect_class = named(options_of(environment).dialect)
         self.dialect: Dialect  # of the newest connection
         self.heartbeat: float | None = None  # seconds between the server's pings
@@ -102,6 +112,7 @@ class WebSocketUser(User):
         self.servers = urls(options_of(environment)) if self.across else []
         self.turn = next(turns[type(self)]) + max(0, offset)
         self.received = 0
+        self.sampled = random.randrange(EVENT_EVERY)  # next message that Locust gets
         self.accounted = False
         RUN.members.add(self)
 
@@ -179,6 +190,7 @@ class WebSocketUser(User):
                 gevent.spawn(self.beat, *self.dialect.keepalive)
             self.joined = True
             self.connected_at = time.monotonic_ns()
+            self.homes.append((self.connected_at, self.replica))
             if self.lost_at:
                 self.came_back((self.connected_at - self.lost_at) // 1000)
                 self.lost_at = 0
@@ -250,6 +262,7 @@ class WebSocketUser(User):
     def lost_connection(self, started: float, exc: OSError) -> None:
         """Decide whether the end of a connection counts, and whether to reconnect."""
         self.lost_at = time.monotonic_ns()
+        self.homes.append((self.lost_at, None))
         self.backoff.lasted((self.lost_at - self.connected_at) / 1e9)
         code = exc.code if isinstance(exc, Closed) else None
         if self.by_design:
@@ -367,12 +380,19 @@ class WebSocketUser(User):
         self.received += 1
         if self.stall is not None and self.is_unknown(stamp, self.stall):
             self.record.unmeasured[self.scenario] += 1
+            self.everybody.unmeasured(stamp.due, stamp.number)
             return
-        late = (arrived - stamp.due) // 1000
-        self.latency.record(late, (stamp.sent - stamp.due) // 1000)
-        if self.received % EVENT_EVERY == 0:
+        late, own = (arrived - stamp.due) // 1000, (stamp.sent - stamp.due) // 1000
+        self.latency.record(late, own)
+        # A number of 0 is of a visitor, whose rooms are small.
+        if stamp.number and not stamp.number % self.everybody.step:
+            self.everybody.arrived(stamp.due, stamp.number, late, own)
+        if self.received > self.sampled:
+            self.sampled = (self.received // EVENT_EVERY + 1) * EVENT_EVERY
+            self.sampled += random.randrange(EVENT_EVERY)
+            what = "message, late by the generator" if own > MOSTLY * late else MESSAGE
             self.fire(
-                f"message (1 of {EVENT_EVERY})", milliseconds=late / 1000, size=size
+                f"{what} (1 of {EVENT_EVERY})", milliseconds=late / 1000, size=size
             )
 
     def is_unknown(self, stamp: Stamp, stall: tuple[int, int]) -> bool:
@@ -421,9 +441,22 @@ class WebSocketUser(User):
         self.record.outcomes.setdefault(self.crowd, Counter())[what] += 1
 
     def side(self, message: Delivery) -> str:
-        """Return ``"same replica"`` if the publisher is on this user's replica."""
-        same = message.payload.replica == self.replica
-        return "same replica" if same else "other replica"
+        """Return where this user was, seen from the publisher, when a message was due.
+
+        Who has reconnected gets messages that were due before. Their latency belongs to
+        the replica that this user was on then, or to the time between two.
+        """
+        home = self.home(message.payload.due - CLOCK.offset)
+        if home is None:
+            return "cut off"
+        return "same replica" if message.payload.replica == home else "other replica"
+
+    def home(self, when: int) -> str | None:
+        """Return this user's replica at a time in monotonic ns; None if cut off."""
+        for since, replica in reversed(self.homes):
+            if since <= when:
+                return replica
+        return self.homes[0][1] if self.homes else self.replica
 
     def outage(self, microseconds: int) -> None:
         """Record how long this user was without a connection."""
@@ -443,6 +476,11 @@ class WebSocketUser(User):
             return False
         top = self.record.tops.get(self.place(), 0)
         return bool(self.lost_at) or (self.joined and self.audit.last() < top)
+
+    def so_far(self, record: Record) -> None:
+        """Add this user's figures up to now to another record."""
+        if not self.accounted:
+            record.tally(self.crowd).__iadd__(self.audit.tally())
 
     def account(self, final: bool) -> None:
         """Add this user's figures to the record, once.

@@ -17,6 +17,7 @@ from labserver.contract.messages import Left
 from labserver.contract.tokens import issue
 from labserver.load.dialects import Delivery, Stamp
 from labserver.load.figures.audit import Audit
+from labserver.load.figures.record import Record
 from labserver.load.run.clock import CLOCK
 from labserver.load.run.life import RUN
 from labserver.load.run.options import token, user_name
@@ -94,6 +95,9 @@ class Visitor(WebSocketUser):
     def timed(self, what: str, started: float) -> None:
         took = time.perf_counter() - started
         self.own.histogram(what).record(round(took * 1e6))
+
+    def so_far(self, record: Record) -> None:
+        """Add nothing: each visit is counted at its end."""
 
     def account(self, final: bool) -> None:
         """Count the user; each of its visits has been counted already."""
