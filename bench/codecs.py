@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from labserver.contract import wire
-from labserver.contract.messages import body, decode, event, from_cbor
+from labserver.contract.cbor import from_cbor
+from labserver.contract.decoding import decode
+from labserver.contract.messages import body, event
 from labserver.contract.wire import Variant
 
 PAYLOADS = {

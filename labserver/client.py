@@ -33,7 +33,8 @@ from websockets.frames import Close
 
 from labserver.contract import closing
 from labserver.contract.closing import Return, is_number
-from labserver.contract.messages import SIZE_LIMIT_HEADER, from_json, to_json
+from labserver.contract.messages import SIZE_LIMIT_HEADER
+from labserver.contract.plain_json import from_json, to_json
 from labserver.errors import LabError
 
 Message = dict[str, Any]

@@ -17,7 +17,8 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
-from labserver.contract.messages import Event, to_cbor
+from labserver.contract.cbor import to_cbor
+from labserver.contract.messages import Event
 
 TEXT = 0x81  # FIN set, opcode 1 (RFC 6455 section 5.2)
 BINARY = 0x82

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from websockets.datastructures import Headers
 from websockets.http11 import Request as Handshake
 
-from labserver.contract import closing, messages
+from labserver.contract import closing, decoding, messages
 from labserver.contract.messages import Ack, Cursor, Error, Join, Publish
 from labserver.errors import BadMessage, Refused
 from labserver.http.polling import Poll
@@ -210,10 +210,10 @@ class Web:
             BadMessage: It may not be published.
 
         """
-        message = messages.checked(
+        message = decoding.checked(
             Publish,
             room=request.path_params["room"],
-            payload=messages.payload(body),
+            payload=decoding.payload(body),
             key=request.headers.get("idempotency-key"),
             ref="post",
         )
@@ -271,7 +271,7 @@ class Web:
         presence: bool = False,
     ) -> None:
         room = request.path_params["room"]
-        asked = messages.checked(Join, room=room, after=cursor, presence=presence)
+        asked = decoding.checked(Join, room=room, after=cursor, presence=presence)
         await self.handle(visitor, asked)
         if not visitor.rooms and visitor.ending is None:
             raise Refused(404, "there are no rooms at this stage")

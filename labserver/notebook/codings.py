@@ -20,7 +20,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from labserver.contract import wire
-from labserver.contract.messages import to_json
+from labserver.contract.plain_json import to_json
 from labserver.contract.wire import Variant
 from labserver.notebook.charts import line_through
 from labserver.notebook.duel import used

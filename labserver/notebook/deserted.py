@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from labserver.contract.messages import from_json
+from labserver.contract.plain_json import from_json
 from labserver.notebook.servers import running
 from labserver.processes import faults
 

@@ -19,7 +19,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from labserver.contract.messages import from_json, to_json
+from labserver.contract.plain_json import from_json, to_json
 from labserver.processes.cluster import Replica
 
 Message = dict[str, Any]

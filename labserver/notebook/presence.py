@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from labserver.contract.messages import to_json
+from labserver.contract.plain_json import to_json
 from labserver.notebook.charts import Curve
 from labserver.notebook.peers import Message, Peer, connected
 from labserver.notebook.servers import running

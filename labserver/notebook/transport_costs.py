@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 from websockets.asyncio.client import connect
 
-from labserver.contract.messages import to_json
+from labserver.contract.plain_json import to_json
 from labserver.judge.world import until
 from labserver.notebook.peers import DEADLINE
 from labserver.notebook.transports import (

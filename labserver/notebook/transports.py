@@ -20,7 +20,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from labserver.contract.messages import from_json, to_json
+from labserver.contract.plain_json import from_json, to_json
 from labserver.notebook.peers import DEADLINE, connected
 from labserver.notebook.servers import running
 from labserver.processes import faults

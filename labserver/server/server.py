@@ -23,7 +23,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.protocol import OPEN
 
 from labserver import __version__
-from labserver.contract import closing, messages, wire
+from labserver.contract import closing, decoding, wire
+from labserver.contract.cbor import from_cbor
 from labserver.contract.closing import DRAINING, NORMAL
 from labserver.contract.messages import Error, Hello
 from labserver.errors import BadMessage
@@ -305,7 +306,7 @@ class LabServer:
                 detail = (
                     f"more than {self.settings.message_rate_limit:g} messages a second"
                 )
-                raise BadMessage("rate_limited", detail, messages.ref_of(text))
+                raise BadMessage("rate_limited", detail, decoding.ref_of(text))
             await self.application.receive(connection, text)
         except BadMessage as exc:
             connection.reply(Error(exc.code, exc.detail, exc.ref))
@@ -325,7 +326,7 @@ class LabServer:
         if isinstance(data, str) and not cbor:
             return data
         if isinstance(data, bytes) and cbor:
-            return messages.from_cbor(data)
+            return from_cbor(data)
         kind = "text frame on a CBOR connection" if cbor else closing.NOT_TEXT.reason
         connection.end(closing.NOT_TEXT.because(kind))
         return None

@@ -14,15 +14,8 @@ from dataclasses import replace
 
 import msgspec
 
-from labserver.contract.messages import (
-    ClientMessage,
-    Echo,
-    Refresh,
-    Refreshed,
-    decode,
-    encode,
-    well_formed,
-)
+from labserver.contract.decoding import decode, well_formed
+from labserver.contract.messages import ClientMessage, Echo, Refresh, Refreshed, encode
 from labserver.errors import BadMessage
 from labserver.server.member import Member
 from labserver.server.parts import Lab, Parts

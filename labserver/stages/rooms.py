@@ -18,6 +18,7 @@ from functools import partial
 
 from msgspec import UNSET, UnsetType
 
+from labserver.contract.decoding import decode
 from labserver.contract.messages import (
     Ack,
     ClientMessage,
@@ -34,7 +35,6 @@ from labserver.contract.messages import (
     Refresh,
     Refreshed,
     body,
-    decode,
 )
 from labserver.errors import BadMessage, BrokerDown, TooManyRooms
 from labserver.server.limits import BucketPerName

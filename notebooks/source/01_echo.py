@@ -253,7 +253,8 @@ async with running("echo") as server, raw(server) as wire:
 # import re
 # import uuid
 #
-# from labserver.contract.messages import Echo, Error, Hello, encode, well_formed
+# from labserver.contract.decoding import well_formed
+# from labserver.contract.messages import Echo, Error, Hello, encode
 # from labserver.errors import BadMessage
 #
 # GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -349,7 +350,8 @@ import hashlib
 import re
 import uuid
 
-from labserver.contract.messages import Echo, Error, Hello, encode, well_formed
+from labserver.contract.decoding import well_formed
+from labserver.contract.messages import Echo, Error, Hello, encode
 from labserver.errors import BadMessage
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

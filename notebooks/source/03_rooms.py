@@ -302,6 +302,7 @@ check(forget)
 #
 # from msgspec import UNSET
 #
+# from labserver.contract.decoding import decode
 # from labserver.contract.messages import (
 #     Ack,
 #     Echo,
@@ -315,7 +316,6 @@ check(forget)
 #     Refresh,
 #     Refreshed,
 #     body,
-#     decode,
 #     event,
 # )
 # from labserver.contract.wire import chunk
@@ -390,6 +390,7 @@ import secrets
 
 from msgspec import UNSET
 
+from labserver.contract.decoding import decode
 from labserver.contract.messages import (
     Ack,
     Echo,
@@ -403,7 +404,6 @@ from labserver.contract.messages import (
     Refresh,
     Refreshed,
     body,
-    decode,
     event,
 )
 from labserver.contract.wire import chunk

@@ -200,7 +200,7 @@ for form, variant in FORMS.items():
 # %%
 import cbor2
 
-from labserver.contract.messages import from_cbor
+from labserver.contract.cbor import from_cbor
 from labserver.errors import BadMessage
 
 picture = {"type": "publish", "room": "lobby", "payload": b"\x89PNG"}

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from redis import Redis
 
 from labserver.contract import closing
-from labserver.contract.messages import decode
+from labserver.contract.decoding import decode
 from labserver.contract.schema import CLIENT, SERVER, asyncapi
 from labserver.contract.tokens import issue
 from labserver.errors import BadMessage

@@ -19,7 +19,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from labserver.contract.messages import from_json, to_json
+from labserver.contract.plain_json import from_json, to_json
 from labserver.load.figures.record import Record
 from labserver.load.figures.results import (
     as_figures,

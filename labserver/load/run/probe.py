@@ -21,7 +21,7 @@ import time
 
 from websockets.asyncio.client import connect
 
-from labserver.contract.messages import from_json, to_json
+from labserver.contract.plain_json import from_json, to_json
 from labserver.load.figures.histogram import Histogram
 
 CONNECTIONS = 20

@@ -1,4 +1,4 @@
-"""Messages: whatever a client sends, decoding raises nothing but BadMessage."""
+"""Decoding: whatever a client sends, it raises nothing but BadMessage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from labserver.contract import messages
+from labserver.contract import decoding, messages
+from labserver.contract.cbor import from_cbor, to_cbor
+from labserver.contract.decoding import decode, ref_of, well_formed
 from labserver.contract.messages import (
     DEPTH_LIMIT,
     ELEMENTS_LIMIT,
@@ -21,13 +23,8 @@ from labserver.contract.messages import (
     Ping,
     Publish,
     body,
-    decode,
     event,
-    from_cbor,
     gap,
-    ref_of,
-    to_cbor,
-    well_formed,
 )
 from labserver.errors import BadMessage
 
@@ -53,7 +50,7 @@ values = st.recursive(
 rooms = st.from_regex(messages.ROOM_PATTERN)
 almost_json = st.text(alphabet='{}[]",:\\ue+-.019 tfn\n\ud7ff\U0001f600', max_size=60)
 objects = st.fixed_dictionaries(
-    {"type": st.sampled_from([*sorted(messages._TYPES), "hello", ""]) | scalars},
+    {"type": st.sampled_from([*sorted(decoding._TYPES), "hello", ""]) | scalars},
     optional={
         "room": rooms | scalars,
         "payload": values,
@@ -272,7 +269,7 @@ def test_depth_counts_brackets_outside_strings(text: str) -> None:
         elif char in "]}":
             depth -= 1
     try:
-        messages._check_shape(text)
+        decoding._check_shape(text)
     except RecursionError:
         assert deepest > DEPTH_LIMIT
     else:
