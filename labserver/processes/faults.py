@@ -240,7 +240,12 @@ async def commands(file: int) -> AsyncIterator[str]:
     lines: asyncio.Queue[str | None] = asyncio.Queue(1)
 
     def tell(line: str | None) -> None:
-        asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
+        put = lines.put(line)
+        try:
+            asyncio.run_coroutine_threadsafe(put, loop).result()
+        except RuntimeError:  # the loop is closed, and nobody awaits it
+            put.close()
+            raise
 
     def read() -> None:
         begun = b""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -176,6 +178,23 @@ async def test_proxy_that_ends_takes_along_who_is_not_joined_yet() -> None:
             async with asyncio.timeout(5):
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
+
+
+def test_command_that_comes_after_the_end_is_dropped() -> None:
+    """The thread that reads commands may outlive the event loop."""
+    reading, writing = os.pipe()
+    loop, before = asyncio.new_event_loop(), set(threading.enumerate())
+    given = faults.commands(reading)
+    os.write(writing, b"thaw\n")
+    assert loop.run_until_complete(anext(given)) == "thaw"
+    (thread,) = set(threading.enumerate()) - before
+    loop.run_until_complete(given.aclose())
+    loop.close()
+    with open(writing, "wb") as pipe:
+        pipe.write(b"quit\n")
+    thread.join(10)
+    os.close(reading)
+    assert not thread.is_alive()
 
 
 async def test_commands_do_what_they_say(net: Proxy) -> None:
