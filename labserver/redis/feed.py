@@ -51,6 +51,7 @@ class Feed:
     def lose(self, last: int) -> None:
         """Tell the members that the next messages, up to ``last``, are gone."""
         if last > self.seq:
+            self.hub.metrics.gone += last - self.seq
             self._pass_on(gap(self.room, self.seq + 1, last, "broker"))
 
     def adopt(self, position: Position) -> bool:

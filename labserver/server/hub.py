@@ -175,6 +175,7 @@ class Hub:
             return
         self.flush(room)
         room.epoch = epoch
+        self.metrics.epochs += not goes_on
         joined = Joined(name, epoch, seq, recovered=goes_on)
         for members in room.members.values():
             for member in members:

@@ -88,9 +88,11 @@ class Metrics:
         "deliveries",
         "delivery_latency",
         "drops",
+        "epochs",
         "failures",
         "flush_size",
         "flushes",
+        "gone",
         "loop_lag",
         "polls",
         "published",
@@ -114,6 +116,8 @@ class Metrics:
         self.deliveries = 0  # messages given to a member's outbox
         self.flushes = 0  # rounds over a room's members
         self.drops = 0  # messages that an outbox dropped, each announced by a gap
+        self.gone = 0  # messages that the broker lost, each announced by a gap
+        self.epochs = 0  # rooms with members that lost their numbering
         self.dead = 0  # peers that answered no ping
         self.stuck = 0  # peers that took no byte before the deadline
         self.stalls = 0  # times that the event loop itself was late
@@ -146,6 +150,14 @@ COUNTERS = {
     "drops": (
         "labserver_outbox_drops",
         "Messages dropped for slow readers, each announced with a gap.",
+    ),
+    "gone": (
+        "labserver_messages_gone",
+        "Messages that Redis no longer had, each announced to its room with a gap.",
+    ),
+    "epochs": (
+        "labserver_epochs",
+        "Rooms with members whose numbering was lost, and that were told a new epoch.",
     ),
     "dead": (
         "labserver_peers_dead",

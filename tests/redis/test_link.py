@@ -170,6 +170,7 @@ async def test_first_member_misses_nothing_that_is_published_during_its_join(
         if breaks and stage == "broker":
             told = await ann.until("gap")
             assert (told["from"], told["to"]) == (1, 2)
+            assert one.metrics.gone == 2
         else:
             got = [await ann.recv() for _ in range(2)]
             assert [(each["type"], each["seq"]) for each in got] == [

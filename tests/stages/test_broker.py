@@ -192,6 +192,7 @@ async def test_emptied_redis_begins_a_new_epoch_and_members_are_told(
             assert (await ann.recv())["seq"] == 1
         await bob.ask(type="publish", room="red", payload="next")
         assert (await ann.until("message"))["seq"] == 2
+        assert server.metrics.epochs == 1
 
 
 async def test_second_publish_with_the_same_key_is_the_first(

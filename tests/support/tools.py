@@ -15,6 +15,8 @@ TOOLS = {
     "HAProxy": find_haproxy(),
     "nginx": shutil.which("nginx"),
     "Caddy": shutil.which("caddy"),
+    # Debian's package has both.
+    "Prometheus": shutil.which("promtool") and shutil.which("prometheus"),
     "curl": shutil.which("curl"),
     "C compiler": shutil.which("cc"),
     "openssl": shutil.which("openssl"),
