@@ -102,6 +102,6 @@ EXERCISE = Exercise(
         ),
     ),
     look_at="`missed` in `labserver/stages/resume.py`, and `cursor_of` in "
-    "`labserver/http/app.py`",
+    "`labserver/http/requests.py`",
     praise="The same cursor works on all three transports.",
 )
