@@ -6,6 +6,7 @@ import importlib
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,15 @@ def test_slowest_delivery_over_processes_is_kept_of_each_message(
     assert {number for number, _, _ in whole.latest.values()} == every
     for number, late, _ in whole.latest.values():
         assert late == max(late for each, late in a + b if each == number)
+
+
+@pytest.mark.timeout(5)
+def test_messages_without_a_number_are_not_kept() -> None:
+    """A visitor's have none; they could not be thinned out."""
+    slowest = Everybody()
+    for due in range(everybody.LIMIT + 1):
+        slowest.unmeasured(due, 0)
+    assert not slowest.unknown
 
 
 def test_message_that_one_member_read_at_an_unknown_time_is_left_out_and_doubted() -> (

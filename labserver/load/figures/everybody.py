@@ -42,8 +42,8 @@ class Everybody:
                 self.thin(2 * self.step)
 
     def unmeasured(self, due: int, number: int) -> None:
-        """Record a delivery at an unknown time."""
-        if number % self.step == 0:
+        """Record a delivery at an unknown time, if the message has a number."""
+        if number and number % self.step == 0:
             self.unknown[due] = number
             while len(self.unknown) > LIMIT:
                 self.thin(2 * self.step)
