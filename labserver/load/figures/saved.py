@@ -12,6 +12,8 @@ from labserver.load.figures.record import Record, merged
 from labserver.load.figures.timeline import read_csv
 
 ABOUT = "LAB_LOAD_ABOUT"  # JSON from the starter of the servers, added to run.json
+# Variants of a scenario that its other variants are compared with.
+CONTROL, ALONE, CALM = "none is slow", "one process", "no fault"
 FILE_LIMIT = 200_000_000  # bytes; larger files are not read
 RUNS_LIMIT = 500  # runs; folders with more are not read
 
@@ -44,12 +46,16 @@ class Saved:
         return str(self.about["machine"])
 
     @property
+    def where(self) -> str:
+        """The machine, and the version of Python."""
+        python = self.about["versions"].get("python")
+        return f"{self.machine}{f', Python {python}' if python else ''}"
+
+    @property
     def caption(self) -> str:
         """The machine and the load, in a line."""
         server = self.about.get("server")
-        python = self.about["versions"].get("python")
-        parts = [f"{self.machine}{f', Python {python}' if python else ''}."]
-        parts.append(f"{self.about['load']}.")
+        parts = [f"{self.where}.", f"{self.about['load']}."]
         if server:
             parts.append(f"Server: {server}.")
         return " ".join(parts)

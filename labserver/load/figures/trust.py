@@ -58,9 +58,13 @@ class Percentile:
             found.append(f"of the {1 - self.missing:.1%} that arrived")
         return found
 
+    @property
+    def shown(self) -> str:
+        return ms(self.value)
+
     def __str__(self) -> str:
         doubts = self.doubts()
-        return ms(self.value) + (f" ({', '.join(doubts)})" if doubts else "")
+        return self.shown + (f" ({', '.join(doubts)})" if doubts else "")
 
 
 def percentile(

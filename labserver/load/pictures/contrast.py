@@ -10,7 +10,14 @@ from labserver.load.figures.compare import Comparison, Row, compare, doubts, lat
 from labserver.load.figures.saved import Saved
 from labserver.load.pictures.drawing import Picture, png
 from labserver.load.pictures.gallery import pictures
-from labserver.load.pictures.report import NAME, drawn, rendered, section, when
+from labserver.load.pictures.report import (
+    NAME,
+    drawn,
+    rendered,
+    section,
+    stamp_of,
+    when,
+)
 from labserver.load.pictures.style import BLUE, INK, ORANGE, plain
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ def write_contrast(a: Sequence[Saved], b: Sequence[Saved], folder: Path) -> Path
     """
     found = compare(a, b)
     for picture in dots(found):
-        png(picture, caption(a), folder)
+        png(picture, caption(a), folder, stamp_of([*a, *b]))
     path = folder / NAME
     path.write_text(page(a, b, found), encoding="utf-8")
     return path

@@ -9,7 +9,7 @@ is imported only to draw: it takes half a second and 40 MB, which workers do not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -17,14 +17,27 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from labserver.load.figures.histogram import Histogram
-from labserver.load.pictures.style import GREY, GROUND, INK, PALETTE, RED, plain
+from labserver.load.pictures.style import (
+    GREEN,
+    GREY,
+    GROUND,
+    INK,
+    ORANGE,
+    PALETTE,
+    RED,
+    plain,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 6.6  # inches
-WORDS = 94  # characters in a line of a caption
+WIDTH = 4.2  # inches; a phone shows it as wide as it is, and words stay readable
+THIN = 1.3  # points: lines of the generator's own delays
+TITLE, WORDS = 43, 70  # characters in a line of a title, of a caption
+VERDICT_LINES = 3
+MOODS = {0: GREEN, 4: ORANGE}  # by exit status of a run
+LEGEND = 262  # points, for the columns of a legend
 PERCENTILES = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 
 
@@ -47,35 +60,70 @@ class Picture:
     read: str
     paint: Callable[[Figure], None]
     note: str = ""
-    height: float = 3.6
+    height: float = 2.9
 
 
-def png(picture: Picture, caption: str, folder: Path) -> Path:
-    """Write a PNG with the title above and a caption below; return its path."""
+@dataclass(frozen=True)
+class Stamp:
+    """The verdict that stands in a picture.
+
+    Args:
+        text: Its word, and the reasons of one that is not VALID.
+        code: Exit status of the run.
+
+    """
+
+    text: str
+    code: int
+
+
+def png(picture: Picture, caption: str, folder: Path, stamp: Stamp) -> Path:
+    """Write a PNG: title and verdict above, a caption below; return its path."""
     words = " ".join(each for each in (picture.note, caption) if each)
-    lines = wrap(words.replace(" s.", "\N{NO-BREAK SPACE}s."), WORDS)
-    title = wrap(picture.title, 62)
-    foot, head = 0.17 * len(lines) + 0.2, 0.25 * len(title) + 0.2
+    lines, title = even(words, WORDS), even(picture.title, TITLE)
+    verdict = even(stamp.text, WORDS)
+    if len(verdict) > VERDICT_LINES:
+        verdict = [*verdict[: VERDICT_LINES - 1], verdict[VERDICT_LINES - 1] + " ..."]
+    foot, top = 0.15 * len(lines) + 0.15, 0.21 * len(title) + 0.12
+    head = top + 0.15 * len(verdict) + 0.08
     height = picture.height + foot + head
     figure = blank(picture, height, (0, foot / height, 1, picture.height / height))
-    figure.text(
-        *(0.02, 1 - 0.13 / height, "\n".join(title)),
-        ha="left",
-        va="top",
-        fontsize=12,
-        weight="bold",
-        color=INK,
-    )
-    figure.text(
-        *(0.02, 0.1 / height, "\n".join(lines)),
-        ha="left",
-        va="bottom",
-        fontsize=8,
-        color=GREY,
-    )
+    for place, text, colour, size, weight, anchor in (
+        (height - 0.1, title, INK, 11, "bold", "top"),
+        (height - top, verdict, MOODS.get(stamp.code, RED), 8, "bold", "top"),
+        (0.08, lines, GREY, 8, "normal", "bottom"),
+    ):
+        figure.text(
+            *(0.02, place / height, "\n".join(text)),
+            ha="left",
+            va=anchor,
+            fontsize=size,
+            weight=weight,
+            color=colour,
+        )
     path = folder / f"{picture.name}.png"
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=200)
     return path
+
+
+def unbroken(text: str) -> str:
+    """Return a text in which no line ends between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:ms|s|KB|MB|%)\b)", "\N{NO-BREAK SPACE}", text)
+
+
+def even(text: str, width: int) -> list[str]:
+    """Return the fewest lines of at most ``width`` characters, nearly equally long.
+
+    So no line has only a word. A number stays in one line with its unit.
+    """
+    joined = unbroken(text)
+    lines = wrap(joined, width, break_long_words=False)
+    for narrower in range(width - 1, 0, -1):
+        fewer = wrap(joined, narrower, break_long_words=False)
+        if len(fewer) > len(lines):
+            break
+        lines = fewer
+    return lines
 
 
 def svg(picture: Picture) -> str:
@@ -108,7 +156,16 @@ def blank(
 
 
 def legend(axes: Axes, columns: int = 2) -> None:
-    """Add a legend above the axes, where it hides no line."""
+    """Add a legend above the axes, where it hides no line.
+
+    Args:
+        axes: Axes with labelled lines.
+        columns: At most so many; fewer if the labels are long.
+
+    """
+    labels = axes.get_legend_handles_labels()[1]
+    while columns > 1 and width_of(labels, columns) > LEGEND:
+        columns -= 1
     axes.legend(
         fontsize=9,
         frameon=False,
@@ -118,8 +175,18 @@ def legend(axes: Axes, columns: int = 2) -> None:
         bbox_to_anchor=(-0.02, 0.99),
         borderaxespad=0.2,
         handlelength=2.2,
-        columnspacing=1.4,
+        columnspacing=1.2,
+        labelspacing=0.25,
     )
+
+
+def width_of(labels: Sequence[str], columns: int) -> float:
+    """Return about how many points a legend is wide; it fills column after column."""
+    rows = -(-len(labels) // columns)
+    longest = [
+        max(map(len, labels[at : at + rows])) for at in range(0, len(labels), rows)
+    ]
+    return sum(5.2 * each + 37 for each in longest)
 
 
 def scaled(axes: Axes, values: list[float], low: bool = False) -> None:
@@ -168,22 +235,40 @@ def curve(
     label: str,
     style: str = "-",
     thin: bool = False,
+    samples: int = 0,
+    unit: float = 1000,
 ) -> None:
-    """Draw a histogram as duration over percentile, up to its slowest message."""
+    """Draw a histogram as duration over percentile, up to its slowest message.
+
+    Args:
+        axes: Axes of :func:`percentile_axes`.
+        histogram: The durations.
+        colour: Of the line.
+        label: Of the line.
+        style: Of the line.
+        thin: Whether the line is thin, and behind the others.
+        samples: Number of independent samples, if there are fewer than durations: no
+            percentile is drawn that is beyond them.
+        unit: Microseconds in the unit of the axis.
+
+    """
+    most = samples or histogram.count
     points = [
-        (1 / (1 - share) if share < 1 else histogram.count, max(0.01, value / 1000))
+        (1 / (1 - share) if share < 1 else most, max(0.01, value / unit))
         for share, value in histogram.curve()
     ]
     if not points:
         return
-    points.insert(0, (1, max(0.01, histogram.lowest / 1000)))
+    last = points[-1][1]
+    points = [each for each in points if each[0] < most] + [(max(1, most), last)]
+    points.insert(0, (1, max(0.01, histogram.lowest / unit)))
     axes.plot(
         [place for place, _ in points],
         [value for _, value in points],
         color=colour,
         label=label,
         linestyle=style,
-        linewidth=1.3 if thin else 2.2,
+        linewidth=THIN if thin else 2.2,
         drawstyle="steps-pre",
         zorder=2 if thin else 3,
     )
@@ -192,24 +277,22 @@ def curve(
 def finish(axes: Axes, columns: int = 2) -> None:
     """Scale the y axis for the curves, and add a legend."""
     axes.set_xlim(left=1)
-    curves: list[Any] = [line.get_ydata() for line in axes.lines]
+    # A thin line is drawn as far as it comes near the others.
+    curves: list[Any] = [
+        line.get_ydata() for line in axes.lines if line.get_linewidth() > THIN
+    ]
     scaled(axes, [float(y) for curve in curves for y in curve])
     legend(axes, columns)
 
 
 def marks(axes: Axes, faults: list[tuple[float, str]], names: bool) -> None:
-    """Draw a line at each fault."""
+    """Draw a line at each fault; with ``names``, the legend has its name."""
     for number, (at, text) in enumerate(faults):
-        axes.axvline(at, color=RED, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
-        if names:
-            axes.annotate(
-                text,
-                (at, 0.62),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, -12 * (number % 3)),
-                textcoords="offset points",
-                va="top",
-                fontsize=8.5,
-                color=RED,
-                bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 1},
-            )
+        axes.axvline(
+            at,
+            color=RED,
+            linewidth=1.2,
+            linestyle=((0, (4, 2)), (0, (1, 1)))[number % 2],
+            zorder=1,
+            label=text if names else "_",
+        )

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from labserver.load.figures.saved import Saved
+from labserver.load.pictures.beside import broker, buffers, control
 from labserver.load.pictures.drawing import Picture
+from labserver.load.pictures.over_time import timeline
 from labserver.load.pictures.plots import (
     budget,
-    by_subscribers,
     group_curve,
     replicas,
     slow_readers,
-    timeline,
 )
 from labserver.load.pictures.special import (
-    buffers,
     churn,
     memory,
     omission,
@@ -23,6 +22,7 @@ from labserver.load.pictures.special import (
     silence,
     storm,
 )
+from labserver.load.pictures.steps import by_subscribers
 
 Draw = Callable[[Saved], Picture | None]
 # The scenario's own pictures first, then what every run has.
@@ -45,7 +45,15 @@ def pictures(saved: Saved) -> list[Picture]:
     return [each for each in found if each is not None]
 
 
-def together(runs: Sequence[Saved]) -> list[Picture]:
-    """Return the pictures that compare several runs."""
-    found = (buffers(runs),)
-    return [each for each in found if each is not None]
+def together(runs: Sequence[Saved]) -> list[tuple[Picture, list[Saved]]]:
+    """Return the pictures that compare several runs, each with its runs."""
+    found = []
+    for scenario, draw in (
+        ("slow_readers", control),
+        ("slow_readers", buffers),
+        ("replicas", broker),
+    ):
+        mine = [run for run in runs if run.scenario == scenario]
+        if mine and (picture := draw(mine)) is not None:
+            found.append((picture, mine))
+    return found

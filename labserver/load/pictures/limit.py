@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labserver.load.figures.require import parse
-from labserver.load.pictures.drawing import Picture, legend, png, scaled
+from labserver.load.pictures.drawing import Picture, Stamp, legend, png, scaled
 from labserver.load.pictures.report import BAD, MOODS, NAME, drawn, rendered
 from labserver.load.pictures.style import BLUE, GREEN, GREY, ORANGE, PALE, RED, plain
 
@@ -33,7 +33,7 @@ def write_limit(found: Mapping[str, Any], folder: Path) -> Path:
     """Write the curve as PNG, and the page; return the page's path; raises OSError."""
     pictures = [each for each in (curve(found),) if each]
     for picture in pictures:
-        png(picture, caption(found), folder)
+        png(picture, caption(found), folder, stamp(found))
     page = rendered(
         "limit.html",
         title="The highest rate that holds",
@@ -54,6 +54,16 @@ def caption(found: Mapping[str, Any]) -> str:
         f"{found['machine']}. {found['users']} members of one room, "
         f"{found['seconds']} s a run. Server: {found['server']}."
     )
+
+
+def stamp(found: Mapping[str, Any]) -> Stamp:
+    """Return how many of the runs held, for the picture."""
+    points, status = found["points"], int(found["status"])
+    hold = sum(each["holds"] for each in points)
+    said = f"{hold} of {len(points)} runs hold"
+    if found["whose"] == "generator":
+        said += "; the generator reached its own limit first"
+    return Stamp(said, status)
 
 
 def row(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,15 +118,8 @@ def curve(found: Mapping[str, Any]) -> Picture | None:
         axes.set_xlim(least / 1.2, most * 1.2)
         numbers(axes)
         for text, bound in bounds:
-            axes.axhline(bound, color=RED, linewidth=1.2, linestyle=(0, (4, 2)))
-            axes.annotate(
-                *(text, (0.01, bound)),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                fontsize=9,
-                color=RED,
-            )
+            dashes = (0, (4, 2))
+            axes.axhline(bound, color=RED, linewidth=1.2, linestyle=dashes, label=text)
         if known:
             axes.axvspan(found["limit"], found["fails_at"], color=PALE, alpha=0.5)
         legend(axes, 3)

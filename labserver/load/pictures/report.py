@@ -12,8 +12,8 @@ from typing import Any
 
 from labserver.load.figures.plan import unfinished
 from labserver.load.figures.saved import Saved
-from labserver.load.figures.trust import doubts, trusted, whole
-from labserver.load.pictures.drawing import Picture, png, svg
+from labserver.load.figures.trust import doubts, slowest, trusted, until_all, whole
+from labserver.load.pictures.drawing import Picture, Stamp, png, svg, unbroken
 from labserver.load.pictures.gallery import pictures, together
 from labserver.load.pictures.style import PALETTE
 
@@ -58,8 +58,8 @@ def write_report(runs: Sequence[Saved], folder: Path) -> Path:
     """
     path = folder / NAME
     path.write_text(page(runs, unfinished(folder)), encoding="utf-8")
-    for picture in together(runs):
-        png(picture, without_server(runs[0]), folder)
+    for picture, several in together(runs):
+        png(picture, caption_of(several), folder, stamp_of(several))
     return path
 
 
@@ -72,13 +72,25 @@ def page(runs: Sequence[Saved], missing: str = "") -> str:
 
     """
     shown = [section(run, number) for number, run in enumerate(runs, 1)]
-    slow = next((run for run in runs if run.scenario == "slow_readers"), None)
-    for run, each in zip(runs, shown, strict=True):
-        several = together(runs) if run is slow else []
-        each["pictures"] = [
-            *(drawn(picture, without_server(run)) for picture in several),
-            *(drawn(picture, run.caption) for picture in pictures(run)),
-        ]
+    compared = together(runs)
+    groups = []
+    for scenario in dict.fromkeys(run.scenario for run in runs):
+        mine = [each for each in shown if each["scenario"] == scenario]
+        for run, each in zip(runs, shown, strict=True):
+            if run.scenario == scenario:
+                each["pictures"], each["more"] = divided(run, len(mine))
+        groups.append(
+            {
+                "heading": HEADINGS.get(scenario, scenario),
+                "question": QUESTIONS.get(scenario, ""),
+                "pictures": [
+                    drawn(picture, caption_of(several))
+                    for picture, several in compared
+                    if several[0].scenario == scenario
+                ],
+                "runs": mine,
+            }
+        )
     notes = [missing] if missing else []
     notes += [
         f"{r.folder.name} ended early, {r.cut_short}" for r in runs if r.cut_short
@@ -87,13 +99,30 @@ def page(runs: Sequence[Saved], missing: str = "") -> str:
         "report.html",
         title="Load test: " + (shown[0]["heading"] if len(shown) == 1 else "all of it"),
         when=when(runs[0]),
-        machines=list(dict.fromkeys(run.machine for run in runs)),
+        machines=list(dict.fromkeys(run.where for run in runs)),
         finding=finding(runs),
         notes=notes,
         runs=shown,
+        groups=groups,
         good=MOODS[0][1],
         bad=BAD[1],
     )
+
+
+def divided(run: Saved, siblings: int) -> tuple[list[Any], list[Any]]:
+    """Return the pictures to show, and those that a reader may unfold.
+
+    Of several runs of a scenario, those with a fault are shown, and those that are not
+    VALID. Figures over time are shown where something happened.
+    """
+    every = [(each.name, drawn(each)) for each in pictures(run)]
+    eventful = bool(run.faults or run.summary["exit_code"])
+    shown: list[Any] = []
+    more: list[Any] = []
+    for name, each in every:
+        quiet = name.endswith("-timeline") or siblings > 1
+        (more if quiet and not eventful else shown).append(each)
+    return shown, more
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -108,12 +137,18 @@ def rendered(template: str, **values: Any) -> str:
     return environment.get_template(template).render(palette=PALETTE, **values)
 
 
-def drawn(picture: Picture, caption: str) -> dict[str, Any]:
-    """Return the values of a picture for a page."""
+def drawn(picture: Picture, caption: str = "") -> dict[str, Any]:
+    """Return the values of a picture for a page.
+
+    Args:
+        picture: The picture.
+        caption: Machine and load, where they do not stand beside it.
+
+    """
     from markupsafe import Markup
 
     return {
-        "title": picture.title,
+        "title": unbroken(picture.title),
         "drawn": Markup(svg(picture)),
         "read": picture.read,
         "note": picture.note,
@@ -127,9 +162,30 @@ def when(run: Saved) -> str:
     return str(started).replace("T", " ")[:19] + " UTC"
 
 
-def without_server(run: Saved) -> str:
-    """Return a caption without the server, for a picture of runs on several servers."""
-    return run.caption.partition(" Server:")[0]
+def caption_of(runs: Sequence[Saved]) -> str:
+    """Return machine and loads of several runs, which have several servers."""
+    loads = "; or ".join(dict.fromkeys(str(run.about["load"]) for run in runs))
+    return f"{runs[0].machine}. {loads}."
+
+
+def stamp(run: Saved) -> Stamp:
+    """Return the verdict that stands in the pictures of a run."""
+    word, code = str(run.summary["verdict"]), int(run.summary["exit_code"])
+    reasons = "; ".join(map(str, run.summary["reasons"]))
+    said = "" if not code and not doubts(run.record) else f": {reasons}"
+    return Stamp(f"{word}{said}", code)
+
+
+def stamp_of(runs: Sequence[Saved]) -> Stamp:
+    """Return the verdict of several runs: the first that is not VALID."""
+    bad = [run for run in runs if run.summary["exit_code"]]
+    if not bad:
+        return Stamp(f"VALID: all {len(runs)} runs", 0)
+    first = stamp(bad[0])
+    return Stamp(
+        f"{len(bad)} of {len(runs)} runs are not VALID; {bad[0].title} is {first.text}",
+        first.code,
+    )
 
 
 def finding(runs: Sequence[Saved]) -> str:
@@ -162,19 +218,23 @@ def section(run: Saved, number: int) -> dict[str, Any]:
     expected = sum(each.expected for each in tallies)
     delivered = sum(each.delivered for each in tallies)
     heading = HEADINGS.get(run.scenario, run.scenario)
+    every = slowest(record)
     if variant := run.about.get("variant"):
         heading = f"{heading}: {variant}"
     return {
         "id": f"run-{number}",
+        "scenario": run.scenario,
         "heading": heading,
-        "question": QUESTIONS.get(run.scenario, ""),
+        "variant": variant or "",
+        "load": f"{run.about['load']}. {run.about.get('server', '')}",
         "word": str(summary["verdict"]).lower(),
         "mood": mood,
         "sign": sign,
         "reasons": "; ".join(map(str, summary["reasons"])),
         "delivered": share(delivered, expected),
-        "p50": str(trusted(record, "", 50)) if latency.count else "",
-        "p99": str(trusted(record, "", 99)) if latency.count else "",
+        "p50": trusted(record, "", 50) if latency.count else None,
+        "p99": trusted(record, "", 99) if latency.count else None,
+        "all": until_all(record, "", 99) if every.count else None,
         "required": summary.get("requirements", ()),
         "folder": run.folder.name,
     }

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from labserver.load.figures.histogram import ms
 from labserver.load.figures.saved import Saved
 from labserver.load.pictures.drawing import Picture, legend
 from labserver.load.pictures.plots import STYLES, compared_own, painted
-from labserver.load.pictures.style import GREY, plain
+from labserver.load.pictures.style import GREY, RED, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELS = ("with jitter", "without jitter")
+PROMISE = "promised within"
 
 
 def own(saved: Saved) -> Mapping[str, Any]:
@@ -30,59 +32,65 @@ def points(saved: Saved, name: str) -> list[tuple[float, float]]:
 
 def storm(saved: Saved) -> Picture | None:
     """Draw how clients reconnect over time, with and without jitter."""
-    lines = [(label, points(saved, f"accepts, {label}")) for label in LABELS]
-    first = min((line[0][0] for _, line in lines if line), default=0.0)
-    zero = max((at for at, _ in saved.faults if at <= first + 0.1), default=first)
-    found = [
-        (label, [(at - zero, count) for at, count in line])
-        for label, line in lines
-        if line
-    ]
+    back = {label: points(saved, f"accepts, {label}") for label in LABELS}
+    tried = {label: points(saved, f"attempts, {label}") for label in LABELS}
+    found = [label for label in LABELS if back[label]]
     if not found:
         return None
-    step = own(saved)[f"accepts, {found[0][0]}"]["step"]
-    since = "all were cut off" if saved.faults else "the first was back"
+    first = min(at for label in found for at, _ in tried[label] or back[label])
+    zero = max((at for at, _ in saved.faults if at <= first + 0.1), default=first)
+    step = own(saved)[f"accepts, {found[0]}"]["step"]
+    since = "all were cut off" if saved.faults else "the first came back"
+
+    def shifted(line: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+        return [at - zero for at, _ in line], [count for _, count in line]
 
     def paint(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        plain(upper, "", f"came back in\n{step * 1000:g} ms (clients)")
+        upper, middle, lower = figure.subplots(3, 1, sharex=True)
+        plain(upper, "", "attempts")
+        plain(middle, "", "back again")
         plain(lower, f"seconds since {since}", "are back (%)")
-        for (label, line), (colour, style) in zip(found, STYLES, strict=False):
-            total = sum(count for _, count in line)
-            upper.bar(
-                *([at for at, _ in line], [count for _, count in line]),
-                width=step,
-                color=colour,
-                alpha=0.75,
-                align="edge",
-                label=label,
-            )
-            seen, sums = 0.0, [(0.0, 0.0)]
-            for at, count in line:
-                seen += count
-                sums.append((at + step, 100 * seen / total))
+        for label, (colour, style) in zip(found, STYLES, strict=False):
+            for axes, line in ((upper, tried[label]), (middle, back[label])):
+                axes.bar(
+                    *shifted(line),
+                    width=step,
+                    color=colour,
+                    alpha=0.75,
+                    align="edge",
+                    label=label,
+                )
+            ats, counts = shifted(back[label])
+            shares = [100 * each / sum(counts) for each in accumulate(counts)]
             lower.plot(
-                *([at for at, _ in sums], [share for _, share in sums]),
+                *([0.0, *(at + step for at in ats)], [0.0, *shares]),
                 color=colour,
                 linestyle=style,
                 linewidth=2,
                 drawstyle="steps-post",
-                label=label,
             )
         lower.set_ylim(0, 104)
         lower.set_xlim(left=0)
+        figure.align_ylabels([upper, middle, lower])
         legend(upper)
 
     peaks = ", ".join(
-        f"{max(count for _, count in line):,.0f} {label}" for label, line in found
+        f"{max(count for _, count in tried[label] or back[label]):,.0f} {label}"
+        for label in found
+    )
+    refused = sum(
+        each["value"]
+        for name, each in own(saved).items()
+        if name.startswith("refused ")
     )
     return Picture(
         "reconnect_storm",
-        f"Peak of clients back in {step * 1000:g} ms: {peaks}",
-        "Low and wide is good for the server; high and narrow is a storm. Below, all "
-        "clients are back where a line reaches 100 %.",
+        f"Peak of attempts in {step * 1000:g} ms: {peaks}",
+        f"Clients in {step * 1000:g} ms each: above, how many tried to connect, below "
+        "that, how many came in. Low and wide is good; high and narrow is a storm.",
         paint,
-        height=4.2,
+        note=f"{refused:,} attempts were told to come later." if refused else "",
+        height=3.9,
     )
 
 
@@ -94,10 +102,10 @@ def outage(saved: Saved) -> Picture | None:
     return Picture(
         "reconnect_storm-outage",
         "Half are back after "
-        + ", ".join(f"{ms(h.percentile(50))} {name}" for name, h in sides),
+        + ", ".join(f"{h.percentile(50) / 1e6:.1f} s {name}" for name, h in sides),
         "Each client's time from being cut off to being in its room again: 99 on the "
         "lower axis is when all but one in a hundred are back.",
-        painted(sides, "from cut off to joined again (ms)"),
+        painted(sides, "seconds"),
     )
 
 
@@ -112,16 +120,17 @@ def memory(saved: Saved) -> Picture | None:
             held = dict(points(saved, f"connections, {replica}"))
             line = [(held[at], size) for at, size in points(saved, name) if at in held]
             if line:
-                lines.append((replica, line))
+                empty = line[0][1]
+                lines.append((replica, [(n, (z - empty) / 1e3) for n, z in line]))
     if not lines or not each:
         return None
-    cost = each[-1][1]
+    cost = each[-1][1] / 1e3
 
     def paint(figure: Figure) -> None:
-        axes = plain(figure.subplots(), "connections", "resident memory (MB)")
+        axes = plain(figure.subplots(), "connections", "more memory (KB)")
         for (replica, line), (colour, style) in zip(lines, STYLES, strict=False):
             axes.plot(
-                *([count for count, _ in line], [size / 1e6 for _, size in line]),
+                *([count for count, _ in line], [size for _, size in line]),
                 color=colour,
                 linestyle=style,
                 linewidth=1.6,
@@ -130,39 +139,59 @@ def memory(saved: Saved) -> Picture | None:
                 label=f"server {replica}",
             )
         most = max(count for _, line in lines for count, _ in line)
-        base = min(size for _, line in lines for _, size in line)
         axes.plot(
-            *([0, most], [base / 1e6, (base + most * cost) / 1e6]),
+            *([0, most], [0, most * cost]),
             color=GREY,
             linestyle=":",
             linewidth=1.4,
-            label=f"{cost / 1000:.1f} KB a connection",
+            label=f"{cost:.1f} KB a connection",
         )
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         legend(axes, 3)
 
     return Picture(
         "idle-memory",
-        f"An idle connection costs the server {cost / 1000:.1f} KB",
-        "Each mark is one sample of a server while clients connect: the slope is the "
-        "memory of a connection, and its start is the memory without any connection.",
+        f"An idle connection costs the server {cost:.1f} KB",
+        "Each mark is one sample while clients connect: resident memory, less what the "
+        "server had before the first connection. The slope is a connection's.",
         paint,
     )
 
 
 def silence(saved: Saved) -> Picture | None:
-    """Draw how long a server takes to notice a dead peer."""
+    """Draw how long a server takes to notice a dead peer, and what it promised."""
     sides = compared_own(saved, [("noticed", "noticed after")])
     if not sides:
         return None
+    promises = [limit for _, limit in points(saved, PROMISE)]
+    curves = painted(sides, "seconds")
+
+    def paint(figure: Figure) -> None:
+        curves(figure)
+        (axes,) = figure.axes
+        axes.set_yscale("linear")
+        longest = sides[0][1].highest / 1e6
+        axes.set_ylim(0, 1.2 * max(longest, *promises, 0.0))
+        if promises:
+            axes.axhline(
+                min(promises),
+                color=RED,
+                linewidth=1.4,
+                linestyle=(0, (4, 2)),
+                label=f"promised: {min(promises):g} s",
+            )
+        legend(axes)
+
     return Picture(
         "idle-silence",
-        f"A silent peer is cut off after {ms(sides[0][1].percentile(50))} (p50), "
-        f"{ms(sides[0][1].highest)} at most",
-        "From a peer's last sign of life to its end: the promise is two intervals of "
-        "the heartbeat.",
-        painted(sides, "from the last sign of life (ms)"),
+        f"A silent peer is cut off after {sides[0][1].percentile(50) / 1e6:.1f} s (p50)"
+        f", {sides[0][1].highest / 1e6:.1f} s at most"
+        + (f"; promised are {min(promises):g} s" if promises else ""),
+        "From a peer's last sign of life to its end. The promise is two intervals of "
+        "the heartbeat, which the server names in its hello.",
+        paint,
     )
 
 
@@ -177,8 +206,8 @@ def churn(saved: Saved) -> Picture | None:
         "churn",
         f"{cycles:,} visits: "
         + ", ".join(f"{name} p99 {ms(h.percentile(99))}" for name, h in sides[:2]),
-        "Each line is one step of a visit, with its count in brackets.",
-        painted(sides, "from asked to answered (ms)"),
+        "From asked to answered: each line is one step of a visit, with its count.",
+        painted(sides, "milliseconds"),
     )
 
 
@@ -193,52 +222,8 @@ def omission(saved: Saved) -> Picture | None:
         "omission",
         f"One client in one stall: p99 {ms(sent.percentile(99))} counted from when it "
         f"sent, {ms(due.percentile(99))} from when it was due",
-        "All lines have the same frozen second: a client that waits for answers sends "
+        "The same frozen second in all lines: a client that waits for answers sends "
         "only once meanwhile, and hides the rest (coordinated omission) unless it "
         "counts from when each message was due.",
         painted(sides, "milliseconds"),
-    )
-
-
-def buffers(runs: Sequence[Saved]) -> Picture | None:
-    """Draw the bytes that wait for slow readers in the server, under each policy."""
-    lines = []
-    for run in runs:
-        policy = run.about.get("variant")
-        line = [
-            (row["seconds"], row["outbox_bytes"])
-            for row in run.table
-            if row.get("outbox_bytes") is not None
-        ]
-        if run.scenario == "slow_readers" and policy and line:
-            lines.append((str(policy), line))
-    if len(lines) < 2:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = plain(
-            *(figure.subplots(), "seconds since the run began"),
-            "waiting for readers (KB)",
-        )
-        for (policy, line), (colour, style) in zip(lines, STYLES, strict=False):
-            axes.plot(
-                *([at for at, _ in line], [size / 1e3 for _, size in line]),
-                color=colour,
-                linestyle=style,
-                linewidth=2,
-                marker="o",
-                markersize=3,
-                label=policy,
-            )
-        axes.set_ylim(bottom=0)
-        legend(axes, 4)
-
-    most = max(max(size for _, size in line) for _, line in lines)
-    return Picture(
-        "slow_readers-policies",
-        f"At most {most / 1e6:.2f} MB wait in a server for its slow readers, under any "
-        "policy",
-        "Each line is a run with one policy, and the same slow readers: it should "
-        "level off, and falls when a reader is cut off or has caught up.",
-        paint,
     )

@@ -26,6 +26,7 @@ from labserver.load.figures.timeline import period, rows, stalled, write_csv
 from labserver.load.figures.verdict import judge, judge_heartbeat
 from labserver.load.pictures.drawing import png
 from labserver.load.pictures.gallery import pictures
+from labserver.load.pictures.report import stamp
 from labserver.load.run.arguments import TIME_LIMIT
 from labserver.load.run.beside import PROBE, compared, look, memory
 from labserver.load.run.hooks import options_of, runner_of
@@ -50,7 +51,7 @@ def conclude(run: Run, environment: Environment) -> None:
     run.text = summary(record, run.verdict, lines(answers))
     if early := _cut_short(run, options).get("cut_short"):
         run.text += f"\nnote     the run ended early, {early}"
-    load = _described(record, options)
+    load = described(record, environment)
     try:
         said, found = _about(run, environment, load), as_figures(record, run.verdict)
         found["requirements"] = [each.as_json() for each in answers]
@@ -60,7 +61,8 @@ def conclude(run: Run, environment: Environment) -> None:
         write_csv(run.folder / "timeline.csv", table)
         saved = Saved(run.folder, said, found, record, table)
         drawn = () if options.no_pictures else pictures(saved)
-        plots = [png(each, saved.caption, run.folder) for each in drawn]
+        seen = stamp(saved)
+        plots = [png(each, saved.caption, run.folder, seen) for each in drawn]
         names = ", ".join(["summary.json", *(path.name for path in plots)])
         run.text += f"\nresults  {run.folder}: {names}"
     except OSError as exc:
@@ -96,12 +98,25 @@ def _timeline(run: Run, record: Record, options: Any) -> list[dict[str, Any]]:
     return rows(record.slices, samples, step, record.by_design, run.faults)
 
 
-def _described(record: Record, options: Any) -> str:
-    """Return the load in one line."""
-    return (
-        f"{sum(record.users.values())} users, {options.publish_rate:g} messages/s "
-        f"a publisher, {options.payload_bytes} byte payloads, {record.wall:.0f} s"
-    )
+def described(record: Record, environment: Environment) -> str:
+    """Return the load in one line, as the classes of this run have made it."""
+    options = options_of(environment)
+    classes: list[Any] = environment.user_classes
+    publishers = [each for each in classes if each.publishes]
+    rates = {each.publish_rate or options.publish_rate for each in publishers}
+    sizes = {max(options.payload_bytes, each.payload_least) for each in publishers}
+    parts = [f"{sum(record.users.values())} users"]
+    if publishers:
+        parts += [
+            f"{_range(rates)} messages/s a publisher",
+            f"{_range(sizes)} byte payloads",
+        ]
+    return ", ".join([*parts, f"{record.wall:.0f} s"])
+
+
+def _range(values: set[float]) -> str:
+    least, most = min(values), max(values)
+    return f"{least:,g}" if least == most else f"{least:,g} to {most:,g}"
 
 
 def _began(run: Run) -> dict[str, Any]:

@@ -23,7 +23,15 @@ import labserver
 from labserver.errors import SettingsError
 from labserver.load.figures.require import Requirement
 from labserver.load.figures.results import run_name
-from labserver.load.figures.saved import ABOUT, Saved, Unreadable, load
+from labserver.load.figures.saved import (
+    ABOUT,
+    ALONE,
+    CALM,
+    CONTROL,
+    Saved,
+    Unreadable,
+    load,
+)
 from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
 from labserver.load.run.omission import demonstrate
 from labserver.load.run.owned import Owned, owned
@@ -34,8 +42,6 @@ OVERHEAD = 6.0  # seconds for starting, draining and drawing, beside the load
 GRACE = 45.0  # seconds beyond its time after which Locust is ended
 GOODBYE = 10.0  # seconds that Locust gets to conclude after SIGINT
 OMISSION = "omission"
-# Variants that others are compared with.
-CONTROL, ALONE, CALM = "none is slow", "one process", "no fault"
 # From best to worst: valid, invalid figures, losses, nothing delivered.
 SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
 

@@ -1,0 +1,151 @@
+"""Pictures that cannot mislead: verdicts, claims, axes, words, a phone."""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from tests.load.test_figures import recorded
+from tests.load.test_load_results import saved
+from tests.load.test_loadtests import printed
+from tests.support.chromium import launched, needs_browser
+
+_drawing = importlib.import_module("labserver.load.pictures.drawing")
+_gallery = importlib.import_module("labserver.load.pictures.gallery")
+_report = importlib.import_module("labserver.load.pictures.report")
+_saved = importlib.import_module("labserver.load.figures.saved")
+_special = importlib.import_module("labserver.load.pictures.special")
+_steps = importlib.import_module("labserver.load.pictures.steps")
+
+
+def test_trend_is_claimed_only_beyond_the_spread_of_seconds() -> None:
+    """ "p99 goes from 20 to 14 ms" was noise."""
+
+    def step(users: int, *p99: int) -> Any:
+        found = _steps.Step(users, seconds=list(p99))
+        found.latency.record(max(p99))
+        return found
+
+    few = step(80, 8000, 20_000, 9000, 9000)
+    assert "no sure difference" in _steps.trend(few, step(400, *[14_000] * 4))
+    assert "no sure difference" in _steps.trend(step(80, 9000), step(400, 20_000))
+    assert "p99 goes up from" in _steps.trend(few, step(400, *[30_000] * 4))
+    assert "p99 goes down from" in _steps.trend(few, step(400, *[1000] * 4))
+
+
+@given(st.lists(st.text("abc1", min_size=1, max_size=9), max_size=30))
+def test_lines_of_a_picture_are_as_few_as_they_can_be(words: list[str]) -> None:
+    text = " ".join(words)
+    lines = _drawing.even(text, 20)
+    assert " ".join(lines) == text
+    assert all(len(line) <= 20 for line in lines)
+    assert len(lines) == len(textwrap.wrap(text, 20))
+
+
+def test_number_stays_in_one_line_with_its_unit() -> None:
+    assert _drawing.even("p99 is at most 12 ms", 18) == ["p99 is at", "most 12\xa0ms"]
+
+
+def test_every_png_has_its_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda self, *_, **__: said.append(" ".join(t.get_text() for t in self.texts)),
+    )
+    valid = _saved.load(saved(tmp_path))
+    busy = _saved.load(saved(tmp_path, latency=30_000, own=25_000, when=1))
+    for run in (valid, busy):
+        for picture in _gallery.pictures(run):
+            _drawing.png(picture, run.caption, tmp_path, _report.stamp(run))
+    texts = [" ".join(each.split()) for each in said]
+    assert len(texts) == 8
+    assert all("VALID" in each and "INVALID" not in each for each in texts[:4])
+    assert all("INVALID: the p50 in fanout/subscribers" in each for each in texts[4:])
+
+
+def test_axis_ends_where_the_publishes_end(tmp_path: Path) -> None:
+    """An axis went to 99.999 % with 400 publishes."""
+    run = _saved.load(saved(tmp_path))
+    run.record.histogram("fanout/subscribers").add(recorded(list(range(50_000))))
+    (curves,) = [x for x in _gallery.pictures(run) if x.name == "fanout-percentiles"]
+    curves.paint(figure := Figure())
+    most = max(max(line.get_xdata()) for line in figure.axes[0].lines)
+    assert most == run.record.published["fanout"] == 100
+
+
+LOADS = """
+import types
+from loadtests import fanout, idle, slow_readers
+from labserver.load.figures.record import Record
+from labserver.load.run import conclusion
+options = types.SimpleNamespace(publish_rate=20.0, payload_bytes=150)
+for module in (fanout, slow_readers, idle):
+    classes = [each for each in vars(module).values() if getattr(each, "scenario", "")]
+    world = types.SimpleNamespace(user_classes=classes, parsed_options=options)
+    print(conclusion.described(Record(wall=8), world))
+"""
+
+
+async def test_load_is_said_as_it_was_made() -> None:
+    """Slow readers said 150 bytes for 32,768, and idle 20 messages/s for one."""
+    assert (await printed(LOADS)).splitlines() == [
+        "0 users, 20 messages/s a publisher, 150 byte payloads, 8 s",
+        "0 users, 20 messages/s a publisher, 32,768 byte payloads, 8 s",
+        "0 users, 1 messages/s a publisher, 150 byte payloads, 8 s",
+    ]
+
+
+def test_promise_of_the_heartbeat_is_a_line_in_the_picture(tmp_path: Path) -> None:
+    run = _saved.load(saved(tmp_path))
+    own = run.record.own("fanout")
+    own.histogram("noticed after").add(recorded([2_000_000, 3_000_000]))
+    own.measured("promised within", "s", 0, 4.0)
+    run.summary["figures"]["fanout"] = own.told(0)
+    picture = _special.silence(run)
+    assert "promised are 4 s" in picture.title
+    picture.paint(figure := Figure())
+    assert [4.0, 4.0] in [list(line.get_ydata()) for line in figure.axes[0].lines]
+
+
+READABLE = """
+() => ({
+  width: document.documentElement.scrollWidth,
+  scrolling: [...document.querySelectorAll("*")].filter(
+    (each) => each.scrollWidth > each.clientWidth + 1 &&
+      getComputedStyle(each).overflowX !== "visible").length,
+  words: Math.min(...[...document.querySelectorAll("svg text")].filter(
+    (each) => each.textContent.trim().length > 2).map(
+    (each) => each.getBoundingClientRect()).map(
+    (each) => Math.min(each.width, each.height)).filter((size) => size > 0)),
+})
+"""
+
+
+class TestOnAPhone:
+    pytestmark = [pytest.mark.long, *needs_browser]
+
+    async def test_page_is_read_without_scrolling_sideways(
+        self, tmp_path: Path
+    ) -> None:
+        saved(tmp_path, variant="a server with a name that is not short")
+        path = _report.write_report(_saved.load_all(tmp_path), tmp_path)
+        async with launched() as browser:
+            page = await browser.new_page(viewport={"width": 390, "height": 800})
+            await page.goto(path.as_uri())
+            await page.evaluate(
+                "document.querySelectorAll('details').forEach(each => each.open = true)"
+            )
+            found = await page.evaluate(READABLE)
+        assert found["width"] == 390
+        assert found["scrolling"] == 0
+        assert found["words"] > 8  # pixels
