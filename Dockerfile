@@ -56,6 +56,8 @@ WORKDIR /lab
 RUN mkdir results && chown 10001:10001 results
 COPY --chown=10001:10001 notebooks notebooks
 COPY --from=package /opt/labserver /opt/labserver
+# Beside the package, where chapter 9 looks for them.
+COPY loadtests /opt/labserver/loadtests
 USER 10001:10001
 
 # The last stage is what `docker build .` makes.

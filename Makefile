@@ -64,7 +64,7 @@ up: env  ## docker-compose.yml: replicas, router, Redis, Locust, Jupyter
 	exec docker-compose up --build
 
 env:  ## the secrets that docker-compose.yml needs, in .env, those that are missing
-	@umask 077 && touch .env && for name in LAB_SECRET LAB_JUPYTER_TOKEN; do \
+	@umask 077 && touch .env && for name in LAB_SECRET LAB_REDIS_PASSWORD LAB_JUPYTER_TOKEN; do \
 	grep -q "^$$name=." .env || $(PYTHON) -c "import secrets; \
 	print('$$name=' + secrets.token_urlsafe(32))" >> .env; done
 

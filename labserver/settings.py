@@ -215,6 +215,8 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
         return f"must be one of {', '.join(filter(None, choices))}, not {value!r}"
     if setting.name == "redis" and value and not _REDIS_URL.match(value):
         return "must start with redis://, rediss://, unix:// or redis+cluster://"
+    if setting.name == "redis" and _NO_DATABASE.match(value):
+        return "must end in the number of a database, such as /0"
     if setting.name == "origins" and not all(map(_ORIGIN.match, value)):
         return "must be origins such as https://example.com, comma-separated"
     if setting.name == "trusted_proxies":
@@ -227,3 +229,5 @@ def _problem(setting: Field[Any], value: Any) -> str | None:
 
 _ORIGIN = re.compile(r"\A(null|[a-zA-Z][a-zA-Z0-9+.-]*://[^/*?#@\s]+)\Z")
 _REDIS_URL = re.compile(r"(unix|rediss?(\+cluster)?)://.")
+# The library takes database 0 for any path that is not a number.
+_NO_DATABASE = re.compile(r"rediss?://[^/?#]*/(?![0-9]*([?#]|\Z))")

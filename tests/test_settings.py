@@ -89,6 +89,8 @@ def test_bad_number_names_its_variable(each, text: str) -> None:
         ("redis", "localhost:6379"),
         ("redis", "http://localhost"),
         ("redis", "redis://"),
+        ("redis", "redis://localhost/abc"),
+        ("redis", "rediss://:hush@localhost:6379/1x?timeout=2"),
         ("heartbeat_interval", "0"),
         ("handshake_timeout", "0"),
         ("history_limit", "0"),
@@ -97,6 +99,18 @@ def test_bad_number_names_its_variable(each, text: str) -> None:
 def test_value_that_makes_no_sense_names_its_variable(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=variable(FIELDS[name])):
         from_environment({variable(FIELDS[name]): text})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://localhost", "redis://localhost/", "redis://:a@localhost:6379/12"),
+        *("rediss://localhost/0?db=3", "unix:///run/redis.sock?db=1"),
+        "redis+cluster://one:7000,two:7000",
+    ],
+)
+def test_url_of_a_redis_is_accepted(url: str) -> None:
+    assert Settings(redis=url).redis == url
 
 
 def test_message_about_a_long_value_stays_a_line() -> None:

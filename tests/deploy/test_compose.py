@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -74,10 +75,12 @@ class Stack:
     """A project of docker-compose.yml, separate from any that is already running."""
 
     port: int
+    tls_port: int
     locust_port: int
     jupyter_port: int
     secret: str = field(default_factory=secrets.token_urlsafe, repr=False)
     jupyter_token: str = field(default_factory=secrets.token_urlsafe, repr=False)
+    password: str = field(default_factory=secrets.token_urlsafe, repr=False)
     name: str = field(default_factory=lambda: f"labtest{secrets.token_hex(3)}")
 
     @property
@@ -87,24 +90,36 @@ class Stack:
     def token(self, user: str = "ann") -> str:
         return issue(self.secret, user)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "COMPOSE_PROJECT_NAME": self.name,
+            "COMPOSE_HTTP_TIMEOUT": f"{TIMEOUT:g}",
+            "LAB_SECRET": self.secret,
+            "LAB_REDIS_PASSWORD": self.password,
+            "LAB_JUPYTER_TOKEN": self.jupyter_token,
+            "LAB_PORT": str(self.port),
+            "LAB_TLS_PORT": str(self.tls_port),
+            "LAB_TLS_PEM": "",
+            "LAB_LOCUST_PORT": str(self.locust_port),
+            "LAB_JUPYTER_PORT": str(self.jupyter_port),
+            "LAB_LOCUST_WORKERS": "1",
+            "LAB_REPLICAS": "3",
+            "LAB_ADDRESS_LIMIT": "20",
+            "LAB_ORIGINS": "",
+        }
+
     def compose(self, *arguments: str, within: float = TIMEOUT) -> str:
         """Run docker compose; return its output."""
+        return self.run(*(compose_command() or []), *arguments, within=within)
+
+    def run(self, *command: str, within: float = TIMEOUT) -> str:
+        """Run a command with this stack's variables; return its output."""
         said = subprocess.run(
-            [*(compose_command() or []), "-p", self.name, *arguments],
+            command,
             cwd=ROOT,
-            env={
-                **os.environ,
-                "COMPOSE_HTTP_TIMEOUT": f"{within:g}",
-                "LAB_SECRET": self.secret,
-                "LAB_JUPYTER_TOKEN": self.jupyter_token,
-                "LAB_PORT": str(self.port),
-                "LAB_LOCUST_PORT": str(self.locust_port),
-                "LAB_JUPYTER_PORT": str(self.jupyter_port),
-                "LAB_LOCUST_WORKERS": "1",
-                "LAB_REPLICAS": "3",
-                "LAB_ADDRESS_LIMIT": "20",
-                "LAB_ORIGINS": "",
-            },
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -154,10 +169,10 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """The stack, up and ready; taken down whatever happens."""
-    stack = Stack(free_port(), free_port(), free_port())
+    stack = Stack(*(free_port() for _ in range(4)))
     stack.compose("build", "labserver", within=BUILD_TIMEOUT)
     try:
-        stack.compose("up", "-d", "router")
+        stack.compose("up", "-d", "labserver")
         with asyncio.Runner() as runner:
             runner.run(eventually(lambda: replicas_up(stack) == 3, within=60))
         yield stack
@@ -186,9 +201,12 @@ def replicas_up(stack: Stack) -> int:
     return len(replicas(stack))
 
 
-@pytest.mark.parametrize("missing", ["LAB_SECRET", "LAB_JUPYTER_TOKEN"])
+SECRETS = ["LAB_SECRET", "LAB_REDIS_PASSWORD", "LAB_JUPYTER_TOKEN"]
+
+
+@pytest.mark.parametrize("missing", SECRETS)
 def test_stack_needs_its_secrets(missing: str) -> None:
-    known = {"LAB_SECRET": "s" * 32, "LAB_JUPYTER_TOKEN": "t" * 32}
+    known = dict.fromkeys(SECRETS, "s" * 32)
     said = subprocess.run(
         [*(compose_command() or []), "config"],
         cwd=ROOT,
@@ -300,6 +318,11 @@ async def test_router_logs_no_token(stack: Stack) -> None:
     logs = stack.compose("logs")
     assert token not in logs
     assert stack.secret not in logs
+    assert stack.password not in logs
+    # The router's own health check is not there.
+    assert not re.search(
+        r" 127\.0\.0\.1:\d+ .*/readyz", stack.compose("logs", "router")
+    )
 
 
 @pytest.mark.parametrize("service", ["labserver", "redis", "router"])
@@ -343,7 +366,7 @@ async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
         assert got == list(range(1, sent + 1))
         assert reader.connects == 2
         assert not reader.hello["replica"].startswith(leaving)
-    stack.compose("up", "-d", "--no-recreate", "router")
+    stack.compose("up", "-d", "--no-recreate", "labserver")
     await eventually(lambda: replicas_up(stack) == 3, within=30)
 
 
@@ -371,8 +394,46 @@ async def test_killed_replica_loses_nothing(stack: Stack) -> None:
                     break
         assert got == acknowledged
         assert not reader.hello["replica"].startswith(gone)
-    stack.compose("up", "-d", "--no-recreate", "router")
+    stack.compose("up", "-d", "--no-recreate", "labserver")
     await eventually(lambda: replicas_up(stack) == 3, within=30)
+
+
+async def test_frozen_replica_is_cut_off(stack: Stack) -> None:
+    """Its kernel still answers for it, and the router would keep its tunnels."""
+    async with Client(stack.url, stack.token("reader")) as reader:
+        await reader.join("freeze")
+        frozen = reader.hello["replica"].partition("-")[0]
+        docker("pause", frozen)
+        try:
+            await eventually(lambda: reader.connects == 2, within=20)
+            await reader.publish("freeze", "goes on", key="once")
+            assert not reader.hello["replica"].startswith(frozen)
+        finally:
+            docker("unpause", frozen)
+    await eventually(lambda: replicas_up(stack) == 3, within=30)
+
+
+async def test_roll_replaces_every_replica_and_loses_nothing(stack: Stack) -> None:
+    before = {*stack.compose("ps", "-q", "labserver").split()}
+    async with Client(stack.url, stack.token("reader")) as reader:
+        await reader.join("roll")
+        rolling = asyncio.create_task(asyncio.to_thread(stack.run, "deploy/roll"))
+        sent = 0
+        async with Client(stack.url, stack.token("writer")) as writer:
+            while not rolling.done():
+                await say(writer, "roll", sent)
+                sent += 1
+                await asyncio.sleep(0.05)
+        assert "3 replicas are new" in await rolling
+        got: list[Any] = []
+        async with asyncio.timeout(20):
+            while got[-1:] != [sent - 1]:
+                message = await anext(aiter(reader))
+                if message["type"] == "message":
+                    got.append(message["payload"])
+        assert got == list(range(sent))
+    after = {*stack.compose("ps", "-q", "labserver").split()}
+    assert len(after) == 3 and not after & before
 
 
 async def say(writer: Client, room: str, number: int) -> None:
@@ -397,7 +458,7 @@ def docker(*arguments: str) -> str:
 async def test_router_finds_a_replica_more_and_one_less(stack: Stack) -> None:
     def scale(count: int) -> None:
         options = ("-d", "--no-recreate", "--scale", f"labserver={count}")
-        stack.compose("up", *options, "router")
+        stack.compose("up", *options, "labserver")
 
     await eventually(lambda: replicas_up(stack) == 3, within=30)
     before = replicas(stack)
@@ -421,6 +482,8 @@ def test_container_is_bounded_and_cannot_write(stack: Stack, service: str) -> No
     assert host["CapDrop"] == ["ALL"]
     assert 0 < host["Memory"] <= 2**31
     assert 0 < host["PidsLimit"] <= 1024
+    assert 0 < host["NanoCpus"] <= 2e9
+    assert host["LogConfig"]["Config"]["max-size"]
 
 
 async def test_locust_on_the_published_port_finds_nothing_lost(
@@ -519,6 +582,12 @@ async def test_jupyter_opens_with_its_token_only(lab: Stack) -> None:
     assert lab.jupyter_token not in lab.compose("logs", "jupyter")
 
 
+def test_chapters_find_the_load_tests(lab: Stack) -> None:
+    container = lab.compose("ps", "-q", "jupyter").strip()
+    asked = "from labserver.notebook.load import FOLDER; print(FOLDER.is_dir())"
+    assert docker("exec", container, "python", "-c", asked) == "True\n"
+
+
 @pytest.mark.parametrize("service", ["locust", "locust-worker", "jupyter"])
 def test_lab_is_as_contained_as_the_servers(lab: Stack, service: str) -> None:
     test_nothing_runs_as_root(lab, service)
@@ -527,7 +596,7 @@ def test_lab_is_as_contained_as_the_servers(lab: Stack, service: str) -> None:
 
 def test_metrics_profile_is_well_formed() -> None:
     """Its files are only read: the image that it needs is not here."""
-    known = {"LAB_SECRET": "s" * 32, "LAB_JUPYTER_TOKEN": "t" * 32}
+    known = dict.fromkeys(SECRETS, "s" * 32)
     said = subprocess.run(
         [*(compose_command() or []), "--profile", "metrics", "config"],
         cwd=ROOT,

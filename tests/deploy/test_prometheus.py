@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,10 +22,10 @@ import pytest
 import yaml
 
 from labserver.contract.tokens import issue
-from labserver.demo.router import find_haproxy
 from labserver.processes.cluster import Replica, running_replica
 from labserver.processes.ports import free_ports
 from tests.conftest import DEADLINE, SECRET, eventually, peer
+from tests.support.haproxy import ENVIRONMENT, configured
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 WINDOW = "3s"  # of rates: the page asks Grafana for the right one
@@ -78,7 +77,7 @@ async def program(*command: str, folder: Path) -> AsyncIterator[None]:
             *command,
             stdout=said,
             stderr=said,
-            env={**os.environ, "LAB_ADDRESS_LIMIT": "0"},
+            env={**os.environ, **ENVIRONMENT},
         )
     try:
         yield
@@ -88,19 +87,6 @@ async def program(*command: str, folder: Path) -> AsyncIterator[None]:
             process.terminate()
         async with asyncio.timeout(DEADLINE):
             await process.wait()
-
-
-def router(folder: Path, port: int, metrics: int, replicas: Sequence[int]) -> list[str]:
-    """Write deploy's haproxy.cfg with other addresses; return the command to run it."""
-    text = (DEPLOY / "haproxy.cfg").read_text()
-    text = text.replace("bind :8080", f"bind 127.0.0.1:{port}")
-    text = text.replace("bind :8405", f"bind 127.0.0.1:{metrics}")
-    text = text.replace(" init-addr none resolvers docker resolve-prefer ipv4", "")
-    servers = "".join(f"    server r{at} 127.0.0.1:{at}\n" for at in replicas)
-    text, changed = re.subn(r"^    server-template .*\n", servers, text, flags=re.M)
-    assert changed == 1
-    (folder / "haproxy.cfg").write_text(text)
-    return [find_haproxy() or "haproxy", "-W", "-db", "-f", str(folder / "haproxy.cfg")]
 
 
 def prometheus(
@@ -143,7 +129,7 @@ async def stack(tmp_path: Path, redis: Any, redis_url: str) -> AsyncIterator[Sta
             for number, port in enumerate(ports, start=1)
         ]
         for command in (
-            router(tmp_path, at, metrics, ports),
+            configured(tmp_path, at, metrics, ports),
             prometheus(tmp_path, scraper, metrics, ports),
         ):
             await running.enter_async_context(program(*command, folder=tmp_path))

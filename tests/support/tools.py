@@ -17,6 +17,7 @@ TOOLS = {
     "Caddy": shutil.which("caddy"),
     # Debian's package has both.
     "Prometheus": shutil.which("promtool") and shutil.which("prometheus"),
+    "systemd-analyze": shutil.which("systemd-analyze"),
     "curl": shutil.which("curl"),
     "C compiler": shutil.which("cc"),
     "openssl": shutil.which("openssl"),
