@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import gevent
 from gevent import socket
@@ -31,7 +31,9 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from labserver.contract.closing import retry_after_header
+from labserver.load.addresses import shown
 from labserver.load.frames import SIZE_LIMIT, Frames
+from labserver.load.tls import Tls
 from labserver.processes.reach import resolve
 
 READ_SIZE = 65536  # bytes
@@ -102,38 +104,11 @@ class Closed(ConnectionError):
         self.code = code
 
 
-def normal(url: str) -> str:
-    """Return ``url`` as a WebSocket URL; ``http`` and ``https`` are taken too.
-
-    Raises:
-        ValueError: It is no URL of a server; the message is a sentence.
-
-    """
-    try:
-        parts = urlsplit(url)
-        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-        if scheme != "ws" or not parts.hostname or parts.port == 0:
-            raise ValueError
-    except ValueError:
-        raise ValueError(
-            f"{shown(url)!r} is not a server's URL: write ws://127.0.0.1:8080"
-        ) from None
-    return urlunsplit((scheme, parts.netloc, parts.path or "/", parts.query, ""))
-
-
-def shown(url: str) -> str:
-    """Return ``url`` without user, password and query, which may be secret."""
-    parts = urlsplit(url)
-    return urlunsplit(
-        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
-    )
-
-
 class WebSocket:
     """A WebSocket connection; the constructor returns when it is open.
 
     Args:
-        url: ``ws://`` address, with path and query.
+        url: ``ws://`` or ``wss://`` address, with path and query.
         headers: Further headers of the handshake.
         subprotocols: Those that are offered.
         receive_buffer: ``SO_RCVBUF`` in bytes, 0 for the kernel's choice. It is set
@@ -167,6 +142,8 @@ class WebSocket:
         self.lag: int | None = None
         self.held_up = 0
         self.frames = Frames(self.protocol)
+        parts = urlsplit(url)
+        self.tls = Tls(parts.hostname or "") if parts.scheme == "wss" else None
         self._early: list[bytes] = []
         self.unsent = b""
         self.emptied = False
@@ -180,6 +157,8 @@ class WebSocket:
             loop, number = self._hub.loop, self.socket.fileno()
             self._readable, self._writable = loop.io(number, 1), loop.io(number, 2)
             try:
+                if self.tls is not None:
+                    self.tls.shake_hands(self._write, self._wait_and_read)
                 self._shake_hands(headers or {})
             except BaseException:
                 self._release()
@@ -215,7 +194,7 @@ class WebSocket:
         # protocol, which would then keep part of a frame.
         head, end = b"", -1
         while end < 0:
-            data = self._wait_and_read()
+            data = self._next()
             head += data
             end = head.find(b"\r\n\r\n")
             if not data or len(head) > READ_SIZE:
@@ -231,7 +210,7 @@ class WebSocket:
             if data:
                 self.protocol.receive_data(data)
             if self.protocol.handshake_exc is None:
-                data = self._wait_and_read()
+                data = self._next()
                 if not data:
                     self.protocol.receive_eof()
         problem = self.protocol.handshake_exc
@@ -246,6 +225,15 @@ class WebSocket:
     def _wait_and_read(self) -> bytes:
         self._hub.wait(self._readable)
         return bytes(VIEW[: self._read(READ_SIZE)])
+
+    def _next(self) -> bytes:
+        """Wait for bytes of the protocol; none when no more will come."""
+        while True:
+            data = self._wait_and_read()
+            if self.tls is None or not data:
+                return data
+            if (plain := self.tls.decrypted(data)) or self.tls.over:
+                return plain
 
     def receive(
         self, timeout: float | None = None, size: int = READ_SIZE
@@ -319,8 +307,11 @@ class WebSocket:
         """Read once; return the messages that are complete now."""
         count = self._read(size)
         self.emptied = count < size
-        if count:
-            messages = self.frames.cut(bytes(VIEW[:count]))
+        data = bytes(VIEW[:count])
+        if count and self.tls is not None:
+            data = self.tls.decrypted(data)
+        if count and not (self.tls and self.tls.over and not data):
+            messages = self.frames.cut(data)
             if self.protocol.writes:
                 self._flush()
         else:
@@ -344,7 +335,7 @@ class WebSocket:
         try:
             if self.protocol.state is OPEN:
                 self.protocol.send_close(1000)
-                self.socket.send(b"".join(self.protocol.data_to_send()))
+                self.socket.send(self._leaving())
         except OSError:  # BlockingIOError, too: it would have to wait
             pass
         self._release()
@@ -391,11 +382,19 @@ class WebSocket:
         return int(count)
 
     def _flush(self) -> None:
-        """Write the protocol's bytes, waiting for the socket to take them.
+        """Write the protocol's bytes, waiting for the socket to take them."""
+        self._write(self._leaving())
+
+    def _leaving(self) -> bytes:
+        data = b"".join(self.protocol.data_to_send())
+        return data if self.tls is None else self.tls.encrypted(data)
+
+    def _write(self, data: bytes) -> None:
+        """Write bytes, waiting for the socket to take them.
 
         The hub must not wait: there, bytes that do not fit are kept for the next call.
         """
-        self.unsent += b"".join(self.protocol.data_to_send())
+        self.unsent += data
         try:
             while self.unsent:
                 try:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+PORTS = {"wss": 443, "https": 443}  # else 80
+
 
 class NotThisMachine(Exception):
     """A URL leads to another machine; the message is a sentence."""
@@ -39,7 +41,8 @@ def resolve(
     named = parts.hostname in [name.strip() for name in allowed]
     places: list[tuple[int, Any]] = []
     for family, _, _, _, address in look_up(
-        parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
+        *(parts.hostname, parts.port or PORTS.get(parts.scheme, 80)),
+        type=socket.SOCK_STREAM,
     ):
         place = str(address[0]).partition("%")[0]
         ip = ipaddress.ip_address(place)

@@ -12,6 +12,7 @@ import locust
 from locust.env import Environment
 from locust.runners import MasterRunner
 
+from labserver.load.addresses import shown
 from labserver.load.figures.record import Record, merged
 from labserver.load.figures.require import held_to, lines
 from labserver.load.figures.results import (
@@ -32,7 +33,6 @@ from labserver.load.run.beside import PROBE, compared, look, memory
 from labserver.load.run.hooks import options_of, runner_of
 from labserver.load.run.options import required, servers
 from labserver.load.run.state import Run
-from labserver.load.websocket import shown
 
 
 def conclude(run: Run, environment: Environment) -> None:

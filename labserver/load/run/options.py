@@ -20,6 +20,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from labserver.contract.messages import Hello
 from labserver.contract.tokens import issue
+from labserver.load.addresses import normal, shown
 from labserver.load.dialects import Dialect, Reply, named
 from labserver.load.figures.require import Requirement
 from labserver.load.figures.require import parse as requirement
@@ -33,13 +34,8 @@ from labserver.load.run.dispatch import PublishersApart
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.owned import is_owner
 from labserver.load.run.shape import Steps, Table, read_stages
-from labserver.load.websocket import (
-    Closed,
-    Refused,
-    WebSocket,
-    normal,
-    shown,
-)
+from labserver.load.tls import Untrusted
+from labserver.load.websocket import Closed, Refused, WebSocket
 from labserver.processes.reach import NotThisMachine, resolve
 from labserver.settings import secret_of
 
@@ -220,6 +216,12 @@ def try_server(url: str, dialect: Dialect) -> None:
         raise Unusable(f"{where} refused: {exc}{hint}", 3) from None
     except Closed as exc:
         raise Unusable(f"{where} hung up: {exc}", 3) from None
+    except Untrusted as exc:
+        raise Unusable(
+            f"{where} has a certificate that is not trusted ({exc}): name the file "
+            "of its CA in SSL_CERT_FILE",
+            3,
+        ) from None
     except OSError as exc:
         why = exc.strerror or str(exc)
         raise Unusable(

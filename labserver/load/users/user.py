@@ -27,6 +27,7 @@ import labserver.load.run.page  # noqa: F401 (it listens to Locust's events)
 from labserver.client import Backoff
 from labserver.contract.closing import Return, after_status, comes_back
 from labserver.contract.messages import Error, Gap, Hello, Joined
+from labserver.load.addresses import normal
 from labserver.load.dialects import (
     Delivery,
     Dialect,
@@ -45,7 +46,7 @@ from labserver.load.run.hooks import options_of
 from labserver.load.run.life import RUN
 from labserver.load.run.options import urls, user_name
 from labserver.load.run.rows import MESSAGE
-from labserver.load.websocket import Closed, Refused, WebSocket, normal
+from labserver.load.websocket import Closed, Refused, WebSocket
 from labserver.processes.reach import NotThisMachine
 
 ANSWER_TIMEOUT = 5.0  # seconds
