@@ -74,6 +74,11 @@ class Settings:
     send_buffer: int = _setting(
         0, "SO_SNDBUF of each connection; 0 leaves the kernel's choice."
     )
+    gc_pause_limit: float = _setting(
+        0.02,
+        "Seconds that a garbage collection may stop the server; 0 leaves Python's "
+        "collector as it is.",
+    )
     sse_port: int | None = _setting(
         None,
         "Port for server-sent events, long polls and publishing by POST; 0 for a free "

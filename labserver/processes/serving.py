@@ -18,6 +18,7 @@ from labserver.contract.tokens import issue
 from labserver.errors import RedisMissing, SettingsError
 from labserver.http.door import open_web
 from labserver.mistakes import build, mistaken
+from labserver.processes.garbage import short_collections
 from labserver.redis.embedded import running_redis
 from labserver.redis.reach import check
 from labserver.server.metrics import Metrics
@@ -108,6 +109,9 @@ async def serve_until_signal(
         parts = build(stage, settings, without, mistake)
         server = LabServer(parts, settings, stage, host, port, open_web, metrics)
         server.hears = not waits  # so that it is not told a second time
+        # Before the server starts, so that its drain has no long collection either.
+        limit = settings.gc_pause_limit
+        stack.enter_context(short_collections(limit, metrics.gc_pause))
         await stack.enter_async_context(server)
         url, web = server.url, server.web.url if server.web else None
         print(f"listening on {url} ({what})", flush=True)

@@ -92,6 +92,7 @@ class Metrics:
         "failures",
         "flush_size",
         "flushes",
+        "gc_pause",
         "gone",
         "loop_lag",
         "polls",
@@ -128,6 +129,7 @@ class Metrics:
         self.delivery_latency = Histogram(SECONDS)
         self.broker_latency = Histogram(SECONDS)
         self.loop_lag = Histogram(SECONDS)
+        self.gc_pause = Histogram(SECONDS)
         self.flush_size = Histogram(SIZES)
 
 
@@ -229,6 +231,10 @@ HISTOGRAMS = {
     "loop_lag": (
         "labserver_loop_lag_seconds",
         "How late the event loop ran a timer, sampled twice a second.",
+    ),
+    "gc_pause": (
+        "labserver_gc_pause_seconds",
+        "Pauses for garbage collections; empty if LAB_GC_PAUSE_LIMIT is 0.",
     ),
     "flush_size": ("labserver_flush_messages", "Messages joined in one flush."),
 }
