@@ -70,6 +70,18 @@ def test_comparison_says_no_more_than_the_ranges_do(
     assert found["delivered (%)"] == "within noise"
 
 
+def test_latency_that_is_the_generators_own_is_no_difference_of_servers(
+    tmp_path: Path,
+) -> None:
+    a, b = sides(tmp_path, [1000] * 4, [8000] * 4)
+    for name, latency, runs in (("A", 1000, a), ("B", 8000, b)):
+        saved(tmp_path / name, latency, when=20, own=latency)
+        runs.append(_compare.side([tmp_path / name])[-1])
+    rows = {row.figure: row.verdict for row in _compare.compare(a, b).rows}
+    assert rows["p99 (ms)"] == "mostly the generator's own in 2 of 10 runs"
+    assert "mostly" not in rows["delivered (%)"]
+
+
 def test_too_few_repeats_come_with_how_many_are_enough(tmp_path: Path) -> None:
     few = _compare.compare(*sides(tmp_path / "few", [1000] * 2, [8000] * 2))
     assert "5 runs of each side" in few.advice()

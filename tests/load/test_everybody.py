@@ -16,6 +16,7 @@ from labserver.load.figures.require import parse, seen
 from labserver.load.figures.results import summary
 from labserver.load.figures.trust import until_all
 from labserver.load.figures.verdict import Verdict
+from labserver.load.run.pipeline import own_share
 from tests.load.test_loadtests import printed
 
 Everybody: Any = importlib.import_module("labserver.load.figures.everybody").Everybody
@@ -82,6 +83,15 @@ def test_time_until_everybody_has_it_is_in_table_json_and_requirements() -> None
     assert seen(record, "all.max", "fanout") == 9000
     assert parse("fanout:all.p99<10ms").kind == "duration"
     assert seen(record, "all.p50", "replicas") is None
+
+
+def test_figure_that_is_the_generators_own_is_marked_in_json() -> None:
+    record = Record()
+    for number in range(1, 101):
+        record.histogram("fanout/subscribers").record(1000, 900)
+        record.slowest("fanout").arrived(number, number, 1000, 400)
+    assert own_share(record, "p99") == 0.9
+    assert own_share(record, "all.p50") == 0.4
 
 
 WHERE = """

@@ -86,7 +86,7 @@ if __name__ == "__main__":
     seen = look(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     said = {"count": len(seen["due"])}
     for name, values in seen.items():
-        for percent in (50, 99):
+        for percent in (50, 99, 100):
             place = max(1, -(-len(values) * percent // 100)) - 1
             said[f"{name} p{percent}"] = round(values[place], 3) if values else None
     print(json.dumps(said))

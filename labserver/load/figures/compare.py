@@ -11,6 +11,7 @@ twenty claims a difference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -20,7 +21,7 @@ from pathlib import Path
 from labserver.load.figures.plan import made_again, unfinished
 from labserver.load.figures.require import seen
 from labserver.load.figures.saved import Saved, Unreadable, load_all
-from labserver.load.figures.trust import whole
+from labserver.load.figures.trust import trusted, whole
 
 WORTH_A_WORD = 0.01  # share of a figure; smaller differences do not count
 CHANCE_LIMIT = 0.05  # share of tables without a difference that may claim one
@@ -62,6 +63,8 @@ class Row:
         b: The other side.
         digits: Digits after the point, in text.
         enough: Whether there are enough repeats for a claim.
+        own: Number of runs in which most of it is the generator's own; then nothing is
+            claimed of the server.
 
     """
 
@@ -71,6 +74,7 @@ class Row:
     b: Values
     digits: int
     enough: bool = True
+    own: int = 0
 
     @property
     def separated(self) -> bool:
@@ -80,6 +84,9 @@ class Row:
     @property
     def verdict(self) -> str:
         """The difference in words."""
+        if self.own:
+            runs = self.a.count + self.b.count
+            return f"mostly the generator's own in {self.own} of {runs} runs"
         if not self.separated:
             return "within noise"
         lower = self.b.most < self.a.least
@@ -200,6 +207,14 @@ def latency(percent: float) -> Callable[[Saved], float | None]:
     return find
 
 
+def is_own(run: Saved, figure: str) -> bool:
+    """Return whether a figure is a percentile that is mostly the generator's own."""
+    percent = re.fullmatch(r"p([\d.]+) \(ms\)", figure)
+    if percent is None:
+        return False
+    return trusted(run.record, "", float(percent[1])).mostly_own
+
+
 def delivered(run: Saved) -> float | None:
     """Return the share of messages that arrived at healthy members, in %."""
     return seen(run.record, "delivered")
@@ -287,7 +302,9 @@ def compare(a: Sequence[Saved], b: Sequence[Saved]) -> Comparison:
             ]
             if all(values):
                 one, other = map(Values, values)
-                found.rows.append(Row(name, figure, one, other, digits))
+                own = sum(is_own(run, figure) for runs in sides for run in runs)
+                row = Row(name, figure, one, other, digits, own=own)
+                found.rows.append(row)
     found.rows = weighed(found.rows)
     return found
 

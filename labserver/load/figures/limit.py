@@ -39,6 +39,7 @@ class Point:
         generator: The generator's share of a core.
         server: The servers' share of a core; None if unknown.
         folder: Name of the run.
+        own: The part of the p99 that is the generator's own, from 0 to 1.
 
     """
 
@@ -53,6 +54,7 @@ class Point:
     generator: float = 0.0
     server: float | None = None
     folder: str = ""
+    own: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from labserver.load.figures.limit import FILE, Point, as_json, search
 from labserver.load.figures.plan import begin, finish
 from labserver.load.figures.require import seen
 from labserver.load.figures.results import machine, write
+from labserver.load.figures.trust import MOSTLY, trusted
 from labserver.load.figures.verdict import EXIT_INVALID, LAG_LIMIT, invalid_reasons
 from labserver.load.run.owned import Owned, owned
 from labserver.load.run.suite import Case, Outcome, about, estimate, measured
@@ -82,6 +83,8 @@ def line(point: Point) -> Text:
     )
     word = "holds" if point.holds else point.verdict
     text.append(word, "green" if point.holds else "red" if point.innocent else "yellow")
+    if point.own >= MOSTLY:
+        text.append(f", {point.own:.0%} of the p99 is the generator's own", "yellow")
     return text
 
 
@@ -137,4 +140,5 @@ def point_of(rate: float, outcome: Outcome) -> Point:
         generator=record.cpu,
         server=cpu(saved),
         folder=saved.folder.name,
+        own=trusted(record, "", 99).own,
     )

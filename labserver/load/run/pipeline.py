@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labserver.errors import SettingsError
-from labserver.load.figures.require import COUNTS, seen
+from labserver.load.figures.record import Record
+from labserver.load.figures.require import ALL, COUNTS, percent, seen
+from labserver.load.figures.trust import doubts, trusted, until_all
 from labserver.load.run.suite import Outcome, worst
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def told(outcomes: Sequence[Outcome], folder: Path) -> dict[str, Any]:
     """Return the runs for a program.
 
     Latencies are in milliseconds from the due time, ``delivered`` in percent; None was
-    not measured.
+    not measured. ``own_share`` is the part of a latency that the generator spent.
 
     """
     return {
@@ -83,11 +85,22 @@ def run(outcome: Outcome) -> dict[str, Any]:
         "requirements": list(saved.summary.get("requirements", ())),
         "delivered": seen(record, "delivered"),
         "latency_ms": {k: v and round(v / 1000, 3) for k, v in latency.items()},
+        "own_share": {name: own_share(record, name) for name in DURATIONS},
+        "doubts": doubts(record),
         **{name: int(seen(record, name) or 0) for name in COUNTS},
         "load": saved.about["load"],
         "machine": saved.machine,
         "folder": saved.folder.name,
     }
+
+
+def own_share(record: Record, figure: str) -> float:
+    """Return the part of a latency that is the generator's own, from 0 to 1."""
+    bare = figure.removeprefix(ALL)
+    share = 100.0 if bare == "max" else percent(bare) or 0.0
+    if bare != figure:
+        return round(until_all(record, "", share).own, 4)
+    return round(trusted(record, "", share).own, 4)
 
 
 def cases(outcomes: Sequence[Outcome]) -> Iterator[Case]:

@@ -17,9 +17,10 @@ from rich.text import Text
 from labserver.errors import SettingsError
 from labserver.load.figures.plan import begin, finish, set_aside, unfinished
 from labserver.load.figures.require import seen
-from labserver.load.figures.trust import doubts
+from labserver.load.figures.trust import MOSTLY, doubts
 from labserver.load.figures.verdict import EXIT_INVALID
 from labserver.load.run.owned import owned
+from labserver.load.run.pipeline import own_share
 from labserver.load.run.suite import Case, Outcome, estimate, run
 from labserver.processes.launch import NotListening
 
@@ -104,7 +105,7 @@ async def in_turns(turns: Sequence[tuple[Path, Case]], spare: int = 0) -> list[O
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         bar = progress.add_task("", total=total)
-        done = 0.0
+        done, marked = 0.0, False
         for number, (folder, case) in enumerate(turns, 1):
             place = f"{number}/{len(turns)}"
             progress.update(bar, description=f"{place} {case.name}")
@@ -116,7 +117,9 @@ async def in_turns(turns: Sequence[tuple[Path, Case]], spare: int = 0) -> list[O
                     outcome = await run(case, folder)
                 finally:
                     clock.cancel()
-                console.print(line(place, outcome))
+                text = line(place, outcome)
+                marked = marked or "*" in text.plain
+                console.print(text)
                 if not spare or outcome.code != EXIT_INVALID or outcome.saved is None:
                     break
                 spare -= 1
@@ -124,6 +127,8 @@ async def in_turns(turns: Sequence[tuple[Path, Case]], spare: int = 0) -> list[O
             done += estimate(case)
             progress.update(bar, completed=done)
             outcomes.append(outcome)
+    if marked:
+        console.print("* mostly the generator's own", style="dim")
     return outcomes
 
 
@@ -135,7 +140,9 @@ def line(place: str, outcome: Outcome) -> Text:
     text.append(f"{'' if share is None else shown_share(share):>9}")
     for name in ("p50", "p95", "p99", "all.p99"):
         found = seen(saved.record, name) if saved else None
-        text.append(f"{'-' if found is None else shown_ms(found):>9}")
+        own = saved is not None and own_share(saved.record, name) >= MOSTLY
+        said = "-" if found is None else shown_ms(found) + ("*" if own else "")
+        text.append(f"{said:>9}", "yellow" if own else "")
     word = outcome.word.lower() if outcome.code == 0 else outcome.word
     text.append(f"{outcome.seconds:5.0f} s  ")
     text.append(word, style=STYLES.get(outcome.code, "red"))
