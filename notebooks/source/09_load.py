@@ -191,7 +191,7 @@ print(await six.report())
 #
 # With so few users the storm has hardly a peak, and the memory per connection is too
 # small beside the process's own memory. `make load` runs each scenario alone, with a
-# load that suits a laptop and with faults, in four minutes.
+# load that suits a laptop and with faults, in five minutes.
 #
 # ## Exercise: judge a run
 #

@@ -116,13 +116,11 @@ async def test_late_message_belongs_to_the_replica_that_its_reader_was_on() -> N
 
 
 SAMPLES = """
-import types
+import random, types
 from loadtests import fanout
 from labserver.load.dialects import Delivery, Stamp
 from labserver.load.figures.everybody import Everybody
 from labserver.load.figures.record import Record
-from labserver.load.run.rows import MESSAGE
-from labserver.load.users.user import random
 
 heard, names = set(), set()
 for number in range(300):

@@ -109,6 +109,7 @@ STALLED = """
 import time, types
 from loadtests import fanout
 from labserver.load.dialects import Delivery, Stamp
+from labserver.load.figures.everybody import Everybody
 from labserver.load.figures.record import Record
 from labserver.load.run.life import RUN
 from labserver.load.run.stalls import Stalls
@@ -123,7 +124,7 @@ if {ticked}:
 
 def read(sent, arrived, lag, emptied, before):
     user = fanout.FanoutSubscriber.__new__(fanout.FanoutSubscriber)
-    user.received = 0
+    user.received, user.sampled, user.everybody = 0, 100, Everybody()
     user.record, user.latency = Record(), Record().histogram("fanout/subscribers")
     user.socket = types.SimpleNamespace(
         arrived=arrived, lag=lag, emptied=emptied, before=before

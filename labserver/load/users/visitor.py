@@ -21,7 +21,8 @@ from labserver.load.figures.record import Record
 from labserver.load.run.clock import CLOCK
 from labserver.load.run.life import RUN
 from labserver.load.run.options import token, user_name
-from labserver.load.users.user import ANSWER_TIMEOUT, WebSocketUser
+from labserver.load.users.member import ANSWER_TIMEOUT
+from labserver.load.users.user import WebSocketUser
 from labserver.load.websocket import Refused, WebSocket
 from labserver.settings import secret_of
 
