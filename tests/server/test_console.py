@@ -550,6 +550,29 @@ class TestInBrowser:
         await page.tells("Back on")
         assert await page.tab.evaluate(SHIFTS) < 0.01
 
+    async def test_newest_message_stays_in_sight_when_a_phone_is_turned(
+        self, browser: Any, cluster: Cluster
+    ) -> None:
+        page = await open_page(browser)
+        replica = cluster.replicas[0]
+        await page.connect(replica.url, replica.token("ann"), "ann")
+        await page.join("turned")
+        async with Client(replica.url, replica.token("bob")) as bob:
+            for number in range(30):
+                await bob.publish("turned", f"{number} " + 30 * "words ")
+            await page.shows("#log .payload", "29 words")
+            await page.tab.set_viewport_size({"width": 390, "height": 844})
+            await page.tab.wait_for_function(AT_END)
+            await bob.publish("turned", "the last")
+            await page.shows("#log .payload", "the last")
+            await page.tab.wait_for_function(AT_END)
+            # Who reads older ones is left there.
+            await page.tab.evaluate("document.querySelector('#log').scrollTop = 9")
+            await bob.publish("turned", "unseen")
+            await page.shows("#log .payload", "unseen")
+            await page.tab.set_viewport_size({"width": 844, "height": 390})
+            assert not await page.tab.evaluate(AT_END)
+
     # lab-client.js by itself
 
     async def test_browser_client_is_a_twin_of_the_python_client(
@@ -785,6 +808,10 @@ TOO_SMALL = """() =>
         .filter((each) => each.getBoundingClientRect().height < 24)
         .map((each) => each.outerHTML)"""
 
+AT_END = """() => {
+  const log = document.querySelector("#log");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+}"""
 SHIFTS = """() => new Promise((done) => {
     let sum = 0;
     const add = (entries) => entries.forEach(({ value }) => (sum += value));

@@ -56,13 +56,30 @@ const short = (text, limit = TEXT) =>
     ? `${text.slice(0, limit)}… (${number(text.length)} characters)`
     : text;
 
-/** Add lines to a log; it stays at its end unless the reader has scrolled up. */
+const scrolledUp = new Set(); // the logs whose reader looks at older lines
+
+/** Keep a log at its end, also when its width changes, unless its reader scrolls up. */
+function follow(log) {
+  log.addEventListener("scroll", () => {
+    const below = log.scrollHeight - log.scrollTop - log.clientHeight;
+    if (below < 40) scrolledUp.delete(log);
+    else scrolledUp.add(log);
+  });
+  new ResizeObserver(() => toEnd(log)).observe(log);
+}
+
+function toEnd(log) {
+  if (!scrolledUp.has(log)) log.scrollTop = log.scrollHeight;
+}
+
+/** Add lines to a log. */
 function append(log, ...lines) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.append(...lines.slice(-LINES));
   while (log.childElementCount > LINES) log.firstElementChild.remove();
-  if (atEnd) log.scrollTop = log.scrollHeight;
+  toEnd(log);
 }
+
+for (const id of ["log", "event-log"]) follow(at(id));
 
 /** Enable or disable a button; a disabled one can still be reached with Tab. */
 function enable(id, yes) {
@@ -356,7 +373,8 @@ function choose(name) {
   }
   at("talk-title").textContent = name === null ? "3. Talk" : `3. Talk in ${name}`;
   at("log").replaceChildren(...(room?.lines ?? []).map((line) => line()));
-  at("log").scrollTop = at("log").scrollHeight;
+  scrolledUp.delete(at("log"));
+  toEnd(at("log"));
   at("text").disabled = at("send").disabled = !room;
   at("publish-problem").textContent = "";
   showButtons();
