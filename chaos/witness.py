@@ -91,9 +91,11 @@ async def last_stands_still(scene: Scene) -> None:
 
 async def stutters(scene: Scene) -> None:
     """Take half of the time from all processes of the generator, as a host would."""
-    for _ in range(60):
-        await asyncio.gather(*(stop_for(each, 0.03) for each in scene.workers()))
-        await asyncio.sleep(0.03)
+    workers = scene.workers()
+    with contextlib.suppress(psutil.NoSuchProcess):  # the run is over
+        for _ in range(50):
+            await asyncio.gather(*(stop_for(each, 0.03) for each in workers))
+            await asyncio.sleep(0.03)
 
 
 async def busy_core(scene: Scene) -> None:

@@ -267,6 +267,35 @@ async def test_timeline_of_workers_is_that_of_the_run(tmp_path: Path) -> None:
     assert sorted(each["users"] for each in found["generator"]["each"]) == [1, 19]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(90)
+async def test_publisher_that_hears_of_the_end_late_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """The other worker had gone when the last messages came, and called them lost."""
+    async with (
+        running_replica("resume", "--without", "broker", secret=SECRET) as server,
+        started(
+            *("--only-summary", "--host", server.url, "--processes", "2"),
+            *("-u", "10", "-r", "10", "-t", "60s", "--publish-rate", "20"),
+            *("--results", str(tmp_path), "--no-pictures"),
+            *("FanoutPublisher", "FanoutSubscriber"),
+            LAB_SECRET=SECRET,
+        ) as master,
+    ):
+        said = asyncio.create_task(master.communicate())
+        await eventually(reached(server.url, deliveries_total=500), within=30)
+        publisher = workers(master)[0]
+        publisher.send_signal(signal.SIGSTOP)
+        os.kill(master.pid, signal.SIGINT)
+        await asyncio.sleep(1.5)  # longer than the other worker waits in silence
+        publisher.send_signal(signal.SIGCONT)
+        out = "".join(each.decode() for each in await said)
+    tally = figures(tmp_path)["completeness"]["fanout/subscribers"]
+    assert tally["lost"] == 0, out
+    assert tally["delivered"] == tally["expected"] > 0, out
+
+
 OTHER_CLOCK = ("unshare", "--time", "--monotonic", "1000")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import gevent
@@ -38,9 +39,12 @@ from labserver.load.run.options import Unusable, check_page, servers, try_server
 from labserver.load.run.sampler import Scraper
 from labserver.load.run.settling import LIMIT
 from labserver.load.run.state import DRAIN_LIMIT, Run
+from labserver.load.run.tops import LIMIT as LAST
 
 UNTIMED = 30.0  # seconds assumed for a run without -t, to place its faults
-WORKERS_LIMIT = DRAIN_LIMIT + 5.0  # seconds that the master waits for its workers
+WORKERS_LIMIT = (
+    2 * DRAIN_LIMIT + LAST + 4.0
+)  # seconds that the master waits for its workers
 log = logging.getLogger("loadtests")
 listening = Event()  # set when this process hears what the load lab's processes say
 
@@ -163,12 +167,14 @@ def drain(environment: Environment, **_: Any) -> None:
             runner.send_message("lab_finish")
             deadline = time.monotonic() + WORKERS_LIMIT
             while awaited(runner) and time.monotonic() < deadline:
+                RUN.tops.tell(runner, RUN.workers & alive(runner))
                 gevent.sleep(0.05)
             RUN.drained.set()
         RUN.drained.wait()
         return
     first = not RUN.draining
-    RUN.drain()
+    many = isinstance(runner, WorkerRunner)
+    RUN.drain(partial(RUN.tops.share, runner) if many else None)
     if first:
         write_part(runner)
 
@@ -208,10 +214,12 @@ def listen(environment: Environment, runner: Any, **_: Any) -> None:
         runner.register_message("lab_finish", finish, concurrent=True)
         runner.register_message("lab_fault", hear_of_fault, concurrent=True)
         runner.register_message("lab_go", go)
+        runner.register_message("lab_tops", hear_of_tops)
         compare(runner)
     elif isinstance(runner, MasterRunner):
         runner.register_message("lab_part", took)
         runner.register_message("lab_crowd", crowd)
+        runner.register_message("lab_tops", take_tops)
         tell(runner)
     Interrupt(spared)
     listening.set()
@@ -229,6 +237,15 @@ def go(**_: Any) -> None:
 
 def crowd(environment: Environment, msg: Any, **_: Any) -> None:
     RUN.settling.crowd(runner_of(environment), msg.node_id)
+
+
+def take_tops(msg: Any, **_: Any) -> None:
+    RUN.tops.reached(msg.data)
+    RUN.tops.told.add(msg.node_id)
+
+
+def hear_of_tops(msg: Any, **_: Any) -> None:
+    RUN.tops.hear(msg.data)
 
 
 def hear_of_fault(msg: Any, **_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -20,7 +21,9 @@ from labserver.load.run.clock import CLOCK
 from labserver.load.run.sampler import Sampler, Scraper
 from labserver.load.run.settling import Settling
 from labserver.load.run.stalls import Stalls, host
+from labserver.load.run.tops import Tops
 
+Share = Callable[[dict[str, int]], dict[str, int]]
 QUIET = 0.4  # seconds without a message after which no more are expected
 DRAIN_LIMIT = 5.0  # seconds
 
@@ -58,6 +61,8 @@ class Run:
         self.draining = False
         self.drain_started = Event()
         self.drained = Event()
+        # The newest numbers of all processes: what this one's members must still get.
+        self.tops = Tops()
         self.active = 0  # when a message last arrived, monotonic ns
         self.started = 0.0
         self.ended = 0  # when the drain began, monotonic ns
@@ -131,8 +136,23 @@ class Run:
             }
         )
 
-    def drain(self) -> None:
-        """Wait for messages in flight, then take the figures; only once in a run."""
+    def await_answers(self) -> None:
+        """Wait until nothing is in flight that this process knows of."""
+        deadline = time.monotonic() + DRAIN_LIMIT
+        while time.monotonic() < deadline:
+            gevent.sleep(0.05)
+            quiet = time.monotonic_ns() - self.active > QUIET * 1e9
+            if quiet and not any(member.pending() for member in self.members):
+                break
+
+    def drain(self, share: Share | None = None) -> None:
+        """Wait for messages in flight, then take the figures; only once in a run.
+
+        Args:
+            share: Tells all other processes the newest number of each room here, waits
+                for theirs, and returns the newest of all; None for one process.
+
+        """
         if self.draining:
             self.drained.wait()
             return
@@ -148,12 +168,12 @@ class Run:
         if self.scraper is not None:
             self.scraper.stop()
         self.drain_started.set()
-        deadline = time.monotonic() + DRAIN_LIMIT
-        while time.monotonic() < deadline:
-            gevent.sleep(0.05)
-            quiet = time.monotonic_ns() - self.active > QUIET * 1e9
-            if quiet and not any(member.pending() for member in self.members):
-                break
+        self.await_answers()
+        if share is not None:
+            # A publisher in another process may be the last to hear of the end.
+            for place, seq in share(record.tops).items():
+                record.reached(place, seq)
+            self.await_answers()
         for member in list(self.members):
             member.account(final=True)
         if self.sampler is not None:
