@@ -71,7 +71,10 @@ class Entry:
 
         """
         now = self.renumbered
-        if now is not None and not now.recovered:  # the epoch that was read is lost
+        # Unless it was read after the loss: then the answer says what the client lacks.
+        # It may have been in the new epoch before, on a replica that noticed it first.
+        newer = not self.again and now is not None and now.epoch == answer.epoch
+        if now is not None and not now.recovered and not newer:
             return [Step(now.epoch, replace(now, ref=answer.ref), self.live)]
         read = [event for event in self.live if event.last <= answer.seq]
         steps = [Step(answer.epoch, answer, missed)]

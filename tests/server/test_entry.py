@@ -177,6 +177,17 @@ def test_loss_after_an_epoch_that_goes_on_is_told() -> None:
     assert sent(join.entered(joined("f", 9), ())) == [("g", "g:0 answer", [1])]
 
 
+def test_client_that_knows_the_new_numbering_already_gets_nothing_twice() -> None:
+    # Another replica has told it of the numbering before this one noticed.
+    join = entry()
+    renumber(join, "f", 0, goes_on=False)
+    deliver(join, 1, 5)
+    assert sent(join.entered(joined("f", 4, True), messages(4, 4))) == [
+        ("f", "f:4 recovered answer", [4]),
+        ("f", None, [5]),
+    ]
+
+
 def test_member_whose_join_fails_is_told_of_a_lost_numbering() -> None:
     join = entry(again=True)
     deliver(join, 4, 6)
