@@ -234,7 +234,7 @@ class Commands:
         ]
         if unknown:
             # A Redis that has just started has no scripts: it ran none of these calls.
-            for source in {call.source for call in unknown}:
+            for source in dict.fromkeys(call.source for call in unknown):
                 (loaded,) = await self._ask([("SCRIPT", "LOAD", answering(source))])
                 if loaded != _sha(source).encode():
                     raise InvalidResponse("no answer to SCRIPT LOAD")

@@ -237,7 +237,8 @@ def change(room: str, told: Roster, now: Roster) -> Presence | None:
     if told.users is None or now.users is None:
         same = told.count == now.count and told.users is now.users
         return None if same else Presence(room, now.count)
-    joined, left = now.users.keys() - told.users, told.users.keys() - now.users
+    joined = [each for each in now.users if each not in told.users]
+    left = [each for each in told.users if each not in now.users]
     if not joined and not left:
         return None
     return Presence(

@@ -182,10 +182,10 @@ class RedisBroker:
         while True:
             await asyncio.sleep(LINGER)
             turns += 1
-            await self.histories.release(left - self.feeds.keys())
+            await self.histories.release(sorted(left - self.feeds.keys()))
             left = set()
             empty = self.feeds.keys() - self.hub.rooms.keys()
-            for room in empty & idle:
+            for room in sorted(empty & idle):
                 if room not in self.hub.rooms:  # a member may come at each await
                     with contextlib.suppress(BrokerDown):
                         link = self.redis.of(room).link

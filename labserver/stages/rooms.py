@@ -163,13 +163,13 @@ class RoomsApplication:
             detail = "there are no tokens here to refresh"
             raise BadMessage("forbidden", detail, message.ref)
         member.reply(Refreshed(answer.expires, message.ref))
-        for name in list(member.rooms):
+        for name in sorted(member.rooms):
             if not member.identity.may_enter(name):
                 self.leave(member, name)
                 member.reply(Left(name))
 
     def closed(self, member: Member) -> None:
-        for name in list(member.rooms):
+        for name in sorted(member.rooms):
             self.leave(member, name)
 
     def leave(self, member: Member, room: str) -> None:
