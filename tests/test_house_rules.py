@@ -35,6 +35,7 @@ LAYERS = [
     {"mistakes"},
     {"processes"},
     {"judge"},
+    {"simulated"},
     {"demo", "load"},
     {"notebook"},
     {"cli"},

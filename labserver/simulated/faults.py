@@ -1,0 +1,221 @@
+"""What breaks in a simulated world. Each fault is a method, and mends itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from labserver.simulated.redis import SimulatedRedis
+from labserver.simulated.scenario import Fault
+from labserver.simulated.streams import Pipe, Transport
+from labserver.simulated.world import REDIS, Replica, World
+
+
+class Faults:
+    """The faults of a world.
+
+    Args:
+        world: The world that they break.
+
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.network = world.network
+
+    async def strike(self, fault: Fault) -> None:
+        """Let a fault happen; return when it is mended."""
+        await asyncio.sleep(fault.at)
+        what = f"{fault.name.replace('_', ' ')} {fault.seconds:g} s"
+        method: Callable[[Fault], Awaitable[str]] = getattr(self, fault.name)
+        self.world.fault(what)
+        met = await method(fault)
+        self.world.met[f"{fault.name}: {met}"] += 1
+
+    def replica(self, fault: Fault) -> Replica:
+        replicas = self.world.replicas
+        return replicas[fault.whom % len(replicas)]
+
+    def links(self, fault: Fault) -> list[Transport]:
+        """Return the ends at a replica of its connections with Redis."""
+        return self.network.between(self.replica(fault).name, REDIS)
+
+    # Clients
+
+    def ends(self, fault: Fault) -> list[Transport]:
+        """Return the ends at a client of its connections."""
+        members = self.world.members
+        process = members[fault.whom % len(members)].process
+        return [each for each in self.network.open if each.process is process]
+
+    async def cut_client(self, fault: Fault) -> str:
+        """Reset a client's connection at any byte."""
+        ends = self.ends(fault)
+        flying = any(each.out.flying or each.peer.out.flying for each in ends)
+        for each in ends:
+            self.network.cut(each)
+        return "bytes on their way" if flying else "quiet" if ends else "away"
+
+    async def freeze_client(self, fault: Fault) -> str:
+        """Let a client stand still: its window fills."""
+        process = self.world.members[fault.whom % len(self.world.members)].process
+        process.stop()
+        await asyncio.sleep(fault.seconds * 2)
+        full = any(each.peer.pressed for each in self.ends(fault))
+        process.go_on()
+        return "window full" if full else "window open"
+
+    async def vanish_client(self, fault: Fault) -> str:
+        """Lose all that is sent on a client's connections, for ever."""
+        ends = self.ends(fault)
+        for each in ends:
+            each.out.hold()
+            each.peer.out.hold()
+        return "connected" if ends else "away"
+
+    async def part_client(self, fault: Fault) -> str:
+        """Part a client from a replica."""
+        client = self.world.members[fault.whom % len(self.world.members)].name
+        return await self.part(client, self.replica(fault).name, fault.seconds)
+
+    async def part(self, one: str, other: str, seconds: float) -> str:
+        met = "connected" if self.network.between(one, other) else "away"
+        self.network.part(one, other)
+        await asyncio.sleep(seconds)
+        self.network.join(one, other)
+        return met
+
+    # Links to Redis
+
+    async def cut_link(self, fault: Fault) -> str:
+        """Reset connections between a replica and Redis at any byte."""
+        links = self.links(fault)
+        chosen = links[fault.whom % 3 :: 2] or links
+        flying = any(each.out.flying or each.peer.out.flying for each in chosen)
+        for each in chosen:
+            self.network.cut(each)
+        return "bytes on their way" if flying else "quiet" if chosen else "away"
+
+    async def deafen_link(self, fault: Fault) -> str:
+        """Let nothing come from Redis to a replica; everything stays connected."""
+        pipes: list[Pipe] = [each.peer.out for each in self.links(fault)]
+        for pipe in pipes:
+            pipe.hold()
+        await asyncio.sleep(fault.seconds)
+        for pipe in pipes:
+            pipe.release()
+        return "connected" if pipes else "away"
+
+    async def part_redis(self, fault: Fault) -> str:
+        """Part a replica from Redis."""
+        return await self.part(self.replica(fault).name, REDIS, fault.seconds)
+
+    # Replicas
+
+    async def kill_replica(self, fault: Fault) -> str:
+        """Kill a replica; a new one starts later."""
+        replica = self.replica(fault)
+        if replica.server is None:
+            return "not there"
+        met = "joins waiting" if self.joining(replica) else "running"
+        replica.kill()
+        await asyncio.sleep(fault.seconds)
+        replica.start()
+        return met
+
+    def joining(self, replica: Replica) -> bool:
+        server = replica.server
+        return server is not None and any(
+            room.entries for room in server.hub.rooms.values()
+        )
+
+    async def drain_replica(self, fault: Fault) -> str:
+        """Restart a replica with a goodbye."""
+        replica = self.replica(fault)
+        if replica.server is None:
+            return "not there"
+        server, replica.server = replica.server, None  # no second fault ends it
+        replica.server = server
+        lives = replica.lives
+        await replica.drain()
+        if replica.lives != lives:
+            return "killed meanwhile"
+        await asyncio.sleep(fault.seconds / 4)
+        if replica.process.dead and replica.lives == lives:
+            replica.start()
+        return "running"
+
+    async def freeze_replica(self, fault: Fault) -> str:
+        """Let a replica stand still."""
+        process = self.replica(fault).process
+        process.stop()
+        await asyncio.sleep(fault.seconds)
+        process.go_on()
+        return "running"
+
+    # Redis
+
+    async def freeze_redis(self, fault: Fault) -> str:
+        """Let Redis stand still."""
+        process = self.world.redis.process
+        process.stop()
+        await asyncio.sleep(fault.seconds)
+        process.go_on()
+        return "running"
+
+    async def flush_scripts(self, fault: Fault) -> str:
+        """Let Redis forget its scripts."""
+        count = len(self.world.redis.scripts)
+        self.world.redis.scripts.clear()
+        return "scripts known" if count else "no scripts"
+
+    async def empty_redis(self, fault: Fault) -> str:
+        """Kill Redis, and start it again with an empty memory."""
+        return await self.replace_redis(fault, 0)
+
+    async def old_redis(self, fault: Fault) -> str:
+        """Kill Redis, and start it again with what was on its disk."""
+        journal = self.world.redis.store.journal
+        return await self.replace_redis(fault, int(len(journal) * (1 - fault.part)))
+
+    async def replace_redis(self, fault: Fault, changes: int) -> str:
+        world, old = self.world, self.world.redis
+        if old.process.dead:
+            return "dead"
+        lost = len(old.store.journal) - changes
+        world.forgot += 1
+        world.kill(old.process)
+        await asyncio.sleep(fault.seconds / 4)
+        world.new_redis(old.store.at(changes))
+        return f"{'some' if lost else 'no'} writes lost"
+
+    async def fail_over(self, fault: Fault) -> str:
+        """Promote a replica of Redis that lacks the newest writes; kill the primary."""
+        journal = self.world.redis.store.journal
+        return await self.replace_redis(
+            fault, len(journal) - int(40 * fault.part * fault.part)
+        )
+
+    async def fail_back(self, fault: Fault) -> str:
+        """Promote a replica, and later the old primary again, which lived on."""
+        world, first = self.world, self.world.redis
+        if first.process.dead:
+            return "dead"
+        world.forgot += 1
+        journal = first.store.journal
+        second = world.new_redis(first.store.at(len(journal) - int(40 * fault.part)))
+        second.promote()
+        self.hang_up(first)
+        await asyncio.sleep(fault.seconds)
+        if world.redis is not second or second.process.dead or first.process.dead:
+            return "another primary came"
+        first.store = second.store.at(len(second.store.journal))
+        first.promote()
+        world.serve_redis(first)
+        self.hang_up(second)
+        world.kill(second.process)
+        return "promoted again"
+
+    def hang_up(self, redis: SimulatedRedis) -> None:
+        """Demote a Redis, as a sentinel does: it hangs up on everybody."""
+        redis.demote(redis.store)

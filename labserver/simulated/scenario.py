@@ -1,0 +1,122 @@
+"""What happens in one simulated world: how many take part, and which faults come when.
+
+A scenario follows from its seed. It can be written as JSON, changed, and run again.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+SECONDS = 30.0  # of virtual time in which faults come
+# How often each fault is chosen, by the name of a method of ``Faults``.
+WEIGHTS = {
+    "cut_client": 6,
+    "freeze_client": 3,
+    "vanish_client": 2,
+    "part_client": 2,
+    "cut_link": 6,
+    "deafen_link": 3,
+    "part_redis": 3,
+    "kill_replica": 3,
+    "drain_replica": 2,
+    "freeze_replica": 2,
+    "freeze_redis": 2,
+    "empty_redis": 2,
+    "old_redis": 1,
+    "fail_over": 2,
+    "fail_back": 1,
+    "flush_scripts": 2,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Args:
+        at: Seconds after the beginning.
+        name: Its name in ``WEIGHTS``.
+        whom: Number of the client or replica that it befalls, modulo their count.
+        seconds: How long it lasts.
+        part: How much of it there is, from 0 to 1: of a journal that is lost.
+
+    """
+
+    at: float
+    name: str
+    whom: int = 0
+    seconds: float = 1.0
+    part: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One world.
+
+    Args:
+        seed: What all of its chances begin with.
+        replicas: Number of servers.
+        clients: Number of clients.
+        rooms: Number of rooms.
+        seconds: How long faults come and clients publish.
+        disorder: See :class:`~labserver.simulated.loop.VirtualLoop`.
+        mistake: Name of a mistake of :mod:`labserver.mistakes`, or ``""``.
+        history: Messages that a room keeps.
+        faults: The faults, the earliest first.
+
+    """
+
+    seed: str
+    replicas: int = 2
+    clients: int = 6
+    rooms: int = 2
+    seconds: float = SECONDS
+    disorder: float = 1.0
+    mistake: str = ""
+    history: int = 200
+    faults: tuple[Fault, ...] = ()
+
+    def to_json(self) -> str:
+        data = msgspec.json.format(msgspec.json.encode(self), indent=2)
+        return data.decode() + "\n"
+
+
+def from_json(text: str | bytes) -> Scenario:
+    """Return a scenario that was written before. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(text, type=Scenario)
+
+
+def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
+    """Return the scenario of a seed.
+
+    Args:
+        seed: Any text.
+        mistake: See :class:`Scenario`.
+        fixed: Attributes that do not follow from the seed.
+
+    """
+    dice = random.Random(f"{seed}/scenario")
+    # Few kinds of faults at a time: many at once hide each other.
+    kinds = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
+    weights = [WEIGHTS[kind] for kind in kinds]
+    pause = dice.choice((0.5, 1.5, 4.0))
+    faults, at = [], 0.0
+    while (at := at + dice.expovariate(1 / pause)) < SECONDS:
+        (name,) = dice.choices(kinds, weights)
+        seconds = dice.choice((0.01, 0.3, 1.0, 3.0, 8.0)) * dice.uniform(0.5, 1.5)
+        part = dice.choice((0.0, 0.02, 0.2))
+        faults.append(
+            Fault(round(at, 3), name, dice.randrange(60), round(seconds, 3), part)
+        )
+    chosen: dict[str, Any] = {
+        "replicas": dice.randint(1, 3),
+        "clients": dice.randint(3, 12),
+        "rooms": dice.randint(1, 3),
+        "history": dice.choice((5, 200)),
+        "faults": tuple(faults),
+    }
+    return Scenario(seed, mistake=mistake, **(chosen | fixed))

@@ -1,0 +1,165 @@
+"""One simulated world: a Redis, replicas and clients, each a process of one loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from labserver.contract.tokens import issue
+from labserver.judge.evidence import Event
+from labserver.mistakes import build
+from labserver.server.server import LabServer
+from labserver.settings import Settings
+from labserver.simulated.crowd import PORT, Member
+from labserver.simulated.loop import BEGINNING, Process
+from labserver.simulated.network import Listener, Network, NetworkLoop
+from labserver.simulated.redis import SimulatedRedis
+from labserver.simulated.scenario import Scenario
+from labserver.simulated.store import Store
+
+SECRET = "a simulated world is signed with this secret"
+REDIS, REDIS_PORT = "redis", 6379
+WALL_US = 1_800_000_000 * 10**6
+DRAINS = 15.0  # seconds after which a replica that drains is killed
+
+
+class SimulatedServer(LabServer):
+    """A server whose listening socket is in memory."""
+
+    def open_socket(self) -> Any:
+        self.tls = None
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, NetworkLoop)
+        return Listener(loop.network, self.process, self.host, self.port)
+
+    process: Process
+
+
+class Replica:
+    """A server, in whatever process it runs now."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.lives = 0
+        self.process: Process
+        self.server: SimulatedServer | None = None
+
+    def start(self) -> None:
+        self.lives += 1
+        world = self.world
+        self.process = world.process(self.name, f"{self.name}/{self.lives}")
+        self.process.start(self.serve(self.process))
+
+    async def serve(self, process: Process) -> None:
+        settings, mistake = self.world.settings, self.world.scenario.mistake
+        parts = build("resume", settings, (), mistake or None)
+        self.server = None
+        server = SimulatedServer(parts, settings, "resume", self.name, PORT)
+        server.process, server.replica = process, self.name
+        async with server:
+            self.server = server
+            await server.drained.wait()
+
+    def kill(self) -> None:
+        self.world.kill(self.process)
+        self.server = None
+
+    async def drain(self) -> None:
+        """End as after SIGTERM; return when it has ended."""
+        server, process = self.server, self.process
+        if server is None:
+            return self.kill()
+        drained = process.start(server.drain(2.0))
+        await asyncio.wait([drained], timeout=DRAINS)
+        if process is self.process and not process.dead:
+            self.kill()
+
+
+class World:
+    """A world that is running.
+
+    Args:
+        loop: Its loop.
+        scenario: What happens in it.
+
+    """
+
+    def __init__(self, loop: NetworkLoop, scenario: Scenario) -> None:
+        self.loop, self.scenario = loop, scenario
+        self.network = Network(loop, scenario.seed)
+        self.events: list[Event] = []
+        self.checksum = 0  # of all that the clients and Redis got
+        self.met: Counter[str] = Counter()  # faults, by the state that they met
+        self.settings = Settings(
+            secret=SECRET,
+            redis=f"redis://{REDIS}:{REDIS_PORT}",
+            heartbeat_interval=2.0,
+            outbox_limit=2**18,
+            stuck_timeout=5.0,
+            drain_timeout=2.0,
+            handshake_timeout=5.0,
+            history_limit=scenario.history,
+            connection_limit=1000,
+        )
+        self.rooms = [f"room-{number}" for number in range(scenario.rooms)]
+        names = [f"replica-{number + 1}" for number in range(scenario.replicas)]
+        self.replicas = [Replica(self, name) for name in names]
+        self.redis = self.new_redis(Store(self.clock))
+        self.old: SimulatedRedis | None = None  # the primary before, if it lives
+        self.forgot = 0  # times that Redis lost writes
+        self.members = [self.member(number) for number in range(scenario.clients)]
+
+    # Its parts
+
+    def clock(self) -> int:
+        """Return Redis's time in microseconds."""
+        return WALL_US + round(self.loop.time() * 10**6)
+
+    def process(self, name: str, seed: str) -> Process:
+        process = Process(self.loop, name, f"{self.scenario.seed}/{seed}")
+        self.loop.processes.append(process)
+        return process
+
+    def new_redis(self, store: Store) -> SimulatedRedis:
+        """Start a Redis with these data; it becomes the primary."""
+        number = sum(each.name == REDIS for each in self.loop.processes)
+        redis = SimulatedRedis(self.process(REDIS, f"{REDIS}/{number}"), store)
+        self.serve_redis(redis)
+        return redis
+
+    def serve_redis(self, redis: SimulatedRedis) -> None:
+        """Send new connections to a Redis."""
+        self.redis = redis
+        redis.process.start(redis.listen(REDIS, REDIS_PORT))
+
+    def member(self, number: int) -> Member:
+        process = self.process(f"client-{number + 1}", f"client-{number + 1}")
+
+        def url() -> str:
+            return f"ws://{process.dice.choice(self.replicas).name}:{PORT}"
+
+        def token(user: str) -> str:
+            return issue(SECRET, user)
+
+        return Member(process, number, self.rooms, url, token, self.note)
+
+    def kill(self, process: Process) -> None:
+        process.kill()
+        self.network.bury(process)
+
+    # What happens
+
+    def note(self, who: str, way: str, text: str) -> None:
+        at = round(self.loop.time() - BEGINNING, 6)
+        self.events.append(Event(at, who, way, text))
+
+    def fault(self, text: str) -> None:
+        self.note("the judge", "did", text)
+
+    @property
+    def trace(self) -> str:
+        """All that happened, one line for each event."""
+        lines = [f"{e.at:.6f} {e.who} {e.way} {e.text}" for e in self.events]
+        lines.append(f"{self.loop.time():.9f} {self.loop.planned} {self.checksum:08x}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,48 @@
+"""The simulated world: what it does is decided by its seed, and by nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from labserver.simulated.run import run
+from labserver.simulated.scenario import drawn, from_json
+
+TRACED = """
+import sys
+from labserver.simulated.run import run
+from labserver.simulated.scenario import drawn
+sys.stdout.write(run(drawn(sys.argv[1])).trace)
+"""
+
+
+@pytest.mark.parametrize("seed", ["16", "25"])
+def test_same_seed_gives_the_same_trace_in_two_processes(seed: str) -> None:
+    traces = [
+        subprocess.run(
+            [sys.executable, "-c", TRACED, seed],
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            capture_output=True,
+            check=True,
+            timeout=25,
+        ).stdout
+        for salt in ("1", "2")
+    ]
+    assert len(traces[0]) > 10_000
+    assert traces[0] == traces[1]
+
+
+def test_scenario_can_be_written_and_read() -> None:
+    scenario = drawn("3")
+    assert scenario.faults
+    assert from_json(scenario.to_json()) == scenario
+
+
+@pytest.mark.parametrize("seed", ["2", "3", "5", "11"])
+def test_promises_are_kept_under_the_faults_of_a_seed(seed: str) -> None:
+    outcome = run(drawn(seed))
+    assert not outcome.broken
+    assert outcome.counts["acknowledged"]
