@@ -3,9 +3,10 @@
 Without this, Python's collector searches everything that lives, each time that it has
 grown by a quarter. That takes 10 to 70 us a connection: seconds, with 100,000.
 
-How: what the start has made is frozen, so it is not searched again. Young objects are
-searched a few thousand at a time. Everything is searched only while that is expected to
-take less than the limit.
+How: reference counting frees what a connection leaves, since it has no cycles (a test
+counts). What the start has made is frozen, so it is not searched again. Young objects
+are searched a few thousand at a time. Everything is searched only while that is
+expected to take less than the limit.
 
 Limits: above that size, a cycle that has outlived two searches of young objects stays.
 """

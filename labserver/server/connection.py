@@ -4,8 +4,9 @@ It is a subclass of the ``websockets`` connection, in three layers. How it ends 
 :mod:`~labserver.server.ending`, how it reads in :mod:`~labserver.server.reading`. This
 module has the client's identity, its answers, and the signs that it lives and reads.
 
-The server is told of three moments: the socket is open (:meth:`Host.arrived`), nothing
-is sent any more (:meth:`Host.left`), the socket is closed (:meth:`Host.lost`).
+The server is told of four moments: the socket is open (:meth:`Host.arrived`), it has
+sent a request (:meth:`Host.requested`), nothing is sent any more (:meth:`Host.left`),
+the socket is closed (:meth:`Host.lost`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import asyncio
 import secrets
 import sys
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Struct
+from websockets.http11 import Request
 
 from labserver.contract import messages, wire
 from labserver.contract.tokens import ANONYMOUS
@@ -24,6 +26,7 @@ from labserver.server.places import Place
 from labserver.server.proxies import UNKNOWN, normal
 from labserver.server.reading import Pace, PacedConnection
 from labserver.server.sockets import taken, untaken
+from labserver.server.upgrade import LabProtocol
 
 PING = bytes((0x89, 0))  # FIN, opcode 9, no payload
 
@@ -33,6 +36,9 @@ class Host(Pace, Protocol):
 
     def arrived(self, connection: LabConnection) -> Place:
         """Note that a socket is open; return its place."""
+
+    def requested(self, connection: LabConnection, request: Request) -> None:
+        """Answer the request, and serve the client if it is admitted."""
 
     def left(self, connection: LabConnection) -> None:
         """Remove a connection from every room: nothing is sent to it any more."""
@@ -46,6 +52,8 @@ class LabConnection(PacedConnection):
 
     Args:
         host: The server of the connection.
+        protocol: Its protocol.
+        write_limit: Bytes that may wait unsent until writing pauses.
 
     """
 
@@ -70,8 +78,8 @@ class LabConnection(PacedConnection):
 
     host: Host
 
-    def __init__(self, host: Host, *args: Any, **kwargs: Any) -> None:
-        super().__init__(host, *args, **kwargs)
+    def __init__(self, host: Host, protocol: LabProtocol, write_limit: int) -> None:
+        super().__init__(host, protocol, write_limit)
         self.name = secrets.token_hex(6)
         self.address = UNKNOWN  # the client's address, as far as is known
         self.identity = ANONYMOUS
@@ -95,6 +103,9 @@ class LabConnection(PacedConnection):
         left = self.seen + self.host.patience - time.monotonic()
         self.set_deadline(max(0.0, left), self.run_out)
 
+    def requested(self, request: Request) -> None:
+        self.host.requested(self, request)
+
     def left(self) -> None:
         self.host.left(self)
 
@@ -104,6 +115,11 @@ class LabConnection(PacedConnection):
         self.host.lost(self)
 
     # Answers
+
+    def welcome(self, hello: Struct) -> None:
+        """Send the first message, in one write with the answer to the handshake."""
+        frame = wire.frame(self.variant, messages.encode(hello))
+        self.transport.write(b"".join((*self.protocol.data_to_send(), frame)))
 
     def reply(self, message: Struct) -> None:
         """Send an answer to this client only."""

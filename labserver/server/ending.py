@@ -13,13 +13,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection
 from websockets.protocol import CONNECTING, OPEN
+from websockets.server import ServerProtocol
 
 from labserver.contract.closing import Close
 from labserver.server.member import GOODBYE_TIMEOUT, LAST_LOOK, SHUT, Outbox
 from labserver.server.metrics import CLIENT, NETWORK, SERVER
 from labserver.server.sockets import OVER
+
+# The library's server would start a task for each socket, and count connections again.
+NO_SERVER: Any = None
 
 
 class EndableConnection(ServerConnection):
@@ -27,13 +32,23 @@ class EndableConnection(ServerConnection):
 
     __slots__ = ("deadline", "ending", "gone", "outbox")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, protocol: ServerProtocol, write_limit: int) -> None:
+        super().__init__(
+            protocol,
+            NO_SERVER,
+            ping_interval=None,
+            close_timeout=None,
+            write_limit=write_limit,
+        )
         self.outbox: Outbox = SHUT
         self.ending: Close | None = None  # why the server ends it
         self.gone = False  # whether nothing is sent any more
         # The deadline of the handshake, later of an unfinished message, or of its end.
         self.deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not ServerConnection's: a client has a task from its hello on.
+        Connection.connection_made(self, transport)
 
     @property
     def closed_by(self) -> str:
@@ -122,3 +137,14 @@ class EndableConnection(ServerConnection):
         self.drop_deadline()
         super().connection_lost(exc)
         self.transport = OVER
+        self.untangle()
+
+    def untangle(self) -> None:
+        """Break the library's reference cycles, so that all is freed at once.
+
+        The parser refers to its protocol, and the traceback of each exception to the
+        connection. Call this when the socket is closed, and when all is served.
+        """
+        protocol = self.protocol
+        protocol.parser.close()
+        protocol.parser_exc = protocol.handshake_exc = self.connection_exc = None

@@ -6,14 +6,10 @@ What is refused is refused before the upgrade, with a complete HTTP response.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Protocol
 
-from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
-from websockets.typing import Subprotocol
 
-from labserver.contract import wire
 from labserver.contract.messages import SIZE_LIMIT_HEADER
 from labserver.errors import Refused
 from labserver.server import routes
@@ -34,7 +30,7 @@ class Gatehouse(routes.Status, Protocol):
 
 
 class Handshake:
-    """The server's side of handshakes, as the library's hooks.
+    """The server's side of handshakes.
 
     Args:
         server: The server.
@@ -48,25 +44,30 @@ class Handshake:
     ) -> None:
         self.server = server
         self.admission = admission
-        self.size_limit = size_limit
+        # A larger message will end the connection.
+        self.about = {SIZE_LIMIT_HEADER: str(size_limit)} if size_limit else {}
 
-    def process_request(
-        self, connection: ServerConnection, request: Request
-    ) -> Response | None:
-        """Answer plain HTTP; let the admission decide on an upgrade.
+    def answer(self, connection: LabConnection, request: Request) -> bool:
+        """Prepare the answer to a request: plain HTTP, or an upgrade if admitted.
 
         Returns:
-            The response, or None to go on with the handshake.
+            Whether the connection is a WebSocket now.
 
         """
-        assert isinstance(connection, LabConnection)
+        protocol = connection.protocol
         try:
             response = self.response_to(connection, request)
         except Refused as exc:
             response = routes.refusal(exc)
+        except Exception:
+            log.exception("the request of connection %s failed", connection.name)
+            response = routes.respond(500, "the server failed\n")
+        if response is None and protocol.upgrade(request, self.about):
+            return True
+        self.admission.places.stand(connection.place)
         if response is not None:
-            self.admission.places.stand(connection.place)
-        return response
+            protocol.send_response(response)
+        return False
 
     def response_to(
         self, connection: LabConnection, request: Request
@@ -112,16 +113,3 @@ class Handshake:
                 },
             )
             raise
-
-    def process_response(
-        self, connection: ServerConnection, request: Request, response: Response
-    ) -> None:
-        """Add a header with the size limit: a larger message ends the connection."""
-        if self.size_limit and response.status_code == 101:
-            response.headers[SIZE_LIMIT_HEADER] = str(self.size_limit)
-
-    def select_subprotocol(
-        self, connection: ServerConnection, offered: Sequence[Subprotocol]
-    ) -> Subprotocol | None:
-        """Return the first subprotocol that both sides speak, or None."""
-        return next((name for name in offered if name in (wire.JSON, wire.CBOR)), None)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from websockets.frames import CLOSE, Frame
-from websockets.protocol import Protocol
-from websockets.server import ServerProtocol
+from websockets.frames import Frame
 from websockets.streams import StreamReader
 
 HEAD_LIMIT = 16384  # bytes of a handshake, as on the HTTP port
@@ -41,24 +39,6 @@ class Gate(StreamReader):
     def feed_eof(self) -> None:
         self.discard()  # the peer is gone: nobody waits for its last bytes
         super().feed_eof()
-
-
-class Lenient(ServerProtocol):
-    """The library's protocol, which also accepts a close frame between fragments.
-
-    A control frame may come between the fragments of a message (RFC 6455 section 5.4;
-    Autobahn case 7.1.5). A close frame there is answered with its own code, not with
-    1002. Through a raw echo without a size limit, none of Autobahn's 517 cases fails.
-    Eleven pass as "non-strict", as the library has it: messages in the same read as a
-    broken frame are not echoed (3.2, 3.3, 4.1.3, 4.1.4, 4.2.3, 4.2.4, 5.15), and bad
-    UTF-8 is found at the end of its message (6.4.1 to 6.4.4). With the default limit,
-    9.3 and 9.4 (messages of 4 MB) end with 1009 on purpose.
-    """
-
-    def recv_frame(self, frame: Frame) -> None:
-        if frame.opcode is CLOSE:
-            self.current_size = None
-        super().recv_frame(frame)
 
 
 class Head:
@@ -110,14 +90,3 @@ class Fragments:
         whole, self.part = self.part, None
         self.finished += 1
         return whole
-
-
-def gated(protocol: Protocol) -> Gate:
-    """Put a gate before a protocol's parser, and return the gate.
-
-    The parser has already begun to read, so the classes of existing objects change.
-    """
-    protocol.__class__ = Lenient
-    protocol.reader.__class__ = Gate
-    assert isinstance(protocol.reader, Gate)
-    return protocol.reader

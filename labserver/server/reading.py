@@ -24,10 +24,11 @@ from websockets.protocol import SEND_EOF, Event
 from labserver.contract.closing import RATE_LIMITED, TOO_SLOW
 from labserver.server import routes
 from labserver.server.ending import EndableConnection
-from labserver.server.intake import QUEUE, STEP, Fragments, Head, gated
+from labserver.server.intake import QUEUE, STEP, Fragments, Head
 from labserver.server.limits import TokenBucket
 from labserver.server.member import LAST_LOOK
 from labserver.server.turns import Share, Turns, charged
+from labserver.server.upgrade import LabProtocol, library_log
 
 SLOWEST = 8192  # bytes a second: a message at this rate may exceed its deadline
 UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
@@ -47,8 +48,12 @@ class PacedConnection(EndableConnection):
 
     Args:
         host: The server of the connection.
+        protocol: Its protocol.
+        write_limit: Bytes that may wait unsent until writing pauses.
 
     """
+
+    protocol: LabProtocol
 
     __slots__ = (
         "asked",
@@ -63,10 +68,10 @@ class PacedConnection(EndableConnection):
         "unread",
     )
 
-    def __init__(self, host: Pace, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, host: Pace, protocol: LabProtocol, write_limit: int) -> None:
+        super().__init__(protocol, write_limit)
         self.host = host
-        self.gate = gated(self.protocol)
+        self.gate = protocol.reader
         self.head: Head | None = Head()  # until the handshake is over
         self.fragments = Fragments()
         self.bucket: TokenBucket | None = None  # of messages; None for no limit
@@ -79,9 +84,7 @@ class PacedConnection(EndableConnection):
     def forget_handshake(self) -> None:
         """Free 3 KB that an idle connection does not need."""
         self.request, self.response, self.head = NO_REQUEST, None, None
-        self.logger = self.protocol.logger = self.server.logger
-        # The library's closure over this connection: a cycle would be freed late.
-        vars(self.protocol).pop("select_subprotocol", None)
+        self.logger = self.protocol.logger = library_log
         # The library's queue takes 600 bytes, and is only used by its send().
         self.drain_waiters = []  # type: ignore[assignment]
         if not self.gone:
@@ -191,7 +194,14 @@ class PacedConnection(EndableConnection):
             else:
                 self.recv_messages.put(whole)
                 return
-        super().process_event(event)
+        if isinstance(event, Request):
+            self.request = event
+            self.requested(event)
+        else:
+            super().process_event(event)
+
+    def requested(self, request: Request) -> None:
+        """Called with the request; a subclass answers it."""
 
     # Messages
 

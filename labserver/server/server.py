@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import secrets
 import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from labserver import __version__
@@ -44,13 +42,11 @@ from labserver.server.proxies import Proxies
 from labserver.server.sockets import ACCEPTS, widen
 from labserver.server.tasks import keep
 from labserver.server.turns import Turns
+from labserver.server.upgrade import LabProtocol
 from labserver.settings import Settings
 
 log = logging.getLogger("labserver")
-# The library logs requests, with their tokens, at DEBUG, and each connection at INFO.
-library_log = logging.getLogger("labserver.websockets")
-library_log.setLevel(logging.WARNING)
-
+CLOSE_TIMEOUT = 2.0  # seconds for the goodbyes of TLS
 LAST = 1.0  # seconds after a drain's deadline in which remaining work is stopped
 
 
@@ -113,7 +109,8 @@ class LabServer:
                 self.attendance,
             )
         )
-        self.listener: Server
+        self.listener: asyncio.Server
+        self.extensions = [wire.deflate_offer()]
         self.open_web = open_web
         self.web: Door | None = None
 
@@ -156,36 +153,30 @@ class LabServer:
         self.port = listening.getsockname()[1]
         return listening
 
-    async def listen(self, listening: socket.socket) -> Server:
-        """Accept connections, without the library's keepalive and flow control."""
-        settings = self.settings
+    async def listen(self, listening: socket.socket) -> asyncio.Server:
+        """Accept connections."""
         tls_timeout: dict[str, Any] = {}
         if self.tls:
-            tls_timeout["ssl_handshake_timeout"] = settings.handshake_timeout
-        server = await serve(
-            self.converse,
-            sock=listening,
-            ssl=self.tls,
-            backlog=ACCEPTS,
-            create_connection=partial(LabConnection, self),  # type: ignore[arg-type]
-            process_request=self.handshake.process_request,
-            process_response=self.handshake.process_response,
-            select_subprotocol=self.handshake.select_subprotocol,
-            compression=None,
-            extensions=[wire.deflate_offer()],
-            server_header=None,
-            open_timeout=None,  # the connection has its own, which checks twice
-            **tls_timeout,
-            ping_interval=None,
-            close_timeout=2,
-            max_size=settings.message_size_limit or None,
-            # Pause at the first byte that waits. At a limit of 0 the transport of TLS
-            # pauses with an empty buffer.
-            write_limit=1 if self.tls else 0,
-            logger=library_log,
+            tls_timeout = {
+                "ssl_handshake_timeout": self.settings.handshake_timeout,
+                "ssl_shutdown_timeout": CLOSE_TIMEOUT,
+            }
+        server = await asyncio.get_running_loop().create_server(
+            self.connect, sock=listening, ssl=self.tls, backlog=ACCEPTS, **tls_timeout
         )
         widen(listening)
         return server
+
+    def connect(self) -> LabConnection:
+        """Return the connection of a new socket, as the loop's protocol."""
+        protocol = LabProtocol(
+            extensions=self.extensions,
+            max_size=self.settings.message_size_limit or None,
+        )
+        # Pause at the first byte that waits. At a limit of 0 the transport of TLS
+        # pauses with an empty buffer.
+        write_limit = 1 if self.tls else 0
+        return LabConnection(self, protocol, write_limit)
 
     @property
     def url(self) -> str:
@@ -232,12 +223,13 @@ class LabServer:
             closing_down.append(asyncio.create_task(self.web.stop(deadline)))
         if self.conversations:
             await asyncio.wait(self.conversations, timeout=until(deadline))
-        self.listener.close(close_connections=False)
+        self.listener.close()
         self.over = True
         for connection in list(self.sockets):
             connection.abort()
         for conversation in list(self.conversations):
             conversation.cancel()  # its queue might take any time to serve
+        closing_down += self.conversations
         closing_down.append(asyncio.create_task(self.listener.wait_closed()))
         _, late = await asyncio.wait(closing_down, timeout=until(deadline + LAST / 2))
         for each in late:  # an application ignores its cancellation
@@ -254,20 +246,28 @@ class LabServer:
         known = None if self.proxies.trusts(address) else address
         return self.parts.admission.places.arrive(known, connection.abort)
 
-    async def converse(self, connection: ServerConnection) -> None:
-        """Serve one client from its hello to its end."""
-        assert isinstance(connection, LabConnection)
-        task = asyncio.current_task()
-        assert task is not None
-        self.conversations.add(task)
-        task.add_done_callback(self.conversations.discard)
-        self.open(connection)
+    def requested(self, connection: LabConnection, request: Request) -> None:
+        """Answer a request. If it becomes a WebSocket, say hello and begin to serve."""
+        if not self.handshake.answer(connection, request):
+            return connection.send_data()
+        try:
+            self.open(connection)
+        except Exception:
+            log.exception("connection %s failed", connection.name)
+            connection.cut(closing.INTERNAL)
+        conversation = connection.loop.create_task(self.converse(connection))
+        self.conversations.add(conversation)
+        conversation.add_done_callback(self.conversations.discard)
+
+    async def converse(self, connection: LabConnection) -> None:
+        """Serve one client until its end."""
         try:
             while (data := await connection.receive()) is not None:
                 if connection.ending is None:
                     await connection.charged(self.serve(connection, data), len(data))
         finally:
             self.left(connection)  # again: it may have joined a room since
+            connection.untangle()
 
     def open(self, connection: LabConnection) -> None:
         rate = self.settings.message_rate_limit
@@ -279,7 +279,7 @@ class LabServer:
             connection.outbox = self.parts.outbox(connection, self.metrics)
         self.metrics.accepted += 1
         self.connections.add(connection)
-        connection.reply(
+        connection.welcome(
             Hello(
                 connection.name,
                 connection.identity.user,
@@ -288,12 +288,11 @@ class LabServer:
                 self.parts.heartbeat.interval,
             )
         )
-        log.debug("connection opened", extra=about(connection))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("connection opened", extra=about(connection))
         self.parts.admission.opened(connection)
         self.parts.heartbeat.watch(connection)
         connection.forget_handshake()
-        if self.draining:  # it was admitted just before the drain
-            connection.end(closing.draining(random.uniform(0.0, 1.0)))
 
     async def serve(self, connection: LabConnection, data: str | bytes) -> None:
         """Serve one message; answer with an error, or close, if that fails."""

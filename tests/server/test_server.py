@@ -145,32 +145,19 @@ async def test_draining_server_refuses_handshakes_and_is_not_ready(
 async def test_who_was_admitted_just_before_a_drain_is_said_goodbye_to(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running("rooms", drain_timeout=5.0) as server, peer(server) as first:
-        admission, admitted = server.parts.admission, []
+    async with running("rooms", drain_timeout=5.0) as server:
+        admission, drains = server.parts.admission, []
         admit = admission.admit
 
-        def slowly(connection: LabConnection, request: Request) -> Identity:
-            connection.pause_writing()  # its answer does not go out at once
-            admitted.append(connection)
+        def just_before(connection: LabConnection, request: Request) -> Identity:
+            drains.append(asyncio.create_task(server.drain(5.0)))
             return admit(connection, request)
 
-        async def late() -> tuple[int, str | None]:
-            async with peer(server, "bob") as bob:
-                return await bob.closed(), bob.socket.close_reason
-
-        monkeypatch.setattr(admission, "admit", slowly)
-        coming = asyncio.create_task(late())
-        await eventually(lambda: bool(admitted))
-        # One that does not answer the goodbye keeps the drain waiting.
-        first.socket.transport.pause_reading()
-        draining = asyncio.create_task(server.drain(5.0))
-        await eventually(lambda: server.draining)
-        admitted[0].resume_writing()
-        code, reason = await coming
-        assert code == 1001
-        assert "retry_after_ms=" in (reason or "")
-        first.socket.transport.resume_reading()
-        await draining
+        monkeypatch.setattr(admission, "admit", just_before)
+        async with peer(server, "bob") as bob:
+            assert await bob.closed() == 1001
+            assert "retry_after_ms=" in (bob.socket.close_reason or "")
+        await asyncio.gather(*drains)
 
 
 async def test_drain_ends_at_its_deadline_with_a_peer_that_never_reads(

@@ -1,0 +1,111 @@
+"""The life of a connection leaves nothing for the garbage collector.
+
+Objects are counted, and not what a collection finds: it does not count a parser that
+refers to itself, because a generator frees such a cycle when it is finalized.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from labserver.contract.tokens import issue
+from labserver.server.server import LabServer
+from tests.conftest import SECRET, Running, eventually
+from tests.server.test_connection import ENDS
+from tests.support.raw_sockets import PING, bearer, masked, raw, raw_peer, said, upgrade
+
+ROUNDS = 5
+REQUESTS = {
+    "no token": upgrade(),
+    "bad token": upgrade("/", bearer("a.b.c")),
+    "expired token": upgrade("/", bearer(issue(SECRET, "ann", ttl=-1))),
+    "a page": upgrade("/healthz", "Upgrade: none"),
+    "not HTTP": b"\x16\x03\x01\r\n\r\n",
+    "half a request": b"GET / HTTP/1.1\r\nHo",
+    "too long": b"GET / HTTP/1.1\r\nA: " + b"a" * 20_000,
+    "no key": upgrade("/", bearer(), "Sec-WebSocket-Key: 1"),
+    "no such protocol": upgrade("/", bearer(), "Sec-WebSocket-Protocol: ,,"),
+}
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def ours() -> Counter[str]:
+    """Count the objects that live, by type: those of the server and its libraries."""
+    kinds = Counter(type(each) for each in gc.get_objects())
+    return Counter(
+        {
+            kind.__qualname__: count
+            for kind, count in kinds.items()
+            if f"{kind.__module__}".startswith(("labserver", "websockets"))
+            or kind.__qualname__ in ("generator", "coroutine", "traceback", "Task")
+        }
+    )
+
+
+async def live(server: LabServer, end: bytes) -> None:
+    """Connect, use everything, and end in some way."""
+    async with raw_peer(server) as client:
+        for message in (
+            {"type": "join", "room": "a", "presence": True, "ref": 1},
+            {"type": "publish", "room": "a", "payload": 1, "key": "k", "ref": 2},
+            {"type": "join", "room": "a", "after": {"epoch": "x", "seq": 1}},
+            {"type": "leave", "room": "a", "ref": 3},
+            {"type": "refresh", "token": issue(SECRET, "ann")},
+            {"type": "nonsense"},
+        ):
+            client.send(said(**message))
+        client.send(masked(PING, b"1"))
+        client.send(end)
+        await client.close_code()
+
+
+async def ask(server: LabServer, request: bytes) -> None:
+    async with raw(server, request) as client:
+        if request.endswith(b"\r\n\r\n"):
+            await client.rest()
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_connection_leaves_nothing_however_it_ends(
+    running: Running, without: tuple[str, ...]
+) -> None:
+    async with running("resume", without=without, message_rate_limit=0) as server:
+
+        async def rounds(count: int, name: str) -> None:
+            for _ in range(count):
+                if name in ENDS:
+                    await live(server, ENDS[name] or masked(8, b"\x03\xe8"))
+                else:
+                    await ask(server, REQUESTS[name])
+            await eventually(lambda: not server.sockets and not server.conversations)
+            await asyncio.sleep(0)
+
+        left = {}
+        for name in (*ENDS, *REQUESTS):
+            await rounds(1, name)  # what is made once, such as caches
+            with no_collection():
+                before = ours()
+                await rounds(ROUNDS, name)
+                more = {
+                    kind: count - before[kind]
+                    for kind, count in ours().items()
+                    if count - before[kind] >= ROUNDS
+                }
+                if more:
+                    left[name] = more
+        assert not left
