@@ -60,7 +60,7 @@ class Scene:
     stack: AsyncExitStack
 
     def workers(self) -> list[psutil.Process]:
-        """Return the workers; the first one has the publisher."""
+        """Return the workers, in the order in which they were started."""
         found = [psutil.Process(each.pid) for each in self.started]
         if len(found) > 1:
             return found[1:]
@@ -127,8 +127,8 @@ FAULTS: dict[str, tuple[str, Callable[[Scene], Awaitable[None]], str, str]] = {
     "server stopped 1 s": ("one", server_stands_still, "", ""),
     "server stopped 1 s, two": ("two", server_stands_still, "", ""),
     "generator stopped 1 s": ("one", first_stands_still, "", ""),
-    "publisher's worker stopped 1 s": ("two", first_stands_still, "", ""),
-    "other worker stopped 1 s": ("two", last_stands_still, "", ""),
+    "one worker stopped 1 s": ("two", first_stands_still, "", ""),
+    "another worker stopped 1 s": ("two", last_stands_still, "", ""),
     "worker by hand stopped 1 s": ("hand", last_stands_still, "", ""),
     "busy core": ("one", busy_core, "core", ""),
     "theft of half the time": ("one", stutters, "", ""),
