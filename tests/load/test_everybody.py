@@ -192,3 +192,31 @@ print([record.slices[each].published for each in sorted(record.slices)])
 async def test_slice_that_is_cut_twice_loses_nothing() -> None:
     """A timer that was early replaced a second of the timeline."""
     assert (await printed(SLICED)).strip() == "[6, 7]"
+
+
+FROZEN = """
+from loadtests import fanout  # Locust comes first: it patches the standard library
+from labserver.load.figures.record import Record
+from labserver.load.run.live import frozen, group, sentence
+record = Record()
+def hear():
+    record.histogram("fanout/subscribers").record(5000)
+    record.slowest("fanout").arrived(1, 1, 5000, 0)
+    record.tally("fanout/subscribers").delivered += 1
+    record.tally("fanout/subscribers").expected += 1
+    record.slip.record(1)
+    record.published["fanout"] += 1
+hear()
+copy = frozen(record)
+before = copy.as_json()
+for _ in range(3):
+    hear()
+print(copy.as_json() == before, group(copy, "fanout/subscribers")["delivered"])
+print(sentence(copy, ["fine"]))
+"""
+
+
+async def test_looking_at_a_run_takes_a_copy_that_does_not_change() -> None:
+    first, second = (await printed(FROZEN)).splitlines()
+    assert first == "True 1 of 1"
+    assert second.startswith("fine · 1 of 1 delivered · p50 5.00 ms (of only 1")

@@ -81,6 +81,13 @@ class Everybody:
                 found.record(late, own)
         return found
 
+    def copy(self) -> Self:
+        """Return a copy, which does not change any more."""
+        result = type(self)()
+        result.step = self.step
+        result.latest, result.unknown = dict(self.latest), dict(self.unknown)
+        return result
+
     def as_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads back."""
         return {

@@ -96,6 +96,15 @@ class Histogram:
         for number, own in other.own.items():
             self.own[number] = self.own.get(number, 0) + own
 
+    def copy(self) -> Self:
+        """Return a copy, which does not change any more."""
+        result = type(self)()
+        result.counts, result.own = dict(self.counts), dict(self.own)
+        result.negative, result.count = self.negative, self.count
+        result.total, result.lowest = self.total, self.lowest
+        result.highest = self.highest
+        return result
+
     @classmethod
     def merged(cls, parts: Iterable[Histogram]) -> Self:
         """Return the sum of all ``parts``."""

@@ -110,7 +110,12 @@ def trusted(
     scenario = prefix.partition("/")[0]
     unknown = of(record.unmeasured, scenario)
     publishes = of(record.published, scenario)
-    total = unknown + (whole(record, f"{scenario}/" if scenario else "").count)
+    total = unknown + sum(
+        each.count
+        for name, each in record.latency.items()
+        if name.startswith(f"{scenario}/" if scenario else "")
+        and name not in record.by_design
+    )
     tallies = [
         each
         for name, each in record.tallies.items()

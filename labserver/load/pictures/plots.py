@@ -158,8 +158,8 @@ def replicas(saved: Saved) -> Picture | None:
     """Draw latencies on the publisher's replica, on others, and of clients between."""
     names = ("same replica", "other replica", "cut off")
     sides = compared(saved, [(side, f"replicas/{side}") for side in names])
-    if not sides:
-        return None
+    if len(sides) < 2:  # one server
+        return group_curve(saved) if saved.scenario == "replicas" else None
     record = saved.record
     return Picture(
         "replicas",

@@ -1,5 +1,8 @@
 """The figures of a run while it goes on, of one process or of all.
 
+Whoever looks at a run must not disturb it. So a process only copies its figures, and
+a thread adds them up, judges and formats them.
+
 Messages that are in flight count neither as expected nor as lost: of each member, only
 what came before its newest message is looked at.
 """
@@ -7,9 +10,9 @@ what came before its newest message is looked at.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from locust import events
@@ -18,20 +21,20 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from labserver.load.figures.generator import Generator
 from labserver.load.figures.histogram import Histogram, ms
-from labserver.load.figures.record import Record, merged
+from labserver.load.figures.record import COUNTERS, Record, merged
 from labserver.load.figures.trust import trusted, until_all, whole
-from labserver.load.figures.verdict import judge
+from labserver.load.figures.verdict import EXIT_FAILURES, Verdict, judge
 from labserver.load.run.hooks import listens, options_of, runner_of
 from labserver.load.run.life import RUN
 
+T = TypeVar("T")
 AT_ONCE = 100  # members that are counted before others may run
 HEARD: dict[str, Record] = {}  # newest figures of each worker, in the master
 
 
 def now() -> Record:
-    """Return the figures of this process so far. It lets other greenlets run."""
-    record = replace(RUN.record, asked=0, slices={})
-    record.tallies = {name: replace(each) for name, each in record.tallies.items()}
+    """Return a copy of this process's figures so far; lets other greenlets run."""
+    record = frozen(RUN.record)
     for number, member in enumerate(list(RUN.members)):
         member.so_far(record)
         if number % AT_ONCE == AT_ONCE - 1:
@@ -45,10 +48,36 @@ def now() -> Record:
     return record
 
 
+def frozen(record: Record) -> Record:
+    """Return a copy of what is shown, which does not change any more."""
+    return replace(
+        record,
+        asked=0,
+        slices={},
+        figures={},
+        ends={},
+        outcomes={},
+        latency={name: each.copy() for name, each in record.latency.items()},
+        everybody={name: each.copy() for name, each in record.everybody.items()},
+        tallies={name: replace(each) for name, each in record.tallies.items()},
+        **{name: getattr(record, name).copy() for name in ("slip", "lag", "loop")},
+        **{name: getattr(record, name).copy() for name in COUNTERS},
+        by_design=set(record.by_design),
+        tops=dict(record.tops),
+        notes=dict(record.notes),
+    )
+
+
+def aside(work: Callable[..., T], *arguments: Any) -> T:
+    """Return the result of some work in a thread; other greenlets run meanwhile."""
+    done: T = gevent.get_hub().threadpool.apply(work, arguments)
+    return done
+
+
 @listens(events.report_to_master)
 def report(client_id: str, data: dict[str, Any]) -> None:
     if RUN.name and not RUN.draining:
-        data["lab"] = now().as_json()
+        data["lab"] = aside(now().as_json)
 
 
 @listens(events.worker_report)
@@ -57,22 +86,44 @@ def heard(client_id: str, data: dict[str, Any]) -> None:
         HEARD[client_id] = Record.from_json(told)
 
 
+NOTHING: dict[str, Any] = {"mood": "", "sentence": "", "groups": [], "generators": []}
+recent: tuple[float, dict[str, Any]] = (0.0, NOTHING)  # when, and what was told
+
+
 def told(environment: Environment) -> dict[str, Any]:
-    """Return what Locust's page shows of the run, for its script and its tabs."""
+    """Return what Locust's page shows of the run, for its script and its tabs.
+
+    It is at most a second old.
+
+    """
+    global recent
+    if time.monotonic() - recent[0] > 1:
+        recent = time.monotonic(), recent[1]  # one look at a time
+        recent = time.monotonic(), look(environment)
+    return recent[1]
+
+
+def look(environment: Environment) -> dict[str, Any]:
     runner = runner_of(environment)
     if not RUN.name:
-        return {"mood": "", "sentence": "", "groups": [], "generators": []}
+        return NOTHING
     if RUN.verdict is not None and RUN.total is not None:
-        record, verdict, when = RUN.total, RUN.verdict, ""
-    else:
-        parts = [now()] if not isinstance(runner, MasterRunner) else current()
-        record, when = merged(parts), " so far"
-        options, errors = options_of(environment), runner.errors.values()
-        failures = sum(error.occurrences for error in errors)
-        verdict = judge(record, failures, 0, options.lag_limit)
-    if when and not whole(record).count and verdict.code != 1:
-        waiting = "No message has arrived yet"
-        return {"mood": "", "sentence": waiting, "groups": [], "generators": []}
+        return aside(shown, RUN.total, RUN.verdict, "")
+    parts = [now()] if not isinstance(runner, MasterRunner) else current()
+    failures = sum(error.occurrences for error in runner.errors.values())
+    return aside(judged, parts, failures, options_of(environment).lag_limit)
+
+
+def judged(parts: Sequence[Record], failures: int, lag_limit: float) -> dict[str, Any]:
+    """Return what is shown of a run that goes on."""
+    record = merged(parts)
+    verdict = judge(record, failures, 0, lag_limit)
+    if not whole(record).count and verdict.code != EXIT_FAILURES:
+        return {**NOTHING, "sentence": "No message has arrived yet"}
+    return shown(record, verdict, " so far")
+
+
+def shown(record: Record, verdict: Verdict, when: str) -> dict[str, Any]:
     # What a figure is doubted for stands behind the figure.
     reasons = verdict.reasons if verdict.code else verdict.reasons[:1]
     return {
