@@ -83,6 +83,30 @@ def test_axis_ends_where_the_publishes_end(tmp_path: Path) -> None:
     assert most == run.record.published["fanout"] == 100
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("p99", "p50", "p99 of single seconds", "the generator's own p99"),
+        ("disconnect", "drop-newest", "drop-oldest", "conflate"),
+        ("same replica (4,153)", "other replica (7,754)"),
+        ("replica 1", "replica 2", "replica 3"),
+        ("until everybody has it", "each delivery", "included: sent late"),
+    ],
+)
+def test_legend_is_inside_its_picture(labels: tuple[str, ...]) -> None:
+    def paint(figure: Figure) -> None:
+        axes = _drawing.plain(figure.subplots(), "percentile (%)", "milliseconds")
+        for label in labels:
+            axes.plot([0, 1], [0, 1], label=label)
+        axes.set_yticks([0, 1], ["0", "1,000"])
+        _drawing.legend(axes, 4)
+
+    figure = _drawing.blank(_drawing.Picture("a", "a", "a.", paint), 3, (0, 0, 1, 1))
+    figure.canvas.draw()
+    drawn = figure.axes[0].get_legend().get_window_extent()
+    assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.x1
+
+
 LOADS = """
 import types
 from loadtests import fanout, idle, slow_readers

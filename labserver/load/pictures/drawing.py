@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -182,10 +183,10 @@ def legend(axes: Axes, columns: int = 2) -> None:
 
 def width_of(labels: Sequence[str], columns: int) -> float:
     """Return about how many points a legend is wide; it fills column after column."""
-    rows = -(-len(labels) // columns)
-    longest = [
-        max(map(len, labels[at : at + rows])) for at in range(0, len(labels), rows)
-    ]
+    rows, more = divmod(len(labels), columns)
+    sizes = [rows + (number < more) for number in range(columns)]
+    left = iter(map(len, labels))
+    longest = [max(islice(left, size), default=0) for size in sizes if size]
     return sum(5.2 * each + 37 for each in longest)
 
 

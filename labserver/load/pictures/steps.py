@@ -77,10 +77,11 @@ def trend(first: Step, last: Step) -> str:
     lower = max(a) < min(b)
     few = 2 / comb(len(a) + len(b), len(a)) > CHANCE_LIMIT
     if few or not (lower or max(b) < min(a)):
-        every = [*a, *b]
+        least, most = ms(min(*a, *b)), ms(max(*a, *b))
+        span = least if least == most else f"{least} to {most}"
         return (
             f"{first.users:,} or {last.users:,} members: the p99 of a second is "
-            f"{ms(min(every))} to {ms(max(every))} with no sure difference"
+            f"{span}, with no sure difference"
         )
     return (
         f"From {first.users:,} to {last.users:,} members, p99 goes "
