@@ -281,7 +281,9 @@ class Client:
 
         Args:
             room: The room's name, 1 to 64 of ``A-Z a-z 0-9 _ . : -``.
-            after: Cursor after which to replay, with ``epoch`` and ``seq``.
+            after: Cursor after which to replay, with ``epoch`` and ``seq``. If its
+                epoch is gone, ``recovered`` is false, and the messages of the new one
+                follow from its start, if the room still has them all.
             presence: Whether to be listed in the room, and be told of others.
 
         Raises:
@@ -717,8 +719,8 @@ def _hello(data: str | bytes) -> Message:
 def _join(room: str, after: Message | None, presence: bool) -> Message:
     """Return a ``join`` message."""
     message: Message = {"type": "join", "room": room}
-    if after:
-        message["after"] = after
+    if after:  # if its epoch is gone, all that the new one has is news
+        message |= {"after": after, "from_start": True}
     return {**message, "presence": True} if presence else message
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -527,6 +528,46 @@ async def test_client_returns_to_the_rooms_that_it_did_not_leave(
         connection.transport.abort()
         await eventually(lambda: client.connects == 2)
         await eventually(lambda: {*server.hub.rooms} == {"a", "c"})
+
+
+async def test_client_that_returns_to_a_new_epoch_gets_all_of_it_that_is_kept(
+    running: Running, redis: Redis
+) -> None:
+    """Redis came back empty while the client was away, and others went on."""
+    async with running("resume") as server:
+        may_return = asyncio.Event()
+        may_return.set()
+
+        async def token() -> str:
+            await may_return.wait()
+            return issue(SECRET, "ann")
+
+        async with (
+            Client(server.url, token, backoff=Backoff(first=0.05)) as ann,
+            peer(server, "bob") as bob,
+        ):
+            await ann.join("a")
+            await bob.join("a")
+            await bob.ask(type="publish", room="a", payload="lost sight of")
+            messages = aiter(ann)
+            assert (await anext(messages))["type"] == "joined"
+            assert (await anext(messages))["payload"] == "lost sight of"
+            may_return.clear()
+            (lost,) = [c for c in server.connections if c.identity.user == "ann"]
+            lost.transport.abort()
+            await eventually(lambda: not ann.connected)
+            redis.flushall()
+            await bob.send(type="publish", room="a", payload=0)
+            await bob.until("joined")  # of the new epoch
+            for number in (1, 2):
+                await bob.ask(type="publish", room="a", payload=number)
+            may_return.set()
+            joined = await anext(messages)
+            assert (joined["type"], joined["recovered"]) == ("joined", False)
+            # A room remembers what is said after somebody's position is known.
+            assert joined["seq"] < 3
+            missed = range(joined["seq"] + 1, 4)
+            assert [(await anext(messages))["seq"] for _ in missed] == [*missed]
 
 
 async def test_cursor_follows_messages_gaps_and_a_new_epoch(running: Running) -> None:

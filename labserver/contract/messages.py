@@ -48,6 +48,7 @@ class Join(_Client, frozen=True):
     room: RoomName
     after: Cursor | None = None
     presence: bool = False  # to see who is in the room, and to be seen
+    from_start: bool = False  # if the cursor's epoch is gone: all of the new one
     ref: Ref | UnsetType = UNSET
 
 

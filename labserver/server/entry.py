@@ -67,7 +67,7 @@ class Entry:
 
         Args:
             answer: The answer to the join, with the epoch and seq that were read.
-            missed: The messages to replay, up to ``answer.seq``.
+            missed: The messages to replay; after them the live ones follow.
 
         """
         now = self.renumbered
@@ -76,7 +76,8 @@ class Entry:
         newer = not self.again and now is not None and now.epoch == answer.epoch
         if now is not None and not now.recovered and not newer:
             return [Step(now.epoch, replace(now, ref=answer.ref), self.live)]
-        read = [event for event in self.live if event.last <= answer.seq]
+        reached = missed[-1].last if missed else answer.seq
+        read = [event for event in self.live if event.last <= reached]
         steps = [Step(answer.epoch, answer, missed)]
         if self.again:  # as a member it gets these, whatever it wants replayed
             steps.insert(0, Step(self.epoch, None, read))

@@ -121,6 +121,16 @@ class Position:
         epoch_before, base = self.before
         return epoch == self.epoch or (epoch == epoch_before and seq <= base)
 
+    def start(self, cursor: Cursor | None) -> int | None:
+        """Return the seq after which all is new to a client whose epoch is gone.
+
+        None if there is no cursor, or if it is still valid here.
+        """
+        if cursor is None or self.continues(cursor.epoch, cursor.seq):
+            return None
+        epoch_before, base = self.before
+        return base if cursor.epoch == epoch_before else 0
+
 
 class Broker(Protocol):
     """Decides the order of a room's messages, and brings them to all replicas' hubs."""

@@ -25,7 +25,6 @@ from labserver.contract.messages import (
     Echo,
     Error,
     Join,
-    Joined,
     Leave,
     Left,
     Ping,
@@ -41,6 +40,7 @@ from labserver.server.limits import BucketPerName
 from labserver.server.member import Member
 from labserver.server.parts import Lab, Parts
 from labserver.server.proxies import neighbourhood
+from labserver.server.returning import answer_to
 from labserver.server.sizes import BytesPerName
 from labserver.settings import Settings
 
@@ -134,17 +134,12 @@ class RoomsApplication:
         with lab.hub.joining(member, name) as entry:
             try:
                 await lab.broker.subscribe(name)
-                after = None if message.after is None else message.after.seq
-                position = await lab.broker.read(name, after)
+                joined, missed = await answer_to(message, lab)
             except BrokerDown as exc:
                 raise BadMessage("broker_down", str(exc), message.ref) from None
             if member.gone:  # it left meanwhile: nobody would remove it from the room
                 return
-            missed = lab.history.missed(message.after, position)
-            joined = Joined(
-                name, position.epoch, position.seq, missed is not None, message.ref
-            )
-            lab.hub.add(entry, joined, missed or ())
+            lab.hub.add(entry, joined, missed)
         if message.after is not None and self.rooms_limit and not here:
             member.returned()
         if message.presence:

@@ -220,3 +220,61 @@ async def test_other_joins_count_as_messages(joins: str, running: Running) -> No
             await ann.send(type="join", room=room, ref=number, **more)
         codes = [(await ann.recv()).get("code") for _ in range(30)]
         assert "rate_limited" in codes
+
+
+# A room that was forgotten, and has a new epoch: what is gone is told, the rest given
+
+
+@pytest.mark.parametrize("without", [(), ("broker",)], ids=["redis", "local"])
+async def test_client_of_an_epoch_that_is_gone_gets_the_new_one_from_its_start(
+    without: tuple[str, ...], running: Running
+) -> None:
+    async with (
+        running("resume", without=without) as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        epoch = (await ann.join("red"))["epoch"]
+        for number in range(20):
+            await ann.ask(type="publish", room="red", payload=number)
+        for number in range(20, 60):  # on the way while bob joins
+            await ann.send(type="publish", room="red", payload=number)
+        gone = {"epoch": "gone", "seq": 40}
+        joined = await bob.join("red", after=gone, from_start=True)
+        assert (joined["recovered"], joined["seq"]) == (False, 0)
+        assert joined["epoch"] == epoch
+        heard = [await bob.until("message") for _ in range(60)]
+        assert [each["seq"] for each in heard] == list(range(1, 61))
+        await ann.ask(type="publish", room="red", payload="live")
+        assert (await bob.recv())["seq"] == 61
+
+
+async def test_of_the_new_epoch_all_is_given_that_is_kept(running: Running) -> None:
+    async with (
+        running("resume", history_limit=3) as server,
+        peer(server, "ann") as ann,
+        peer(server, "bob") as bob,
+    ):
+        epoch = (await ann.join("red"))["epoch"]
+        for number in range(4):
+            await ann.ask(type="publish", room="red", payload=number)
+        # Too old, or ahead, but of an epoch that is not gone: there is no replay.
+        for seq in (0, 9):
+            after = {"epoch": epoch, "seq": seq}
+            joined = await bob.join("red", after=after, from_start=True)
+            assert (joined["recovered"], joined["seq"]) == (False, 4)
+        assert (await bob.ask(type="ping"))["type"] == "pong"
+        after = {"epoch": "gone", "seq": 1}
+        joined = await bob.join("red", after=after, from_start=True)
+        assert (joined["recovered"], joined["seq"]) == (False, 1)
+        assert [(await bob.recv())["seq"] for _ in range(3)] == [2, 3, 4]
+        assert server.metrics.unrecovered == 3
+
+
+def test_messages_before_a_common_past_are_not_given_again() -> None:
+    went_on = Position("new", 12, (), before=("old", 8))
+    assert went_on.start(Cursor("old", 8)) is None  # its cursor is still good
+    assert went_on.start(Cursor("old", 10)) == 8
+    assert went_on.start(Cursor("older", 10)) == 0
+    assert went_on.start(Cursor("new", 13)) is None
+    assert went_on.start(None) is None

@@ -605,7 +605,7 @@ client.addEventListener("joined", ({ detail }) => {
     room.resumed += missed;
   } else if (epoch !== room.epoch) {
     const what = "the server forgot the room and counts anew, in another epoch";
-    notice(name, `Not resumed: ${what}. The room is at #${seq} now.`, true);
+    notice(name, `Not resumed: ${what}. It goes on after #${seq}.`, true);
     told("bad", `${name}: not resumed, ${what}. Nobody knows how many are missing.`);
     room.unknown = true;
   } else {

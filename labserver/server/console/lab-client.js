@@ -386,7 +386,9 @@ export class LabClient extends EventTarget {
       const ref = `c${++this.refs}`;
       Object.assign(wish, { ref, presence });
       this.joins.set(ref, { name, room, wish });
-      const what = { ...(cursor && { after: cursor }), ...(presence && { presence }) };
+      // If the cursor's epoch is gone, all that the new one has is news.
+      const back = cursor && { after: cursor, from_start: true };
+      const what = { ...back, ...(presence && { presence }) };
       this.socket.send(JSON.stringify({ type: "join", room: name, ...what, ref }));
       for (const { text } of wish.held.splice(0)) this.socket.send(text);
     }
