@@ -45,7 +45,8 @@ def lab(
         print(each, file=sys.stderr)
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
     command += [f"--LabApp.default_url=/lab/tree/{FIRST_CHAPTER}"]
-    command += [f"--port={port}", "--ip=127.0.0.1"]
+    # At level INFO a page of lines hides the URL, and more come after it.
+    command += [f"--port={port}", "--ip=127.0.0.1", "--log-level=WARN"]
     command += [] if browser else ["--no-browser"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
