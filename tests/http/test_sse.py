@@ -253,6 +253,21 @@ async def test_cursor_that_is_too_old_is_told_where_the_room_stands(
             assert await stream.payloads(1) == [5]
 
 
+async def test_stream_of_an_epoch_that_is_gone_gets_what_the_new_one_has(
+    running: Running,
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        async with listening(server, "red") as stream:
+            await join(stream)
+        for number in range(3):
+            await post(server, "red", number)
+        async with listening(server, "red", "gone:9") as stream:
+            joined = await stream.must()
+            assert joined.data["recovered"] is False
+            assert joined.id.endswith(":0")
+            assert await stream.payloads(3) == [0, 1, 2]
+
+
 async def test_numbering_that_begins_anew_changes_the_ids(
     running: Running, redis: Redis
 ) -> None:
