@@ -28,6 +28,7 @@ from tests.conftest import DEADLINE, SECRET, eventually, peer
 from tests.support.haproxy import ENVIRONMENT, configured
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+TESTS = "alerts_test.yml"
 WINDOW = "3s"  # of rates: the page asks Grafana for the right one
 pytestmark = [
     pytest.mark.long,
@@ -236,3 +237,13 @@ def test_promtool_accepts_the_files(what: tuple[str, str]) -> None:
     kind, file = what
     said = promtool("check", kind, str(DEPLOY / file))
     assert said.returncode == 0, said.stdout
+
+
+def test_each_alert_fires_for_its_fault_and_none_for_a_quiet_fleet(
+    tmp_path: Path,
+) -> None:
+    for file in (DEPLOY / "prometheus/alerts.yml", Path(__file__).parent / TESTS):
+        (tmp_path / file.name).write_text(file.read_text())
+    said = promtool("test", "rules", str(tmp_path / TESTS))
+    assert said.returncode == 0, said.stdout
+    assert f"value: {len(list(rules()))}" in (tmp_path / TESTS).read_text()
