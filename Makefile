@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help lab test long builds debug compose chaos check load notebooks book serve demo up env clean
+.PHONY: help lab test long builds debug compose chaos simulate check load notebooks book serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -31,6 +31,9 @@ compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (min
 
 chaos: .venv/ready  ## two minutes of random faults over a cluster, and a verdict
 	@$(BIN)/python -m chaos --minutes 2
+
+simulate: .venv/ready  ## a minute of simulated worlds, each with other faults, by seed
+	@$(BIN)/python -m labserver.simulated --seconds 60
 
 check: .venv/ready  ## lint, formatting, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

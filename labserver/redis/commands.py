@@ -44,6 +44,7 @@ from labserver.server.tasks import Failures, keep
 
 log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
+REIGN = 1.0  # seconds after which the name of the server's reign is asked for again
 BATCH = 512  # calls in one round trip, and as many pages
 BATCH_SIZE = 2**20  # bytes of a batch's arguments and of its pages
 CLOSED = "the connection to Redis is closed"
@@ -120,8 +121,8 @@ class Call:
 class Commands:
     """Calls Lua scripts over one connection, in the order of the calls.
 
-    A script's first two arguments are always the run id of the server that runs it and
-    the command that publishes; those of the caller follow.
+    A script's first two arguments are always the name of the reign of the server that
+    runs it and the command that publishes; those of the caller follow.
 
     Args:
         connections: Makes the connection.
@@ -143,7 +144,8 @@ class Commands:
         self.publish = publish
         self.refused = refused
         self.connection: AbstractConnection | None = None
-        self.server = b""  # run id of the process at the other end of the connection
+        self.server = b""  # name of the reign of the server at the other end
+        self.identified = 0.0  # when it was asked for (loop time)
         self.calls: deque[Call] = deque()
         self.pages: deque[Call] = deque()
         self.names = count(1)
@@ -264,6 +266,8 @@ class Commands:
     async def _execute(self, batch: Sequence[Call]) -> list[Any]:
         if self.connection is None:
             await self._connect()
+        elif asyncio.get_running_loop().time() > self.identified + REIGN:
+            await self._identify()
         for call in batch:
             call.name = b"%d" % next(self.names)
         answers = await self._ask(
@@ -279,13 +283,26 @@ class Commands:
         # Assigned before it connects, so that a timeout closes it.
         self.connection = self.connections.make_connection()  # type: ignore[no-untyped-call]
         await self.connection.connect()
-        (info,) = await self._ask([("INFO", "server")])
-        if isinstance(info, Exception):
-            raise info
-        found = isinstance(info, bytes) and re.search(rb"run_id:(\w+)", info)
-        if not found:
+        await self._identify()
+
+    async def _identify(self) -> None:
+        """Ask for the name of the reign that numbers messages.
+
+        The run id alone does not name it: a primary that was demoted and is promoted
+        again keeps its run id, but may have lost messages in between. Each promotion
+        begins a new replication id.
+        """
+        self.identified = asyncio.get_running_loop().time()
+        said = await self._ask([("INFO", "server"), ("INFO", "replication")])
+        for info in said:
+            if isinstance(info, Exception):
+                raise info
+        text = b"".join(info for info in said if isinstance(info, bytes))
+        run = re.search(rb"run_id:(\w+)", text)
+        if not run:
             raise InvalidResponse("no answer to INFO")
-        self.server = found[1]
+        reign = re.search(rb"master_replid:(\w+)", text)
+        self.server = run[1] + (b"/" + reign[1] if reign else b"")
 
     async def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send all commands, then read all answers.

@@ -1,7 +1,7 @@
 -- Store the members that one replica has in a room; return those of all replicas.
 --
 -- KEYS: numbering (the channel has the same name), presence (a hash).
--- ARGV: run id of this server, command that publishes, name of the replica, version of
+-- ARGV: reign of this server, command that publishes, name of the replica, version of
 --       the roster that it knows (0: none), ttl in ms, up to how many people are named,
 --       count of this replica's members, and their names as a JSON object.
 -- Returns the version, 1 if the replica knew a version but its entry is gone (else 0),

@@ -2,7 +2,7 @@
 --
 -- KEYS: numbering (a hash; the channel has the same name), history (a stream), then one
 --       for each idempotency key.
--- ARGV: run id of this server, command that publishes, epoch to use for a new
+-- ARGV: reign of this server, command that publishes, epoch to use for a new
 --       numbering, history limit, history ttl in ms, numbering ttl in ms, key ttl in
 --       ms, whether these messages may begin the room (0: no); then for each message
 --       its body and the index of its idempotency key in KEYS (0: none).

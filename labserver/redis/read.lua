@@ -1,7 +1,7 @@
 -- Return a room's position, and one page of its history after a seq.
 --
 -- KEYS: numbering (a hash), history (a stream).
--- ARGV: run id of this server, command that publishes, epoch to use for a new
+-- ARGV: reign of this server, command that publishes, epoch to use for a new
 --       numbering, numbering ttl in ms, history ttl in ms, the seq after which messages
 --       are wanted (-1: none), the stream ID at which to start backwards, newest first
 --       ('': forwards, oldest first), and the bytes of a page.

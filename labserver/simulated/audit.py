@@ -28,6 +28,10 @@ def _lost(world: World) -> Iterator[str]:
         for member in world.members
         for text, room in member.acknowledged.items()
     }
+    published = {
+        room: {text for each in world.members for text in each.texts[room]}
+        for room in world.rooms
+    }
     # A Redis that lost writes may have lost keys, and what it had acknowledged.
     for member in world.members if not world.forgot else ():
         for room in member.rooms if member.stable else ():
@@ -37,6 +41,8 @@ def _lost(world: World) -> Iterator[str]:
                     yield f"{member.name} got {text} {count} times"
             # The first ``joined`` never recovers: it counts as told, but no loss.
             if member.told[room] > 1:
+                if len(published[room]) < world.scenario.history:
+                    yield f"{member.name} was told of a loss in {room} in vain"
                 continue
             since = member.entered.get(room, math.inf)
             missed = [

@@ -35,6 +35,7 @@ class Member:
         url: Returns the URL of a server.
         token: Returns a token for a user.
         note: Called with whatever it sends and receives.
+        pause: Seconds between two publishes, on average.
 
     """
 
@@ -46,7 +47,9 @@ class Member:
         url: Callable[[], str],
         token: Callable[[str], str],
         note: Note,
+        pause: float,
     ) -> None:
+        self.pause = pause
         self.process, self.number, self.note = process, number, note
         self.name, self.role = process.name, ROLES[number % len(ROLES)]
         self.dice = process.dice
@@ -156,7 +159,7 @@ class Member:
             for _ in range(self.dice.choice((1, 1, 1, 4))):
                 count += 1
                 await self.say(room, f"{self.name}/{count}")
-            await asyncio.sleep(self.dice.expovariate(2.0))
+            await asyncio.sleep(self.dice.expovariate(1 / self.pause))
 
     async def say(self, room: str, text: str) -> None:
         """Publish a text until there is an answer."""

@@ -183,7 +183,7 @@ class Faults:
         if old.process.dead:
             return "dead"
         lost = len(old.store.journal) - changes
-        world.forgot += 1
+        world.forgot += lost > 0
         world.kill(old.process)
         await asyncio.sleep(fault.seconds / 4)
         world.new_redis(old.store.at(changes))

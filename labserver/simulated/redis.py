@@ -140,6 +140,8 @@ class Caller(asyncio.Protocol):
 
     def say(self, reply: Any) -> None:
         """Send a reply; hang up on a subscriber that does not read."""
+        if self.transport.is_closing():
+            return
         self.transport.write(encoded(reply))
         if self.channels and self.transport.get_write_buffer_size() > OUTPUT_LIMIT:
             self.transport.abort()

@@ -66,6 +66,7 @@ class Scenario:
         disorder: See :class:`~labserver.simulated.loop.VirtualLoop`.
         mistake: Name of a mistake of :mod:`labserver.mistakes`, or ``""``.
         history: Messages that a room keeps.
+        pause: Seconds that a client waits between two publishes, on average.
         faults: The faults, the earliest first.
 
     """
@@ -78,6 +79,7 @@ class Scenario:
     disorder: float = 1.0
     mistake: str = ""
     history: int = 200
+    pause: float = 1.0
     faults: tuple[Fault, ...] = ()
 
     def to_json(self) -> str:
@@ -103,9 +105,9 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
     # Few kinds of faults at a time: many at once hide each other.
     kinds = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
     weights = [WEIGHTS[kind] for kind in kinds]
-    pause = dice.choice((0.5, 1.5, 4.0))
+    between = dice.choice((0.5, 1.5, 4.0))
     faults, at = [], 0.0
-    while (at := at + dice.expovariate(1 / pause)) < SECONDS:
+    while (at := at + dice.expovariate(1 / between)) < SECONDS:
         (name,) = dice.choices(kinds, weights)
         seconds = dice.choice((0.01, 0.3, 1.0, 3.0, 8.0)) * dice.uniform(0.5, 1.5)
         part = dice.choice((0.0, 0.02, 0.2))
@@ -114,9 +116,10 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
         )
     chosen: dict[str, Any] = {
         "replicas": dice.randint(1, 3),
-        "clients": dice.randint(3, 12),
+        "clients": dice.randint(3, 20),
         "rooms": dice.randint(1, 3),
         "history": dice.choice((5, 200)),
+        "pause": dice.choice((0.5, 2.0, 5.0)),
         "faults": tuple(faults),
     }
     return Scenario(seed, mistake=mistake, **(chosen | fixed))

@@ -128,6 +128,7 @@ class Transport(asyncio.Transport):
         self.polled = False  # whether the process will be told that it can read
         self.closing = False
         self.over = False  # whether the socket is closed
+        self.gone = False  # whether the protocol was told so
         self.ended = False  # whether no more will be written
 
     # What the kernel does
@@ -194,6 +195,8 @@ class Transport(asyncio.Transport):
     def write(self, data: Any) -> None:
         if self.ended:
             raise RuntimeError("Cannot call write() after write_eof()")
+        if self.gone:  # as in uvloop; asyncio only warns
+            raise RuntimeError("unable to perform operation; the handler is closed")
         if self.closing or self.over or not data:
             return
         self.waiting += data
@@ -272,10 +275,13 @@ class Transport(asyncio.Transport):
             self.out.send(END)
         self.kernel.clear()
         self.network.forget(self)
-        protocol, self.pressed = self.protocol, False
-        self.network.loop.call_soon(
-            protocol.connection_lost, exc, context=self.process.context
-        )
+        self.pressed = False
+        self.network.loop.call_soon(self.tell, exc, context=self.process.context)
+
+    def tell(self, exc: Exception | None) -> None:
+        """Tell the protocol that the connection is lost."""
+        self.protocol.connection_lost(exc)
+        self.gone = True
 
     def pause_reading(self) -> None:
         self.reading = False

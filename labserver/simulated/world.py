@@ -94,7 +94,7 @@ class World:
         self.settings = Settings(
             secret=SECRET,
             redis=f"redis://{REDIS}:{REDIS_PORT}",
-            heartbeat_interval=2.0,
+            heartbeat_interval=4.0,
             outbox_limit=2**18,
             stuck_timeout=5.0,
             drain_timeout=2.0,
@@ -142,7 +142,8 @@ class World:
         def token(user: str) -> str:
             return issue(SECRET, user)
 
-        return Member(process, number, self.rooms, url, token, self.note)
+        pause = self.scenario.pause
+        return Member(process, number, self.rooms, url, token, self.note, pause)
 
     def kill(self, process: Process) -> None:
         process.kill()

@@ -411,6 +411,24 @@ async def test_redis_that_became_a_read_only_replica_acknowledges_nothing(
         assert (answer["type"], answer["seq"]) == ("ack", 2)
 
 
+async def test_redis_that_is_promoted_again_numbers_in_an_epoch_of_its_own(
+    running: Running, own_redis: str
+) -> None:
+    # As a replica it may have lost messages that it numbered itself. The run id stays.
+    async with running("resume", redis=own_redis) as server, peer(server) as ann:
+        await hear(server)
+        joined = await ann.join("red")
+        with Redis.from_url(own_redis) as redis:
+            redis.replicaof("127.0.0.1", 1)
+            answer = await ann.ask(type="publish", room="red", payload=1)
+            assert (answer["type"], answer["code"]) == ("error", "broker_down")
+            redis.replicaof("no", "one")
+        await eventually(lambda: acknowledged(ann, 1))
+        told = await ann.until("joined")
+        assert told["recovered"]
+        assert told["epoch"] != joined["epoch"]
+
+
 async def acknowledged(client: Peer, seq: int) -> bool:
     answer = await client.ask(type="publish", room="red", payload=seq)
     return answer["type"] == "ack" and answer["seq"] == seq

@@ -1,0 +1,68 @@
+"""How soon the simulated world finds each known fault, as a table.
+
+python -m tests.simulated.proof [NAME ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import replace
+from multiprocessing import get_context
+
+from labserver.mistakes import MISTAKES
+from labserver.simulated.run import Outcome, run
+from labserver.simulated.scenario import Scenario, drawn
+from labserver.simulated.shrink import kind, shrink, size
+from tests.simulated.wrongs import WRONGS
+
+LIMIT = 100  # seeds
+TRIES = 40  # runs to shrink a scenario
+# These cost memory or time, and break no promise that a client can see in an order.
+UNSEEN = {"subscribe-to-everything", "endless-replay", "ageless"}
+TAKEN = [
+    each.name
+    for each in MISTAKES.values()
+    if each.stage in ("broker", "resume") and each.extend and each.name not in UNSEEN
+]
+
+
+def run_wrong(name: str, scenario: Scenario) -> Outcome:
+    """Run a scenario on servers with a fault."""
+    if name in MISTAKES:
+        return run(replace(scenario, mistake=name))
+    with WRONGS[name][1]() if name in WRONGS else nullcontext():
+        return run(scenario)
+
+
+def find(name: str, limit: int = LIMIT) -> tuple[int, Outcome] | None:
+    """Return how many seeds it takes, and what the last of them showed."""
+    for number in range(limit):
+        outcome = run_wrong(name, drawn(str(number)))
+        if outcome.broken:
+            return number + 1, outcome
+    return None
+
+
+def prove(name: str) -> str:
+    """Return a line of the table."""
+    found = find(name)
+    if found is None:
+        return f"| {name} | not in {LIMIT} | | |"
+    seeds, outcome = found
+    small = shrink(outcome, lambda scenario: run_wrong(name, scenario), TRIES)
+    return f"| {name} | {seeds} | {kind(small.broken)} | {size(small.scenario)} |"
+
+
+def main(names: list[str]) -> None:
+    print("| fault | seeds until found | found by | after shrinking |")
+    print("|---|---|---|---|")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        running = [pool.submit(prove, name) for name in names]
+        for each in as_completed(running):
+            print(each.result(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or [*WRONGS, *TAKEN])
