@@ -88,6 +88,7 @@ class Figures:
     latency_p50: float
     latency_p99: float
     latency_max: float
+    latency_p999: float = 0.0
 
     @property
     def rate(self) -> float:

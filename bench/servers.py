@@ -167,6 +167,18 @@ RIVALS = {
             modules=("picows",),
         ),
         Rival(
+            "socketify",
+            "uWebSockets (socketify)",
+            lambda _: script("socketify_server.py"),
+            modules=("socketify",),
+        ),
+        Rival(
+            "fastapi",
+            "FastAPI on uvicorn",
+            lambda _: script("fastapi_server.py"),
+            modules=("fastapi", "uvicorn"),
+        ),
+        Rival(
             "socketio",
             "python-socketio",
             lambda _: script("socketio_server.py"),

@@ -25,7 +25,7 @@ from rich.markup import escape
 
 from bench.cache import Missing, node_modules
 from bench.report import begun, machine
-from labserver.cli.judge import MARKS
+from labserver.cli.judging import MARKS
 from labserver.judge import PROMISES, CannotJudge
 from labserver.judge.outside import commanded
 from labserver.judge.page import page

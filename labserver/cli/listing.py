@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from labserver.cli.app import AsJson, app, table_out
-from labserver.mistakes import MISTAKES
 from labserver.stages import STAGES
 
 
@@ -46,6 +45,8 @@ def mistakes(
 
     To run a server with one of them: labserver serve --mistake NAME.
     """
+    from labserver.mistakes import MISTAKES
+
     if as_json:
         rows = [
             {

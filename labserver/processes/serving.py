@@ -17,15 +17,15 @@ from typing import Any, TypeVar
 from labserver.contract.tokens import issue
 from labserver.errors import RedisMissing, SettingsError
 from labserver.http.door import open_web
-from labserver.mistakes import build, mistaken
 from labserver.processes.garbage import short_collections
 from labserver.redis.embedded import running_redis
 from labserver.redis.reach import check
 from labserver.server.metrics import Metrics
+from labserver.server.parts import Parts
 from labserver.server.server import LabServer
 from labserver.server.sockets import Complaints
 from labserver.settings import Settings
-from labserver.stages import included
+from labserver.stages import build, included
 
 T = TypeVar("T")
 log = logging.getLogger("labserver")
@@ -78,6 +78,8 @@ async def serve_until_signal(
         settings = replace(settings, secret=secrets.token_urlsafe(32))
     names = [each.name for each in included(stage, without)]
     if mistake is not None:
+        from labserver.mistakes import mistaken  # few servers need it: 50 ms of a start
+
         mistaken(mistake, stage, without)  # raises before anything is started
     if settings.sse_port is not None and "rooms" not in names:
         raise SettingsError("--sse-port (LAB_SSE_PORT) needs the stage rooms")
@@ -106,7 +108,7 @@ async def serve_until_signal(
                 log.warning("%s. Waiting for it: not ready until it answers", exc)
                 waits = True
         what = f"stage {stage}" + (f", mistake {mistake}" if mistake else "")
-        parts = build(stage, settings, without, mistake)
+        parts = parts_of(stage, settings, without, mistake)
         server = LabServer(parts, settings, stage, host, port, open_web, metrics)
         server.hears = not waits  # so that it is not told a second time
         # Before the server starts, so that its drain has no long collection either.
@@ -127,6 +129,17 @@ async def serve_until_signal(
         elif sys.stdout.isatty():
             print(first_steps(url), flush=True)
         await stop.wait()
+
+
+def parts_of(
+    stage: str, settings: Settings, without: list[str], mistake: str | None
+) -> Parts:
+    """Return the parts of a server, perhaps with a mistake."""
+    if mistake is None:
+        return build(stage, settings, without)
+    from labserver import mistakes
+
+    return mistakes.build(stage, settings, without, mistake)
 
 
 def is_loopback(host: str) -> bool:

@@ -8,7 +8,9 @@ before it decides that an answer did not come.
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
+from typing import Self
 
 STEPS = 4
 
@@ -29,12 +31,21 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
-        self.left = STEPS
+        self.left: float = STEPS
         self.timeout = asyncio.timeout(None)
         self.timer = self.loop.call_later(self.seconds / STEPS, self._step)
         await self.timeout.__aenter__()
+        return self
+
+    def hold(self) -> None:
+        """Count no time until :meth:`renew`."""
+        self.left = math.inf
+
+    def renew(self) -> None:
+        """Begin to count again: one block may wait for many answers."""
+        self.left = STEPS
 
     async def __aexit__(
         self,

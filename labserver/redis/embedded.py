@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from labserver.errors import RedisMissing
+from labserver.redis.commands import pool
 from labserver.redis.folders import SOCKET, own_folder, remove_leftovers
 from labserver.server.tasks import Failures, keep
 
@@ -107,7 +108,8 @@ class EmbeddedRedis:
                 start_new_session=True,
                 preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
-        async with Redis.from_url(self.url) as redis:
+        # redis-py would try again by itself, after pauses of up to four seconds in all.
+        async with Redis.from_pool(pool(self.url)) as redis:
             for _ in range(int(START_TIMEOUT / 0.01)):
                 if process.poll() is not None:  # also if it was stopped meanwhile
                     raise RedisMissing(f"redis-server ended at once: {self.last_words}")

@@ -24,6 +24,7 @@ from labserver.server.parts import History, Position
 
 PAGE = 2**18  # bytes of history in one answer: other commands wait meanwhile
 FIRST = 16  # the first page is this many times smaller: most clients missed little
+LITTLE = 2**11  # bytes of the first page of a room that may be one of very many
 REPLAYS = 2**21  # bytes of replays that clients are given in one tick of the loop
 NEWEST = "+"  # XREVRANGE's name for the end of a stream
 READ = script("numbering.lua", "read.lua")
@@ -91,7 +92,9 @@ class Histories:
         ]
         await asyncio.gather(*asked, return_exceptions=True)
 
-    async def page(self, room: str, after: int | None, end: str = "") -> Page:
+    async def page(
+        self, room: str, after: int | None, end: str = "", size: int = 0
+    ) -> Page:
         """Read one page of a room's history.
 
         Args:
@@ -99,12 +102,13 @@ class Histories:
             after: Messages after this seq are wanted; None for the position only.
             end: ID in the stream from which to read backwards. Without it the page
                 holds the oldest of the wanted messages.
+            size: Bytes of the page, about; 0 for the usual size.
 
         Raises:
             BrokerDown: Redis does not answer.
 
         """
-        size = PAGE // FIRST if end == NEWEST else PAGE
+        size = size or (PAGE // FIRST if end == NEWEST else PAGE)
         args = (
             secrets.token_hex(4),
             ms(NUMBERING_TTL + self.history.ttl),

@@ -14,7 +14,8 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -24,7 +25,7 @@ from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as SocketTimeout
 
 from labserver.errors import BrokerDown
-from labserver.redis.commands import CLOSED, TIMEOUT, Commands, address, ended
+from labserver.redis.commands import CLOSED, TIMEOUT, Commands, address, ended, packed
 from labserver.redis.deadlines import Patience
 from labserver.server.tasks import Failures, keep
 
@@ -49,7 +50,8 @@ class Link:
         commands: Publishes the probe, over the connection that publishes messages.
         failures: Counts failures of its tasks.
         heard: Called with a room and the data published in it, in order.
-        again: Called with a room when it is subscribed again after a break.
+        again: Called with a room when it is subscribed again after a break. Many rooms
+            are caught up with at the same time.
         subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.
         probe: Room of the probe; a random one unless given.
         broke: Called when the link broke.
@@ -62,7 +64,7 @@ class Link:
         commands: Commands,
         failures: Failures,
         heard: Callable[[str, bytes], Awaitable[None]],
-        again: Callable[[str], Awaitable[None]],
+        again: Callable[[str], Coroutine[Any, Any, None]],
         subscribe: str = "SUBSCRIBE",
         probe: str = "",
         broke: Callable[[], None] = lambda: None,
@@ -79,6 +81,9 @@ class Link:
         # Commands that Redis has not confirmed yet: command, room, future.
         self.asked: deque[tuple[str, str, asyncio.Future[None] | None]] = deque()
         self.connection: AbstractConnection | None = None
+        # By room: what catches up with it since the last connection.
+        self.catching: dict[str, asyncio.Task[None]] = {}
+        self.failure: BaseException | None = None  # why one of them could not be
         self.closed = False
         self.generation = 0  # number of connections so far
         # Kinds of failures that were logged since the last connection. The start of
@@ -131,23 +136,24 @@ class Link:
 
         """
         self.rooms[room] = confirmed
-        await self._ask(self.entry, room, confirmed)
+        await self._ask(self.entry, (room, confirmed))
 
     async def unsubscribe(self, room: str) -> None:
         if self.rooms.pop(room, None) is not None:
-            await self._ask(self.exit, room, None)
+            await self._ask(self.exit, (room, None))
 
     async def _ask(
-        self, command: str, room: str, confirmed: asyncio.Future[None] | None
+        self, command: str, *rooms: tuple[str, asyncio.Future[None] | None]
     ) -> None:
         if self.connection is None:
             return  # the next connection subscribes to everything
-        self.asked.append((command, room, confirmed))
+        self.asked += ((command, room, confirmed) for room, confirmed in rooms)
+        asked = [(command, channel_of(room)) for room, _ in rooms]
         # A connection that has just ended cannot be written to: uvloop raises
         # RuntimeError, and redis-py AttributeError, where it is closed between its
         # check and its write. The next one subscribes to everything.
         with contextlib.suppress(RedisError, OSError, RuntimeError, AttributeError):
-            await self.connection.send_command(command, channel_of(room))
+            await self.connection.send_packed_command(packed(asked))
 
     async def _listen(self) -> None:
         while True:
@@ -183,13 +189,21 @@ class Link:
             self.generation += 1
             self.told.clear()
             known = list(self.rooms.items())
-            await self._ask(self.entry, self.probe, None)
-            for room, confirmed in known:
-                await self._ask(self.entry, room, confirmed)
-            while await self._pass_on(*await _said(connection)):
-                pass
+            await self._ask(self.entry, (self.probe, None), *known)
+            # One deadline that is renewed: one for each message would take 10 us.
+            async with Patience(SILENCE) as patience:
+                going = True
+                while going:
+                    patience.renew()
+                    said = await _said(connection)
+                    patience.hold()
+                    going = await self._pass_on(*said)
+                    if self.failure is not None:  # the next connection tries again
+                        raise self.failure
         finally:
-            self.connection = None
+            self.connection = self.failure = None
+            for task in self.catching.values():
+                task.cancel()
             await connection.disconnect(nowait=True)
 
     async def _pass_on(self, kind: str, room: str, data: Any) -> bool:
@@ -209,6 +223,8 @@ class Link:
         if room == self.probe:
             self.probed, self.unheard = time.monotonic(), 0
         else:
+            if room in self.catching:
+                await asyncio.wait((self.catching[room],))
             await self.heard(room, data)
         return True
 
@@ -224,10 +240,17 @@ class Link:
         if confirmed is None:  # an unsubscription, or the subscription of the probe
             return True
         if confirmed.done():  # subscribed again: messages may have been missed
-            await self.again(room)
+            task = self.catching[room] = asyncio.create_task(self.again(room))
+            task.add_done_callback(partial(self._caught_up, room))
         else:
             confirmed.set_result(None)
         return True
+
+    def _caught_up(self, room: str, task: asyncio.Task[None]) -> None:
+        if self.catching.get(room) is task:
+            del self.catching[room]
+        if not task.cancelled() and self.failure is None:
+            self.failure = task.exception()
 
     async def _probe(self) -> None:
         while True:
@@ -241,14 +264,10 @@ async def _said(connection: AbstractConnection) -> tuple[str, str, Any]:
     """Return kind, room and data of the next answer that a subscriber may get.
 
     Raises:
-        TimeoutError: Not even the probe came.
         InvalidResponse: It is no such answer.
 
     """
-    async with Patience(SILENCE):
-        said = await connection.read_response(
-            timeout=math.inf, disconnect_on_error=False
-        )
+    said = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
     match said:
         case [bytes(kind), bytes(name), data]:
             room = name.decode(errors="replace")[5:-1]  # the inverse of channel_of

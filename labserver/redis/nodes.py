@@ -19,7 +19,7 @@ import logging
 import random
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ LOOK_PAUSE = 0.2  # seconds between looks after trouble
 NAMELESS = (None, b"", b"?")  # CLUSTER SLOTS for a server whose name is not known
 
 Heard = Callable[[str, bytes], Awaitable[None]]
-Again = Callable[[str], Awaitable[None]]
+Again = Callable[[str], Coroutine[Any, Any, None]]
 Ranges = Sequence[tuple[int, int, str]]  # first slot, last slot, host:port
 
 

@@ -24,7 +24,7 @@ from labserver.redis import presence
 from labserver.redis.commands import TIMEOUT, ended
 from labserver.redis.deadlines import Patience
 from labserver.redis.feed import Feed
-from labserver.redis.history import Histories
+from labserver.redis.history import LITTLE, Histories
 from labserver.redis.memory import Memory
 from labserver.redis.messages import NUMBERING_TTL, Outgoing, tails
 from labserver.redis.nodes import nodes
@@ -160,9 +160,10 @@ class RedisBroker:
         feed = self.feeds.get(room)
         if feed is None:
             return
-        feed.behind = True
+        feed.behind, size = True, LITTLE
         while feed.epoch:  # otherwise the first read of the room delivers them
-            page = await self.histories.page(room, feed.seq)
+            page = await self.histories.page(room, feed.seq, size=size)
+            size = 0
             if page.epoch != feed.epoch and not feed.adopt(page):
                 continue  # it was read from a seq of another epoch
             if feed.replay(page, until):

@@ -121,7 +121,9 @@ async def test_reading_begins_again_when_another_server_takes_over_between_its_p
         histories = server.parts.broker.histories
         read, pages = histories.page, 0
 
-        async def page(room: str, after: int | None, end: str = "") -> Page:
+        async def page(
+            room: str, after: int | None, end: str = "", size: int = 0
+        ) -> Page:
             nonlocal pages
             pages += 1
             if pages == 2:  # the new server has one message, and numbers another
@@ -130,7 +132,7 @@ async def test_reading_begins_again_when_another_server_takes_over_between_its_p
                     entry = {"t": 2**52, "b": b'"from":"ann","payload":"new"}'}
                     redis.xadd("lab:{red}:history", entry, id=f"{seq}-1")
                 redis.hset("lab:{red}", mapping={"seq": 1, "by": "another"})
-            return await read(room, after, end)
+            return await read(room, after, end, size)
 
         histories.page = page
         joined = await ann.join("red", after=place)

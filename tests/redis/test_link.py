@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from labserver.errors import BrokerDown
 from labserver.processes import faults
 from labserver.processes.faults import Proxy
 from labserver.processes.ports import free_port
 from labserver.redis import link as redis_link
-from labserver.redis.commands import answering, pool
+from labserver.redis.commands import Call, Commands, answering, pool
 from labserver.redis.embedded import embedded_redis
-from labserver.redis.history import READ
+from labserver.redis.history import READ, Page
 from labserver.server.server import LabServer
 from tests.conftest import DEADLINE, Peer, Running, eventually, peer
 
@@ -210,3 +212,78 @@ async def test_join_outlives_a_link_that_is_closed_while_it_is_written_to(
         writer.close()
         await asking  # confirmed by the next link
         assert not link.asked
+
+
+async def test_rooms_are_caught_up_with_together_after_a_break(
+    running: Running, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = [f"room-{number}" for number in range(100)]
+    batches = []
+    execute = Commands._execute
+
+    async def counted(self: Commands, batch: Sequence[Call]) -> list[Any]:
+        batches.append(sum(call.source is READ for call in batch))
+        return await execute(self, batch)
+
+    async with (
+        running("resume", rooms_limit=0) as one,
+        running("resume") as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        for room in rooms:
+            await ann.join(room)
+        link = one.parts.broker.redis.node.link
+        connected, generation = asyncio.Event(), link.generation
+        make = link.connections.make_connection
+
+        def wait() -> AbstractConnection:
+            if not connected.is_set():
+                raise OSError("the messages come first")
+            return make()
+
+        monkeypatch.setattr(link.connections, "make_connection", wait)
+        async with Redis.from_url(redis_url) as redis:
+            await redis.client_kill_filter(_type="pubsub")
+        await eventually(lambda: link.connection is None)
+        for room in rooms:
+            await bob.ask(type="publish", room=room, payload=room)
+        monkeypatch.setattr(Commands, "_execute", counted)
+        connected.set()
+        heard = {(await ann.until("message"))["payload"] for _ in rooms}
+        assert heard == set(rooms)
+        assert link.generation == generation + 1
+        assert max(batches) > 10, "each room cost a round trip"
+
+
+async def test_room_that_cannot_be_caught_up_with_is_tried_again(
+    running: Running, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        running("resume") as one,
+        running("resume") as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await ann.join("red")
+        broker = one.parts.broker
+        link, page, failed = broker.redis.node.link, broker.histories.page, []
+
+        async def failing(*args: Any, **options: Any) -> Page:
+            if not failed:
+                await bob.ask(type="publish", room="red", payload=1)
+                failed.append(True)
+                raise BrokerDown("once")
+            return await page(*args, **options)
+
+        monkeypatch.setattr(broker.histories, "page", failing)
+        monkeypatch.setattr(link, "heard", deaf)
+        async with Redis.from_url(redis_url) as redis:
+            await redis.client_kill_filter(_type="pubsub")
+        assert (await ann.until("message"))["seq"] == 1
+        assert failed
+        assert link.failure is None
+
+
+async def deaf(room: str, data: bytes) -> None:
+    """Hear nothing: what a client gets was read."""
