@@ -161,6 +161,71 @@ async def test_health_checks_are_not_logged_and_other_requests_with_their_time(
     assert "/20" in lines[0].split()[0]  # such as 30/Nov/2026:18:00:00.123
 
 
+@dataclass
+class Pretender:
+    """What the router sees of a replica: it is alive, and ready or not."""
+
+    name: str
+    ready: bool = True
+
+    async def serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            good = self.ready or b"/readyz" not in head.splitlines()[0]
+            status = "200 OK" if good else "503 Service Unavailable"
+            length = f"Content-Length: {len(self.name)}\r\nConnection: close"
+            writer.write(f"HTTP/1.1 {status}\r\n{length}\r\n\r\n{self.name}".encode())
+            await writer.drain()
+        writer.close()
+
+
+async def test_browser_leaves_a_replica_that_is_alive_and_not_ready(
+    tmp_path: Path,
+) -> None:
+    """Such as one that does not hear Redis: its cookie would keep a browser there."""
+    both = [Pretender("one"), Pretender("two")]
+    at, metrics = free_ports(2)
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(
+                await asyncio.start_server(each.serve, "127.0.0.1", 0)
+            )
+            for each in both
+        ]
+        ports = [each.sockets[0].getsockname()[1] for each in servers]
+        command = configured(tmp_path, at, metrics, ports, inter="100ms")
+        await stack.enter_async_context(program(command, tmp_path / "said"))
+        browser = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{at}")
+        )
+        cookies = dict[str, str]()
+
+        async def found() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                browser.cookies.clear()
+                said = await browser.get("/")
+                if said.is_success and "lab_replica" in said.cookies:
+                    cookies[said.text] = said.cookies["lab_replica"]
+            return len(cookies) == 2
+
+        await eventually(found)
+
+        async def served(by: str) -> bool:
+            browser.cookies.clear()
+            cookie = {"Cookie": f"lab_replica={cookies['one']}"}
+            # By name the same request may fall to either: five times it does not.
+            said = [(await browser.get("/", headers=cookie)).text for _ in range(5)]
+            return said == [by] * 5
+
+        assert await served(by="one")
+        both[0].ready = False
+        await eventually(lambda: served(by="two"))
+        both[0].ready = True
+        await eventually(lambda: served(by="one"))
+
+
 async def test_sigterm_ends_the_router_with_its_tunnels(router: Router) -> None:
     async with client(router) as ann:
         await ann.join("lobby")

@@ -35,6 +35,6 @@ def configured(
         (r"    server-template .*\n", servers),
     ):
         text, changed = re.subn(pattern, new, text)
-        assert changed == 1, pattern
+        assert changed, pattern
     (folder / "haproxy.cfg").write_text(text)
     return [find_haproxy() or "haproxy", "-W", "-db", "-f", f"{folder}/haproxy.cfg"]
