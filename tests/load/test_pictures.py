@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.chromium import launched, needs_browser
 
 _drawing = importlib.import_module("labserver.load.pictures.drawing")
 _gallery = importlib.import_module("labserver.load.pictures.gallery")
+_record = importlib.import_module("labserver.load.figures.record")
 _report = importlib.import_module("labserver.load.pictures.report")
 _saved = importlib.import_module("labserver.load.figures.saved")
 _special = importlib.import_module("labserver.load.pictures.special")
@@ -81,6 +83,49 @@ def test_axis_ends_where_the_publishes_end(tmp_path: Path) -> None:
     curves.paint(figure := Figure())
     most = max(max(line.get_xdata()) for line in figure.axes[0].lines)
     assert most == run.record.published["fanout"] == 100
+
+
+def variant(tmp_path: Path, scenario: str, name: str, **latency: int) -> Any:
+    """Return a run of a scenario's variant, with these latencies by group."""
+    run = _saved.load(saved(tmp_path / name, variant=name))
+    record = _record.Record()
+    for group, value in latency.items():
+        histogram = record.histogram(f"{scenario}/{group.replace('_', ' ')}")
+        histogram.add(recorded([value] * 200))
+    record.published[scenario] = 200
+    about = {**run.about, "name": f"20260101T000000000Z-{scenario}"}
+    return replace(run, about=about, record=record)
+
+
+def test_way_through_the_broker_is_drawn_beside_one_process(tmp_path: Path) -> None:
+    runs = [
+        variant(tmp_path, "replicas", _saved.ALONE, same_replica=1000),
+        variant(
+            *(tmp_path, "replicas", _saved.CALM),
+            **{"same_replica": 2000, "other_replica": 3000},
+        ),
+        variant(tmp_path, "replicas", "one killed", same_replica=9000),
+    ]
+    ((picture, of),) = _gallery.together(runs)
+    assert of == runs
+    assert "1.00 ms in one process, and 3.00 ms by the broker" in picture.title
+    assert _gallery.together(runs[1:]) == []
+
+
+def test_healthy_readers_are_drawn_beside_the_same_crowd_alone(tmp_path: Path) -> None:
+    runs = [
+        variant(tmp_path, "slow_readers", _saved.CONTROL, healthy=1000),
+        variant(tmp_path, "slow_readers", "disconnect", healthy=2000),
+        variant(tmp_path, "slow_readers", "conflate", healthy=4000),
+    ]
+    picture = _gallery.together(runs)[0][0]
+    assert "2.00 ms to 4.00 ms beside slow readers, and of 1.00 ms" in picture.title
+    assert _report.stamp_of(runs) == _drawing.Stamp("VALID: all 3 runs", 0)
+    lost = {**runs[1].summary, "exit_code": 1, "verdict": "FAILED", "reasons": ["x"]}
+    runs[1] = replace(runs[1], summary=lost)
+    assert _report.stamp_of(runs).text == (
+        "1 of 3 runs are not VALID; slow_readers, disconnect is FAILED: x"
+    )
 
 
 @pytest.mark.parametrize(
