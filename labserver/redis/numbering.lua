@@ -2,8 +2,8 @@
 --
 -- A Redis that did not number the newest message itself, in its present reign, was
 -- promoted, or restored from its disk. It may lack later messages, and their numbers
--- must not be used again. So it starts a new epoch, and stores the old epoch ("before") and the seq up to which both
--- epochs have the same messages ("base").
+-- must not be used again. So it starts a new epoch, and stores the old epoch ("before")
+-- and the seq up to which both epochs have the same messages ("base").
 --
 -- The third result is true if a client was ever told a position in the numbering.
 -- Before that, no client can come back, and the room keeps no history.
