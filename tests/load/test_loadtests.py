@@ -354,7 +354,9 @@ async def test_two_processes_on_two_replicas_add_up(tmp_path: Path) -> None:
     assert tally["expected"] == 8 * found["published"]["replicas"]
     latency = found["latency_from_due_us"]
     sides = [latency[f"replicas/{side} replica"]["count"] for side in ("same", "other")]
-    assert sum(sides) == tally["delivered"]
+    # A process that stood still does not know when it could have read a message.
+    unmeasured = found["unmeasured"].get("replicas", 0)
+    assert sum(sides) + unmeasured == tally["delivered"]
     assert all(sides)
     assert found["generator"]["processes"] == 2
 
