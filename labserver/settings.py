@@ -75,7 +75,7 @@ class Settings:
         0, "SO_SNDBUF of each connection; 0 leaves the kernel's choice."
     )
     gc_pause_limit: float = _setting(
-        0.02,
+        0.005,
         "Seconds that a garbage collection may stop the server; 0 leaves Python's "
         "collector as it is.",
     )

@@ -388,7 +388,8 @@ class LabServer:
         connections, visitors = len(self.connections), len(self.visitors)
         rooms = len(self.hub.rooms)
         everybody: list[Member] = [*self.connections, *self.visitors]
-        waiting = sum(each.outbox.waiting() for each in everybody)
+        # Nothing waits for the others. Asked of 10,000, this took 10 ms of the loop.
+        waiting = sum(each.outbox.waiting() for each in everybody if each.paused)
         worst = max((each.latency for each in self.connections), default=0.0)
         up = not self.parts.broker.deaf
         return render(
