@@ -41,7 +41,9 @@ def _lost(world: World) -> Iterator[str]:
                     yield f"{member.name} got {text} {count} times"
             # The first ``joined`` never recovers: it counts as told, but no loss.
             if member.told[room] > 1:
-                if len(published[room]) < world.scenario.history:
+                # A replay that does not fit into an outbox is refused.
+                fits = not world.scenario.narrow
+                if fits and len(published[room]) < world.scenario.history:
                     yield f"{member.name} was told of a loss in {room} in vain"
                 continue
             since = member.entered.get(room, math.inf)

@@ -14,6 +14,7 @@ from labserver.simulated.streams import Made, Pipe, Transport
 
 LATENCY = 0.0005  # seconds, for half of what is sent
 SLOW = 0.02  # part of what is sent that takes much longer
+WINDOW = 65536  # bytes of a connection on their way, or not read yet
 SYN = 1.0  # seconds after which a lost attempt to connect is repeated
 
 
@@ -109,6 +110,7 @@ class Network:
         self.open: dict[Transport, None] = {}  # in the order in which they were opened
         self.apart: dict[frozenset[str], int] = {}  # pairs of hosts, and how often
         self.connects = 0
+        self.window = WINDOW
 
     def latency(self) -> float:
         """Return seconds that something takes from one host to another."""

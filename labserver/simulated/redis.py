@@ -18,7 +18,6 @@ from labserver.simulated import lua
 from labserver.simulated.loop import Process
 from labserver.simulated.store import WRITES, Refused, Store
 
-OUTPUT_LIMIT = 2**20  # bytes that may wait for a subscriber
 READONLY = "READONLY You can't write against a read only replica."
 
 
@@ -39,6 +38,8 @@ class SimulatedRedis:
         self.scripts: dict[bytes, bytes] = {}  # by SHA1
         self.channels: dict[bytes, dict[Caller, None]] = {}
         self.callers: dict[Caller, None] = {}
+        self.output_limit = 2**20  # bytes that may wait for a subscriber
+        self.overflows = 0  # subscribers on which it hung up
 
     def promote(self) -> None:
         self.primary = True
@@ -143,7 +144,9 @@ class Caller(asyncio.Protocol):
         if self.transport.is_closing():
             return
         self.transport.write(encoded(reply))
-        if self.channels and self.transport.get_write_buffer_size() > OUTPUT_LIMIT:
+        waiting = self.transport.get_write_buffer_size()
+        if self.channels and waiting > self.redis.output_limit:
+            self.redis.overflows += 1
             self.transport.abort()
 
     def subscribe(self, command: bytes, channel: bytes) -> None:

@@ -152,8 +152,20 @@ async def _life(world: World) -> list[str]:
 
     if not await _until(world, lambda: not held(), REST):
         broken += held()
+    cover(world)
     await asyncio.gather(*(replica.drain() for replica in world.replicas))
     return broken
+
+
+def cover(world: World) -> None:
+    """Count what the servers that live met, beside the faults."""
+    world.met["redis: output buffer full"] += sum(r.overflows for r in world.primaries)
+    for replica in world.replicas:
+        if replica.server is not None:
+            for (code, by), count in replica.server.metrics.closes.items():
+                world.met[f"closes: {code} by the {by}"] += count
+            world.met["joins: recovered"] += replica.server.metrics.recovered
+            world.met["joins: not recovered"] += replica.server.metrics.unrecovered
 
 
 async def _until(

@@ -67,6 +67,7 @@ class Scenario:
         mistake: Name of a mistake of :mod:`labserver.mistakes`, or ``""``.
         history: Messages that a room keeps.
         pause: Seconds that a client waits between two publishes, on average.
+        narrow: Whether windows and buffers are small, so that they fill.
         faults: The faults, the earliest first.
 
     """
@@ -80,6 +81,7 @@ class Scenario:
     mistake: str = ""
     history: int = 200
     pause: float = 1.0
+    narrow: bool = False
     faults: tuple[Fault, ...] = ()
 
     def to_json(self) -> str:
@@ -120,6 +122,7 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
         "rooms": dice.randint(1, 3),
         "history": dice.choice((5, 200)),
         "pause": dice.choice((0.5, 2.0, 5.0)),
+        "narrow": dice.random() < 0.3,
         "faults": tuple(faults),
     }
     return Scenario(seed, mistake=mistake, **(chosen | fixed))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from labserver.simulated.run import run
-from labserver.simulated.scenario import Scenario, drawn
+from labserver.simulated.scenario import WEIGHTS, Scenario, drawn
 
 
 @dataclass
@@ -61,7 +61,8 @@ class Total:
     def __str__(self) -> str:
         faults: Counter[str] = Counter()
         for name, count in self.met.items():
-            faults[name.partition(":")[0]] += count
+            if name.partition(":")[0] in WEIGHTS:
+                faults[name.partition(":")[0]] += count
         rate = self.seeds / self.took if self.took else 0.0
         hours = self.seconds / self.took / 60 if self.took else 0.0
         return (

@@ -21,7 +21,6 @@ from labserver.simulated.loop import Process
 if TYPE_CHECKING:
     from labserver.simulated.network import Network
 
-WINDOW = 65536  # bytes on their way, or not read yet
 READ = 2**18  # bytes that a process reads in one turn
 SPLIT = 0.1  # part of the writes that arrive in two parts
 ACKED = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info
@@ -77,10 +76,9 @@ class Pipe:
         """Deliver what was held, in order."""
         self.holds -= 1
         if not self.holds:
-            now = self.network.loop.time()
-            late = max(0.0, now + self.network.latency() - min(self.last, now))
-            self.way = deque((max(at, now + late), what) for at, what in self.way)
-            self.last = max(self.last, now + late)
+            soon = self.network.loop.time() + self.network.latency()
+            self.way = deque((max(at, soon), what) for at, what in self.way)
+            self.last = max(self.last, soon)
             for at, _ in self.way:
                 self.network.loop.at(at, self.arrive)
 
@@ -209,7 +207,7 @@ class Transport(asyncio.Transport):
         """Give to the kernel what fits into the window."""
         if self.over:
             return
-        if space := max(0, WINDOW - self.out.used):
+        if space := max(0, self.network.window - self.out.used):
             data = bytes(self.waiting[:space])
             if data:
                 del self.waiting[:space]

@@ -21,6 +21,7 @@ from labserver.simulated.store import Store
 SECRET = "a simulated world is signed with this secret"
 REDIS, REDIS_PORT = "redis", 6379
 WALL_US = 1_800_000_000 * 10**6
+NARROW = 1500, 2**14, 2**13  # bytes of a window, of an outbox, and of Redis's buffer
 DRAINS = 15.0  # seconds after which a replica that drains is killed
 
 
@@ -88,6 +89,8 @@ class World:
     def __init__(self, loop: NetworkLoop, scenario: Scenario) -> None:
         self.loop, self.scenario = loop, scenario
         self.network = Network(loop, scenario.seed)
+        if scenario.narrow:
+            self.network.window = NARROW[0]
         self.events: list[Event] = []
         self.checksum = 0  # of all that the clients and Redis got
         self.met: Counter[str] = Counter()  # faults, by the state that they met
@@ -95,13 +98,14 @@ class World:
             secret=SECRET,
             redis=f"redis://{REDIS}:{REDIS_PORT}",
             heartbeat_interval=4.0,
-            outbox_limit=2**18,
+            outbox_limit=NARROW[1] if scenario.narrow else 2**18,
             stuck_timeout=5.0,
             drain_timeout=2.0,
             handshake_timeout=5.0,
             history_limit=scenario.history,
             connection_limit=1000,
         )
+        self.primaries: list[SimulatedRedis] = []  # all, also those that are dead
         self.rooms = [f"room-{number}" for number in range(scenario.rooms)]
         names = [f"replica-{number + 1}" for number in range(scenario.replicas)]
         self.replicas = [Replica(self, name) for name in names]
@@ -125,6 +129,9 @@ class World:
         """Start a Redis with these data; it becomes the primary."""
         number = sum(each.name == REDIS for each in self.loop.processes)
         redis = SimulatedRedis(self.process(REDIS, f"{REDIS}/{number}"), store)
+        if self.scenario.narrow:
+            redis.output_limit = NARROW[2]
+        self.primaries.append(redis)
         self.serve_redis(redis)
         return redis
 

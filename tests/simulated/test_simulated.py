@@ -59,8 +59,8 @@ def test_what_was_found_once_is_mended(path: Path) -> None:
 
 
 def test_shrunk_world_still_fails_in_the_same_way() -> None:
-    scenario = drawn("0", "own-message-twice", clients=4, rooms=1)
+    scenario = drawn("0", "own-message-twice", clients=3, rooms=1)
     failed = run(scenario)
-    small = shrink(failed, tries=12)
+    small = shrink(failed, tries=8)
     assert kind(small.broken) == kind(failed.broken) != ""
     assert len(small.scenario.faults) < len(scenario.faults)
