@@ -82,7 +82,7 @@ def png(picture: Picture, caption: str, folder: Path, stamp: Stamp) -> Path:
     """Write a PNG: title and verdict above, a caption below; return its path."""
     words = " ".join(each for each in (picture.note, caption) if each)
     lines, title = even(words, WORDS), even(picture.title, TITLE)
-    verdict = even(stamp.text, WORDS)
+    verdict = even(stamp.text, WORDS - 8)  # bold
     if len(verdict) > VERDICT_LINES:
         verdict = [*verdict[: VERDICT_LINES - 1], verdict[VERDICT_LINES - 1] + " ..."]
     foot, top = 0.15 * len(lines) + 0.15, 0.21 * len(title) + 0.12

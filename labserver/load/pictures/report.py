@@ -13,6 +13,7 @@ from typing import Any
 from labserver.load.figures.plan import unfinished
 from labserver.load.figures.saved import Saved
 from labserver.load.figures.trust import doubts, slowest, trusted, until_all, whole
+from labserver.load.figures.verdict import EXIT_INVALID
 from labserver.load.pictures.drawing import Picture, Stamp, png, svg, unbroken
 from labserver.load.pictures.gallery import pictures, together
 from labserver.load.pictures.style import PALETTE
@@ -112,11 +113,11 @@ def page(runs: Sequence[Saved], missing: str = "") -> str:
 def divided(run: Saved, siblings: int) -> tuple[list[Any], list[Any]]:
     """Return the pictures to show, and those that a reader may unfold.
 
-    Of several runs of a scenario, those with a fault are shown, and those that are not
-    VALID. Figures over time are shown where something happened.
+    Of several runs of a scenario, those with a fault are shown, and those that failed.
+    Figures over time are shown where something happened.
     """
     every = [(each.name, drawn(each)) for each in pictures(run)]
-    eventful = bool(run.faults or run.summary["exit_code"])
+    eventful = bool(run.faults) or run.summary["exit_code"] not in (0, EXIT_INVALID)
     shown: list[Any] = []
     more: list[Any] = []
     for name, each in every:
