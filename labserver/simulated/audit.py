@@ -20,6 +20,7 @@ def audit(world: World) -> Iterator[str]:
     if wrong := disagreements(each.oracle for each in world.members):
         yield f"two clients got different messages at {wrong[0]}"
     yield from _lost(world)
+    yield from _went_on(world)
 
 
 def _lost(world: World) -> Iterator[str]:
@@ -55,6 +56,21 @@ def _lost(world: World) -> Iterator[str]:
             if missed:
                 more = f" and {len(missed) - 1} more" if missed[1:] else ""
                 yield f"{member.name} lacks {missed[0]}{more}, and was not told"
+
+
+def _went_on(world: World) -> Iterator[str]:
+    """Yield where a client was told that an epoch goes on, and it did not."""
+    epochs = world.epochs
+    for member in world.members:
+        for room, place, epoch in member.went_on:
+            before, base = epochs.get(epoch, ("", -1))
+            shared = before == place["epoch"] and place["seq"] <= base
+            if epoch != place["epoch"] and not shared:
+                yield (
+                    f"{member.name} was told that {epoch} of {room} goes on from "
+                    f"{place['epoch']}:{place['seq']}, but it went on from "
+                    f"{before or 'nothing'}:{base}"
+                )
 
 
 def apart(world: World) -> Iterator[str]:

@@ -59,6 +59,8 @@ class Member:
         self.oracle = Oracle()
         self.texts: dict[str, Counter[str]] = {room: Counter() for room in rooms}
         self.told: Counter[str] = Counter()  # by room: times that it was told of a loss
+        # Room, position before, and the epoch that was said to go on from there.
+        self.went_on: list[tuple[str, dict[str, Any], str]] = []
         self.seen: dict[str, dict[str, str]] = {}  # by room: people, by connection
         self.began: dict[str, float] = {}  # when it first tried to publish a text
         self.entered: dict[str, float] = {}  # by room: when it was first joined
@@ -129,8 +131,9 @@ class Member:
 
     def hear(self, message: dict[str, Any]) -> None:
         self.note(self.name, "received", json.dumps(message, separators=(",", ":")))
-        self.oracle.saw(message)
         room = message.get("room", "")
+        place = self.oracle.cursor(room)
+        self.oracle.saw(message)
         match message["type"]:
             case "message":
                 self.texts[room][message["payload"].rstrip(".")] += 1
@@ -140,6 +143,8 @@ class Member:
                 now = self.process.loop.time()
                 self.entered.setdefault(room, now)
                 self.told[room] += not message["recovered"]
+                if message["recovered"] and place is not None:
+                    self.went_on.append((room, place, message["epoch"]))
             case "present":
                 people = message.get("clients", ())
                 self.seen[room] = {each["id"]: each["user"] for each in people}

@@ -56,6 +56,14 @@ class Faults:
             self.network.cut(each)
         return "bytes on their way" if flying else "quiet" if ends else "away"
 
+    async def cut_handshake(self, fault: Fault) -> str:
+        """Reset a client's connection, and the next ones in their handshake."""
+        ends = self.ends(fault)
+        for each in ends:
+            self.network.cut(each)
+        self.network.ambushes += 3
+        return "connected" if ends else "away"
+
     async def freeze_client(self, fault: Fault) -> str:
         """Let a client stand still: its window fills."""
         process = self.world.members[fault.whom % len(self.world.members)].process
@@ -186,7 +194,7 @@ class Faults:
         world.forgot += lost > 0
         world.kill(old.process)
         await asyncio.sleep(fault.seconds / 4)
-        world.new_redis(old.store.at(changes))
+        world.new_redis(old.store.at(changes))  # empty, if there are none
         return f"{'some' if lost else 'no'} writes lost"
 
     async def fail_over(self, fault: Fault) -> str:
@@ -203,10 +211,11 @@ class Faults:
             return "dead"
         world.forgot += 1
         journal = first.store.journal
-        second = world.new_redis(first.store.at(len(journal) - int(40 * fault.part)))
+        lost = 1 + int(40 * fault.part)
+        second = world.new_redis(first.store.at(max(0, len(journal) - lost)))
         second.promote()
         self.hang_up(first)
-        await asyncio.sleep(fault.seconds)
+        await asyncio.sleep(min(1.0, fault.seconds))
         if world.redis is not second or second.process.dead or first.process.dead:
             return "another primary came"
         first.store = second.store.at(len(second.store.journal))

@@ -110,6 +110,7 @@ class Network:
         self.open: dict[Transport, None] = {}  # in the order in which they were opened
         self.apart: dict[frozenset[str], int] = {}  # pairs of hosts, and how often
         self.connects = 0
+        self.ambushes = 0  # of the next connections: so many are cut when they open
         self.window = WINDOW
 
     def latency(self) -> float:
@@ -170,6 +171,10 @@ class Network:
             return process.poll(_fail, connected, refused)
         self.connects += 1
         near, far = self.pair(process, listener)
+        if self.ambushes:
+            self.ambushes -= 1
+            soon = self.loop.time() + self.dice.uniform(0.0, 4 * LATENCY)
+            self.loop.at(soon, partial(self.cut, near))
         process.poll(_succeed, connected, near)
         listener.process.poll(listener.accept, far)
 

@@ -15,6 +15,7 @@ SECONDS = 30.0  # of virtual time in which faults come
 # How often each fault is chosen, by the name of a method of ``Faults``.
 WEIGHTS = {
     "cut_client": 6,
+    "cut_handshake": 2,
     "freeze_client": 3,
     "vanish_client": 2,
     "part_client": 2,
@@ -28,7 +29,7 @@ WEIGHTS = {
     "empty_redis": 2,
     "old_redis": 1,
     "fail_over": 2,
-    "fail_back": 1,
+    "fail_back": 2,
     "flush_scripts": 2,
 }
 

@@ -19,6 +19,7 @@ KINDS = (
     "different messages",
     "was not told",
     "in vain",
+    "goes on",
     "times",
     "different positions",
     "nobody got",

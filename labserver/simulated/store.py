@@ -35,6 +35,8 @@ class Store:
         self.expiry: dict[bytes, int] = {}  # ms
         self.journal: list[list[Change]] = []  # by command: a script is one
         self.changes: list[Change] = []  # of the command that runs
+        # By epoch of a room: the epoch before, and the last seq that both share.
+        self.epochs: dict[str, tuple[str, int]] = {}
 
     @property
     def now(self) -> int:
@@ -56,6 +58,7 @@ class Store:
     def at(self, commands: int) -> Store:
         """Return the state after the first ``commands`` commands that changed it."""
         past = Store(self.clock)
+        past.epochs = self.epochs  # what any server ever began
         past.journal = self.journal[:commands]
         for changes in past.journal:
             for key, value, expiry in changes:
@@ -136,7 +139,11 @@ def _hset(store: Store, key: bytes, *pairs: bytes) -> int:
         store.values[key] = {}
     hash_: Any = store.values[key]
     before = len(hash_)
-    hash_.update(zip(pairs[::2], pairs[1::2], strict=True))
+    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    hash_.update(fields)
+    if epoch := fields.get(b"epoch"):
+        earlier, base = fields.get(b"before", b""), fields.get(b"base", b"-1")
+        store.epochs[epoch.decode()] = earlier.decode(), int(base)
     store.changed(key)
     return len(hash_) - before
 

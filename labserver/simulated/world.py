@@ -110,6 +110,7 @@ class World:
         names = [f"replica-{number + 1}" for number in range(scenario.replicas)]
         self.replicas = [Replica(self, name) for name in names]
         self.redis = self.new_redis(Store(self.clock))
+        self.epochs = self.redis.store.epochs
         self.old: SimulatedRedis | None = None  # the primary before, if it lives
         self.forgot = 0  # times that Redis lost writes
         self.members = [self.member(number) for number in range(scenario.clients)]
