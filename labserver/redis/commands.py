@@ -284,6 +284,8 @@ class Commands:
         # Assigned before it connects, so that a timeout closes it.
         self.connection = self.connections.make_connection()  # type: ignore[no-untyped-call]
         await self.connection.connect()
+        # A batch has a deadline. The library's own would take a task for each write.
+        self.connection.socket_timeout = None
         await self._identify()
 
     async def _identify(self) -> None:

@@ -103,13 +103,12 @@ class Handshake:
             connection.identity = self.admission.admit(connection, request)
         except Refused as exc:
             self.server.metrics.refused[exc.status] += 1
-            log.info(
-                "handshake refused",
-                extra={
+            if log.isEnabledFor(logging.INFO):
+                about = {
                     "connection": connection.name,
                     "address": connection.address,
                     "status": exc.status,
                     "detail": exc.detail,
-                },
-            )
+                }
+                log.info("handshake refused", extra=about)
             raise
