@@ -1,7 +1,7 @@
 """The garbage collector never stops the server for long.
 
 Without this, Python's collector searches everything that lives, each time that it has
-grown by a quarter. That takes 10 to 70 us a connection: seconds, with 100,000.
+grown by a quarter. That takes 20 to 30 us a connection: 3 s with 100,000.
 
 How: reference counting frees what a connection leaves, since it has no cycles (a test
 counts). What the start has made is frozen, so it is not searched again. Young objects
