@@ -108,7 +108,7 @@ class EmbeddedRedis:
                 start_new_session=True,
                 preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
-        # redis-py would try again by itself, after pauses of up to four seconds in all.
+        # Without redis-py's own retries, which pause for longer and longer.
         async with Redis.from_pool(pool(self.url)) as redis:
             for _ in range(int(START_TIMEOUT / 0.01)):
                 if process.poll() is not None:  # also if it was stopped meanwhile

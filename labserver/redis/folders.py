@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 PREFIX = "labserver-redis-"
 LOCK = "lock"
@@ -54,6 +56,10 @@ def _shut_down(socket: Path) -> None:
     """End a Redis that has outlived its process; on Linux there is none."""
     with (
         contextlib.suppress(RedisError, OSError),
-        Redis(unix_socket_path=str(socket), socket_timeout=ANSWER_TIMEOUT) as redis,
+        Redis(
+            unix_socket_path=str(socket),
+            socket_timeout=ANSWER_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),  # by default it tries for four seconds
+        ) as redis,
     ):
         redis.shutdown(nosave=True)
