@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 def normal(url: str) -> str:
     """Return ``url`` as a WebSocket URL; ``http`` and ``https`` are taken too.
 
+    It has no slash at its end, so that a path can be appended.
+
     Raises:
         ValueError: It is no URL of a server; the message is a sentence.
 
@@ -21,7 +23,7 @@ def normal(url: str) -> str:
         raise ValueError(
             f"{shown(url)!r} is not a server's URL: write ws://127.0.0.1:8080"
         ) from None
-    return urlunsplit((scheme, parts.netloc, parts.path or "/", parts.query, ""))
+    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/"), parts.query, ""))
 
 
 def shown(url: str) -> str:

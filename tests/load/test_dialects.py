@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from labserver.contract.messages import Ack, Error, Hello, Joined
+from labserver.load.addresses import normal
 from labserver.load.dialects import SHIPPED, Delivery, Dialect, Other, Reply, named
 from tests.load.test_loadtests import LOADTESTS, figures, locust
 from tests.support import chat_server
@@ -216,6 +217,11 @@ def test_message_of_somebody_else_is_no_message_of_the_test() -> None:
 
 def test_every_dialect_of_the_lab_has_a_talk() -> None:
     assert TALKS.keys() | {"lab"} == SHIPPED.keys()
+
+
+@pytest.mark.parametrize("host", ["ws://h:1", "ws://h:1/", "http://h:1//"])
+def test_dialect_may_append_a_path_to_the_url_of_a_server(host: str) -> None:
+    assert normal(host) == "ws://h:1"
 
 
 def test_dialect_of_the_readme_speaks_its_made_up_language() -> None:

@@ -121,7 +121,7 @@ class Dialect:
         self.user = user
 
     def address(self, url: str) -> str:
-        """Return the URL to connect to, from the one that was given as ``--host``."""
+        """Return the URL to connect to; ``url`` is ``--host``, without a last slash."""
         return url
 
     def headers(self) -> Mapping[str, str]:

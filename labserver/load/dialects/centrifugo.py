@@ -26,7 +26,7 @@ class Centrifugo(Dialect):
     room = ""
 
     def address(self, url: str) -> str:
-        return url.rstrip("/") + "/connection/websocket"
+        return f"{url}/connection/websocket"
 
     def opened(self) -> Iterable[bytes]:
         token = os.environ.get("LAB_TOKEN", "")

@@ -25,7 +25,7 @@ class Phoenix(Dialect):
     keepalive = (30.0, b'[null,"beat","phoenix","heartbeat",{}]')
 
     def address(self, url: str) -> str:
-        return url.rstrip("/") + "/socket/websocket?vsn=2.0.0"
+        return f"{url}/socket/websocket?vsn=2.0.0"
 
     def enter(self, room: str, after: Mapping[str, Any] | None) -> Iterable[bytes]:
         yield json.dumps([JOIN, JOIN, f"room:{room}", "phx_join", {}]).encode()

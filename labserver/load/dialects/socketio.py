@@ -33,7 +33,7 @@ class SocketIO(Dialect):
     room = ""
 
     def address(self, url: str) -> str:
-        return url.rstrip("/") + "/socket.io/?EIO=4&transport=websocket"
+        return f"{url}/socket.io/?EIO=4&transport=websocket"
 
     def enter(self, room: str, after: Mapping[str, Any] | None) -> Iterable[bytes]:
         self.room = room

@@ -195,7 +195,7 @@ def try_servers(options: Namespace) -> None:
 
 
 def try_server(url: str, dialect: Dialect) -> None:
-    where = shown(url).removesuffix("/")
+    where = shown(url)
     stage = ""
     try:
         address, headers = dialect.address(url), dialect.headers()
