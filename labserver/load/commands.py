@@ -103,7 +103,8 @@ Require = Annotated[
         metavar="'p99<100ms'",
         callback=sound,
         help="Fail runs that do not meet this; may be repeated. Figures: p50, p95, "
-        "p99, max, delivered (%), lost, duplicated, reordered, announced, unanswered. "
+        "p99, max, all.p99 (until everybody has it), delivered (%), lost, duplicated, "
+        "reordered, announced, unanswered. "
         "'fanout:p99<100ms' is about one scenario.",
     ),
 ]

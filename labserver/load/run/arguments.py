@@ -125,8 +125,9 @@ def add_options(parser: Any, **_: Any) -> None:
         metavar="'p99<100ms'",
         include_in_web_ui=False,
         help="Fail a run that does not meet this; may be repeated. Figures: p50, p95, "
-        "p99, max (us, ms, s), delivered (%%), lost, duplicated, reordered, announced, "
-        "unanswered. 'fanout:p99<100ms' is about one scenario.",
+        "p99, max, all.p99 (until everybody has it; us, ms, s), delivered (%%), lost, "
+        "duplicated, reordered, announced, unanswered. 'fanout:p99<100ms' is about one "
+        "scenario.",
     )
     parser.add_argument(
         "--lag-limit",
