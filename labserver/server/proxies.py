@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 UNKNOWN = "unknown"  # address of a peer that left before it was read; never trusted
 HOPS_LIMIT = 32  # addresses of X-Forwarded-For that are read, from the right
+LONGEST = 64  # characters of an address: 45 of IPv6, and a zone of up to 15
 
 
 class Proxies:
@@ -65,8 +66,13 @@ def _without_port(entry: str) -> str:
     return entry.partition(":")[0] if entry.count(":") == 1 else entry
 
 
-@lru_cache(4096)  # 16 us, twice a handshake; clients come back from the same address
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    # What a peer sent may be long, and must not stay in a cache.
+    return _read(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(4096)  # 16 us, twice a handshake; clients come back from the same address
+def _read(text: str) -> IPv4Address | IPv6Address | None:
     try:
         found = ip_address(text.partition("%")[0])
     except ValueError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from labserver.simulated.redis import SimulatedRedis
 from labserver.simulated.scenario import Fault
 from labserver.simulated.streams import Pipe, Transport
 from labserver.simulated.world import REDIS, Replica, World
@@ -142,8 +141,6 @@ class Faults:
         replica = self.replica(fault)
         if replica.server is None:
             return "not there"
-        server, replica.server = replica.server, None  # no second fault ends it
-        replica.server = server
         lives = replica.lives
         await replica.drain()
         if replica.lives != lives:
@@ -214,17 +211,13 @@ class Faults:
         lost = 1 + int(40 * fault.part)
         second = world.new_redis(first.store.at(max(0, len(journal) - lost)))
         second.promote()
-        self.hang_up(first)
+        first.demote()
         await asyncio.sleep(min(1.0, fault.seconds))
         if world.redis is not second or second.process.dead or first.process.dead:
             return "another primary came"
         first.store = second.store.at(len(second.store.journal))
         first.promote()
         world.serve_redis(first)
-        self.hang_up(second)
+        second.demote()
         world.kill(second.process)
         return "promoted again"
-
-    def hang_up(self, redis: SimulatedRedis) -> None:
-        """Demote a Redis, as a sentinel does: it hangs up on everybody."""
-        redis.demote(redis.store)

@@ -45,9 +45,9 @@ class SimulatedRedis:
         self.primary = True
         self.replid = b"%040x" % self.process.dice.getrandbits(160)
 
-    def demote(self, store: Store) -> None:
-        """Become a replica of a server with these data; hang up on everybody."""
-        self.primary, self.store = False, store
+    def demote(self) -> None:
+        """Become a replica, as a sentinel asks for it; hang up on everybody."""
+        self.primary = False
         for caller in list(self.callers):
             caller.transport.abort()
 

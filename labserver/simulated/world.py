@@ -111,7 +111,6 @@ class World:
         self.replicas = [Replica(self, name) for name in names]
         self.redis = self.new_redis(Store(self.clock))
         self.epochs = self.redis.store.epochs
-        self.old: SimulatedRedis | None = None  # the primary before, if it lives
         self.forgot = 0  # times that Redis lost writes
         self.members = [self.member(number) for number in range(scenario.clients)]
 

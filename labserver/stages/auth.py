@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from websockets.http11 import Request
 
@@ -165,10 +165,7 @@ def tokens(request: Request) -> Iterator[str]:
         for name in value.split(","):
             if name.strip().startswith("bearer."):
                 yield name.strip().removeprefix("bearer.")
-    for pair in request.path.partition("?")[2].split("&"):
-        name, _, token = pair.partition("=")
-        if name == "token" and token:
-            yield unquote_plus(token)
+    yield from parse_qs(request.path.partition("?")[2]).get("token", [])
 
 
 def extend(parts: Parts, settings: Settings) -> Parts:

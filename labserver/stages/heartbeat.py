@@ -53,7 +53,7 @@ class WheelHeartbeat:
         self.hand = 0
 
     def watch(self, connection: LabConnection) -> None:
-        slot = self.slot_of[connection] = int(random.random() * SLOTS)
+        slot = self.slot_of[connection] = random.randrange(SLOTS)
         self.slots[slot].add(connection)
 
     def forget(self, connection: LabConnection) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,17 @@ def test_number_of_hops_is_bounded() -> None:
     assert PROXIES.client_of("10.1.1.1", [forwarded]) == "10.1.1.1"
     shorter = forwarded.removesuffix(", 10.1.1.1")
     assert PROXIES.client_of("10.1.1.1", [shorter]) == "198.51.100.7"
+
+
+def test_what_a_header_says_is_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(4000):
+            PROXIES.client_of("10.1.1.1", [f"{number}{'x' * 4000}"])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2**20
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))
