@@ -152,7 +152,7 @@ class Web:
             stream.outbox = host.parts.outbox(stream, host.metrics)
             host.metrics.streams += 1
             presence = request.query_params.get("presence") == "true"
-            await self.join(stream, request, cursor, presence, from_start=True)
+            await self.join(stream, request, cursor, presence)
             keepalive = host.parts.heartbeat.interval
             return StreamResponse(stream, keepalive, stack.pop_all())
 
@@ -273,14 +273,13 @@ class Web:
         request: Request,
         cursor: Cursor | None,
         presence: bool = False,
-        from_start: bool = False,
     ) -> None:
         asked = decoding.checked(
             Join,
             room=request.path_params["room"],
             after=cursor,
             presence=presence,
-            from_start=from_start,
+            from_start=True,
         )
         await self.handle(visitor, asked)
         if not visitor.rooms and visitor.ending is None:

@@ -122,10 +122,27 @@ async def test_poll_with_a_cursor_of_another_epoch_is_told_at_once(
     running: Running,
 ) -> None:
     async with running("resume", sse_port=0) as server:
-        await post(server, "red", 1)
+        start = await poll(server, "red")
         answer = await poll(server, "red", "other:1")
-        assert answer.body["recovered"] is False
-        assert (answer.body["seq"], answer.body["messages"]) == (1, [])
+        assert answer.body == {**start.body, "recovered": False}
+
+
+async def test_poll_of_an_epoch_that_is_gone_gets_the_new_one_from_its_start(
+    running: Running, redis: Redis
+) -> None:
+    async with running("resume", sse_port=0) as server:
+        for number in range(3):
+            await post(server, "red", number)
+        start = await poll(server, "red")
+        redis.flushall()
+        await poll(server, "red")  # somebody is there: the room keeps what is said
+        for number in range(4):
+            await post(server, "red", f"new {number}")
+        answer = await poll(server, "red", cursor(start))
+        assert (answer.body["recovered"], answer.body["seq"]) == (False, 4)
+        assert payloads(answer) == [f"new {number}" for number in range(4)]
+        answer = await poll(server, "red", cursor(answer), wait=0.01)
+        assert (answer.body["recovered"], answer.body["messages"]) == (True, [])
 
 
 async def test_poll_hears_that_the_numbering_began_anew(
