@@ -41,7 +41,9 @@ class Settings:
     )
     replica: str = _setting("", "This server's name in hello; default: made up.")
     heartbeat_interval: float = _setting(25.0, "Seconds between two pings.", least=0.1)
-    outbox_limit: int = _setting(2**20, "Bytes that may wait for one slow reader.")
+    outbox_limit: int = _setting(
+        2**20, "Bytes that may wait for one slow reader, and bytes of one replay."
+    )
     outbox_policy: str = _setting(
         "disconnect", "What a full outbox does.", choices=POLICIES
     )

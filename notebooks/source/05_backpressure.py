@@ -110,9 +110,10 @@ curves(
 # that it seldom has to go through all that waits.
 #
 # The default is `disconnect` (close code 4409): with a history (chapter 7) the client
-# reconnects and gets the messages that it missed. Dropping suits data that is soon out
-# of date, such as prices or cursors. The client is then told with a `gap` which
-# messages are missing. `conflate` keeps only the newest message of each room.
+# reconnects, and gets the messages that it missed if an outbox can hold them; else it
+# is told so. Dropping suits data that is soon out of date, such as prices or cursors.
+# The client is then told with a `gap` which messages are missing. `conflate` keeps only
+# the newest message of each room.
 #
 # ## Observe: where the unread megabytes are
 #

@@ -14,6 +14,7 @@ from msgspec.structs import fields
 from labserver.contract import closing, messages
 from labserver.contract.messages import DEPTH_LIMIT, ELEMENTS_LIMIT, ROOM_PATTERN
 from labserver.contract.schema import ERRORS, STATUSES
+from labserver.judge.clients import CHECKS
 from labserver.judge.outside import TOLD
 from labserver.processes.cluster import running_replica
 from labserver.server.intake import HEAD_LIMIT
@@ -124,6 +125,12 @@ def test_stages_and_promises_are_those_of_the_code() -> None:
     rows = PAGE.rsplit("| stage | promise |", 1)[1].split("\n\n")[0].splitlines()[2:]
     found = dict(row.strip("| ").split(" | ") for row in rows)
     assert found == {name: each.promise for name, each in STAGES.items()}
+
+
+def test_checks_of_clients_are_those_of_the_code() -> None:
+    rows = table("It is judged by when it comes back, and with what:")
+    asked = {check.__name__: [check.__doc__] for check in CHECKS}
+    assert rows == asked
 
 
 def code(language: str) -> str:
