@@ -58,6 +58,11 @@ class Settings:
     history_ttl: float = _setting(
         300.0, "Seconds that a room remembers a message.", least=0.1
     )
+    confirm_replicas: int = _setting(
+        0,
+        "Replicas of Redis that must have a message before it is acknowledged.",
+        most=100,
+    )
     message_size_limit: int = _setting(65536, "Bytes of one incoming message.")
     message_rate_limit: float = _setting(
         1000.0, "Messages a second from one connection; bursts of twice that."

@@ -87,6 +87,11 @@ async def serve_until_signal(
         # The system would bind the port twice without an error, and half of the clients
         # would reach the wrong listener.
         raise SettingsError("--sse-port (LAB_SSE_PORT) must differ from --port")
+    if settings.confirm_replicas and "broker" in names and not settings.redis:
+        raise SettingsError(
+            "--confirm-replicas (LAB_CONFIRM_REPLICAS) needs --redis: the embedded "
+            "Redis has no replicas"
+        )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(Complaints())

@@ -7,6 +7,10 @@ Pages of a history get the space that other calls leave. One page goes out in an
 
 Every answer names its call. After one answer too many, each call would get the answer
 of the one before it: then the connection is closed, and the whole batch fails.
+
+Redis answers before it replicates. Where replicas have to confirm what a batch wrote,
+``WAIT`` follows it on the same connection: it waits for the writes of its connection
+only, and on another one it would answer at once.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ from labserver.server.tasks import Failures, keep
 
 log = logging.getLogger("labserver")
 TIMEOUT = 2.0  # seconds that Redis has to answer
+CONFIRM = 1.0  # seconds of them that its replicas have to confirm a batch
 REIGN = 1.0  # seconds after which the name of the server's reign is asked for again
 BATCH = 512  # calls in one round trip, and as many pages
 BATCH_SIZE = 2**20  # bytes of a batch's arguments and of its pages
@@ -97,6 +102,10 @@ async def ended(task: asyncio.Task[None]) -> None:
         task.exception()  # it was logged where it happened
 
 
+class Unconfirmed(RedisError):
+    """Too few replicas of Redis have what it wrote."""
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """A call of a script: what is sent, and the future that waits for its answer.
@@ -131,6 +140,8 @@ class Commands:
         publish: ``PUBLISH``, or ``SPUBLISH`` in a cluster.
         refused: Called when the server does not answer, or when another server must be
             asked (MOVED, READONLY).
+        confirm: Replicas of Redis that must have what a call wrote before it is
+            answered. All calls of the connection wait for them.
 
     """
 
@@ -140,8 +151,10 @@ class Commands:
         failures: Failures,
         publish: str = "PUBLISH",
         refused: Callable[[], None] = lambda: None,
+        confirm: int = 0,
     ) -> None:
         self.connections = connections
+        self.confirm = confirm
         self.publish = publish
         self.refused = refused
         self.connection: AbstractConnection | None = None
@@ -250,12 +263,14 @@ class Commands:
         if refused:  # one line a batch: peers decide how often this happens
             about = {"redis": address(self.connections)}
             log.warning(
-                "Redis refused %d scripts: %s", len(refused), refused[0], extra=about
+                "%d scripts failed at Redis: %s", len(refused), refused[0], extra=about
             )
         for call, answer in zip(batch, answers, strict=True):
             if call.answer.done():
                 continue
-            if isinstance(answer, Exception):
+            if isinstance(answer, Unconfirmed):
+                _fail([call], str(answer))
+            elif isinstance(answer, Exception):
                 _fail([call], "Redis refused")
             else:
                 call.answer.set_result(answer)
@@ -271,14 +286,40 @@ class Commands:
             await self._identify()
         for call in batch:
             call.name = b"%d" % next(self.names)
-        answers = await self._ask(
-            [
-                ("EVALSHA", _sha(each.source), len(each.keys), *each.keys)
-                + (self.server, self.publish, *each.args, each.name)
-                for each in batch
-            ]
-        )
-        return [_of(*each) for each in zip(batch, answers, strict=True)]
+        questions: list[tuple[Any, ...]] = [
+            ("EVALSHA", _sha(each.source), len(each.keys), *each.keys)
+            + (self.server, self.publish, *each.args, each.name)
+            for each in batch
+        ]
+        if not self.confirm:
+            answers = await self._ask(questions)
+            return [_of(*each) for each in zip(batch, answers, strict=True)]
+        # ECHO: the answer to WAIT is a bare number, and names nothing.
+        last = batch[-1].name
+        questions += [("WAIT", self.confirm, round(CONFIRM * 1000)), ("ECHO", last)]
+        *answers, confirmed, echo = await self._ask(questions)
+        if echo != last:
+            raise InvalidResponse("no answer to ECHO")
+        found = [_of(*each) for each in zip(batch, answers, strict=True)]
+        return [self._confirmed(each, confirmed) for each in found]
+
+    def _confirmed(self, answer: Any, confirmed: Any) -> Any:
+        """Return an answer, or Unconfirmed if too few replicas have what it wrote.
+
+        Args:
+            answer: The answer to a call, or the exception that it was refused with.
+            confirmed: The answer to WAIT: a count, or an exception.
+
+        """
+        if isinstance(answer, Exception):
+            return answer
+        if isinstance(confirmed, Exception):  # Redis became a replica itself, or is old
+            return Unconfirmed(f"its replicas cannot confirm: {confirmed}"[:200])
+        if confirmed < self.confirm:
+            return Unconfirmed(
+                f"{confirmed} of {self.confirm} replicas of Redis have confirmed"
+            )
+        return answer
 
     async def _connect(self) -> None:
         # Assigned before it connects, so that a timeout closes it.

@@ -249,8 +249,9 @@ class Link:
     def _caught_up(self, room: str, task: asyncio.Task[None]) -> None:
         if self.catching.get(room) is task:
             del self.catching[room]
-        if not task.cancelled() and self.failure is None:
-            self.failure = task.exception()
+        if not task.cancelled():
+            problem = task.exception()  # asyncio logs one that nobody asks for
+            self.failure = self.failure or problem
 
     async def _probe(self) -> None:
         while True:

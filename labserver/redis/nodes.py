@@ -8,7 +8,10 @@ Redis answers before it replicates: a message that was acknowledged just before 
 primary died may be lost. In five runs, a primary beside 64 busy publishers was killed
 with -9, and none of 9,344 acknowledged messages was lost (``-m chaos.failover``). When
 replication had stalled, every message that the replica had not received is lost, and
-the members are told.
+the members are told. With ``--confirm-replicas 1`` such a message is not acknowledged.
+
+Replicas confirm publishes only. These have a connection of their own then, so that a
+replica that is away does not delay joins.
 """
 
 from __future__ import annotations
@@ -46,15 +49,22 @@ Ranges = Sequence[tuple[int, int, str]]  # first slot, last slot, host:port
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One Redis server: commands go out, and the link brings messages in."""
+    """One Redis server: commands go out, and the link brings messages in.
+
+    Attributes:
+        publishes: The commands that publish messages.
+
+    """
 
     connections: ConnectionPool
     commands: Commands
     link: Link
+    publishes: Commands
 
     async def stop(self) -> None:
         await self.link.stop()
         await self.commands.stop()
+        await self.publishes.stop()
         await self.connections.aclose()
 
 
@@ -84,16 +94,19 @@ class OneNode:
         url: URL of the server.
         heard: See :class:`Link`.
         again: See :class:`Link`.
+        confirm: See :class:`Commands`; for publishes.
 
     """
 
     def __init__(
-        self, url: str, failures: Failures, heard: Heard, again: Again
+        self, url: str, failures: Failures, heard: Heard, again: Again, confirm: int
     ) -> None:
         connections = pool(url)
-        commands = Commands(connections, failures)
+        commands = publishes = Commands(connections, failures)
+        if confirm:
+            publishes = Commands(connections, failures, confirm=confirm)
         link = Link(connections, commands, failures, heard, again)
-        self.node = Node(connections, commands, link)
+        self.node = Node(connections, commands, link, publishes)
 
     @property
     def deaf(self) -> bool:
@@ -120,13 +133,15 @@ class ClusterNodes:
         url: URL with the host and port of some servers of the cluster.
         heard: See :class:`Link`.
         again: See :class:`Link`.
+        confirm: See :class:`Commands`; for publishes.
 
     """
 
     def __init__(
-        self, url: str, failures: Failures, heard: Heard, again: Again
+        self, url: str, failures: Failures, heard: Heard, again: Again, confirm: int
     ) -> None:
         self.seeds, self.url = seeds_of(url)
+        self.confirm = confirm
         self.failures = failures
         self.heard, self.again = heard, again
         self.nodes: dict[str, Node] = {}  # by host:port
@@ -202,13 +217,17 @@ class ClusterNodes:
 
     def _node(self, address: str, owners: Sequence[str]) -> Node:
         connections, refused = pool(self.url(address)), self.trouble.set
-        commands = Commands(connections, self.failures, "SPUBLISH", refused)
+        commands = publishes = Commands(connections, self.failures, "SPUBLISH", refused)
+        if self.confirm:
+            publishes = Commands(
+                connections, self.failures, "SPUBLISH", refused, self.confirm
+            )
         probe = _probe(address, owners)
         link = Link(
             *(connections, commands, self.failures, self.heard, self.again),
             *("SSUBSCRIBE", probe, refused),
         )
-        return Node(connections, commands, link)
+        return Node(connections, commands, link, publishes)
 
 
 def _probe(address: str, owners: Sequence[str]) -> str:
@@ -225,14 +244,20 @@ def call(
     keys: Sequence[str],
     args: Sequence[Any],
     page: int = 0,
+    publishes: bool = False,
 ) -> asyncio.Future[Any]:
     """Run a script on the server of a room.
+
+    Args:
+        publishes: Whether it publishes messages, which replicas may have to confirm.
 
     The other arguments are those of :meth:`Commands.call`. The future that is returned
     fails with BrokerDown, also where the server is not known.
     """
     try:
-        return nodes.of(room).commands.call(source, keys, args, page)
+        node = nodes.of(room)
+        commands = node.publishes if publishes else node.commands
+        return commands.call(source, keys, args, page)
     except BrokerDown as exc:
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(exc)
@@ -307,7 +332,9 @@ def seeds_of(url: str) -> tuple[list[str], Callable[[str], str]]:
     return seeds, url_of
 
 
-def nodes(url: str, failures: Failures, heard: Heard, again: Again) -> Nodes:
+def nodes(
+    url: str, failures: Failures, heard: Heard, again: Again, confirm: int = 0
+) -> Nodes:
     """Return the servers behind a URL: a cluster, or a single one.
 
     Args:
@@ -315,10 +342,11 @@ def nodes(url: str, failures: Failures, heard: Heard, again: Again) -> Nodes:
         failures: Counts the times that tasks fail.
         heard: See :class:`Link`.
         again: See :class:`Link`.
+        confirm: Replicas of Redis that must have a message before it is acknowledged.
 
     """
     kind = ClusterNodes if is_cluster(url) else OneNode
-    return kind(url, failures, heard, again)
+    return kind(url, failures, heard, again, confirm)
 
 
 def is_cluster(url: str) -> bool:

@@ -55,7 +55,7 @@ class Publisher:
         for room, published in outbound.items():
             for messages in portions(published):
                 keys, args = said(room, self.history, messages, key_ttl)
-                answer = call(self.nodes, room, PUBLISH, keys, args)
+                answer = call(self.nodes, room, PUBLISH, keys, args, publishes=True)
                 answer.add_done_callback(partial(self._stored, room, messages, asked))
 
     def _stored(

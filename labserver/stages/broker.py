@@ -45,11 +45,12 @@ class RedisBroker:
 
     Args:
         url: URL of a Redis or of a Redis cluster.
+        confirm: Replicas of Redis that must have a message before it is acknowledged.
 
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, confirm: int = 0) -> None:
+        self.url, self.confirm = url, confirm
         self.name = secrets.token_hex(6)  # this replica's name, for presence
         self.feeds: dict[str, Feed] = {}
 
@@ -60,7 +61,9 @@ class RedisBroker:
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, failures = hub, metrics.failures
         async with AsyncExitStack() as begun:  # undone if a later step fails
-            self.redis = nodes(self.url, failures, self.heard, self.catch_up)
+            self.redis = nodes(
+                self.url, failures, self.heard, self.catch_up, self.confirm
+            )
             begun.push_async_callback(self.redis.stop)
             await self.redis.start()
             self.histories = Histories(self.redis, history, self._settle)
@@ -202,4 +205,4 @@ class RedisBroker:
 
 def extend(parts: Parts, settings: Settings) -> Parts:
     """Replace the broker."""
-    return replace(parts, broker=RedisBroker(settings.redis))
+    return replace(parts, broker=RedisBroker(settings.redis, settings.confirm_replicas))

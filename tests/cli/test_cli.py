@@ -356,6 +356,7 @@ WRONG = {
     "unknown policy": (["serve", "--outbox-policy", "x"], "LAB_OUTBOX_POLICY"),
     "redis no url": (["serve", "--redis", "localhost"], "LAB_REDIS_URL"),
     "redis bad url": (["serve", "--redis", "redis://a:b"], "Redis"),
+    "confirmed by none": (["serve", "--confirm-replicas", "1"], "has no replicas"),
     "unknown flag": (["serve", "--colour", "red"], "--colour"),
     "unknown command": (["nope"], "nope"),
     "one port for two": (
