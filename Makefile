@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests and chapters start thousands of processes: what was compiled is kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help lab test long builds debug compose chaos simulate check load notebooks book serve demo up env clean
 
 help:  ## show this list

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 from redis import Redis
 
 from labserver.contract import closing
@@ -24,12 +24,19 @@ from labserver.judge.run import checks_up_to
 from labserver.stages import STAGES
 from tests.conftest import Command
 
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
 DOCUMENT = json.loads(json.dumps(asyncapi()))
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
+@cache
 def validator(operation: str) -> Draft202012Validator:
     """Return what validates a message of one direction: it is one of its schemas."""
+    # Its import parses grammars for seconds: only the process that needs it waits.
+    from jsonschema import Draft202012Validator
+
     names = [
         each["$ref"].rpartition("/")[2]
         for each in DOCUMENT["operations"][operation]["messages"]
@@ -38,14 +45,11 @@ def validator(operation: str) -> Draft202012Validator:
     return Draft202012Validator({**DOCUMENT, "oneOf": one})
 
 
-FROM_CLIENT, TO_CLIENT = validator("fromClient"), validator("toClient")
-
-
 def test_document_is_asyncapi_3_and_its_references_lead_somewhere() -> None:
     assert DOCUMENT["asyncapi"] == "3.0.0"
     assert {"info", "channels", "operations", "components"} <= DOCUMENT.keys()
     for name in SCHEMAS:
-        Draft202012Validator.check_schema(SCHEMAS[name])
+        validator("toClient").check_schema(SCHEMAS[name])
     references = [
         found for found in json.dumps(DOCUMENT).split('"') if found.startswith("#/")
     ]
@@ -103,9 +107,9 @@ async def test_what_checks_of_all_stages_say_and_hear_is_valid(
         with contextlib.suppress(ValueError):
             message = json.loads(text)
             if way == "received" and isinstance(message, dict):
-                TO_CLIENT.validate(message)
+                validator("toClient").validate(message)
                 kinds[way, message["type"]] += 1
-            elif way == "sent" and FROM_CLIENT.is_valid(message):
+            elif way == "sent" and validator("fromClient").is_valid(message):
                 kinds[way, message["type"]] += 1
     print(sorted(kinds.items()))
     heard = {kind for way, kind in kinds if way == "received"}
@@ -128,7 +132,7 @@ async def test_presence_and_refresh_are_valid_too() -> None:
         heard.append(await ann.ask(type="refresh", token=token))
     assert [each["type"] for each in heard[2:]] == ["present", "presence", "refreshed"]
     for message in heard:
-        TO_CLIENT.validate(dict(message))
+        validator("toClient").validate(dict(message))
 
 
 # Made from the document: what it allows is understood, what it forbids is refused
@@ -168,7 +172,7 @@ def test_decoder_and_document_agree(message: dict[str, Any]) -> None:
         understood = True
     except BadMessage:
         understood = False
-    assert FROM_CLIENT.is_valid(message) == understood
+    assert validator("fromClient").is_valid(message) == understood
 
 
 @settings(max_examples=5, deadline=None)
@@ -183,6 +187,6 @@ def test_whatever_is_said_is_answered_by_the_document(
                 if message["type"] != "refresh":  # a bad token ends the connection
                     await ann.say(json.dumps(message, ensure_ascii=False))
             for heard in await ann.heard():
-                TO_CLIENT.validate(dict(heard))
+                validator("toClient").validate(dict(heard))
 
     asyncio.run(talk())

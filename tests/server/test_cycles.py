@@ -37,12 +37,15 @@ REQUESTS = {
 
 @contextmanager
 def no_collection() -> Iterator[None]:
+    """Collect nothing, and count no object that is there already."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def ours() -> Counter[str]:
