@@ -17,6 +17,7 @@ from labserver.judge.world import until
 from labserver.stages import STAGES
 
 pytestmark = pytest.mark.loops("uvloop", "asyncio")
+LAST = [*STAGES][-1]
 
 
 def from_stage(name: str) -> list[str]:
@@ -35,7 +36,7 @@ def test_every_stage_has_a_promise_that_is_probed() -> None:
         pytest.param(probe, stage, id=f"{probe.__name__}-{stage}")
         for name, probes in PROMISES.items()
         for probe in probes
-        for stage in from_stage(name)
+        for stage in dict.fromkeys((name, LAST))
     ],
 )
 async def test_promise_is_kept(
@@ -45,6 +46,24 @@ async def test_promise_is_kept(
         await probe(World(stage, redis_url))
     except Skipped as exc:
         pytest.skip(str(exc))  # test_judge.py has the world that shows it
+
+
+# Between a promise's own stage and the last one, parts are added that both loops have.
+@pytest.mark.loops("uvloop")
+@pytest.mark.parametrize(
+    ("probe", "stage"),
+    [
+        pytest.param(probe, stage, id=f"{probe.__name__}-{stage}")
+        for name, probes in PROMISES.items()
+        for probe in probes
+        for stage in from_stage(name)[1:]
+        if stage != LAST
+    ],
+)
+async def test_promise_is_kept_by_the_stages_between(
+    probe: Probe, stage: str, redis: Redis, redis_url: str
+) -> None:
+    await test_promise_is_kept(probe, stage, redis, redis_url)
 
 
 @pytest.mark.parametrize("probe", PROMISES["resume"], ids=lambda probe: probe.__name__)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.load.test_load_results import runner, saved
+from tests.load.test_load_results import saved
 
 _saved = importlib.import_module("labserver.load.figures.saved")
 _plan = importlib.import_module("labserver.load.figures.plan")
@@ -168,25 +168,24 @@ def test_run_that_was_made_again_is_set_aside_and_told(tmp_path: Path) -> None:
     assert "1 run was INVALID and made again" in " ".join(_compare.doubts(left, b))
 
 
-@pytest.mark.long
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(("code", "word"), [(1, "FAILED"), (4, "INVALID")])
-async def test_run_that_is_not_valid_is_not_compared(
-    tmp_path: Path, code: int, word: str
+def test_run_that_is_not_valid_is_not_compared(
+    tmp_path: Path, code: int, word: str, loadtests: Command
 ) -> None:
     a, _ = sides(tmp_path, [1000] * 5, [8000] * 5)
     spoil(a[0].folder, code, word)
-    status, out, _ = await runner("compare", str(tmp_path / "A"), str(tmp_path / "B"))
+    status, out, _ = loadtests("compare", tmp_path / "A", tmp_path / "B")
     assert status == code
     assert f"is {word} (3 lost in a)" in out
     assert "B is higher" not in out
 
 
-@pytest.mark.long
 @pytest.mark.timeout(60)
-async def test_report_of_a_folder_of_ab_shows_both_sides(tmp_path: Path) -> None:
+def test_report_of_a_folder_of_ab_shows_both_sides(
+    tmp_path: Path, loadtests: Command
+) -> None:
     _, b = sides(tmp_path, [1000] * 5, [8000] * 5, server="serve <it>")
-    status, out, err = await runner("report", str(tmp_path))
+    status, out, err = loadtests("report", tmp_path)
     assert status == 0, err
     page = (tmp_path / "report.html").read_text()
     assert "p99 (ms): B is higher" in page
@@ -195,7 +194,7 @@ async def test_report_of_a_folder_of_ab_shows_both_sides(tmp_path: Path) -> None
     assert "<script" not in page
     assert (tmp_path / "a-and-b.png").stat().st_size > 10_000
     spoil(b[1].folder, 1, "FAILED")
-    status, _, err = await runner("report", str(tmp_path))
+    status, _, err = loadtests("report", tmp_path)
     assert status == 0, err
     page = (tmp_path / "report.html").read_text()
     assert "is not compared" in page and "B is higher" not in page

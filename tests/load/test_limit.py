@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.load.conftest import Command
 from tests.load.test_load_results import ROOT, commands, runner
 
 _limit = importlib.import_module("labserver.load.figures.limit")
@@ -127,10 +128,8 @@ async def test_search_on_a_cluster_writes_its_curve(tmp_path: Path) -> None:
     assert "The highest rate that holds" in (folder / "report.html").read_text()
 
 
-@pytest.mark.long
-@pytest.mark.timeout(60)
-async def test_arguments_that_cannot_be_are_refused_in_a_sentence(
-    tmp_path: Path,
+def test_arguments_that_cannot_be_are_refused_in_a_sentence(
+    tmp_path: Path, loadtests: Command
 ) -> None:
     cases = [
         (("--least", "9", "--most", "3"), "--least is more than --most"),
@@ -139,13 +138,10 @@ async def test_arguments_that_cannot_be_are_refused_in_a_sentence(
         (("--server", "--nonsense"), "--server: No such option"),
         (("--minutes", "0"), "0.2"),
     ]
-    answers = await asyncio.gather(
-        *(
-            runner("find-limit", *each, "--results", str(tmp_path / "results"))
-            for each, _ in cases
+    for arguments, sentence in cases:
+        code, out, err = loadtests(
+            "find-limit", *arguments, "--results", tmp_path / "results"
         )
-    )
-    for (_, sentence), (code, out, err) in zip(cases, answers, strict=True):
         assert code == 2, err
         assert sentence in err
         assert len(err.splitlines()) == 1

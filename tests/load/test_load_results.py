@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from tests.load.conftest import Command
 from tests.load.test_figures import recorded
 
 ROOT = Path(__file__).parents[2]
@@ -404,9 +405,9 @@ async def runner(*arguments: str, **variables: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-@pytest.mark.long
-@pytest.mark.timeout(60)
-async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
+def test_mistakes_end_with_one_line_and_status_2(
+    tmp_path: Path, loadtests: Command
+) -> None:
     run = saved(tmp_path / "runs")
     (run / "run.json").write_text("{")
     (tmp_path / "empty").mkdir()
@@ -428,8 +429,8 @@ async def test_mistakes_end_with_one_line_and_status_2(tmp_path: Path) -> None:
         (("--json", str(tmp_path / "empty")), "cannot be written"),
         (("--scenario", "idle", "--require", "churn:lost=0"), "'churn' is not among"),
     ]
-    answers = await asyncio.gather(*(runner(*arguments) for arguments, _ in cases))
-    for (_, sentence), (code, out, err) in zip(cases, answers, strict=True):
+    for arguments, sentence in cases:
+        code, out, err = loadtests(*arguments)
         assert code == 2, err
         assert sentence in err
         assert len(err.splitlines()) == 1
