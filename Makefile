@@ -1,11 +1,13 @@
 # Every target sets up .venv by itself, when pyproject.toml changed and only then.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most tests wait most of the time: three processes on each of two cores.
+PYTEST = $(BIN)/python -m pytest -q -n 6 --dist worksteal
 
 # Tests and chapters start thousands of processes: what was compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help lab test long builds debug compose chaos simulate check load notebooks book serve demo up env clean
+.PHONY: help lab test long builds debug every compose chaos simulate check load notebooks book serve demo up env clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -13,21 +15,22 @@ help:  ## show this list
 lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
-test: .venv/ready  ## the tests of each part, in three to five minutes
-	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
-	-m "not long and not second and not alone and not builds and not docker"
+test: .venv/ready  ## the tests of each part, in three minutes
+	@$(PYTEST) -m "not long and not second and not alone and not builds and not docker"
 
-long: .venv/ready  ## whole programs (chapters, judgements, load, demo): ten minutes
-	@$(BIN)/python -m pytest -q -n 4 --dist worksteal \
-	-m "long and not second and not builds"
+long: .venv/ready  ## whole programs (chapters, judgements, load, demo): seven minutes
+	@$(PYTEST) -m "long and not second and not builds"
 	@$(BIN)/python -m pytest -q -m alone
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
 	@$(BIN)/python -m pytest -q -m builds -n 3 --dist worksteal
 
 debug: .venv/ready  ## the promises on asyncio's own loop, which looks for mistakes
-	@PYTHONASYNCIODEBUG=1 $(BIN)/python -m pytest -q -n 4 --dist worksteal \
-	-m "second and not alone"
+	@$(PYTEST) -m "second and not alone"
+
+every: .venv/ready  ## test, long and debug at once, in ten minutes
+	@$(PYTEST) -m "not alone and not builds and not docker"
+	@$(BIN)/python -m pytest -q -m alone
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
 	@$(BIN)/python -m pytest -q -m docker -rs

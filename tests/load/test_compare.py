@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.load.conftest import Command
 from tests.load.test_load_results import saved
 
 _saved = importlib.import_module("labserver.load.figures.saved")
