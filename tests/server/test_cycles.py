@@ -11,7 +11,6 @@ import contextlib
 import gc
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -35,17 +34,14 @@ REQUESTS = {
 }
 
 
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Collect nothing, and count no object that is there already."""
+@pytest.fixture(autouse=True)
+def freshly_counted() -> Iterator[None]:
+    """Count no object of other tests: there are many, and each is looked at."""
     gc.collect()
     gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    yield
+    gc.enable()
+    gc.unfreeze()
 
 
 def ours() -> Counter[str]:
@@ -112,12 +108,13 @@ async def test_connection_leaves_nothing_however_it_ends(
         left = {}
         for name in (*ENDS, *REQUESTS):
             await rounds(1, name)  # what is made once, such as caches
-            with no_collection():
-                before = ours()
-                await rounds(ROUNDS, name)
-                # Tasks of the server itself come and go meanwhile.
-                with contextlib.suppress(TimeoutError):
-                    await eventually(lambda: not grown(before), within=2.0)  # noqa: B023
-                if more := grown(before):
-                    left[name] = more
+            gc.collect()
+            gc.disable()
+            before = ours()
+            await rounds(ROUNDS, name)
+            # Tasks of the server itself come and go meanwhile.
+            with contextlib.suppress(TimeoutError):
+                await eventually(lambda: not grown(before), within=2.0)  # noqa: B023
+            if more := grown(before):
+                left[name] = more
         assert not left
