@@ -1,8 +1,7 @@
 # Every target sets up .venv by itself, when pyproject.toml changed and only then.
 PYTHON ?= python3
 BIN := .venv/bin
-# Most tests wait most of the time: three processes on each of two cores.
-PYTEST = $(BIN)/python -m pytest -q -n 6 --dist worksteal
+PYTEST = $(BIN)/python -m pytest -q --dist worksteal
 
 # Tests and chapters start thousands of processes: what was compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
@@ -16,21 +15,20 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 	@$(BIN)/labserver lab
 
 test: .venv/ready  ## the tests of each part, in three minutes
-	@$(PYTEST) -m "not long and not second and not alone and not builds and not docker"
+	@$(PYTEST) -n 6 -m "not long and not second and not alone and not builds and not docker"
 
 long: .venv/ready  ## whole programs (chapters, judgements, load, demo): seven minutes
-	@$(PYTEST) -m "long and not second and not builds"
+	@$(PYTEST) -n 4 -m "long and not second and not builds"
 	@$(BIN)/python -m pytest -q -m alone
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
-	@$(BIN)/python -m pytest -q -m builds -n 3 --dist worksteal
+	@$(PYTEST) -n 3 -m builds
 
 debug: .venv/ready  ## the promises on asyncio's own loop, which looks for mistakes
-	@$(PYTEST) -m "second and not alone"
+	@$(PYTEST) -n 6 -m "second and not alone"
 
-every: .venv/ready  ## test, long and debug at once, in ten minutes
-	@$(PYTEST) -m "not alone and not builds and not docker"
-	@$(BIN)/python -m pytest -q -m alone
+every: long  ## all of them but builds, in twelve minutes
+	@$(PYTEST) -n 6 -m "not long and not alone and not builds and not docker"
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)
 	@$(BIN)/python -m pytest -q -m docker -rs
