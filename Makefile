@@ -63,17 +63,18 @@ book: .venv/book  ## the chapters and these pages as a book to read, in dist/boo
 serve: .venv/ready  ## run the last stage on port 8080
 	@$(BIN)/labserver serve
 
-demo: .venv/ready env  ## a cluster that is broken on purpose, and what its clients lost
+demo: .venv/ready  ## a cluster that is broken on purpose, and what its clients lost
 	@$(BIN)/labserver demo
 
 up: env  ## docker-compose.yml: replicas, router, Redis, Locust, Jupyter
 	@docker compose version >/dev/null 2>&1 && exec docker compose up --build; \
 	exec docker-compose up --build
 
-env:  ## the secrets that docker-compose.yml needs, in .env, those that are missing
-	@umask 077 && touch .env && for name in LAB_SECRET LAB_REDIS_PASSWORD LAB_JUPYTER_TOKEN; do \
-	grep -q "^$$name=." .env || $(PYTHON) -c "import secrets; \
-	print('$$name=' + secrets.token_urlsafe(32))" >> .env; done
+env:  ## the secrets of docker-compose.yml, in the folder secrets, those that are missing
+	@umask 077 && mkdir -p secrets && for name in lab_secret redis_password jupyter_token; do \
+	[ -s secrets/$$name ] || $(PYTHON) -c "import secrets; \
+	print(secrets.token_urlsafe(32), end='')" > secrets/$$name && chmod 444 secrets/$$name; done
+	@grep -qs "^LAB_SECRETS=." .env || echo LAB_SECRETS=./secrets >> .env
 
 clean:  ## remove what was made here
 	rm -rf .venv results dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

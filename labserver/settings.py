@@ -13,10 +13,12 @@ from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from labserver.errors import SettingsError
 
 SECRET_FILE = "LAB_SECRET_FILE"
+PASSWORD_FILE = "LAB_REDIS_PASSWORD_FILE"
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("disconnect", "drop-newest", "drop-oldest", "conflate")
@@ -153,6 +155,8 @@ def from_environment(
             values[each.name] = parse(each, text)
     values.setdefault("secret", "")
     values["secret"] = values["secret"] or secret_of(environment)
+    if values.get("redis"):
+        values["redis"] = with_password(values["redis"], environment)
     return Settings(**values)
 
 
@@ -166,23 +170,50 @@ def secret_of(environment: Mapping[str, str] = os.environ) -> str:
         SettingsError: The file cannot be read, or is empty.
 
     """
-    secret, name = environment.get("LAB_SECRET", ""), environment.get(SECRET_FILE, "")
-    if secret or not name:
-        return secret
+    secret = environment.get("LAB_SECRET", "")
+    return secret or _read(SECRET_FILE, environment)
+
+
+def with_password(url: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return a Redis URL with the password of ``LAB_REDIS_PASSWORD_FILE``.
+
+    A URL that has a password keeps it.
+
+    Raises:
+        SettingsError: The file cannot be read, or is empty.
+
+    """
     try:
-        secret = Path(name).read_text().strip()
+        parts = urlsplit(url)
+    except ValueError:
+        return url  # who uses it says what is wrong
+    user, _, hosts = parts.netloc.rpartition("@")
+    if ":" in user or not (password := _read(PASSWORD_FILE, environment)):
+        return url
+    netloc = f"{user}:{quote(password, safe='')}@{hosts}"
+    return parts._replace(netloc=netloc).geturl()
+
+
+def _read(variable: str, environment: Mapping[str, str]) -> str:
+    """Return the text of the file that a variable names; without one, nothing."""
+    name = environment.get(variable, "")
+    if not name:
+        return ""
+    try:
+        text = Path(name).read_text().strip()
     except (OSError, UnicodeDecodeError) as exc:
         why = getattr(exc, "strerror", None) or "it is not text"
-        raise SettingsError(f"{SECRET_FILE} cannot be read: {name}: {why}") from None
-    if not secret:
-        raise SettingsError(f"{SECRET_FILE} names an empty file: {name}")
-    return secret
+        raise SettingsError(f"{variable} cannot be read: {name}: {why}") from None
+    if not text:
+        raise SettingsError(f"{variable} names an empty file: {name}")
+    return text
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the ``LAB_*`` variables that mean nothing: a typing error, most often."""
     known = {variable(each) for each in fields(Settings)} | {
         SECRET_FILE,
+        PASSWORD_FILE,
         "LAB_TOKEN",
         "LAB_REPLICAS",
         "LAB_STAGE",

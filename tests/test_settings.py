@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
 import pytest
 
@@ -134,3 +135,38 @@ def test_redis_password_is_not_in_the_message_about_it() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings(redis="tcp://:hush@localhost")
     assert "hush" not in str(caught.value)
+
+
+# A password for Redis, from a file
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://host", "redis://:p%40s%2Fs@host"),
+        ("redis://ann@host:6380/1", "redis://ann:p%40s%2Fs@host:6380/1"),
+        ("unix:///run/redis.sock?db=1", "unix://:p%40s%2Fs@/run/redis.sock?db=1"),
+        ("redis+cluster://a:1,b:2", "redis+cluster://:p%40s%2Fs@a:1,b:2"),
+        ("redis://:own@host", "redis://:own@host"),
+        ("redis://[", "redis://["),
+    ],
+)
+def test_password_of_a_file_is_that_of_a_url_without_one(
+    url: str, expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@s/s\n")
+    environment = {"LAB_REDIS_PASSWORD_FILE": str(file), "LAB_REDIS_URL": url}
+    assert from_environment(environment).redis == expected
+    assert from_environment({"LAB_REDIS_URL": url}).redis == url
+
+
+def test_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    environment = {"LAB_REDIS_PASSWORD_FILE": str(file), "LAB_REDIS_URL": "redis://h"}
+    with pytest.raises(SettingsError, match="LAB_REDIS_PASSWORD_FILE cannot be read"):
+        from_environment(environment)
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="LAB_REDIS_PASSWORD_FILE names an empty"):
+        from_environment(environment)
+    assert from_environment({**environment, "LAB_REDIS_URL": ""}).redis == ""

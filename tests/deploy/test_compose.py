@@ -1,8 +1,4 @@
-"""docker-compose.yml in a real Docker engine: several replicas behind the router.
-
-This needs the base images, or the means to download them. The first run builds the
-images, which takes minutes. They are kept for later runs.
-"""
+"""docker-compose.yml in a real Docker engine: several replicas behind the router."""
 
 from __future__ import annotations
 
@@ -13,211 +9,53 @@ import json
 import os
 import re
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from labserver.client import Client
-from labserver.contract.tokens import issue
-from tests.conftest import Peer, eventually, peer
+from tests.conftest import eventually, peer
+from tests.support.compose import (
+    ROOT,
+    TIMEOUT,
+    Stack,
+    bounded,
+    compose_command,
+    docker,
+    needs_engine,
+    no_root,
+    replicas,
+    replicas_up,
+)
 
-ROOT = Path(__file__).parents[2]
-BUILD_TIMEOUT = 900.0  # seconds; the base images and the dependencies are downloaded
-TIMEOUT = 300.0  # an engine that copies whole images takes a minute for a container
-
-
-def compose_command() -> list[str] | None:
-    """Return the command of compose: the plugin, or the older program of its own."""
-    with contextlib.suppress(OSError):
-        said = subprocess.run(["docker", "compose", "version"], capture_output=True)
-        if said.returncode == 0:
-            return ["docker", "compose"]
-    path = shutil.which("docker-compose")
-    return [path] if path else None
-
-
-def why_not() -> str | None:
-    """Return why compose cannot be tested here, or None."""
-    if shutil.which("docker") is None:
-        return "there is no docker command"
-    try:
-        said = subprocess.run(["docker", "info"], capture_output=True, timeout=20)
-    except subprocess.TimeoutExpired:
-        return "the Docker engine does not answer"
-    if said.returncode:
-        return "no Docker engine can be reached (docker info failed)"
-    return None if compose_command() else "there is no docker compose"
+pytestmark = needs_engine
 
 
-WHY_NOT = why_not()
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.timeout(BUILD_TIMEOUT + TIMEOUT),
-    pytest.mark.skipif(
-        WHY_NOT is not None, reason=f"COMPOSE WAS NOT TESTED: {WHY_NOT}"
-    ),
-]
-
-
-@dataclass
-class Stack:
-    """A project of docker-compose.yml, separate from any that is already running."""
-
-    port: int
-    tls_port: int
-    locust_port: int
-    jupyter_port: int
-    secret: str = field(default_factory=secrets.token_urlsafe, repr=False)
-    jupyter_token: str = field(default_factory=secrets.token_urlsafe, repr=False)
-    password: str = field(default_factory=secrets.token_urlsafe, repr=False)
-    name: str = field(default_factory=lambda: f"labtest{secrets.token_hex(3)}")
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
-
-    def token(self, user: str = "ann") -> str:
-        return issue(self.secret, user)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "COMPOSE_PROJECT_NAME": self.name,
-            "COMPOSE_HTTP_TIMEOUT": f"{TIMEOUT:g}",
-            "LAB_SECRET": self.secret,
-            "LAB_REDIS_PASSWORD": self.password,
-            "LAB_JUPYTER_TOKEN": self.jupyter_token,
-            "LAB_PORT": str(self.port),
-            "LAB_TLS_PORT": str(self.tls_port),
-            "LAB_TLS_PEM": "",
-            "LAB_LOCUST_PORT": str(self.locust_port),
-            "LAB_JUPYTER_PORT": str(self.jupyter_port),
-            "LAB_LOCUST_WORKERS": "1",
-            "LAB_REPLICAS": "3",
-            "LAB_ADDRESS_LIMIT": "20",
-            "LAB_ORIGINS": "",
-        }
-
-    def compose(self, *arguments: str, within: float = TIMEOUT) -> str:
-        """Run docker compose; return its output."""
-        return self.run(*(compose_command() or []), *arguments, within=within)
-
-    def run(self, *command: str, within: float = TIMEOUT) -> str:
-        """Run a command with this stack's variables; return its output."""
-        said = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=within,
-        )
-        assert said.returncode == 0, said.stdout[-4000:]
-        return said.stdout
-
-    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str]]:
-        """Return status and headers of a request to the router."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            response.read()
-            fields = {name.lower(): value for name, value in response.getheaders()}
-            return response.status, fields
-
-    @asynccontextmanager
-    async def apart(self, *users: str) -> AsyncIterator[list[Peer]]:
-        """Connect users to different replicas."""
-        async with AsyncExitStack() as stack:
-            peers: list[Peer] = []
-            taken: set[str] = set()
-            for user in users:
-                for number in range(20):  # the router chooses a replica by user name
-                    async with AsyncExitStack() as trying:
-                        each = await trying.enter_async_context(
-                            peer(self.url, token=self.token(f"{user}-{number}"))
-                        )
-                        if each.hello["replica"] not in taken:
-                            stack.push_async_callback(trying.pop_all().aclose)
-                            break
-                taken.add(each.hello["replica"])
-                peers.append(each)
-            assert len(taken) == len(users)
-            yield peers
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """The stack, up and ready; taken down whatever happens."""
-    stack = Stack(*(free_port() for _ in range(4)))
-    stack.compose("build", "labserver", within=BUILD_TIMEOUT)
-    try:
-        stack.compose("up", "-d", "labserver")
-        with asyncio.Runner() as runner:
-            runner.run(eventually(lambda: replicas_up(stack) == 3, within=60))
-        yield stack
-    finally:
-        stack.compose("down", "--volumes", "--timeout", "2")
-
-
-@pytest.fixture(scope="module")
-def lab(stack: Stack) -> Stack:
-    """The stack with its other services: load, metrics and notebooks."""
-    stack.compose("build", "locust", within=BUILD_TIMEOUT)
-    stack.compose("up", "-d", "--no-recreate")
-    return stack
-
-
-def replicas(stack: Stack) -> set[str]:
-    """Return the cookies of all replicas to which the router sends new clients."""
-    try:
-        cookies = [stack.get("/readyz")[1].get("set-cookie") for _ in range(16)]
-    except OSError:
-        return set()
-    return {cookie for cookie in cookies if cookie}
-
-
-def replicas_up(stack: Stack) -> int:
-    return len(replicas(stack))
-
-
-SECRETS = ["LAB_SECRET", "LAB_REDIS_PASSWORD", "LAB_JUPYTER_TOKEN"]
-
-
-@pytest.mark.parametrize("missing", SECRETS)
-def test_stack_needs_its_secrets(missing: str) -> None:
-    known = dict.fromkeys(SECRETS, "s" * 32)
+def test_stack_needs_its_secrets() -> None:
     said = subprocess.run(
         [*(compose_command() or []), "config"],
         cwd=ROOT,
-        env={**os.environ, **known, missing: ""},
+        env={**os.environ, "LAB_SECRETS": ""},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
     )
     assert said.returncode != 0
-    assert f"set {missing}" in said.stderr
+    assert "set LAB_SECRETS" in said.stderr
     assert "make env" in said.stderr
+
+
+def test_no_variable_of_a_container_has_a_secret(stack: Stack) -> None:
+    containers = stack.compose("ps", "-q").split()
+    said = docker("inspect", *containers)
+    for secret in (stack.secret, stack.password, stack.jupyter_token):
+        assert secret not in said
 
 
 async def test_clients_on_different_replicas_hear_each_other(stack: Stack) -> None:
@@ -326,14 +164,11 @@ async def test_router_logs_no_token(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["labserver", "redis", "router"])
-def test_nothing_runs_as_root(stack: Stack, service: str) -> None:
-    container = stack.compose("ps", "-q", service).split()[0]
-    said = subprocess.run(
-        ["docker", "top", container], capture_output=True, text=True, timeout=20
-    )
-    users = {line.split()[0] for line in said.stdout.splitlines()[1:]}
-    assert users
-    assert not users & {"root", "0"}
+def test_container_is_bounded_and_nothing_in_it_is_root(
+    stack: Stack, service: str
+) -> None:
+    no_root(stack, service)
+    bounded(stack, service)
 
 
 async def test_stopping_a_replica_loses_nothing_and_refuses_nobody(
@@ -446,15 +281,6 @@ async def say(writer: Client, room: str, number: int) -> None:
             await asyncio.sleep(0.05)
 
 
-def docker(*arguments: str) -> str:
-    """Run docker; return its output."""
-    said = subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=60
-    )
-    assert said.returncode == 0, said.stderr
-    return said.stdout
-
-
 async def test_router_finds_a_replica_more_and_one_less(stack: Stack) -> None:
     def scale(count: int) -> None:
         options = ("-d", "--no-recreate", "--scale", f"labserver={count}")
@@ -471,19 +297,6 @@ async def test_router_finds_a_replica_more_and_one_less(stack: Stack) -> None:
         ack = await reader.publish("scale", "still here", key="once")
         assert ack["seq"] == 1
     await eventually(lambda: replicas_up(stack) == 3, within=30)
-
-
-@pytest.mark.parametrize("service", ["labserver", "redis", "router"])
-def test_container_is_bounded_and_cannot_write(stack: Stack, service: str) -> None:
-    container = stack.compose("ps", "-q", service).split()[0]
-    (found,) = json.loads(docker("inspect", container))
-    host = found["HostConfig"]
-    assert host["ReadonlyRootfs"]
-    assert host["CapDrop"] == ["ALL"]
-    assert 0 < host["Memory"] <= 2**31
-    assert 0 < host["PidsLimit"] <= 1024
-    assert 0 < host["NanoCpus"] <= 2e9
-    assert host["LogConfig"]["Config"]["max-size"]
 
 
 async def test_locust_on_the_published_port_finds_nothing_lost(
@@ -506,105 +319,3 @@ async def test_locust_on_the_published_port_finds_nothing_lost(
     tally = json.loads(summary.read_text())["completeness"]["fanout/subscribers"]
     assert tally["delivered"] == tally["expected"] > 0
     assert tally["lost"] == 0
-
-
-def ask(port: int, path: str, **form: str | int) -> tuple[int, str]:
-    """Return status and body of a request; with a form it is a POST."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    with contextlib.closing(connection):
-        kind = {"Content-Type": "application/x-www-form-urlencoded"}
-        body = urlencode(form) if form else None
-        connection.request("POST" if form else "GET", path, body, kind if form else {})
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-
-
-async def test_locust_workers_reach_the_router(lab: Stack) -> None:
-    def workers() -> int:
-        with contextlib.suppress(OSError, ValueError):
-            return len(
-                json.loads(ask(lab.locust_port, "/stats/requests")[1])["workers"]
-            )
-        return 0
-
-    await eventually(lambda: workers() == 1, within=60)
-    status, said = ask(
-        lab.locust_port,
-        "/swarm",
-        user_count=16,
-        spawn_rate=16,
-        run_time="4s",
-        host="ws://router:8080",
-    )
-    assert status == 200
-    assert json.loads(said)["success"], said
-    service = lab.compose("ps", "-q", "locust").strip()
-
-    def summary() -> str:
-        read = "cat results/*/summary.json 2>/dev/null || true"
-        return docker("exec", service, "sh", "-c", read)
-
-    await eventually(lambda: bool(summary()), within=60)
-    tallies = json.loads(summary())["completeness"]
-    assert tallies["fanout/subscribers"]["delivered"] > 0
-    for tally in tallies.values():
-        assert tally["lost"] == tally["duplicated"] == tally["reordered"] == 0
-
-
-REACH = "import socket; socket.create_connection(('labserver', 8080), 2)"
-
-
-def test_only_the_router_reaches_the_replicas(lab: Stack) -> None:
-    container = lab.compose("ps", "-q", "locust").strip()
-    said = subprocess.run(
-        ["docker", "exec", container, "python", "-c", REACH],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert said.returncode != 0
-    assert "gaierror" in said.stderr  # the name does not even exist there
-    docker("exec", container, "python", "-c", REACH.replace("labserver", "router"))
-
-
-async def test_jupyter_opens_with_its_token_only(lab: Stack) -> None:
-    path = "/api/contents/07_resume.ipynb?content=0"
-
-    def status(path: str) -> int:
-        with contextlib.suppress(OSError):
-            return ask(lab.jupyter_port, path)[0]
-        return 0
-
-    await eventually(lambda: status("/api") == 200, within=60)
-    assert status(path) == 403
-    assert status(f"{path}&token={lab.secret}") == 403
-    assert status(f"{path}&token={lab.jupyter_token}") == 200
-    assert lab.jupyter_token not in lab.compose("logs", "jupyter")
-
-
-def test_chapters_find_the_load_tests(lab: Stack) -> None:
-    container = lab.compose("ps", "-q", "jupyter").strip()
-    asked = "from labserver.notebook.load import FOLDER; print(FOLDER.is_dir())"
-    assert docker("exec", container, "python", "-c", asked) == "True\n"
-
-
-@pytest.mark.parametrize("service", ["locust", "locust-worker", "jupyter"])
-def test_lab_is_as_contained_as_the_servers(lab: Stack, service: str) -> None:
-    test_nothing_runs_as_root(lab, service)
-    test_container_is_bounded_and_cannot_write(lab, service)
-
-
-def test_metrics_profile_is_well_formed() -> None:
-    """Its files are only read: the image that it needs is not here."""
-    known = dict.fromkeys(SECRETS, "s" * 32)
-    said = subprocess.run(
-        [*(compose_command() or []), "--profile", "metrics", "config"],
-        cwd=ROOT,
-        env={**os.environ, **known},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert said.returncode == 0, said.stderr
-    assert "prom/prometheus" in said.stdout
-    assert (ROOT / "deploy" / "prometheus.yml").is_file()

@@ -1,4 +1,6 @@
-"""A real Prometheus reads two replicas and the router under load, with deploy's files.
+"""A real Prometheus reads a fleet under load, with deploy's files.
+
+The fleet is two replicas, their router, and Redis by its exporter.
 
 Every query of the dashboard gets data, and every alert rule can be evaluated.
 """
@@ -32,7 +34,7 @@ TESTS = "alerts_test.yml"
 WINDOW = "3s"  # of rates: the page asks Grafana for the right one
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.needs("Prometheus", "HAProxy"),
+    pytest.mark.needs("Prometheus", "HAProxy", "Redis exporter"),
     pytest.mark.timeout(90),
 ]
 
@@ -56,7 +58,7 @@ def rules() -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Stack:
-    """Two replicas behind the router, and a Prometheus that reads all three."""
+    """Two replicas behind the router, and a Prometheus that reads all."""
 
     replicas: Sequence[Replica]
     url: str  # of the router
@@ -90,16 +92,13 @@ async def program(*command: str, folder: Path) -> AsyncIterator[None]:
             await process.wait()
 
 
-def prometheus(
-    folder: Path, port: int, metrics: int, replicas: Sequence[int]
-) -> list[str]:
+def prometheus(folder: Path, port: int, **targets: Sequence[int]) -> list[str]:
     """Write deploy's prometheus.yml with other addresses; return the command."""
     known = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     known["global"] = dict.fromkeys(
         ("scrape_interval", "scrape_timeout", "evaluation_interval"), "500ms"
     )
     known["rule_files"] = [str(DEPLOY / each) for each in known["rule_files"]]
-    targets = {"labserver": replicas, "router": [metrics]}
     for job in known["scrape_configs"]:
         job.pop("dns_sd_configs", None)
         names = [f"127.0.0.1:{at}" for at in targets.pop(job["job_name"])]
@@ -117,7 +116,7 @@ def prometheus(
 
 @pytest.fixture
 async def stack(tmp_path: Path, redis: Any, redis_url: str) -> AsyncIterator[Stack]:
-    at, metrics, scraper, *ports = free_ports(5)
+    at, metrics, exporter, scraper, *ports = free_ports(6)
     async with AsyncExitStack() as running:
         replicas = [
             await running.enter_async_context(
@@ -131,7 +130,16 @@ async def stack(tmp_path: Path, redis: Any, redis_url: str) -> AsyncIterator[Sta
         ]
         for command in (
             configured(tmp_path, at, metrics, ports),
-            prometheus(tmp_path, scraper, metrics, ports),
+            [
+                *("prometheus-redis-exporter", "--redis.addr", redis_url),
+                *("--web.listen-address", f"127.0.0.1:{exporter}"),
+            ],
+            prometheus(
+                *(tmp_path, scraper),
+                labserver=ports,
+                router=[metrics],
+                redis=[exporter],
+            ),
         ):
             await running.enter_async_context(program(*command, folder=tmp_path))
         api = await running.enter_async_context(

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import json
-import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +19,6 @@ from websockets.uri import parse_uri
 
 from labserver.processes.cluster import running_replica
 from tests.load.test_loadtests import (
-    LOADTESTS,
     SECRET,
     figures,
     locust,
@@ -270,50 +264,3 @@ async def test_fault_without_servers_of_its_own_and_unknown_scenario_are_refused
     for (code, _, err), sentence in zip(answers, said, strict=True):
         assert code == 2
         assert sentence in err.splitlines()[-1]
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("host", ["ws://127.0.0.1:9", "ws://192.0.2.1"])
-async def test_page_says_in_a_sentence_which_host_it_will_not_load(
-    tmp_path: Path, host: str
-) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "locust", "-f", str(LOADTESTS)),
-        *("--web-host", "127.0.0.1", "--web-port", "0", "--results", str(tmp_path)),
-        cwd=tmp_path,
-        env={**os.environ, "LAB_TOKEN": "t"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    said: list[str] = []
-    try:
-        async with asyncio.timeout(40):
-            while not (port := listening(process.pid)):  # noqa: ASYNC110 (a process)
-                await asyncio.sleep(0.05)
-            form = f"user_count=8&spawn_rate=8&host={host}".encode()
-            page = f"http://127.0.0.1:{port}/swarm"
-            await asyncio.to_thread(lambda: urlopen(page, form, 30).close())
-            async for line in process.stderr:
-                said.append(line.decode())
-                if "Ramping" in said[-1] or "All users spawned" in said[-1]:
-                    process.terminate()
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    text = "".join(said)
-    assert text.count("\nloadtests: ") == 1
-    assert "Traceback" not in text
-    assert os.listdir(tmp_path) == []
-
-
-def listening(process: int) -> int:
-    """Return the port that a process listens on; 0 if there is none yet."""
-    with contextlib.suppress(psutil.Error):
-        for each in psutil.Process(process).net_connections("tcp"):
-            if each.status == psutil.CONN_LISTEN:
-                return int(each.laddr.port)
-    return 0

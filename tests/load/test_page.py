@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labserver.processes.cluster import running_replica
-from tests.conftest import eventually
-from tests.load.test_load_scenarios import listening
-from tests.load.test_loadtests import LOADTESTS, SECRET, figures
+from tests.conftest import SECRET, eventually
+from tests.load.test_loadtests import figures
 from tests.support.chromium import launched, needs_browser
+from tests.support.locust_page import page_of_locust
 
 pytestmark = [pytest.mark.long, *needs_browser]
 PICKED = {"FanoutPublisher", "FanoutSubscriber"}
-
-
-@asynccontextmanager
-async def page_of_locust(*arguments: str) -> AsyncIterator[str]:
-    """Run Locust with its page; yields the page's address."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "locust", "-f", str(LOADTESTS)),
-        *("--web-host", "127.0.0.1", "--web-port", "0", *arguments),
-        cwd=LOADTESTS.parent,
-        env={**os.environ, "LAB_SECRET": SECRET},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(40):
-            while not (port := listening(process.pid)):  # noqa: ASYNC110 (a process)
-                await asyncio.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def boxes(page: Any) -> dict[str, bool]:
@@ -59,9 +32,10 @@ async def test_page_shows_verdict_completeness_and_lag_and_keeps_the_picked_clas
     async with (
         running_replica("resume", "--without", "broker", secret=SECRET) as server,
         page_of_locust(
+            tmp_path,
             *("--host", server.url, "-u", "5", "-r", "5", "--no-pictures"),
-            *("--results", str(tmp_path), "--lag-limit", "10000"),
-        ) as address,
+            *("--lag-limit", "10000"),
+        ) as (address, _),
         launched() as browser,
     ):
         page = await browser.new_page()
@@ -70,6 +44,10 @@ async def test_page_shows_verdict_completeness_and_lag_and_keeps_the_picked_clas
         every = await boxes(page)
         assert every.keys() > PICKED
         assert all(every.values())
+        await page.fill("[name=host]", "ws://127.0.0.1:9")
+        await page.click("button[type=submit]")
+        await page.get_by_text("no server answers at ws://127.0.0.1:9").wait_for()
+        await page.fill("[name=host]", server.url)
         for name in every.keys() - PICKED:
             await page.click(f"tr:has(td:text-is('{name}')) td:first-child")
         await page.click("button[type=submit]")
@@ -83,6 +61,11 @@ async def test_page_shows_verdict_completeness_and_lag_and_keeps_the_picked_clas
         await page.get_by_role("button", name="Stop").click()
         await bar.filter(has_text="VALID: everything arrived").wait_for()
         assert figures(tmp_path)["verdict"] == "VALID"
+        async with page.expect_popup() as opened:
+            await page.get_by_role("link", name="Reports").click()
+        runs = await opened.value
+        await runs.locator("tr", has_text="valid").get_by_role("link").click()
+        await runs.get_by_role("heading", name="Load test: Fan-out").wait_for()
         await page.get_by_role("button", name="New").click()
         await page.wait_for_selector("tbody tr:has(input)")
 

@@ -17,6 +17,7 @@ TOOLS = {
     "Caddy": shutil.which("caddy"),
     # Debian's package has both.
     "Prometheus": shutil.which("promtool") and shutil.which("prometheus"),
+    "Redis exporter": shutil.which("prometheus-redis-exporter"),
     "systemd-analyze": shutil.which("systemd-analyze"),
     "curl": shutil.which("curl"),
     "C compiler": shutil.which("cc"),

@@ -7,19 +7,24 @@
   bar.id = "lab-verdict";
   bar.setAttribute("role", "status");
   bar.style.cssText =
-    "padding:.6rem 1rem;color:#fff;font:15px/1.4 system-ui,sans-serif;display:none";
+    "padding:.6rem 1rem;color:#fff;font:15px/1.4 system-ui,sans-serif";
+  const said = bar.appendChild(document.createElement("span"));
+  const runs = bar.appendChild(document.createElement("a"));
+  runs.href = "./lab/runs/";
+  runs.target = "_blank";
+  runs.textContent = "Reports";
+  runs.style.cssText = "color:inherit;margin-left:1rem";
   document.body.prepend(bar);
 
   async function show() {
     try {
       const answer = await fetch("./lab/run");
       const { mood, sentence } = await answer.json();
-      bar.textContent = sentence;
+      said.textContent = sentence || "No run yet";
       bar.style.background = colours[mood];
-      bar.style.display = sentence ? "block" : "none";
     } catch {
       bar.style.background = colours[""];
-      bar.textContent = "Locust does not answer";
+      said.textContent = "Locust does not answer";
     }
   }
 

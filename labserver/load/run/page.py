@@ -1,4 +1,4 @@
-"""What the load lab adds to Locust's page: a bar with the verdict, and two tabs.
+"""What the load lab adds to Locust's page: a bar with the verdict, tabs, reports.
 
 The bar is drawn by ``page.js``, which also keeps the picked classes: Locust's form
 forgets them after "New".
@@ -13,8 +13,10 @@ from typing import Any
 from locust import events
 from locust.env import Environment
 
+from labserver.load.run.guard import guard
 from labserver.load.run.hooks import listens, options_of
 from labserver.load.run.live import told
+from labserver.load.run.runs import show_runs
 
 SCRIPT = Path(__file__).with_name("page.js")
 TABS = {
@@ -67,6 +69,8 @@ def extend(environment: Environment, **_: Any) -> None:
         for key, (_, _, columns) in TABS.items()
     ]
 
+    base = options_of(environment).web_base_path or ""
+
     def run() -> Any:
         return told(environment)
 
@@ -82,17 +86,18 @@ def extend(environment: Environment, **_: Any) -> None:
             found = told(environment)
             data = [{"key": k, "data": found[rows]} for k, (_, rows, _) in TABS.items()]
             response.set_data(json.dumps({**response.json, "extended_stats": data}))
-        elif request.path.endswith("/") and response.mimetype == "text/html":
+        elif request.path == f"{base}/":
             text = response.get_data(as_text=True)
             tag = '<script src="./lab/page.js"></script></body>'
             response.set_data(text.replace("</body>", tag))
         return response
 
-    base = options_of(environment).web_base_path or ""
     guarded = page.auth_required_if_enabled(run)
     page.app.add_url_rule(f"{base}/lab/run", "lab_run", guarded)
     page.app.add_url_rule(f"{base}/lab/page.js", "lab_script", script)
     page.app.after_request(add)
+    show_runs(environment)
+    guard(environment)
 
 
 def pick(environment: Environment) -> None:
