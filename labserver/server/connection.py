@@ -4,9 +4,10 @@ It is a subclass of the ``websockets`` connection, in three layers. How it ends 
 :mod:`~labserver.server.ending`, how it reads in :mod:`~labserver.server.reading`. This
 module has the client's identity, its answers, and the signs that it lives and reads.
 
-The server is told of four moments: the socket is open (:meth:`Host.arrived`), it has
-sent a request (:meth:`Host.requested`), nothing is sent any more (:meth:`Host.left`),
-the socket is closed (:meth:`Host.lost`).
+The server is told of five moments: the socket is open (:meth:`Host.arrived`), it has
+sent a request (:meth:`Host.requested`), a message waits and no other is being served
+(:meth:`Host.heard`), nothing is sent any more (:meth:`Host.left`), the socket is closed
+(:meth:`Host.lost`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Host(Pace, Protocol):
 
     def requested(self, connection: LabConnection, request: Request) -> None:
         """Answer the request, and serve the client if it is admitted."""
+
+    def heard(self, connection: LabConnection) -> None:
+        """Serve the messages that wait: the first one has arrived."""
 
     def left(self, connection: LabConnection) -> None:
         """Remove a connection from every room: nothing is sent to it any more."""
@@ -105,6 +109,9 @@ class LabConnection(PacedConnection):
 
     def requested(self, request: Request) -> None:
         self.host.requested(self, request)
+
+    def heard(self) -> None:
+        self.host.heard(self)
 
     def left(self) -> None:
         self.host.left(self)

@@ -28,7 +28,7 @@ from labserver.server.intake import QUEUE, STEP, Fragments, Head
 from labserver.server.limits import TokenBucket
 from labserver.server.member import LAST_LOOK
 from labserver.server.turns import Share, Turns, charged
-from labserver.server.upgrade import LabProtocol, library_log
+from labserver.server.upgrade import LabProtocol, library_log, plain_request
 
 SLOWEST = 8192  # bytes a second: a message at this rate may exceed its deadline
 UNFINISHED = TOO_SLOW.because("a message was begun and not finished")
@@ -64,6 +64,7 @@ class PacedConnection(EndableConnection):
         "head",
         "host",
         "seen",
+        "served",
         "share",
         "unread",
     )
@@ -77,6 +78,7 @@ class PacedConnection(EndableConnection):
         self.bucket: TokenBucket | None = None  # of messages; None for no limit
         self.share = Share(host.turns)
         self.asked = False  # whether it waits for a turn to parse
+        self.served = False  # whether a task serves its messages
         self.unread = False  # whether reading is paused, with bytes that wait
         self.dropped = 0  # frames that came after the server's goodbye
         self.seen = time.monotonic()  # time of the last sign of life
@@ -96,6 +98,9 @@ class PacedConnection(EndableConnection):
     def data_received(self, data: bytes) -> None:
         self.seen = time.monotonic()
         if self.request is None and self.head is not None:
+            if not self.head.start and (request := plain_request(data)) is not None:
+                self.head.start = data[:8]
+                return self.process_event(request)
             data = self.read_head(self.head, data)
         self.gate.feed_data(data)
         if not self.unread:  # otherwise it is parsed when the queue has space
@@ -193,6 +198,9 @@ class PacedConnection(EndableConnection):
                 return
             else:
                 self.recv_messages.put(whole)
+                if not self.served:
+                    self.served = True
+                    self.heard()
                 return
         if isinstance(event, Request):
             self.request = event
@@ -202,6 +210,9 @@ class PacedConnection(EndableConnection):
 
     def requested(self, request: Request) -> None:
         """Called with the request; a subclass answers it."""
+
+    def heard(self) -> None:
+        """Called when a message waits and none is served; a subclass serves them."""
 
     # Messages
 
@@ -246,15 +257,17 @@ class PacedConnection(EndableConnection):
             self.end(UNFINISHED)
 
     async def receive(self) -> str | bytes | None:
-        """Return the next message, at this connection's turn; None at its end."""
+        """Return the next message that waits, at its turn; None if there is none."""
         data: str | bytes | None = self.next_text()
         if data is None:
             if not self.recv_messages.frames:
                 self.share.rest()
+                self.served = False
+                return None
             try:
                 data = await self.recv()
             except ConnectionClosed:
-                return None
+                return None  # and it is served no more
         if not self.share.allows(len(data)):
             await self.share.turns.wait()
             self.share.begin()

@@ -1,7 +1,7 @@
 """A server made of parts: it listens, answers HTTP, serves clients, and drains.
 
-It knows the protocols of the parts, and no stage. :meth:`LabServer.converse` has the
-life of a connection from top to bottom.
+It knows the protocols of the parts, and no stage. The life of a connection, from
+:meth:`LabServer.arrived` to :meth:`LabServer.lost`, stands there in order.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class LabServer:
         self.visitors: set[Member] = set()  # streams, polls and POSTs
         self.draining = False
         self.over = False  # whether new sockets are aborted, since it has drained
+        self.deserted = asyncio.Event()  # whether a drain's last client has left
         self.drained = asyncio.Event()
         self.attendance = Attendance(parts.broker.here, self.metrics.failures)
         self.hub = Hub(self.metrics, parts.broker.unsubscribe, self.attendance.stir)
@@ -221,8 +222,10 @@ class LabServer:
         closing_down = []
         if self.web is not None:
             closing_down.append(asyncio.create_task(self.web.stop(deadline)))
-        if self.conversations:
-            await asyncio.wait(self.conversations, timeout=until(deadline))
+        self.look_for_end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(until(deadline)):
+                await self.deserted.wait()
         self.listener.close()
         self.over = True
         for connection in list(self.sockets):
@@ -255,19 +258,34 @@ class LabServer:
         except Exception:
             log.exception("connection %s failed", connection.name)
             connection.cut(closing.INTERNAL)
+
+    def heard(self, connection: LabConnection) -> None:
+        """Begin to serve what waits; a task costs 2 KB, and an idle client has none."""
         conversation = connection.loop.create_task(self.converse(connection))
         self.conversations.add(conversation)
-        conversation.add_done_callback(self.conversations.discard)
+        conversation.add_done_callback(self.fell_silent)
 
     async def converse(self, connection: LabConnection) -> None:
-        """Serve one client until its end."""
+        """Serve one client until none of its messages waits."""
         try:
             while (data := await connection.receive()) is not None:
                 if connection.ending is None:
                     await connection.charged(self.serve(connection, data), len(data))
         finally:
-            self.left(connection)  # again: it may have joined a room since
-            connection.untangle()
+            if connection.gone:
+                self.left(connection)  # again: it may have joined a room since
+            if connection not in self.sockets:
+                connection.untangle()
+
+    def fell_silent(self, conversation: asyncio.Task[Any]) -> None:
+        self.conversations.discard(conversation)
+        if self.draining:
+            self.look_for_end()
+
+    def look_for_end(self) -> None:
+        """Note when all clients of a drain have been served and have left."""
+        if not self.connections and not self.conversations:
+            self.deserted.set()
 
     def open(self, connection: LabConnection) -> None:
         rate = self.settings.message_rate_limit
@@ -346,6 +364,8 @@ class LabServer:
         if connection in self.connections:
             self.connections.discard(connection)
             self.write_down(connection)
+            if self.draining:
+                self.look_for_end()
 
     def write_down(self, connection: LabConnection) -> None:
         ending, said = connection.ending, connection.protocol.close_sent

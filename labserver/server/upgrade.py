@@ -19,7 +19,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.frames import CLOSE, Frame
 from websockets.http11 import Request
-from websockets.protocol import OPEN, Protocol
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.utils import accept_key
@@ -63,13 +63,8 @@ class LabProtocol(ServerProtocol):
 
     def parse(self) -> Generator[None]:
         yield  # the library's __init__ begins this, before the reader is there
-        request = plain_request(self.reader.buffer)
-        if request is None:
-            yield from super().parse()
-        else:
-            self.reader.discard()
-            self.events.append(request)
-            yield from Protocol.parse(self)
+        # The library's own looks at the state now: a plain request was not fed to it.
+        yield from super().parse()
 
     def upgrade(self, request: Request, more: dict[str, str]) -> bool:
         """Answer an upgrade.

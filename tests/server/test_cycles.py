@@ -118,3 +118,24 @@ async def test_connection_leaves_nothing_however_it_ends(
             if more := grown(before):
                 left[name] = more
         assert not left
+
+
+async def test_idle_connection_keeps_no_task_and_no_request(running: Running) -> None:
+    """Both are larger than all else that an idle connection needs."""
+    async with running("resume", without=("broker",)) as server:
+
+        def held() -> Counter[str]:
+            kinds = ("coroutine", "Task", "Headers", "Request")
+            found = Counter(type(each).__name__ for each in gc.get_objects())
+            return Counter({kind: found[kind] for kind in kinds})
+
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(raw_peer(server))
+            before = held()
+            for _ in range(ROUNDS):
+                client = await stack.enter_async_context(raw_peer(server))
+                client.send(said(type="ping", ref=1))
+                assert (await client.message())["type"] == "pong"
+            await eventually(lambda: not server.conversations)
+            more = {kind: n - before[kind] for kind, n in held().items()}
+            assert {kind: n for kind, n in more.items() if n >= ROUNDS} == {}
