@@ -2,7 +2,7 @@
 // of bufferedAmount before each send, a heartbeat sweep. With --redis it runs several
 // replicas like the article: it publishes to Redis, and delivers what comes back.
 //
-//   node node_ws.mjs --modules FOLDER [--deflate] [--redis unix:///path]
+//   node node_ws.mjs --modules FOLDER [--deflate] [--redis unix:///path] [--sweep MS]
 
 import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
@@ -12,13 +12,13 @@ const { values: options } = parseArgs({
     modules: { type: "string" }, // folder of the installed modules
     deflate: { type: "boolean" },
     redis: { type: "string" },
+    sweep: { type: "string", default: "30000" }, // milliseconds between two pings
   },
 });
 const load = createRequire(`${options.modules}/`);
 const { WebSocket, WebSocketServer } = load("ws");
 
 const BUFFERED_LIMIT = 1_000_000; // bytes
-const SWEEP_INTERVAL = 30_000; // milliseconds
 
 const rooms = new Map();
 let join = (room, socket) => {
@@ -88,7 +88,12 @@ setInterval(() => {
     socket.alive = false;
     socket.ping();
   }
-}, SWEEP_INTERVAL);
+}, Number(options.sweep));
+
+process.on("SIGTERM", () => {
+  server.close(() => process.exit(0));
+  for (const socket of server.clients) socket.close(1001, "draining");
+});
 
 server.on("listening", () => {
   console.log(`listening on ws://127.0.0.1:${server.address().port}`);

@@ -26,6 +26,7 @@ from labserver.load.pictures.style import (
     INK,
     ORANGE,
     PURPLE,
+    RED,
     SKY,
     plain,
 )
@@ -37,6 +38,8 @@ STYLES = {
     "broadcast": (GREEN, "^"),
     "await-send": (SKY, "v"),
     "picows": (PURPLE, "D"),
+    "socketify": (RED, "h"),
+    "fastapi": (INK, "p"),
     "socketio": (AMBER, "P"),
     "floor": ("#555555", "X"),
 }
