@@ -82,7 +82,7 @@ class SubscribeToEverything(RedisBroker):
         await super().stop()
 
     async def subscribe(self, room: str) -> None:
-        self.feeds.setdefault(room, Feed(room, self.hub))
+        self.feeds.setdefault(room, Feed(room, self.hub, self.histories.seen))
 
     async def listen(self) -> None:
         while True:

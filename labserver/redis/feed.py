@@ -10,6 +10,7 @@ import asyncio
 
 from labserver.contract.messages import Event, gap
 from labserver.redis.history import Page
+from labserver.redis.seen import Seen
 from labserver.server.hub import Hub
 from labserver.server.parts import Position
 
@@ -20,6 +21,7 @@ class Feed:
     Args:
         room: Name of the room.
         hub: Gets the messages.
+        seen: Learns what was delivered.
 
     Attributes:
         epoch: The room's epoch; empty until a read or a message names it.
@@ -29,10 +31,10 @@ class Feed:
 
     """
 
-    __slots__ = ("behind", "epoch", "hub", "moved", "room", "seq")
+    __slots__ = ("behind", "epoch", "hub", "moved", "room", "seen", "seq")
 
-    def __init__(self, room: str, hub: Hub) -> None:
-        self.room, self.hub = room, hub
+    def __init__(self, room: str, hub: Hub, seen: Seen) -> None:
+        self.room, self.hub, self.seen = room, hub, seen
         self.epoch, self.seq = "", 0
         self.behind = False
         self.moved: asyncio.Future[None] | None = None
@@ -99,6 +101,7 @@ class Feed:
 
     def _move(self, epoch: str, seq: int) -> None:
         self.epoch, self.seq = epoch, seq
+        self.seen.note(self.room, epoch, seq)
         if self.moved is not None:
             self.moved.set_result(None)
             self.moved = None

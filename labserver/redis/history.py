@@ -20,6 +20,7 @@ from labserver.errors import BrokerDown
 from labserver.redis.commands import CLOSED, ended, script
 from labserver.redis.messages import NUMBERING_TTL, keys_of, ms
 from labserver.redis.nodes import Nodes, call
+from labserver.redis.seen import Seen
 from labserver.server.parts import History, Position
 
 PAGE = 2**18  # bytes of history in one answer: other commands wait meanwhile
@@ -77,6 +78,7 @@ class Histories:
         settle: Callable[[str, Position], Awaitable[bool]],
     ) -> None:
         self.nodes, self.history, self.settle = nodes, history, settle
+        self.seen = Seen(nodes)
         self.asking: dict[str, Asking] = {}  # by room: who shares its next reading
         self.readings: dict[str, asyncio.Task[None]] = {}
 
@@ -109,8 +111,10 @@ class Histories:
 
         """
         size = size or (PAGE // FIRST if end == NEWEST else PAGE)
+        claim = self.seen.claim(room)
         args = (
             secrets.token_hex(4),
+            *claim,
             ms(NUMBERING_TTL + self.history.ttl),
             ms(self.history.ttl),
             -1 if after is None else after,
@@ -120,6 +124,7 @@ class Histories:
         page = 0 if after is None else size
         answer = await call(self.nodes, room, READ, keys_of(room), args, page)
         epoch, seq, before, base, reached, *rest = answer
+        self.seen.judged(room, claim, epoch.decode())
         pairs = zip(rest[::2], rest[1::2], strict=True)
         kept = [event(room, number, tail) for number, tail in pairs]
         if end:

@@ -67,7 +67,11 @@ def portions(messages: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 
 
 def said(
-    room: str, history: History, messages: Sequence[Outgoing], key_ttl: float
+    room: str,
+    history: History,
+    messages: Sequence[Outgoing],
+    key_ttl: float,
+    claim: tuple[str, int] = ("", 0),
 ) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of the script ``PUBLISH``.
 
@@ -76,11 +80,13 @@ def said(
         history: How much of the room is kept, and for how long.
         messages: The messages to publish.
         key_ttl: Seconds that their idempotency keys are kept.
+        claim: See :class:`labserver.redis.seen.Seen`.
 
     """
     keys = keys_of(room)
     args: list[Any] = [
         secrets.token_hex(4),
+        *claim,
         history.limit,
         ms(history.ttl),
         ms(NUMBERING_TTL + history.ttl),
@@ -89,7 +95,7 @@ def said(
     ]
     for each in messages:
         if each.key is not None:
-            keys.append(f"{keys[0]}:key:{_digest(each.user, each.key)}")
+            keys.append(key_of(room, each.user, each.key))
         args += (each.tail, 0 if each.key is None else len(keys))
     return keys, args
 
@@ -128,6 +134,10 @@ def ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _digest(user: str, key: str) -> str:
-    """Return 32 characters for a user's key. Both may hold any character."""
-    return sha256(encode_json((user, key))).hexdigest()[:32]
+def key_of(room: str, user: str, key: str) -> str:
+    """Return where the seq of a user's idempotency key is kept.
+
+    It has 32 characters for user and key, which may hold any character.
+    """
+    digest = sha256(encode_json((user, key))).hexdigest()[:32]
+    return f"{channel_of(room)}:key:{digest}"

@@ -1,24 +1,47 @@
 -- Return a room's epoch and its newest seq; begin a numbering if there is none.
 --
+-- KEYS: numbering (a hash; the channel has the same name), history (a stream).
+-- ARGV: reign of this server, command that publishes, epoch to use for a new numbering,
+--       an epoch and a seq up to which the caller has seen messages ('': none).
+--
 -- A Redis that did not number the newest message itself, in its present reign, was
 -- promoted, or restored from its disk. It may lack later messages, and their numbers
 -- must not be used again. So it starts a new epoch, and stores the old epoch ("before")
 -- and the seq up to which both epochs have the same messages ("base").
 --
+-- It cannot know what it lacks, but its callers do: if one of them has seen more of
+-- that epoch, messages are gone that members elsewhere never got. Then an epoch starts
+-- that continues none (its "before" begins with "-"), and all members are told.
+--
 -- The third result is true if a client was ever told a position in the numbering.
 -- Before that, no client can come back, and the room keeps no history.
-local function numbered(numbering, history, server, fresh)
-  local known = redis.call('HMGET', numbering, 'epoch', 'seq', 'by', 'told')
-  local epoch, seq, by = known[1], tonumber(known[2]), known[3]
+local function numbered()
+  local numbering, server, fresh = KEYS[1], ARGV[1], ARGV[3]
+  local seen, upto = ARGV[4], tonumber(ARGV[5])
+  local known =
+    redis.call('HMGET', numbering, 'epoch', 'seq', 'by', 'told', 'before', 'base')
+  local epoch, seq, told = known[1], tonumber(known[2]), known[4]
+  local before, base = known[5] or '-', tonumber(known[6])
   if not epoch then
     redis.call('HSET', numbering, 'epoch', fresh, 'seq', 0, 'by', server)
-    redis.call('DEL', history)
+    redis.call('DEL', KEYS[2])
     return fresh, 0, false
-  elseif by ~= server then
-    redis.call('HSET', numbering, 'epoch', fresh, 'by', server, 'before', epoch,
-      'base', seq)
-    return fresh, seq, known[4]
   end
-  return epoch, seq, known[4]
+  if known[3] ~= server then
+    before, base, epoch = epoch, seq, fresh
+    redis.call('HSET', numbering, 'epoch', fresh, 'by', server, 'before', before,
+      'base', base)
+  end
+  local gone = seen ~= '' and seen ~= epoch and string.sub(before, 1, 1) ~= '-'
+    and not (seen == before and upto <= base)
+  if seen == epoch and upto > seq then
+    gone, base = true, seq
+  end
+  if gone then
+    redis.call('HSET', numbering, 'epoch', fresh, 'before', '-' .. before, 'base', base)
+    redis.call(ARGV[2], numbering, fresh .. ' ' .. seq + 1 .. ' ')
+    return fresh, seq, told
+  end
+  return epoch, seq, told
 end
 

@@ -2,30 +2,29 @@
 --
 -- KEYS: numbering (a hash; the channel has the same name), history (a stream), then one
 --       for each idempotency key.
--- ARGV: reign of this server, command that publishes, epoch to use for a new
---       numbering, history limit, history ttl in ms, numbering ttl in ms, key ttl in
---       ms, whether these messages may begin the room (0: no); then for each message
---       its body and the index of its idempotency key in KEYS (0: none).
+-- ARGV: those of numbering.lua, then history limit, history ttl in ms, numbering ttl in
+--       ms, key ttl in ms, whether these messages may begin the room (0: no); then for
+--       each message its body and the index of its idempotency key in KEYS (0: none).
 -- Returns the state of the room (-1: it may not begin, and nothing was done; 1: it
--- began; 2: it keeps a history; 0: neither), the number of new messages, and then the
--- seq of each message.
+-- began; 2: it keeps a history; 0: neither), the number of new messages, the epoch, and
+-- then the seq of each message.
 -- One PUBLISH carries all new messages:
 --   epoch first-seq length body length body ...
 -- A room keeps no history until a client is told a position in it. Until then it costs
 -- a few hundred bytes, and expires with its idempotency keys.
 local numbering, history = KEYS[1], KEYS[2]
-local limit, ttl = tonumber(ARGV[4]), ARGV[5]
-if ARGV[8] == '0' and redis.call('EXISTS', numbering) == 0 then
-  return {-1, 0}
+local limit, ttl, key_ttl = tonumber(ARGV[6]), ARGV[7], ARGV[9]
+if ARGV[10] == '0' and redis.call('EXISTS', numbering) == 0 then
+  return {-1, 0, ''}
 end
-local epoch, seq, told = numbered(numbering, history, ARGV[1], ARGV[3])
+local epoch, seq, told = numbered()
 local keeps = told and limit > 0
 
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 local first = seq + 1
-local seqs, out = {keeps and 2 or (seq == 0 and not told) and 1 or 0, 0}, {}
-for i = 9, #ARGV, 2 do
+local seqs, out = {keeps and 2 or (seq == 0 and not told) and 1 or 0, 0, epoch}, {}
+for i = 11, #ARGV, 2 do
   local body, key = ARGV[i], KEYS[tonumber(ARGV[i + 1])]
   local earlier = key and redis.call('GET', key)
   if earlier then
@@ -36,7 +35,7 @@ for i = 9, #ARGV, 2 do
       redis.call('XADD', history, 'MAXLEN', limit, seq .. '-1', 't', now, 'b', body)
     end
     if key then
-      redis.call('SET', key, seq, 'PX', ARGV[7])
+      redis.call('SET', key, seq, 'PX', key_ttl)
     end
     seqs[#seqs + 1] = seq
     out[#out + 1] = #body
@@ -44,7 +43,7 @@ for i = 9, #ARGV, 2 do
   end
 end
 redis.call('HSET', numbering, 'seq', seq)
-redis.call('PEXPIRE', numbering, told and ARGV[6] or ARGV[7])
+redis.call('PEXPIRE', numbering, told and ARGV[8] or key_ttl)
 if keeps then
   redis.call('PEXPIRE', history, ttl)
 end

@@ -1,21 +1,20 @@
 -- Return a room's position, and one page of its history after a seq.
 --
 -- KEYS: numbering (a hash), history (a stream).
--- ARGV: reign of this server, command that publishes, epoch to use for a new
---       numbering, numbering ttl in ms, history ttl in ms, the seq after which messages
---       are wanted (-1: none), the stream ID at which to start backwards, newest first
---       ('': forwards, oldest first), and the bytes of a page.
+-- ARGV: those of numbering.lua, then numbering ttl in ms, history ttl in ms, the seq
+--       after which messages are wanted (-1: none), the stream ID at which to start
+--       backwards, newest first ('': forwards, oldest first), and the bytes of a page.
 -- Returns epoch, seq, the epoch before and the last seq that both share (or '' and -1),
 -- the seq at which the reading stopped, then seq and body of each message that is not
 -- too old, as many as fit. At least one message is read, even if it does not fit.
 -- The age is by Redis's clock: if that is set back, messages live longer.
-local epoch, seq, told = numbered(KEYS[1], KEYS[2], ARGV[1], ARGV[3])
+local epoch, seq, told = numbered()
 if not told then
   redis.call('HSET', KEYS[1], 'told', 1)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
 local old = redis.call('HMGET', KEYS[1], 'before', 'base')
-local after, last, room = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local after, last, room = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
 local back = last ~= ''
 -- The fifth result: forwards, every message up to it was read; backwards, every message
 -- above it.
@@ -24,7 +23,7 @@ if after < 0 then
   return reply
 end
 local now = redis.call('TIME')
-local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[5])
+local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[7])
 local first = string.format('%.0f-0', after + 1)
 local looked = false
 while true do

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator
 
 from labserver.judge.oracle import disagreements
+from labserver.redis.messages import key_of
+from labserver.simulated.crowd import Member
+from labserver.simulated.loop import Process
 from labserver.simulated.world import Replica, World
 
 
@@ -19,44 +22,73 @@ def audit(world: World) -> Iterator[str]:
             yield f"{member.name}: {verdict}"
     if wrong := disagreements(each.oracle for each in world.members):
         yield f"two clients got different messages at {wrong[0]}"
-    yield from _lost(world)
+    gone = _gone(world)
+    for member in world.members:
+        for room in member.rooms if member.stable else ():
+            yield from _lost(world, member, room, gone)
+    if world.scenario.confirm and not world.wiped:
+        for text, server in sorted(gone.items()):
+            yield f"{text} was confirmed to {server.name}, and is gone"
     yield from _went_on(world)
 
 
-def _lost(world: World) -> Iterator[str]:
+def _lost(
+    world: World, member: Member, room: str, gone: dict[str, Process]
+) -> Iterator[str]:
+    """Yield what one client lacks of a room, or got twice, without being told.
+
+    A server tells what is gone as soon as Redis has a new primary. When it dies with
+    the old one, nobody knows what it acknowledged.
+    """
+    texts, told = member.texts[room], member.told_at.get(room, 0.0)
+    since = member.entered.get(room, math.inf)
+    for text, count in texts.items():
+        if count > 1 and told < _began(world, text):
+            yield f"{member.name} got {text} {count} times"
     acknowledged = {
-        (room, text): member.began[text]
-        for member in world.members
-        for text, room in member.acknowledged.items()
+        text
+        for each in world.members
+        for text, where in each.acknowledged.items()
+        if where == room
+        and max(since, told) < each.began[text]
+        and not (text in gone and gone[text].dead)
     }
-    published = {
-        room: {text for each in world.members for text in each.texts[room]}
-        for room in world.rooms
-    }
-    # A Redis that lost writes may have lost keys, and what it had acknowledged.
-    for member in world.members if not world.forgot else ():
-        for room in member.rooms if member.stable else ():
-            texts = member.texts[room]
-            # The first ``joined`` never recovers: it counts as told, but no loss.
-            if member.told[room] > 1:
-                # A replay that does not fit into an outbox is refused, as is a cursor
-                # of the epoch before the last one. Then all of the new epoch comes.
-                fits = not world.scenario.narrow and len(world.primaries) <= 2
-                if fits and len(published[room]) < world.scenario.history:
-                    yield f"{member.name} was told of a loss in {room} in vain"
-                continue
-            for text, count in texts.items():
-                if count > 1:
-                    yield f"{member.name} got {text} {count} times"
-            since = member.entered.get(room, math.inf)
-            missed = [
-                text
-                for (where, text), began in acknowledged.items()
-                if where == room and began > since and text not in texts
-            ]
-            if missed:
-                more = f" and {len(missed) - 1} more" if missed[1:] else ""
-                yield f"{member.name} lacks {missed[0]}{more}, and was not told"
+    if missed := sorted(acknowledged - texts.keys()):
+        more = f" and {len(missed) - 1} more" if missed[1:] else ""
+        yield f"{member.name} lacks {missed[0]}{more}, and was not told"
+    # It got them perhaps, and cannot know that nobody else can read them any more.
+    if void := sorted(acknowledged & gone.keys() & texts.keys()):
+        yield f"{member.name} got {void[0]}, which is gone, and was not told"
+    # The first ``joined`` never recovers: it counts as told, but no loss.
+    if member.told[room] > 1 and not world.forgot:
+        # A replay that does not fit into an outbox is refused, as is a cursor of the
+        # epoch before the last one. Then all of the new epoch comes.
+        fits = not world.scenario.narrow and len(world.primaries) <= 2
+        published = {text for each in world.members for text in each.texts[room]}
+        if fits and len(published) < world.scenario.history:
+            yield f"{member.name} was told of a loss in {room} in vain"
+
+
+def _began(world: World, text: str) -> float:
+    """Return when a text was published for the first time."""
+    name = text.partition("/")[0]
+    speaker = next((m for m in world.members if m.name == name), world.members[0])
+    return speaker.began[text]
+
+
+def _gone(world: World) -> dict[str, Process]:
+    """Return the texts that Redis has lost, and the servers that acknowledged them.
+
+    A message and its idempotency key are written together, and a key lives longer than
+    a world.
+    """
+    get, gone = world.redis.store.get, {}
+    for member in world.members:
+        for text, room in member.acknowledged.items():
+            key = key_of(room, member.name, text)
+            if get(key.encode()) is None:
+                gone[text] = member.answered[text]
+    return gone
 
 
 def _went_on(world: World) -> Iterator[str]:

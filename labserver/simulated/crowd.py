@@ -34,6 +34,7 @@ class Member:
         rooms: Names of all rooms; it joins the first of them, or two.
         url: Returns the URL of a server.
         token: Returns a token for a user.
+        serving: Returns the process in which a replica runs now, by its name.
         note: Called with whatever it sends and receives.
         pause: Seconds between two publishes, on average.
 
@@ -46,6 +47,7 @@ class Member:
         rooms: list[str],
         url: Callable[[], str],
         token: Callable[[str], str],
+        serving: Callable[[str], Process],
         note: Note,
         pause: float,
     ) -> None:
@@ -55,16 +57,18 @@ class Member:
         self.dice = process.dice
         first = number % len(rooms)
         self.rooms = [rooms[first], *rooms[first + 1 : first + 2]]
-        self.url, self.token = url, token
+        self.url, self.token, self.serving = url, token, serving
         self.oracle = Oracle()
         self.texts: dict[str, Counter[str]] = {room: Counter() for room in rooms}
         self.told: Counter[str] = Counter()  # by room: times that it was told of a loss
+        self.told_at: dict[str, float] = {}  # by room: when it was told last
         # Room, position before, and the epoch that was said to go on from there.
         self.went_on: list[tuple[str, dict[str, Any], str]] = []
         self.seen: dict[str, dict[str, str]] = {}  # by room: people, by connection
         self.began: dict[str, float] = {}  # when it first tried to publish a text
         self.entered: dict[str, float] = {}  # by room: when it was first joined
         self.acknowledged: dict[str, str] = {}  # text, to its room
+        self.answered: dict[str, Process] = {}  # text, to the server that acknowledged
         self.stable = self.role not in ("wanderer", "guest")
         self.presence = number % 2 == 0
         self.speaking = True
@@ -138,12 +142,13 @@ class Member:
             case "message":
                 self.texts[room][message["payload"].rstrip(".")] += 1
             case "gap":
-                self.told[room] += 1
+                self.hear_of_a_loss(room)
             case "joined":
                 now = self.process.loop.time()
                 self.entered.setdefault(room, now)
-                self.told[room] += not message["recovered"]
-                if message["recovered"] and place is not None:
+                if not message["recovered"]:
+                    self.hear_of_a_loss(room)
+                elif place is not None:
                     self.went_on.append((room, place, message["epoch"]))
             case "present":
                 people = message.get("clients", ())
@@ -154,6 +159,10 @@ class Member:
                     seen.pop(each["id"], None)
                 for each in message.get("joined", ()):
                     seen[each["id"]] = each["user"]
+
+    def hear_of_a_loss(self, room: str) -> None:
+        self.told[room] += 1
+        self.told_at[room] = self.process.loop.time()
 
     # Roles
 
@@ -182,6 +191,7 @@ class Member:
                 await asyncio.sleep(PAUSE)
             else:
                 self.acknowledged[text] = room
+                self.answered[text] = self.serving(self.client.hello["replica"])
                 return
 
     async def wander(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from labserver.simulated.redis import SimulatedRedis
 from labserver.simulated.scenario import Fault
 from labserver.simulated.streams import Pipe, Transport
 from labserver.simulated.world import REDIS, Replica, World
@@ -176,11 +177,13 @@ class Faults:
 
     async def empty_redis(self, fault: Fault) -> str:
         """Kill Redis, and start it again with an empty memory."""
+        self.world.wiped += 1
         return await self.replace_redis(fault, 0)
 
     async def old_redis(self, fault: Fault) -> str:
         """Kill Redis, and start it again with what was on its disk."""
         journal = self.world.redis.store.journal
+        self.world.wiped += 1
         return await self.replace_redis(fault, int(len(journal) * (1 - fault.part)))
 
     async def replace_redis(self, fault: Fault, changes: int) -> str:
@@ -194,30 +197,56 @@ class Faults:
         world.new_redis(old.store.at(changes))  # empty, if there are none
         return f"{'some' if lost else 'no'} writes lost"
 
+    async def stall_replication(self, fault: Fault) -> str:
+        """Let nothing come from Redis to its replica."""
+        standby = self.world.redis.standby
+        before = self.world.redis.waits["not confirmed"]
+        standby.hold()
+        await asyncio.sleep(fault.seconds)
+        standby.release()
+        missed = self.world.redis.waits["not confirmed"] > before
+        return "publishes not confirmed" if missed else "nothing waited in vain"
+
     async def fail_over(self, fault: Fault) -> str:
-        """Promote a replica of Redis that lacks the newest writes; kill the primary."""
-        journal = self.world.redis.store.journal
-        return await self.replace_redis(
-            fault, len(journal) - int(40 * fault.part * fault.part)
-        )
+        """Let replication lag, kill the primary, and promote its replica."""
+        first = self.world.redis
+        await self.lag(first, fault)
+        if first is not self.world.redis or first.process.dead:
+            return "another primary came"
+        if first.standby.has is None:
+            return "no replica"
+        return await self.replace_redis(fault, first.standby.has)
+
+    async def lag(self, redis: SimulatedRedis, fault: Fault) -> None:
+        """Let the replica miss the writes of up to a second, as much as it may."""
+        redis.standby.hold()
+        await asyncio.sleep(5 * fault.part)
+        redis.standby.holds -= 1  # not released: what it missed is lost
 
     async def fail_back(self, fault: Fault) -> str:
         """Promote a replica, and later the old primary again, which lived on."""
         world, first = self.world, self.world.redis
         if first.process.dead:
             return "dead"
-        world.forgot += 1
-        journal = first.store.journal
-        lost = 1 + int(40 * fault.part)
-        second = world.new_redis(first.store.at(max(0, len(journal) - lost)))
-        second.promote()
+        await self.lag(first, fault)
+        has = first.standby.has
+        if world.redis is not first or first.process.dead or has is None:
+            return "no replica"
+        lost = len(first.store.journal) - has
+        world.forgot += lost > 0
+        second = world.new_redis(first.store.at(has))
         first.demote()
         await asyncio.sleep(min(1.0, fault.seconds))
         if world.redis is not second or second.process.dead or first.process.dead:
             return "another primary came"
-        first.store = second.store.at(len(second.store.journal))
-        first.promote()
+        has = second.standby.has  # the first follows the second by now
+        if has is None:
+            return f"stays, {'some' if lost else 'no'} writes lost"
+        lost_again = len(second.store.journal) - has
+        world.forgot += lost_again > 0
+        first.promote(second.store.at(has))
         world.serve_redis(first)
         second.demote()
         world.kill(second.process)
-        return "promoted again"
+        some = "some" if lost or lost_again else "no"
+        return f"promoted again, {some} writes lost"

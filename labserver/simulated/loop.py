@@ -48,7 +48,8 @@ class Process:
 
     def __init__(self, loop: VirtualLoop, name: str, seed: str) -> None:
         self.loop, self.name = loop, name
-        self.dice = random.Random(f"{seed}/{name}")
+        self.seed = f"{seed}/{name}"
+        self.dice = random.Random(self.seed)
         self.soon: deque[asyncio.Handle] = deque()  # called by the process itself
         self.ready: list[asyncio.Handle] = []  # sockets and timers, since its last turn
         self.due = False  # whether its next turn is planned
@@ -69,7 +70,15 @@ class Process:
         """Return why tasks that were started here failed."""
         ended = [each for each in self.started if each.done() and not each.cancelled()]
         problems = [each.exception() for each in ended]
-        return [f"{self.name} fails: {exc!r}" for exc in problems if exc]
+        failed = [f"{self.name} fails: {exc!r}" for exc in problems if exc]
+        # asyncio logs these when they are cleared away, which is not before the end.
+        unheard: list[Any] = [
+            each
+            for each in self.tasks
+            if each.done() and each._log_traceback and each not in self.started
+        ]
+        failed += [f"{self.name}: nobody asked why {each!r} failed" for each in unheard]
+        return failed
 
     def poll(self, callback: Callable[..., object], *args: Any) -> None:
         """Call back in its next turn: one of its sockets became ready."""

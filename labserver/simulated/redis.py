@@ -1,13 +1,14 @@
 """A simulated Redis: real commands over the wire, and the lab's real scripts.
 
 It has what the lab uses: scripts, publish and subscribe, an output buffer that may
-overflow, and roles. It can lose its memory, start from an old state, stand still, and
-be replaced by a replica that lacks the newest writes.
+overflow, roles, and a replica whose confirmation can be waited for. It can lose its
+memory, start from an old state, stand still, and be replaced by that replica.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import hiredis
 
 from labserver.simulated import lua
 from labserver.simulated.loop import Process
+from labserver.simulated.replication import Standby
 from labserver.simulated.store import WRITES, Refused, Store
 
 READONLY = "READONLY You can't write against a read only replica."
@@ -40,10 +42,37 @@ class SimulatedRedis:
         self.callers: dict[Caller, None] = {}
         self.output_limit = 2**20  # bytes that may wait for a subscriber
         self.overflows = 0  # subscribers on which it hung up
+        self.promotions = 0
+        self.waits = Counter[str]()  # of those that asked for confirmations, by answer
+        self.follow()
 
-    def promote(self) -> None:
+    def follow(self) -> None:
+        """Get a new replica, which has nothing yet."""
+        self.standby = Standby(
+            self.process.loop,
+            self.store,
+            f"{self.process.seed}/{self.promotions}",
+            partial(self.process.poll, self.confirmed),
+        )
+
+    def confirmed(self) -> None:
+        """Answer to those that waited for what the replica has now."""
+        for caller in list(self.callers):
+            if caller.waits is not None and self.replicated(caller):
+                caller.waited()
+
+    def replicated(self, caller: Caller) -> int:
+        """Return how many replicas have what a caller wrote: 0 or 1."""
+        told = self.standby.told
+        return int(told is not None and told >= caller.wrote)
+
+    def promote(self, store: Store | None = None) -> None:
+        """Become the primary, with other data if they are given."""
         self.primary = True
+        self.store = store or self.store
+        self.promotions += 1
         self.replid = b"%040x" % self.process.dice.getrandbits(160)
+        self.follow()
 
     def demote(self) -> None:
         """Become a replica, as a sentinel asks for it; hang up on everybody."""
@@ -79,6 +108,10 @@ class SimulatedRedis:
                 return lua.sha(source)
             case b"CLIENT" | b"SELECT", _:
                 return "OK"
+            case b"ECHO", [text]:
+                return text
+            case b"WAIT", [count, ms]:
+                return caller.wait(int(count), int(ms) / 1000)
         return self.call(name, args)
 
     def call(self, name: bytes, args: Sequence[bytes]) -> Any:
@@ -117,6 +150,8 @@ class Caller(asyncio.Protocol):
         self.redis = redis
         self.reader = hiredis.Reader()
         self.channels: dict[bytes, None] = {}
+        self.wrote = 0  # commands in the journal after its last write
+        self.waits: asyncio.TimerHandle | None = None  # until it stops to wait
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -124,20 +159,51 @@ class Caller(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.redis.callers.pop(self, None)
+        if self.waits is not None:
+            self.waits.cancel()
         for channel in list(self.channels):
             self.leave(channel)
 
     def data_received(self, data: bytes) -> None:
         self.reader.feed(data)
-        while isinstance(command := self.reader.gets(), list):
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Run the commands that have come, unless one of them waits."""
+        while self.waits is None and isinstance(command := self.reader.gets(), list):
             name, *args = command
             try:
                 reply = self.redis.execute(self, name.upper(), args)
             except Refused as exc:
                 reply = exc
-            self.redis.store.commit()
+            if self.redis.store.commit():
+                self.wrote = len(self.redis.store.journal)
+                self.redis.standby.written()
             if reply != ():
                 self.say(reply)
+
+    def wait(self, count: int, seconds: float) -> Any:
+        """Answer as soon as ``count`` replicas have what this connection wrote.
+
+        A connection that wrote nothing waits for nothing (Redis 7.2). Older ones wait
+        for what was written before the last command of the connection.
+        """
+        if self.redis.replicated(self) >= count:
+            self.redis.waits["at once"] += 1
+            return self.redis.replicated(self)
+        loop = asyncio.get_running_loop()
+        self.waits = loop.call_later(seconds, self.waited)
+        return ()
+
+    def waited(self) -> None:
+        """Answer with the number of replicas, and go on with other commands."""
+        if self.waits is not None:
+            self.waits.cancel()
+            self.waits = None
+            count = self.redis.replicated(self)
+            self.redis.waits["confirmed" if count else "not confirmed"] += 1
+            self.say(count)
+            self.go_on()
 
     def say(self, reply: Any) -> None:
         """Send a reply; hang up on a subscriber that does not read."""

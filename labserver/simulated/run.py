@@ -160,6 +160,8 @@ async def _life(world: World) -> list[str]:
 def cover(world: World) -> None:
     """Count what the servers that live met, beside the faults."""
     world.met["redis: output buffer full"] += sum(r.overflows for r in world.primaries)
+    for redis in world.primaries:
+        world.met.update({f"WAIT: {how}": n for how, n in redis.waits.items()})
     for replica in world.replicas:
         if replica.server is not None:
             for (code, by), count in replica.server.metrics.closes.items():

@@ -30,6 +30,7 @@ WEIGHTS = {
     "old_redis": 1,
     "fail_over": 2,
     "fail_back": 2,
+    "stall_replication": 2,
     "flush_scripts": 2,
 }
 
@@ -43,7 +44,8 @@ class Fault:
         name: Its name in ``WEIGHTS``.
         whom: Number of the client or replica that it befalls, modulo their count.
         seconds: How long it lasts.
-        part: How much of it there is, from 0 to 1: of a journal that is lost.
+        part: How much of it there is, from 0 to 1: of a journal that is lost, or of
+            five seconds that replication lags.
 
     """
 
@@ -69,6 +71,7 @@ class Scenario:
         history: Messages that a room keeps.
         pause: Seconds that a client waits between two publishes, on average.
         narrow: Whether windows and buffers are small, so that they fill.
+        confirm: Whether a message is acknowledged when the replica of Redis has it.
         faults: The faults, the earliest first.
 
     """
@@ -83,6 +86,7 @@ class Scenario:
     history: int = 200
     pause: float = 1.0
     narrow: bool = False
+    confirm: bool = False
     faults: tuple[Fault, ...] = ()
 
     def to_json(self) -> str:
@@ -124,6 +128,7 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
         "history": dice.choice((5, 200)),
         "pause": dice.choice((0.5, 2.0, 5.0)),
         "narrow": dice.random() < 0.3,
+        "confirm": dice.random() < 0.3,
         "faults": tuple(faults),
     }
     return Scenario(seed, mistake=mistake, **(chosen | fixed))

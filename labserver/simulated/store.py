@@ -49,11 +49,17 @@ class Store:
             raise Refused(f"ERR unknown command '{name.decode()}'")
         return command(self, *args)
 
-    def commit(self) -> None:
-        """End a command: its changes are replicated and kept together."""
-        if self.changes:
-            self.journal.append(self.changes)
-            self.changes = []
+    def commit(self) -> bool:
+        """End a command: its changes are replicated and kept together.
+
+        Returns:
+            Whether it changed something.
+
+        """
+        changes, self.changes = self.changes, []
+        if changes:
+            self.journal.append(changes)
+        return bool(changes)
 
     def at(self, commands: int) -> Store:
         """Return the state after the first ``commands`` commands that changed it."""

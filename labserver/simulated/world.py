@@ -104,6 +104,7 @@ class World:
             handshake_timeout=5.0,
             history_limit=scenario.history,
             connection_limit=1000,
+            confirm_replicas=int(scenario.confirm),
         )
         self.primaries: list[SimulatedRedis] = []  # all, also those that are dead
         self.rooms = [f"room-{number}" for number in range(scenario.rooms)]
@@ -112,6 +113,7 @@ class World:
         self.redis = self.new_redis(Store(self.clock))
         self.epochs = self.redis.store.epochs
         self.forgot = 0  # times that Redis lost writes
+        self.wiped = 0  # times that it did so with all of its replicas
         self.members = [self.member(number) for number in range(scenario.clients)]
 
     # Its parts
@@ -149,8 +151,11 @@ class World:
         def token(user: str) -> str:
             return issue(SECRET, user)
 
-        pause = self.scenario.pause
-        return Member(process, number, self.rooms, url, token, self.note, pause)
+        def serving(name: str) -> Process:
+            return next(each.process for each in self.replicas if each.name == name)
+
+        rooms, pause = self.rooms, self.scenario.pause
+        return Member(process, number, rooms, url, token, serving, self.note, pause)
 
     def kill(self, process: Process) -> None:
         process.kill()

@@ -61,16 +61,15 @@ class RedisBroker:
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, failures = hub, metrics.failures
         async with AsyncExitStack() as begun:  # undone if a later step fails
-            self.redis = nodes(
-                self.url, failures, self.heard, self.catch_up, self.confirm
-            )
+            handlers = self.heard, self.catch_up
+            self.redis = nodes(self.url, failures, *handlers, self.confirm)
             begun.push_async_callback(self.redis.stop)
             await self.redis.start()
             self.histories = Histories(self.redis, history, self._settle)
             begun.push_async_callback(self.histories.stop)
             self.memory = Memory(self.redis, history, failures)
             begun.push_async_callback(self.memory.stop)
-            self.publisher = Publisher(self.redis, history, self.memory, metrics)
+            self.publisher = Publisher(self.histories, self.memory, metrics)
             task = keep("tending", self._tend, failures)
             begun.push_async_callback(ended, task)
             self.begun = begun.pop_all()
@@ -95,7 +94,7 @@ class RedisBroker:
     # Joining
 
     async def subscribe(self, room: str) -> None:
-        self.feeds.setdefault(room, Feed(room, self.hub))
+        self.feeds.setdefault(room, Feed(room, self.hub, self.histories.seen))
         await self.redis.of(room).link.subscribe(room)
 
     def unsubscribe(self, room: str) -> None:
@@ -186,6 +185,7 @@ class RedisBroker:
         while True:
             await asyncio.sleep(LINGER)
             turns += 1
+            await self.histories.seen.look()
             await self.histories.release(sorted(left - self.feeds.keys()))
             left = set()
             empty = self.feeds.keys() - self.hub.rooms.keys()

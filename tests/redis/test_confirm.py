@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -22,18 +23,26 @@ from tests.conftest import Peer, Running, eventually, peer
 pytestmark = pytest.mark.timeout(30)
 
 
+@dataclass
 class Pair:
-    """A primary and its replica; the proxy leads to whichever is the primary."""
+    """A primary and its replica; both proxies lead to whichever is the primary."""
 
-    def __init__(
-        self, primary: EmbeddedRedis, replica: EmbeddedRedis, ports: list[int]
-    ) -> None:
-        self.primary, self.replica, self.ports = primary, replica, ports
-        self.net: Proxy
+    primary: EmbeddedRedis
+    replica: EmbeddedRedis
+    ports: list[int]
+    net: Proxy
+    other: Proxy
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.net.port}"
+
+    async def lose_the_replica(self) -> None:
+        """Let the replica get nothing more, and cut its connection."""
+        self.replica.signal(signal.SIGSTOP)
+        async with Redis.from_url(self.primary.url) as redis:
+            # What the kernel holds for the replica would reach it after all.
+            await redis.client_kill_filter(_type="replica")
 
     async def follows(self) -> bool:
         async with Redis.from_url(self.replica.url) as redis:
@@ -45,8 +54,10 @@ class Pair:
         self.replica.signal(signal.SIGCONT)
         async with Redis.from_url(self.replica.url) as redis:
             await redis.replicaof("NO", "ONE")
-        self.net.target = ("127.0.0.1", self.ports[1])
-        self.net.reset()
+        for net in (self.net, self.other):
+            net.target = ("127.0.0.1", self.ports[1])
+            net.reset()
+            net.thaw()
 
 
 @asynccontextmanager
@@ -58,9 +69,9 @@ async def pair() -> AsyncIterator[Pair]:
         embedded_redis("--port", str(ports[0]), *at_once) as primary,
         embedded_redis("--port", str(ports[1]), *at_once, *follow) as replica,
         faults.proxy("127.0.0.1", ports[0]) as net,
+        faults.proxy("127.0.0.1", ports[0]) as other,
     ):
-        both = Pair(primary, replica, ports)
-        both.net = net
+        both = Pair(primary, replica, ports, net, other)
         await eventually(both.follows, within=15)
         yield both
 
@@ -108,10 +119,7 @@ async def test_message_that_no_replica_has_is_not_acknowledged(
     ):
         before = await bob.join("red")
         assert (await say(ann, 1))["type"] == "ack"
-        redis.replica.signal(signal.SIGSTOP)
-        async with Redis.from_url(redis.primary.url) as primary:
-            # What the kernel holds for the replica would reach it after all.
-            await primary.client_kill_filter(_type="replica")
+        await redis.lose_the_replica()
         # The answer to a repeated publish waits for replicas as well.
         for _ in range(2):
             answer = await say(ann, 2)
@@ -129,3 +137,31 @@ async def test_message_that_no_replica_has_is_not_acknowledged(
         assert (await say(ann, 2))["type"] == "error"
         async with embedded_redis("--replicaof", f"127.0.0.1 {redis.ports[1]}"):
             await eventually(partial(acknowledged, ann, 2), within=15)
+
+
+async def test_tail_that_only_its_publishers_server_knew_is_told_to_all(
+    running: Running,
+) -> None:
+    """Bob never got it, and the room's epoch could go on for him without a word."""
+    async with (
+        pair() as redis,
+        running("resume", redis=redis.url) as one,
+        running("resume", redis=f"redis://127.0.0.1:{redis.other.port}") as two,
+        peer(one) as ann,
+        peer(two, "bob") as bob,
+    ):
+        await bob.join("red")
+        for number in range(3):
+            assert (await say(ann, number))["type"] == "ack"
+            await bob.until("message")
+        await redis.lose_the_replica()
+        redis.other.freeze()
+        for number in (3, 4):
+            assert (await say(ann, number))["type"] == "ack"
+        await redis.fail_over()
+
+        async def told() -> bool:
+            return not (await bob.until("joined"))["recovered"]
+
+        await eventually(told, within=15)
+        assert (await bob.join("red", after=None))["seq"] == 3

@@ -12,6 +12,7 @@ from labserver.redis import link, messages, publishing
 from labserver.redis.commands import Commands
 from labserver.redis.feed import Feed
 from labserver.redis.link import Link
+from labserver.redis.seen import Seen
 from labserver.server import entry, presence
 from labserver.server.ending import EndableConnection
 from labserver.server.hub import Hub
@@ -190,10 +191,10 @@ def confirmed_out_of_order() -> Iterator[None]:
 def keys_ignored() -> Iterator[None]:
     said = messages.said
 
-    def keyless(room: str, history: Any, outgoing: Any, ttl: float) -> Any:
+    def keyless(room: str, history: Any, outgoing: Any, *more: Any) -> Any:
         for each in outgoing:
             each.key = None
-        return said(room, history, outgoing, ttl)
+        return said(room, history, outgoing, *more)
 
     with patched((publishing, "said", keyless)):
         yield
@@ -218,6 +219,43 @@ def answered_too_early() -> Iterator[None]:
         return True
 
     with patched((RedisBroker, "_settle", _settle)):
+        yield
+
+
+@wrong("A new primary is not told of messages that it lacks.")
+def nothing_seen() -> Iterator[None]:
+    with patched((Seen, "note", lambda self, room, epoch, seq: None)):
+        yield
+
+
+@wrong("WAIT goes over a connection that wrote nothing.")
+def waits_elsewhere() -> Iterator[None]:
+    execute = Commands._execute
+
+    async def _execute(self: Commands, batch: Any) -> list[Any]:
+        confirm, self.confirm = self.confirm, 0
+        try:
+            found = await execute(self, batch)
+        finally:
+            self.confirm = confirm
+        if not confirm:
+            return found
+        other: Any = self.connections.make_connection()
+        await other.connect()
+        try:
+            await other.send_command("WAIT", confirm, 1000)
+            confirmed = await other.read_response()
+        finally:
+            await other.disconnect(nowait=True)
+        return [self._confirmed(each, confirmed) for each in found]
+
+    with patched((Commands, "_execute", _execute)):
+        yield
+
+
+@wrong("How many replicas confirmed is not looked at.")
+def any_count_confirms() -> Iterator[None]:
+    with patched((Commands, "_confirmed", lambda self, answer, confirmed: answer)):
         yield
 
 
