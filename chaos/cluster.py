@@ -3,8 +3,8 @@
     python -m chaos.cluster --minutes 5 --seed 7
 
 It is like ``python -m chaos``, but Redis is a cluster of six processes. Primaries are
-killed, after their replica has all data (failover.py measures what Redis itself loses),
-or frozen until their replica takes over. The slot of the room is moved.
+killed, after their replica has all data, or frozen until their replica takes over. The
+slot of the room is moved.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ subscribed at their new owner, and caught up with.
 
 Redis answers before it replicates: a message that was acknowledged just before its
 primary died may be lost. In five runs, a primary beside 64 busy publishers was killed
-with -9, and none of 9,344 acknowledged messages was lost (``-m chaos.failover``). When
-replication had stalled, every message that the replica had not received is lost, and
-the members are told. With ``--confirm-replicas 1`` such a message is not acknowledged.
+with -9, and none of 9,344 acknowledged messages was lost. When replication had stalled,
+every message that the replica had not received is lost, and the members are told.
+With ``--confirm-replicas 1`` such a message is not acknowledged.
 
 Replicas confirm publishes only. These have a connection of their own then, so that a
 replica that is away does not delay joins.

@@ -167,16 +167,14 @@ def figures(results: Path) -> dict[str, Any]:
 async def test_default_mix_delivers_everything(tmp_path: Path) -> None:
     async with running_replica(secret=SECRET) as replica:
         code, out, err = await locust(
-            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "40s", "--probe"),
+            *("--host", replica.url, "-u", "30", "-r", "30", "-t", "40s"),
             *("--results", str(tmp_path), "--lag-limit", "10000"),
-            # The probe has 20 of the connections.
-            until=reached(replica.url, connections=40, messages_published_total=200),
+            until=reached(replica.url, connections=20, messages_published_total=200),
             LAB_SECRET=SECRET,
         )
     assert code == 0, out + err
     assert "verdict  VALID" in out
     found = figures(tmp_path)
-    assert found["figures"]["fanout"]["latency, probe"]["count"] > 0
     for group in ("fanout/subscribers", "replicas/members", "slow_readers/healthy"):
         tally = found["completeness"][group]
         assert tally["delivered"] == tally["expected"] > 0

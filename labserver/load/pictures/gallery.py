@@ -17,7 +17,6 @@ from labserver.load.pictures.plots import (
 from labserver.load.pictures.special import (
     churn,
     memory,
-    omission,
     outage,
     silence,
     storm,
@@ -33,7 +32,6 @@ OWN: dict[str, tuple[Draw, ...]] = {
     "reconnect_storm": (storm, outage),
     "idle": (memory, silence),
     "churn": (churn,),
-    "omission": (omission,),
     "mixed": (slow_readers, replicas, group_curve, budget),
 }
 

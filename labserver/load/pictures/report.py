@@ -33,8 +33,6 @@ QUESTIONS = {
     "server notice a dead one?",
     "churn": "Members come and go, with good tokens and bad: what do a handshake, a "
     "join and a refusal cost?",
-    "omission": "The same stall, measured in two ways: why latency is counted from "
-    "when a message was due.",
 }
 HEADINGS = {
     "fanout": "Fan-out",
@@ -43,7 +41,6 @@ HEADINGS = {
     "reconnect_storm": "Reconnect storm",
     "idle": "Idle connections",
     "churn": "Churn",
-    "omission": "Coordinated omission",
     "mixed": "Everything at once",
 }
 MOODS = {0: ("good", "\N{HEAVY CHECK MARK}"), 4: ("unsure", "?")}

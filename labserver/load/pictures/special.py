@@ -209,21 +209,3 @@ def churn(saved: Saved) -> Picture | None:
         "From asked to answered: each line is one step of a visit, with its count.",
         painted(sides, "milliseconds"),
     )
-
-
-def omission(saved: Saved) -> Picture | None:
-    """Draw the same stall as measured by a closed loop and by an open loop."""
-    names = ("waits, from sent", "waits, from due", "keeps on, from due")
-    sides = compared_own(saved, [(name, name) for name in names])
-    if len(sides) < len(names):
-        return None
-    sent, due, _ = (histogram for _, histogram in sides)
-    return Picture(
-        "omission",
-        f"One client in one stall: p99 {ms(sent.percentile(99))} counted from when it "
-        f"sent, {ms(due.percentile(99))} from when it was due",
-        "The same frozen second in all lines: a client that waits for answers sends "
-        "only once meanwhile, and hides the rest (coordinated omission) unless it "
-        "counts from when each message was due.",
-        painted(sides, "milliseconds"),
-    )

@@ -95,13 +95,6 @@ def add_options(parser: Any, **_: Any) -> None:
         "servers that belong to the test: python -m loadtests.",
     )
     parser.add_argument(
-        "--probe",
-        action="store_true",
-        default=False,
-        include_in_web_ui=False,
-        help="Measure fanout also from a second process, with only 20 connections.",
-    )
-    parser.add_argument(
         "--steps",
         type=step,
         default=None,

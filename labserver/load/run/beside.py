@@ -1,28 +1,19 @@
-"""Work beside the users: injected faults, the probe, and the servers' memory."""
+"""Work beside the users: injected faults, and the servers' memory."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import gevent
 from gevent.event import Event
 
-from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.own import Figures
 from labserver.load.figures.timeline import sample
-from labserver.load.run.options import token
 from labserver.load.run.owned import ask
 
 PAUSE = 2.0  # seconds that Redis is stopped
-PROBE_TIMEOUT = 10.0  # seconds
-PROBE = "latency, probe"
 Samples = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
@@ -58,48 +49,6 @@ def strike(
         ask(request)
     except OSError as exc:
         announce(f"not done: {exc}")
-
-
-# A second opinion
-
-
-class Probe:
-    """The process of :mod:`labserver.load.run.probe`, on one room.
-
-    Args:
-        url: Server.
-        room: Room.
-        seconds: In which the crowd arrives.
-
-    """
-
-    def __init__(self, url: str, room: str, seconds: float) -> None:
-        program = str(Path(__file__).with_name("probe.py"))
-        self.process = subprocess.Popen(
-            [sys.executable, program, url, room, str(seconds)],
-            env={**os.environ, "LAB_TOKEN": token("load-probe")},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # the test gets Ctrl-C, and ends this
-        )
-
-    def stop(self) -> Histogram:
-        """End the process; return its latencies, an empty histogram if it failed."""
-        try:
-            out, _ = self.process.communicate(timeout=PROBE_TIMEOUT)
-            return Histogram.from_json(json.loads(out.splitlines()[-1]))
-        except (subprocess.TimeoutExpired, ValueError, IndexError, KeyError):
-            self.process.kill()
-            self.process.wait()
-            return Histogram()
-
-
-def compared(probe: Histogram, crowd: Histogram) -> str:
-    """Return a sentence that compares the latencies of probe and crowd."""
-    theirs, ours = probe.percentile(99), crowd.percentile(99)
-    if not theirs or not ours:
-        return "The probe or the crowd got no message."
-    return f"The crowd's p99 is {ours / theirs:.2f} times that of the idle probe."
 
 
 # Memory

@@ -29,7 +29,7 @@ from labserver.load.pictures.drawing import png
 from labserver.load.pictures.gallery import pictures
 from labserver.load.pictures.report import stamp
 from labserver.load.run.arguments import TIME_LIMIT
-from labserver.load.run.beside import PROBE, compared, look, memory
+from labserver.load.run.beside import look, memory
 from labserver.load.run.hooks import options_of, runner_of
 from labserver.load.run.options import required, servers
 from labserver.load.run.state import Run
@@ -76,11 +76,6 @@ def _end_beside(run: Run, record: Record, options: Any) -> None:
     """End the work beside the users, and add its figures."""
     if run.striking is not None:
         run.striking.kill()
-    if run.probe is not None:
-        seen = run.probe.stop()
-        record.own("fanout").histogram(PROBE).add(seen)
-        crowd = record.histogram("fanout/subscribers")
-        record.notes["fanout"] = compared(seen, crowd)
     if "idle" in record.scenarios() and run.scraper is not None:
         judge_heartbeat(record, stalled(run.before, look(servers(options))))
         step = period(options.run_time or TIME_LIMIT)

@@ -31,7 +31,7 @@ from labserver.load.figures.results import run_name, write
 from labserver.load.figures.timeline import period
 from labserver.load.run import conclusion
 from labserver.load.run.arguments import TIME_LIMIT
-from labserver.load.run.beside import Probe, look, strike
+from labserver.load.run.beside import look, strike
 from labserver.load.run.clock import compare, tell
 from labserver.load.run.hooks import listens, options_of, runner_of
 from labserver.load.run.interrupt import Interrupt, told_to_work
@@ -125,9 +125,6 @@ def begin_beside(environment: Environment, step: float) -> None:
     everywhere = servers(options)
     RUN.before = look(everywhere)
     RUN.scraper = Scraper(everywhere, options.run_began, step)
-    if options.probe:
-        arrival = (options.num_users or 1) / (options.spawn_rate or 1)
-        RUN.probe = Probe(everywhere[0], RUN.room("fanout"), arrival)
 
     def announce(text: str) -> None:
         RUN.fault(text)

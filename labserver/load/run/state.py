@@ -16,7 +16,6 @@ from labserver.load.figures.generator import Generator
 from labserver.load.figures.histogram import Histogram
 from labserver.load.figures.record import Record
 from labserver.load.figures.verdict import Verdict
-from labserver.load.run.beside import Probe
 from labserver.load.run.clock import CLOCK
 from labserver.load.run.sampler import Sampler, Scraper
 from labserver.load.run.settling import Settling
@@ -71,7 +70,6 @@ class Run:
         self.storm_at = 0  # when reconnect_storm begins, monotonic ns
         self.storm_kills = False  # whether the storm is the death of a server
         self.striking: gevent.Greenlet[..., None] | None = None
-        self.probe: Probe | None = None
         self.before: dict[str, dict[str, float]] = {}  # samples before the first user
         self.sampler: Sampler | None = None
         self.stalls: Stalls | None = None

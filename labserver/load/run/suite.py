@@ -33,7 +33,6 @@ from labserver.load.figures.saved import (
     load,
 )
 from labserver.load.figures.verdict import EXIT_FAILURES, EXIT_INVALID, EXIT_NOTHING
-from labserver.load.run.omission import demonstrate
 from labserver.load.run.owned import Owned, owned
 from labserver.redis.embedded import end_with_parent
 from labserver.settings import POLICIES
@@ -41,7 +40,6 @@ from labserver.settings import POLICIES
 OVERHEAD = 6.0  # seconds for starting, draining and drawing, beside the load
 GRACE = 45.0  # seconds beyond its time after which Locust is ended
 GOODBYE = 10.0  # seconds that Locust gets to conclude after SIGINT
-OMISSION = "omission"
 # From best to worst: valid, invalid figures, losses, nothing delivered.
 SEVERITY = (0, EXIT_INVALID, EXIT_FAILURES, EXIT_NOTHING)
 
@@ -114,7 +112,6 @@ CASES = (
     ),
     Case("idle", 12, 400, rate=60, server=("--heartbeat-interval", "2")),
     Case("churn", 6, 20),
-    Case(OMISSION, 5, 2),
 )
 
 
@@ -149,7 +146,7 @@ def chosen(
 
     """
     here = [case for case in CASES if not names or case.scenario in names]
-    loaded = {case.scenario for case in here} - {OMISSION}
+    loaded = {case.scenario for case in here}
     for each in required:
         if each.scenario and each.scenario not in loaded:
             raise SettingsError(
@@ -159,9 +156,8 @@ def chosen(
     cases = []
     for case in here:
         case = replace(case, seconds=seconds or case.seconds)
-        if case.scenario != OMISSION:  # two clients and a server that is frozen
-            mine = [e.text for e in required if e.scenario in ("", case.scenario)]
-            case = replace(case, users=users or case.users, required=tuple(mine))
+        mine = [e.text for e in required if e.scenario in ("", case.scenario)]
+        case = replace(case, users=users or case.users, required=tuple(mine))
         cases.append(case)
     return cases
 
@@ -171,7 +167,7 @@ def runs_in(folder: Path) -> set[Path]:
 
 
 def estimate(case: Case) -> float:
-    return case.seconds + (3.0 if case.scenario == OMISSION else OVERHEAD)
+    return case.seconds + OVERHEAD
 
 
 def new_folder(results: Path, kind: str) -> Path:
@@ -208,11 +204,7 @@ async def run(case: Case, folder: Path) -> Outcome:
 async def measured(case: Case, servers: Owned, folder: Path) -> Outcome:
     """Run a case on these servers."""
     began, before = time.monotonic(), runs_in(folder)
-    if case.scenario == OMISSION:
-        await demonstrate(servers.replicas[0], case.seconds, folder, about(case))
-        code = 0
-    else:
-        code = await under_load(case, servers, folder)
+    code = await under_load(case, servers, folder)
     word, saved = "did not run", None
     if fresh := runs_in(folder) - before:
         try:
