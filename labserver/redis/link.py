@@ -12,7 +12,6 @@ import contextlib
 import logging
 import math
 import secrets
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -86,12 +85,12 @@ class Link:
         self.failure: BaseException | None = None  # why one of them could not be
         self.closed = False
         self.generation = 0  # number of connections so far
-        # Kinds of failures that were logged since the last connection. The start of
-        # the server has said whether Redis is away.
+        # Kinds of failures that were logged since the link last worked: a connection is
+        # no sign of that, as Redis may refuse what it is asked. The start of the server
+        # has said whether Redis is away.
         self.told: set[type[BaseException]] = {*AWAY}
         self.probe = probe or "probe:" + secrets.token_hex(6)
-        self.probed = 0.0  # when the last probe came back (time.monotonic)
-        self.unheard = math.inf  # probe intervals since then
+        self.unheard = math.inf  # probe intervals since the last probe came back
         self.tasks = [
             keep("link", self._listen, failures),
             keep("probe", self._probe, failures),
@@ -187,7 +186,6 @@ class Link:
             self.asked.clear()
             self.connection = connection
             self.generation += 1
-            self.told.clear()
             known = list(self.rooms.items())
             await self._ask(self.entry, (self.probe, None), *known)
             # One deadline that is renewed: one for each message would take 10 us.
@@ -221,7 +219,8 @@ class Link:
         if not kind.endswith("message"):
             return await self._confirmed(kind.upper(), room)
         if room == self.probe:
-            self.probed, self.unheard = time.monotonic(), 0
+            self.unheard = 0
+            self.told.clear()
         else:
             if room in self.catching:
                 await asyncio.wait((self.catching[room],))

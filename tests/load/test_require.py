@@ -134,6 +134,15 @@ def test_latency_that_is_the_generators_own_does_not_fail_the_server() -> None:
     assert judged(late, "delivered>100%", "p99<2ms").code == 1
 
 
+def test_users_that_never_joined_are_named_once() -> None:
+    found = record(*[1000] * 100)
+    found.asked, found.joined = 5, 3
+    assert "of 5 users that were asked for, 3 joined" in str(_verdict.judge(found))
+    found.absent["fanout/subscribers"] = 2
+    said = str(_verdict.judge(found))
+    assert "2 user(s) never joined" in said and "asked for" not in said
+
+
 def test_percentile_of_messages_that_were_not_measured_meets_nothing() -> None:
     found = record(*[1000] * 95)
     found.unmeasured["fanout"] = 5

@@ -20,6 +20,7 @@ from labserver.redis.commands import Call, Commands, answering, pool
 from labserver.redis.embedded import embedded_redis
 from labserver.redis.history import READ, Page
 from labserver.server.server import LabServer
+from labserver.server.tasks import Failures
 from tests.conftest import DEADLINE, Peer, Running, eventually, peer
 
 
@@ -121,6 +122,63 @@ async def test_silent_commands_are_answered_though_the_link_works(
         assert (await ann.until("error"))["code"] == "broker_down"
         net.thaw()
         await eventually(lambda: published(ann))
+
+
+async def test_message_waits_until_its_room_is_caught_up_with(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running("broker") as server, peer(server) as ann:
+        await hears(server)
+        await ann.join("red")
+        link = server.parts.broker.redis.node.link
+        catching, heard = asyncio.Event(), list[str]()
+        caught, right = link.again, link.heard
+
+        async def again(room: str) -> None:
+            await catching.wait()
+            heard.append("caught up")
+            await caught(room)
+
+        async def hear(room: str, data: bytes) -> None:
+            heard.append("message")
+            await right(room, data)
+
+        monkeypatch.setattr(link, "again", again)
+        monkeypatch.setattr(link, "heard", hear)
+        async with Redis.from_url(server.settings.redis) as redis:
+            await redis.client_kill_filter(_type="pubsub")
+            await eventually(lambda: bool(link.catching))
+            await redis.publish("lab:{red}", b"other-replica")
+            await redis.publish("lab:{red}", b"other-replica")
+        catching.set()
+        await eventually(lambda: len(heard) == 3)
+        assert heard == ["caught up", "message", "message"]
+
+
+async def test_one_failure_is_logged_once_while_it_lasts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with embedded_redis() as redis:
+        async with Redis.from_url(redis.url) as client:
+            await client.config_set("requirepass", "secret")
+        commands = Commands(pool(redis.url), Failures())
+        attempts = 0
+
+        def broke() -> None:
+            nonlocal attempts
+            attempts += 1
+
+        async def nothing(*arguments: object) -> None:
+            pass
+
+        link = redis_link.Link(
+            pool(redis.url), commands, Failures(), nothing, nothing, broke=broke
+        )
+        await eventually(lambda: attempts > 2)
+        await link.stop()
+        await commands.stop()
+    assert [each.message for each in caplog.records if "link to Redis" in each.message]
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("stage", ["broker", "resume"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labserver.server.limits import TokenBucket
+from labserver.server.limits import BucketPerName, TokenBucket
 
 
 def taken(bucket: TokenBucket, start: float, seconds: float, tries: float) -> int:
@@ -47,6 +47,21 @@ def test_never_holds_more_than_a_burst() -> None:
     bucket = TokenBucket(10, 20, now=0.0)
     bucket.refill(1e6)
     assert bucket.level == 20
+
+
+def test_what_is_given_back_fills_no_more_than_the_bucket() -> None:
+    bucket = TokenBucket(1, 2, now=0.0)
+    bucket.give_back(5)
+    bucket.charge(3)
+    assert not bucket.take(0.0)
+
+
+def test_name_without_events_for_the_longest_time_is_forgotten() -> None:
+    buckets = BucketPerName(1, burst=1, names_limit=2)
+    assert [buckets.take(name, 0.0) for name in "aba"] == [True, True, False]
+    assert buckets.take("c", 0.0)  # forgets b, whose event was the oldest
+    assert [buckets.take(name, 0.0) for name in "ac"] == [False, False]
+    assert buckets.take("b", 0.0)
 
 
 def test_debt_is_paid_back_before_anything_is_allowed() -> None:

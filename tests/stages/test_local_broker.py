@@ -78,3 +78,20 @@ def test_noting_a_key_again_counts_it_once() -> None:
         keys.note("ann", "red", "k", f"e{seq}", seq, now=float(seq))
     assert keys.count == 1
     assert keys.seq("ann", "red", "k", "e2", now=3.0) == 2
+
+
+async def test_rooms_without_members_are_forgotten_when_there_are_too_many(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalBroker, "logs_limit", 10)
+    async with (
+        running("resume", without=("broker",), message_rate_limit=0) as server,
+        peer(server) as ann,
+    ):
+        await ann.join("red")
+        for number in range(100):
+            await ann.ask(
+                type="publish", room=f"blue{number}", payload=1, key=f"{number}"
+            )
+        assert len(server.parts.broker.logs) <= 11
+        assert (await ann.ask(type="publish", room="red", payload=1))["seq"] == 1
