@@ -28,6 +28,7 @@ FLOOD = 2_000_000  # bytes of output within FLOOD_SECONDS that are too many
 FLOOD_SECONDS = 4.0
 GOODBYE = 2.0  # seconds that SIGTERM leaves it
 _TOKEN = re.compile(r"eyJ[\w.-]{8,}")
+_ERROR = re.compile(r"\w*Error( \[\w+\])?: ")
 LOOPBACK = (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"))
 
 
@@ -62,8 +63,11 @@ class Output:
 
     @property
     def last_line(self) -> str:
+        """The last line, or the error of which it is the end; without secrets."""
         lines = self.tail.decode(errors="replace").splitlines()
         said = [each.strip() for each in lines if each.strip()]
+        if said and said[-1].startswith("Node.js v"):  # after an error and its stack
+            said = [each for each in said if _ERROR.match(each)] or said
         last = _TOKEN.sub("TOKEN", said[-1] if said else "")
         return (last.replace(self.secret, "SECRET") if self.secret else last)[:160]
 

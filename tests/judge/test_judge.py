@@ -363,12 +363,27 @@ while True:
     sys.stdout.write("x" * 100_000 + chr(10))
     time.sleep(0.1)
 """
+NODE = """
+  throw new ERR_MODULE_NOT_FOUND(packageName, fileURLToPath(base), null);
+        ^
+
+Error [ERR_MODULE_NOT_FOUND]: Cannot find package 'ws' imported from /server.mjs
+    at packageResolve (node:internal/modules/esm/resolve:873:9) {
+  code: 'ERR_MODULE_NOT_FOUND'
+}
+
+Node.js v20.20.2
+"""
 NOTHING_TO_JUDGE = {
     "no command": (["no-such-command"], "there is no command 'no-such-command'"),
     "no program": ([str(Path(__file__))], "cannot be started"),
     "never listens": (["sleep", "1000"], "did not listen on port"),
     "ends": ([sys.executable, "-c", "print('oh')"], "status 0; its last words: oh"),
     "dies half-way": ([sys.executable, "-c", DIES], "status 3; its last words: out of"),
+    "ends as Node does": (
+        [sys.executable, "-c", f"print({NODE!r})"],
+        "status 0; its last words: Error [ERR_MODULE_NOT_FOUND]: Cannot find package",
+    ),
     "floods": ([sys.executable, "-c", FLOODS], "prints half a megabyte a second"),
 }
 
