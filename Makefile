@@ -89,6 +89,9 @@ clean:  ## remove what was made here
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import shutil, sys; sys.version_info >= (3, 14) and not any( \
+	map(shutil.which, ("redis-server", "valkey-server"))) and print("Python 3.14: \
+	install Redis, too (apt install redis-server, or brew install redis)")'
 	@echo "setting up .venv (once, about a minute)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks,load,dev]'

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -54,6 +57,33 @@ def test_citation_has_the_version_and_the_license() -> None:
     assert facts["version"] == __version__
     assert facts["license"] == PROJECT["license"]
     assert facts["authors"] == PROJECT["authors"]
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [((3, 10), "Python 3.11 or later is needed"), ((3, 14), "install Redis")],
+)
+def test_make_says_what_an_old_or_a_new_python_needs(
+    version: tuple[int, int], words: str, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "python"
+    code = f"import sys; sys.version_info = {version}; exec(sys.argv[1])"
+    python.write_text(
+        f"#!/bin/sh\n[ $1 = -c ] || exit 1\nexec {sys.executable} -c '{code}' \"$2\"\n"
+    )
+    python.chmod(0o755)
+    said = subprocess.run(
+        [shutil.which("make") or "make", f"PYTHON={python}", ".venv/ready"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},  # without any Redis
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=20,
+    )
+    assert words in said.stdout
 
 
 def test_container_and_binder_have_what_make_installs() -> None:
