@@ -112,14 +112,17 @@ def asyncapi() -> dict[str, Any]:
             "connection": {
                 "address": "/",
                 "description": f"One WebSocket. At most {DEPTH_LIMIT} levels and "
-                f"{ELEMENTS_LIMIT} values in a message; the header "
-                f"{SIZE_LIMIT_HEADER} of the handshake's answer names its bytes.",
+                f"{ELEMENTS_LIMIT} values in a message.",
                 "messages": {
                     name: {"$ref": f"#/components/messages/{name}"}
                     for name in [*to_server, *to_client]
                 },
                 "bindings": {"ws": {"method": "GET"}},
                 "x-subprotocols": ["lab.json", "lab.cbor", "bearer.TOKEN"],
+                "x-headers": {
+                    SIZE_LIMIT_HEADER: "of the upgrade: bytes that a message may have",
+                    "Retry-After": "of 429 and 503: seconds until the next attempt",
+                },
             }
         },
         "operations": {

@@ -59,6 +59,8 @@ def test_document_is_asyncapi_3_and_its_references_lead_somewhere() -> None:
         for part in reference.removeprefix("#/").split("/"):
             place = place[part]
         assert place
+    (channel,) = DOCUMENT["channels"].values()
+    assert channel["x-headers"].keys() == {"Message-Size-Limit", "Retry-After"}
     assert DOCUMENT["x-closes"].keys() == {str(code) for code in closing.CLOSES}
 
 
