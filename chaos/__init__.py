@@ -1,1 +1,1 @@
-"""Long runs of random faults, and storms; an oracle checks every client."""
+"""Long runs of random faults; an oracle checks every client."""

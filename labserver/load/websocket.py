@@ -4,7 +4,7 @@ The protocol is the one of ``websockets``, which does no I/O
 (:mod:`labserver.load.frames` has a fast path). The socket is a plain one, and gevent's
 loop says when to read it. The library's complete clients add threads, locks and queues.
 These cost more for each message than a server needs to send it, so a test would measure
-the client. ``python -m labserver.load.cost`` compares them.
+the client.
 
 It connects to this machine only, because a load generator that can be pointed at any
 server is a weapon. For containers, ``LAB_LOAD_HOSTS`` names further hosts that it may

@@ -124,11 +124,6 @@ class Mistakes:
     stage: str
     twins: Sequence[Twins]
 
-    @property
-    def caught(self) -> bool:
-        """Whether the stage kept its promise and every mistake broke it."""
-        return all(not each.right and each.wrong for each in self.twins)
-
     def __repr__(self) -> str:
         lines = [f"{each.mistake.name}: {each.wrong}" for each in self.twins]
         return "\n".join(lines)
