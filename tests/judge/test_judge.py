@@ -25,7 +25,7 @@ from labserver.judge.run import Verdict, checks_up_to, judge
 from labserver.judge.starter import STARTERS
 from labserver.mistakes import MISTAKES
 from labserver.processes.cluster import running_replica
-from tests.conftest import eventually
+from tests.conftest import Command, eventually
 from tests.support import hasty, leader
 from tests.support.processes import alive
 
@@ -401,18 +401,18 @@ def test_what_cannot_be_judged_is_said_in_a_sentence(
     assert words in err
 
 
-def test_url_where_nothing_listens_is_said_in_a_sentence() -> None:
+def test_url_where_nothing_listens_is_said_in_a_sentence(command: Command) -> None:
     url = f"ws://127.0.0.1:{closed_port()}"
-    status, _, err = labserver("judge", "--stage", "echo", url)
+    status, _, err = command("judge", "--stage", "echo", url)
     assert (status, err.count("\n")) == (2, 1)
     assert f"nothing listens at {url}" in err
 
 
 def test_url_that_is_no_websocket_server_is_said_in_a_sentence(
-    not_websocket: int,
+    not_websocket: int, command: Command
 ) -> None:
     url = f"ws://127.0.0.1:{not_websocket}"
-    status, _, err = labserver("judge", "--stage", "echo", url)
+    status, _, err = command("judge", "--stage", "echo", url)
     assert (status, err.count("\n")) == (2, 1)
     assert f"{url} is no WebSocket server" in err
 
@@ -435,8 +435,10 @@ async def test_url_with_another_secret_is_said_in_a_sentence() -> None:
         (["--stage", "echo", "ws://1.1.1.1:1"], "load goes to this machine only"),
     ],
 )
-def test_what_cannot_be_asked_for_is_said(arguments: list[str], words: str) -> None:
-    status, _, err = labserver("judge", *arguments)
+def test_what_cannot_be_asked_for_is_said(
+    arguments: list[str], words: str, command: Command
+) -> None:
+    status, _, err = command("judge", *arguments)
     assert (status, err.count("\n")) == (2, 1)
     assert words in err
 
@@ -578,7 +580,7 @@ async def test_starter_keeps_the_first_promise(language: str, tmp_path: Path) ->
     assert (broken(verdict), verdict.status) == ({}, 0)
 
 
-def test_language_without_a_starter_is_said() -> None:
-    status, _, err = labserver("starter", "cobol")
+def test_language_without_a_starter_is_said(command: Command) -> None:
+    status, _, err = command("starter", "cobol")
     assert (status, err.count("\n")) == (2, 1)
     assert "no starter 'cobol': python, node, stdlib" in err

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -13,6 +11,7 @@ import pytest
 from labserver.errors import SettingsError
 from labserver.notebook import grading
 from labserver.notebook.grading import Grade, chapters_in, graded
+from tests.conftest import Command
 from tests.support.chapters import FOLDER, build, chapter
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
@@ -95,17 +94,17 @@ def test_folder_without_chapters_is_said(tmp_path: Path) -> None:
         chapters_in(FOLDER, tmp_path)
 
 
-def test_command_prints_a_table_or_json(tmp_path: Path) -> None:
+def test_command_prints_a_table_or_json(tmp_path: Path, command: Command) -> None:
     (solution,) = build.solutions(chapter("00_start"))
     write(tmp_path, "00_start", solution)
-    command = [sys.executable, "-m", "labserver", "grade", str(tmp_path)]
-    table = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "✓  00_start  first_words  first_words: right" in table.stdout
-    assert "1 of 1 tasks are solved" in table.stdout
-    found = subprocess.run([*command, "--json"], capture_output=True, check=True)
-    assert json.loads(found.stdout)[0]["outcome"] == "solved"
+    status, out, _ = command("grade", str(tmp_path))
+    assert "✓  00_start  first_words  first_words: right" in out
+    assert "1 of 1 tasks are solved" in out
+    again, found, _ = command("grade", str(tmp_path), "--json")
+    assert (status, again) == (0, 0)
+    assert json.loads(found)[0]["outcome"] == "solved"
     empty = tmp_path / "empty"
     empty.mkdir()
-    said = subprocess.run([*command[:-1], str(empty)], capture_output=True, text=True)
-    assert said.returncode == 2
-    assert said.stderr.startswith(f"labserver: {empty} has no chapters")
+    status, _, err = command("grade", str(empty))
+    assert status == 2
+    assert err.startswith(f"labserver: {empty} has no chapters")
