@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -53,7 +54,7 @@ class AwaitedSends:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.queues: dict[str, asyncio.Queue[Sequence[Event]]] = {}
+        self.queues: dict[str, deque[Sequence[Event]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     def flush(self, room: Room) -> None:
@@ -61,13 +62,15 @@ class AwaitedSends:
         if not events:
             return
         if room.name not in self.queues:
-            self.queues[room.name] = asyncio.Queue()
-            self.tasks.add(asyncio.create_task(self.run(room.name)))
-        self.queues[room.name].put_nowait(events)
+            self.queues[room.name] = deque()
+            task = asyncio.create_task(self.run(room.name))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        self.queues[room.name].append(events)
 
     async def run(self, name: str) -> None:
-        while True:
-            events = await self.queues[name].get()
+        while self.queues[name]:
+            events = self.queues[name].popleft()
             room = self.hub.rooms.get(name, Room(name))
             for variant, members in list(room.members.items()):
                 shared = wire.chunk(variant, name, events)
@@ -76,6 +79,7 @@ class AwaitedSends:
                     if isinstance(member, LabConnection):
                         with contextlib.suppress(ConnectionError):
                             await member.drain()
+        del self.queues[name]
 
 
 def await_in_the_loop(parts: Parts, settings: Settings) -> Parts:

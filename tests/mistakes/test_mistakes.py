@@ -6,19 +6,25 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from labserver.errors import SettingsError
-from labserver.judge import PROBES, PROMISES, Broken, World
+from labserver.judge import PROBES, PROMISES, Broken, Skipped, World
+from labserver.judge.peers import Served
+from labserver.judge.run import checks_up_to, judge
 from labserver.judge.world import PATIENCE, SECRET, stalled
 from labserver.mistakes import MISTAKES
 from labserver.notebook import compare
 from labserver.processes.cluster import running_replica
+from labserver.server.server import LabServer
 from labserver.stages import STAGES
 from tests.conftest import Command
-from tests.judge.test_judge import FAULTS, GIVES_UP, SEEN, WRONGS
+from tests.judge.test_judge import FAULTS, GIVES_UP, LONG, SEEN, WRONGS, broken
 
 REASONS = {
     "unguarded-parse": "closed with 1011 before the error bad_json",
@@ -66,6 +72,17 @@ REASONS = {
     "returns-anyway": "came back after 4403",
 }
 
+# What a mistake breaks of an earlier promise, too: with a message that comes twice, a
+# server of stage broker breaks the promise of rooms as well. Who joins a room in which
+# messages were delivered without their turn waits for them in vain.
+ALSO = {
+    "deliver-locally": {"others_may_vanish"},
+    "own-message-twice": {
+        *("everyone_hears_it_once", "who_left_hears_nothing", "others_may_vanish"),
+        *("each_room_counts_for_itself", "what_cannot_be_served_is_answered"),
+    },
+}
+
 CRASHES = {"unguarded-parse"}  # where an exception is the point
 
 
@@ -87,6 +104,40 @@ async def test_promise_goes_red_on_its_mistake(
         await PROBES[mistake.breaks](world)
     crashes = [each for each in caplog.records if each.exc_info]
     assert bool(crashes) is (name in CRASHES)
+
+
+class FromOutside(World):
+    """Servers of this process, of which only that is seen which any client sees."""
+
+    @asynccontextmanager
+    async def running(self, replica: int = 0, **settings: Any) -> AsyncIterator[Served]:
+        async with super().inside(**settings) as server:
+            yield server
+
+    @asynccontextmanager
+    async def inside(self, **settings: Any) -> AsyncIterator[LabServer]:
+        raise Skipped("can be seen only from inside")
+        yield
+
+    def room(self, name: str) -> str:
+        return f"{name}-{self.turn}"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "name", [each for each in SEEN if MISTAKES[each].stage != "echo"]
+)
+async def test_promises_of_the_stages_before_a_mistake_are_kept(
+    name: str, redis: Redis, redis_url: str
+) -> None:
+    stage = MISTAKES[name].stage
+    before = [
+        (of, check)
+        for of, check in checks_up_to(PROMISES, stage)
+        if of != stage and check not in LONG
+    ]
+    world = FromOutside(stage, redis_url, mistake=name, patience=6.0)
+    assert broken(await judge(world, before)).keys() <= ALSO.get(name, set())
 
 
 async def test_sweep_that_returns_leaves_the_dead_in_the_metrics() -> None:
