@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rich.console import Console
 
+from labserver.cli import listing
 from labserver.errors import SettingsError
 from labserver.judge import PROBES, PROMISES, Broken, Skipped, World
 from labserver.judge.peers import Served
@@ -206,6 +208,14 @@ def test_mistakes_are_listed(command: Command) -> None:
     for mistake in MISTAKES.values():
         assert f"{mistake.name} " in out
         assert mistake.wrong.split()[0] in words
+
+
+def test_names_of_mistakes_are_whole_in_a_narrow_window(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "table_out", Console(width=50))
+    _, out, _ = command("mistakes")
+    assert {line.partition(" ")[0] for line in out.splitlines()} >= MISTAKES.keys()
 
 
 def test_mistakes_are_listed_as_json(command: Command) -> None:
