@@ -23,10 +23,10 @@ from websockets.protocol import OPEN
 from labserver import __version__
 from labserver.contract import closing, decoding, wire
 from labserver.contract.cbor import from_cbor
-from labserver.contract.closing import DRAINING, NORMAL
 from labserver.contract.messages import Error, Hello
 from labserver.errors import BadMessage
 from labserver.server.connection import LabConnection
+from labserver.server.endings import about, note_end
 from labserver.server.goodbye import say_goodbye
 from labserver.server.handshake import Handshake
 from labserver.server.hub import Hub
@@ -34,7 +34,7 @@ from labserver.server.lag import LagProbe
 from labserver.server.limits import TokenBucket
 from labserver.server.listening import Door, open_port, tls, url_of
 from labserver.server.member import Member
-from labserver.server.metrics import OTHER, SERVER, Gauge, Metrics, render
+from labserver.server.metrics import Gauge, Metrics, render
 from labserver.server.parts import Lab, Parts
 from labserver.server.places import Place
 from labserver.server.presence import Attendance
@@ -363,30 +363,9 @@ class LabServer:
         self.parts.admission.places.leave(connection.place)
         if connection in self.connections:
             self.connections.discard(connection)
-            self.write_down(connection)
+            note_end(connection, self.metrics)
             if self.draining:
                 self.look_for_end()
-
-    def write_down(self, connection: LabConnection) -> None:
-        ending, said = connection.ending, connection.protocol.close_sent
-        code = ending.code if ending else connection.close_code
-        if ending is None and connection.closed_by is SERVER and said is not None:
-            code = said.code  # the library's, such as 1009
-        # A client chooses its code: only standard codes get a label of their own.
-        known = code is None or code in closing.CLOSES or 1000 <= code <= 1015
-        label = (code or 1006) if known else OTHER
-        self.metrics.closes[label, connection.closed_by] += 1
-        decided = ending is not None and code not in (NORMAL.code, DRAINING.code)
-        log.log(
-            logging.INFO if decided else logging.DEBUG,
-            "connection ended",
-            extra={
-                **about(connection),
-                "code": code or 1006,
-                # A client's reason is not logged: it may be any text.
-                "reason": ending.reason if ending else None,
-            },
-        )
 
     def look_at_broker(self) -> None:
         """Log when messages of the broker no longer arrive, and when they do again."""
@@ -430,12 +409,3 @@ class LabServer:
 def until(moment: float) -> float:
     """Return the seconds left until a deadline of ``time.monotonic``, at least 0."""
     return max(0.0, moment - time.monotonic())
-
-
-def about(connection: LabConnection) -> dict[str, object]:
-    """Return the fields of a log line about a connection."""
-    return {
-        "connection": connection.name,
-        "user": connection.identity.user,
-        "address": connection.address,
-    }
