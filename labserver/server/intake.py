@@ -26,13 +26,16 @@ class Gate(StreamReader):
 
     credit = 0  # frames that the parser may begin
     shut = False  # whether the parser waits for credit
+    between = False  # whether it waits for the first byte of a frame
 
     def at_eof(self) -> Generator[None, None, bool]:
         while not self.buffer or self.credit <= 0:
             if self.eof:
                 return True
             self.shut = bool(self.buffer)
+            self.between = not self.shut
             yield
+        self.between = False
         self.credit -= 1
         return False
 

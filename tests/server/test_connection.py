@@ -87,6 +87,24 @@ async def test_connection_that_ends_leaves_its_rooms_at_once_and_its_socket_soon
         assert not server.hub.rooms
 
 
+async def test_bytes_that_look_like_a_pong_are_a_part_of_their_message(
+    running: Running,
+) -> None:
+    """An answer to a ping that comes alone goes a short way, but only as a frame."""
+    async with running("echo") as server, raw_peer(server) as client:
+        (connection,) = server.connections
+        text = b'"ping"'
+        like = masked(PONG)[:2]
+        mask = bytes((like[0] ^ text[0], like[1] ^ text[1], 0, 0))
+        wire = bytes(a ^ b for a, b in zip(text, mask + mask, strict=False))
+        assert len(wire) == len(masked(PONG))
+        for piece in (masked(PONG), masked(PONG), bytes((0x81, 0x86)) + mask, wire):
+            before = connection.seen
+            client.send(piece)
+            await eventually(lambda: connection.seen > before)  # noqa: B023
+        assert await client.message() == {"type": "echo", "payload": "ping"}
+
+
 async def test_connection_that_has_ended_is_freed_at_once(running: Running) -> None:
     gc.disable()  # a connection in a reference cycle would wait for it
     try:
