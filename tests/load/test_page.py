@@ -66,6 +66,7 @@ async def test_page_shows_verdict_completeness_and_lag_and_keeps_the_picked_clas
         runs = await opened.value
         await runs.locator("tr", has_text="valid").get_by_role("link").click()
         await runs.get_by_role("heading", name="Load test: Fan-out").wait_for()
+        await runs.close()  # behind another tab, a page draws nothing
         await page.get_by_role("button", name="New").click()
         await page.wait_for_selector("tbody tr:has(input)")
 
