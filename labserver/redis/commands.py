@@ -33,6 +33,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import (
     InvalidResponse,
     MovedError,
@@ -69,7 +70,14 @@ def pool(url: str) -> ConnectionPool:
         retry_on_error=[],
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
+        driver_info=_driver(),
     )
+
+
+@cache
+def _driver() -> DriverInfo:
+    """Return the name and version of redis-py, which reads them from a file."""
+    return DriverInfo()
 
 
 def script(*names: str) -> str:

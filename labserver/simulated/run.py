@@ -133,6 +133,9 @@ async def _life(world: World) -> list[str]:
     if late:
         names = [m.name for m, life in zip(members, lives, strict=True) if life in late]
         return [*broken, f"still busy after {SETTLE:g} s: {', '.join(names)}"]
+    # Before anybody publishes again: a hole at the end shows only while it is quiet.
+    if not await _until(world, lambda: not any(audit.apart(world))):
+        broken += [f"in the quiet, {each}" for each in audit.apart(world)]
     speaker = members[0]
     ends = [
         speaker.process.start(speaker.say(room, f"the end of {room}"))

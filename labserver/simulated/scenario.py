@@ -123,12 +123,15 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
         )
     chosen: dict[str, Any] = {
         "replicas": dice.randint(1, 3),
-        "clients": dice.randint(3, 20),
+        "clients": dice.randint(3, 20),  # or many, see below
         "rooms": dice.randint(1, 3),
         "history": dice.choice((5, 200)),
-        "pause": dice.choice((0.5, 2.0, 5.0)),
+        "pause": dice.choice((0.5, 2.0, 5.0, 10.0)),
         "narrow": dice.random() < 0.3,
         "confirm": dice.random() < 0.3,
         "faults": tuple(faults),
     }
+    if dice.random() < 0.3:
+        # Many that say little: in a quiet room no next message uncovers a hole.
+        chosen |= {"clients": dice.randint(20, 60), "pause": 10.0}
     return Scenario(seed, mistake=mistake, **(chosen | fixed))

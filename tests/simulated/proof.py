@@ -17,8 +17,8 @@ from labserver.simulated.scenario import Scenario, drawn
 from labserver.simulated.shrink import kind, shrink, size
 from tests.simulated.wrongs import WRONGS
 
-LIMIT = 100  # seeds
-TRIES = 40  # runs to shrink a scenario
+LIMIT = 60  # seeds
+TRIES = 25  # runs to shrink a scenario
 # These cost memory or time, and break no promise that a client can see in an order.
 UNSEEN = {"subscribe-to-everything", "endless-replay", "ageless"}
 TAKEN = [
