@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 from labserver.simulated.redis import SimulatedRedis
 from labserver.simulated.scenario import Fault
 from labserver.simulated.streams import Pipe, Transport
-from labserver.simulated.world import REDIS, Replica, World
+from labserver.simulated.world import INTERVAL, REDIS, Replica, World
+
+DEAD = 2 * INTERVAL + 1.0  # seconds after which a dead peer must be gone
 
 
 class Faults:
@@ -74,12 +76,30 @@ class Faults:
         return "window full" if full else "window open"
 
     async def vanish_client(self, fault: Fault) -> str:
-        """Lose all that is sent on a client's connections, for ever."""
+        """Lose all that is sent on a client's connections, for ever.
+
+        Its replica must notice within two intervals, whatever the others do.
+        """
         ends = self.ends(fault)
         for each in ends:
             each.out.hold()
             each.peer.out.hold()
-        return "connected" if ends else "away"
+        found = await asyncio.gather(*(self.forgotten(each.peer) for each in ends))
+        return found[0] if found else "away"
+
+    async def forgotten(self, end: Transport) -> str:
+        """Wait until a replica has ended a connection whose peer has vanished."""
+        world, process, at = self.world, end.process, self.world.loop.time()
+        processes = [each.process for each in world.replicas if each.process != process]
+        elsewhere = False
+        while not end.over and world.loop.time() < at + DEAD:
+            await asyncio.sleep(0.25)
+            elsewhere |= any(each.still for each in processes)
+            if process.still or process.dead:
+                return "and its replica stood still or died"
+        if not end.over:
+            world.problems.append(f"{process.name} held a dead peer for {DEAD:g} s")
+        return "while another replica stood still" if elsewhere else "connected"
 
     async def part_client(self, fault: Fault) -> str:
         """Part a client from a replica."""

@@ -18,6 +18,7 @@ from labserver.simulated.kernel import virtual
 from labserver.simulated.loop import BEGINNING
 from labserver.simulated.network import NetworkLoop
 from labserver.simulated.scenario import Scenario
+from labserver.simulated.states import counted
 from labserver.simulated.world import World
 
 SETTLE = 60.0  # seconds after the last fault in which everybody must catch up
@@ -89,13 +90,14 @@ def run(scenario: Scenario) -> Outcome:
     loop = NetworkLoop(scenario.seed, scenario.disorder)
     world = World(loop, scenario)
     broken: list[str] = []
-    with virtual(world.network, scenario.seed), _logged(world) as log:
+    seed = scenario.seed
+    with virtual(world.network, seed), counted(world.met), _logged(world) as log:
         try:
             broken += loop.run_until_complete(_life(world))
         except Exception as exc:
             broken.append(f"the world ended: {exc!r}")
         seconds = loop.time() - BEGINNING
-        broken += log.found
+        broken += log.found + world.problems
         broken += [_sentence(each) for each in loop.complaints]
         broken += [each for process in loop.processes for each in process.failures()]
         trace = world.trace

@@ -18,6 +18,8 @@ KINDS = (
     "altered",
     "different messages",
     "was not told",
+    "is gone",
+    "dead peer",
     "in vain",
     "goes on",
     "times",
@@ -105,7 +107,12 @@ def size(scenario: Scenario) -> str:
     """Return in words how large a scenario is."""
     names = [each.name.replace("_", " ") for each in scenario.faults]
     order = ", in order" if not scenario.disorder else ""
-    return (
-        f"{scenario.clients} clients, {scenario.replicas} replicas, "
-        f"{scenario.rooms} rooms{order}; {', '.join(names) or 'no faults'}"
+    counts = (
+        f"{count} {what}" + ("s" if count != 1 else "")
+        for count, what in (
+            (scenario.clients, "client"),
+            (scenario.replicas, "replica"),
+            (scenario.rooms, "room"),
+        )
     )
+    return f"{', '.join(counts)}{order}; {', '.join(names) or 'no faults'}"

@@ -22,6 +22,7 @@ SECRET = "a simulated world is signed with this secret"
 REDIS, REDIS_PORT = "redis", 6379
 WALL_US = 1_800_000_000 * 10**6
 NARROW = 1500, 2**14, 2**13  # bytes of a window, of an outbox, and of Redis's buffer
+INTERVAL = 4.0  # seconds between two heartbeats
 DRAINS = 15.0  # seconds after which a replica that drains is killed
 
 
@@ -92,12 +93,13 @@ class World:
         if scenario.narrow:
             self.network.window = NARROW[0]
         self.events: list[Event] = []
+        self.problems: list[str] = []  # that faults found
         self.checksum = 0  # of all that the clients and Redis got
         self.met: Counter[str] = Counter()  # faults, by the state that they met
         self.settings = Settings(
             secret=SECRET,
             redis=f"redis://{REDIS}:{REDIS_PORT}",
-            heartbeat_interval=4.0,
+            heartbeat_interval=INTERVAL,
             outbox_limit=NARROW[1] if scenario.narrow else 2**18,
             stuck_timeout=5.0,
             drain_timeout=2.0,
