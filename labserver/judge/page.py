@@ -17,17 +17,20 @@ ROWS_LIMIT = 60
 CLIENTS_LIMIT = 6
 LABEL = 46  # characters
 WIDE = 8  # pixels that a character of the last line needs at most
+SVG_STYLE = """
+svg text { font: 11px ui-monospace, monospace }
+.lane { stroke: #999 } .sent { stroke: #1d4e89 } .received { stroke: #17693a }
+.did, .end, .fault { fill: #a4161a } .end { font-weight: bold } .time { fill: #777 }
+line.fault { stroke: #a4161a; stroke-dasharray: 6 3 } .opened { fill: #17693a }
+"""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto;
   padding: 0 1rem; color: #1b1b1b; background: #fff }
 h2 { margin: 2rem 0 0 } .kept { color: #17693a } .broken { color: #a4161a }
 .skipped, .unjudged { color: #666 } li { margin: .2rem 0 }
 figure { margin: 1rem 0; overflow-x: auto }
-svg text { font: 11px ui-monospace, monospace }
-.lane { stroke: #999 } .sent { stroke: #1d4e89 } .received { stroke: #17693a }
-.did, .end, .fault { fill: #a4161a } .end { font-weight: bold } .time { fill: #777 }
-line.fault { stroke: #a4161a; stroke-dasharray: 6 3 } .opened { fill: #17693a }
 """
+STYLE += SVG_STYLE
 
 
 def page(verdict: Verdict) -> str:

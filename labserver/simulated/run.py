@@ -23,7 +23,6 @@ from labserver.simulated.world import World
 
 SETTLE = 60.0  # seconds after the last fault in which everybody must catch up
 REST = 20.0  # seconds after the last client has left in which servers forget it
-AFTER = 3.0  # seconds that clients go on to publish after the last fault
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ async def _life(world: World) -> list[str]:
     left = BEGINNING + world.scenario.seconds - world.loop.time()
     await asyncio.sleep(max(0.0, left))
     world.fault("no more faults")
-    await asyncio.sleep(AFTER)
+    await asyncio.sleep(world.scenario.after)
     for member in members:
         member.speaking = False
     broken: list[str] = []

@@ -33,6 +33,7 @@ WEIGHTS = {
     "stall_replication": 2,
     "flush_scripts": 2,
 }
+WIPING = {"empty_redis", "old_redis"}  # against these no replica helps
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Scenario:
         clients: Number of clients.
         rooms: Number of rooms.
         seconds: How long faults come and clients publish.
+        after: How long clients go on to publish after that.
         disorder: See :class:`~labserver.simulated.loop.VirtualLoop`.
         mistake: Name of a mistake of :mod:`labserver.mistakes`, or ``""``.
         history: Messages that a room keeps.
@@ -81,6 +83,7 @@ class Scenario:
     clients: int = 6
     rooms: int = 2
     seconds: float = SECONDS
+    after: float = 3.0
     disorder: float = 1.0
     mistake: str = ""
     history: int = 200
@@ -109,8 +112,11 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
 
     """
     dice = random.Random(f"{seed}/scenario")
+    confirm = dice.random() < 0.3
     # Few kinds of faults at a time: many at once hide each other.
     kinds = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
+    if confirm:
+        kinds = sorted({"fail_over", *kinds} - WIPING)
     weights = [WEIGHTS[kind] for kind in kinds]
     between = dice.choice((0.5, 1.5, 4.0))
     faults, at = [], 0.0
@@ -128,7 +134,7 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
         "history": dice.choice((5, 200)),
         "pause": dice.choice((0.5, 2.0, 5.0, 10.0)),
         "narrow": dice.random() < 0.3,
-        "confirm": dice.random() < 0.3,
+        "confirm": confirm,
         "faults": tuple(faults),
     }
     if dice.random() < 0.3:

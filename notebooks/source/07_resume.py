@@ -33,6 +33,7 @@ from labserver.notebook import (
 )
 from labserver.notebook.backoff import Visitor
 from labserver.notebook.deserted import Watching, deserted
+from labserver.notebook.race import worlds
 from labserver.stages import resume
 
 # %% [markdown]
@@ -415,6 +416,49 @@ await compare("resume", "replay-then-subscribe")
 await mistakes("resume")
 
 # %% [markdown]
+# ## One race, found by its seed
+#
+# A join has three steps: subscribe to the room, read what the client missed, and enter
+# it with both. In which order? Read first is wrong, and hardly any test shows it: a
+# message must be published in the moment between two steps.
+#
+# `worlds` runs your function in simulated worlds (`labserver/simulated`): the real
+# server, Redis's scripts and the real client, on a clock that jumps from event to
+# event, in a network that exists in memory only. A seed decides everything that is left
+# open: which process goes first, how long a packet takes, when a connection breaks. So
+# a failure can be repeated, and be made smaller as long as it remains:
+
+
+# %%
+async def my_join(subscribe, read, enter):
+    position = await read()
+    await subscribe()
+    enter(position)
+
+
+broken = await worlds(my_join)
+broken
+
+# %% [markdown]
+# Time runs down in the picture. Look at the numbers that a client gets after its
+# `joined`: one is missing, and there is no `gap`. That message was published after the
+# room was read, and before it was subscribed to.
+#
+# Mend it: change the order of two lines in `my_join`, and run both cells again. The
+# next cell tries the world that broke a promise first, and then others:
+
+# %%
+print(repr(await worlds(my_join, broken)))
+
+# %% [markdown]
+# The other order makes another problem: a message that comes between the steps is in
+# both, so it would be sent twice. The server's `Entry` keeps what comes while a join
+# goes on, and leaves out what the replay had (`labserver/server/entry.py`).
+#
+# `make simulate` does the same with the whole server, more than a hundred worlds a
+# minute, and with all kinds of faults: a Redis that comes back with an old memory, a
+# replica that stands still, a peer that vanishes.
+#
 # ## Load
 #
 # The last stage is the production server. This runs all scenarios against it at once:
