@@ -20,6 +20,7 @@ import msgspec
 
 from labserver.contract.messages import Join, Joined
 from labserver.errors import BadMessage, BrokerDown
+from labserver.judge.evidence import Event
 from labserver.judge.page import SVG_STYLE, diagram
 from labserver.judge.run import Finding
 from labserver.server.member import Member
@@ -34,6 +35,7 @@ from labserver.stages.rooms import RoomsApplication
 
 SEEDS = 8  # worlds in which a function is tried
 TRIES = 6  # runs to make a world smaller
+BEFORE, AFTER = 0.05, 0.3  # seconds around a hole that a picture shows
 
 Order = Callable[..., Awaitable[None]]
 
@@ -185,8 +187,53 @@ def short(seed: int) -> Scenario:
     )
 
 
+def around(events: list[Event], who: str) -> list[Event]:
+    """Return what happened around the first hole in what a client got.
+
+    These are its messages, and the publishes of the others; all if there is no hole.
+    """
+    last, begun, numbers = -1, 0.0, dict[int, str]()
+    for event in events:
+        if event.way != "received":
+            continue
+        said = msgspec.json.decode(event.text)
+        if said["type"] == "message":
+            numbers.setdefault(said["seq"], said["payload"].rstrip("."))
+        if event.who != who or said["type"] not in ("joined", "message", "gap"):
+            continue
+        if said["type"] == "joined" and not said["recovered"]:
+            last, begun = said["seq"], event.at
+        elif said["type"] == "gap":
+            last = said["to"]
+        elif said["type"] == "message":
+            if -1 < last < said["seq"] - 1:
+                window = [e for e in events if begun - BEFORE < e.at < event.at + AFTER]
+                lost = [numbers.get(each, "") for each in range(last + 1, said["seq"])]
+                return [short for e in window if (short := _short(e, who, lost))]
+            last = said["seq"]
+    return events
+
+
+def _short(event: Event, who: str, lost: list[str]) -> Event | None:
+    """Return an event in few words; None for what another client receives."""
+    if event.way not in ("sent", "received"):
+        return None
+    said = msgspec.json.decode(event.text)
+    if event.way == "sent":
+        if said["type"] != "publish":
+            return None
+        never = f", which {who} never gets" if said["payload"] in lost else ""
+        text = f"{said['payload']}{never}"
+    elif event.who != who or said["type"] not in ("joined", "message"):
+        return None
+    else:
+        text = f"{said['type']} {said['seq']} {said.get('payload', '').rstrip('.')}"
+    return replace(event, text=text)
+
+
 def picture_of(outcome: Outcome) -> str:
-    """Return the space-time diagram of a world."""
+    """Return the space-time diagram of a world, around what was broken."""
+    who = outcome.broken[0].partition(":")[0]
     finding = Finding(
         "resume",
         "",
@@ -194,7 +241,7 @@ def picture_of(outcome: Outcome) -> str:
         "broken",
         outcome.broken[0],
         outcome.seconds,
-        events=outcome.events,
+        events=around(outcome.events, who),
     )
     style = f'<style>{SVG_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
     opened, end, rest = diagram(finding).partition(">")

@@ -23,6 +23,7 @@ def audit(world: World) -> Iterator[str]:
     if wrong := disagreements(each.oracle for each in world.members):
         yield f"two clients got different messages at {wrong[0]}"
     gone = _gone(world)
+    world.met["acknowledged messages that are gone"] += len(gone)
     for member in world.members:
         for room in member.rooms if member.stable else ():
             yield from _lost(world, member, room, gone)

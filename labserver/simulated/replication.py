@@ -63,8 +63,9 @@ class Standby:
         self.written()
 
     def _copy(self) -> None:
-        self.has = 0
-        self.written()
+        """Have a copy of everything. Nobody promotes a replica before that."""
+        self.has = len(self.store.journal)
+        self._later(partial(self._tell, self.has))
 
     def _take(self, count: int) -> None:
         if not self.holds and self.has is not None and count > self.has:

@@ -48,7 +48,7 @@ def counted(met: Counter[str]) -> Iterator[None]:
 
     def noting(self: Seen, room: str, epoch: str, seq: int) -> None:
         note(self, room, epoch, seq)
-        if len(self.rooms[room]) > 1:
+        if len(self.rooms.get(room, ())) > 1:
             met["a message of an epoch that is over was seen late"] += 1
 
     replaced: list[tuple[Any, str, Any]] = [

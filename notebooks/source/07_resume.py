@@ -440,9 +440,9 @@ broken = await worlds(my_join)
 broken
 
 # %% [markdown]
-# Time runs down in the picture. Look at the numbers that a client gets after its
-# `joined`: one is missing, and there is no `gap`. That message was published after the
-# room was read, and before it was subscribed to.
+# Time runs down in the picture. Look at the numbers that one client gets: after its
+# `joined` some are missing, and there is no `gap`. Those messages were published after
+# the room was read, and before it was subscribed to.
 #
 # Mend it: change the order of two lines in `my_join`, and run both cells again. The
 # next cell tries the world that broke a promise first, and then others:
