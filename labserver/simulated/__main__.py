@@ -39,6 +39,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first; default 0")
     cores = os.cpu_count() or 1
     parser.add_argument("--jobs", type=int, default=cores, help="default all cores")
+    parser.add_argument("--seeds", type=int, help="how many; default: all in the time")
+    parser.add_argument(
+        "--confirm", action="store_true", help="with --confirm-replicas 1 and failovers"
+    )
     parser.add_argument("--mistake", default="", help="one of labserver mistakes")
     parser.add_argument("--replay", type=Path, help="a scenario that was written")
     parser.add_argument("--trace", action="store_true", help="print what is replayed")
@@ -50,7 +54,7 @@ def main() -> int:
             mistaken(chosen.mistake, "resume")
         if chosen.replay:
             return replayed(read(chosen.replay), chosen.replay, chosen.trace)
-        return searched(chosen.seconds, chosen.seed, chosen.jobs, chosen.mistake)
+        return searched(chosen)
     except LabError as exc:
         print(f"labserver.simulated: {exc}", file=sys.stderr)
         return 2
@@ -78,14 +82,18 @@ def replayed(scenario: Scenario, path: Path, trace: bool) -> int:
     return 1 if outcome.broken else 0
 
 
-def searched(seconds: float, first: int, jobs: int, mistake: str) -> int:
+def searched(chosen: argparse.Namespace) -> int:
     """Run many seeds; shrink and write the first that break a promise."""
 
     def seen(found: Found) -> None:
         if found.broken:
             print(f"seed {found.scenario.seed}: {found.broken[0]}", flush=True)
 
-    total = search(seconds, first, jobs, mistake, seen)
+    total = search(
+        *(chosen.seconds, chosen.seed, chosen.jobs, chosen.mistake, seen),
+        most=chosen.seeds,
+        fixed={"confirm": True} if chosen.confirm else {},
+    )
     print(total)
     for met, count in sorted(total.met.items()):
         print(f"  {count:7,} {met}")

@@ -112,7 +112,7 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
 
     """
     dice = random.Random(f"{seed}/scenario")
-    confirm = dice.random() < 0.3
+    confirm = bool(fixed.get("confirm", dice.random() < 0.3))
     # Few kinds of faults at a time: many at once hide each other.
     kinds = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
     if confirm:

@@ -6,10 +6,12 @@ import itertools
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 from labserver.simulated.run import run
 from labserver.simulated.scenario import WEIGHTS, Scenario, drawn
@@ -77,9 +79,9 @@ class Total:
         )
 
 
-def look(seed: str, mistake: str = "") -> Found:
+def look(seed: str, mistake: str = "", fixed: Mapping[str, Any] = {}) -> Found:
     """Run the scenario of a seed."""
-    outcome = run(drawn(seed, mistake))
+    outcome = run(drawn(seed, mistake, **fixed))
     return Found(
         *(outcome.scenario, outcome.broken, outcome.seconds),
         *(outcome.met, outcome.counts),
@@ -92,6 +94,8 @@ def search(
     jobs: int,
     mistake: str = "",
     seen: Callable[[Found], None] = lambda found: None,
+    most: int | None = None,
+    fixed: Mapping[str, Any] = {},
 ) -> Total:
     """Run one seed after the other on ``jobs`` cores until the time is over.
 
@@ -101,16 +105,20 @@ def search(
         jobs: Number of processes.
         mistake: Name of a mistake that every server makes.
         seen: Called with what each seed showed.
+        most: Number of seeds at most; None for any.
+        fixed: Attributes of scenarios that do not follow from their seeds.
 
     """
     total, began = Total(), time.monotonic()
-    seeds = map(str, itertools.count(first))
+    seeds = itertools.islice(map(str, itertools.count(first)), most)
+    chosen = partial(look, mistake=mistake, fixed=fixed)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet) as pool:
         running: set[Future[Found]] = set()
         try:
             while True:
                 if time.monotonic() - began < seconds:
-                    running |= _more(pool, seeds, jobs - len(running), mistake)
+                    more = itertools.islice(seeds, jobs - len(running))
+                    running |= {pool.submit(chosen, seed) for seed in more}
                 if not running:
                     break
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -122,13 +130,6 @@ def search(
             raise
     total.took = time.monotonic() - began
     return total
-
-
-def _more(
-    pool: ProcessPoolExecutor, seeds: Iterator[str], count: int, mistake: str
-) -> set[Future[Found]]:
-    chosen = itertools.islice(seeds, count)
-    return {pool.submit(look, seed, mistake) for seed in chosen}
 
 
 def _quiet() -> None:
