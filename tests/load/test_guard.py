@@ -68,3 +68,28 @@ async def test_page_answers_no_other_site(tmp_path: Path) -> None:
             said = await http.post(f"{address}/stop", headers=headers)
             assert said.status_code == 200
             assert "access-control-allow-origin" not in said.headers
+
+
+@pytest.mark.timeout(60)
+async def test_page_shows_runs_and_no_other_file(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    broken = folder / "20260101T000000000Z-fanout"
+    broken.mkdir(parents=True)
+    (broken / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text("{}")
+    async with (
+        page_of_locust(folder) as (address, _),
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        listed = (await http.get(f"{address}/lab/runs/")).text
+        assert broken.name in listed
+        assert "summary.json: No such file" in listed
+        said = await http.get(f"{address}/lab/runs/{broken.name}/")
+        assert (said.status_code, said.headers["content-type"].partition(";")[0]) == (
+            404,
+            "text/plain",
+        )
+        for name in ("%2e%2e", "<b>", f"{broken.name}/run.json", "../run.json"):
+            said = await http.get(f"{address}/lab/runs/{name}/")
+            assert said.status_code == 404
+            assert "<b>" not in said.text

@@ -27,25 +27,17 @@ def show_runs(environment: Environment) -> None:
 
     def report(name: str) -> Any:
         if name not in {each.name for each in newest(folder)}:
-            return f"there is no run {name}\n", 404
+            return "there is no such run\n", 404
         try:
             return aside(lambda: page(load_all(folder / name)))
         except Unreadable as exc:
             return ui.app.response_class(f"{exc}\n", 404, mimetype="text/plain")
 
-    def file(name: str, file: str) -> Any:
-        from flask import send_from_directory
-
-        return send_from_directory((folder / name).resolve(), file)
-
-    base = f"{options.web_base_path or ''}/lab/runs"
-    for rule, view in (
-        ("/", runs),
-        ("/<name>/", report),
-        ("/<name>/<file>", file),
-    ):
-        guarded = ui.auth_required_if_enabled(view)
-        ui.app.add_url_rule(base + rule, f"lab_{view.__name__}", guarded)
+    base = f"{options.web_base_path or ''}/lab/runs/"
+    ui.app.add_url_rule(base, "lab_runs", ui.auth_required_if_enabled(runs))
+    ui.app.add_url_rule(
+        f"{base}<name>/", "lab_report", ui.auth_required_if_enabled(report)
+    )
 
 
 def newest(folder: Path) -> list[Path]:
