@@ -89,7 +89,10 @@ async def test_page_shows_runs_and_no_other_file(tmp_path: Path) -> None:
             404,
             "text/plain",
         )
-        for name in ("%2e%2e", "<b>", f"{broken.name}/run.json", "../run.json"):
-            said = await http.get(f"{address}/lab/runs/{name}/")
-            assert said.status_code == 404
+        for path in (
+            *("<b>/", "%2e%2e/", "%2e%2e/run.json", "..%2frun.json"),
+            f"{broken.name}/run.json",
+        ):
+            said = await http.get(f"{address}/lab/runs/{path}")
+            assert said.status_code == 404, path
             assert "<b>" not in said.text
