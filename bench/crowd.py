@@ -78,7 +78,8 @@ class Crowd:
     def __init__(self, port: int, path: str, count: int, source: str, room: str):
         self.where, self.path, self.count = ("127.0.0.1", port), path, count
         self.source = source
-        self.join = masked(1, json.dumps({"type": "join", "room": room}).encode())
+        said = json.dumps({"type": "join", "room": room}, separators=(",", ":"))
+        self.join = masked(1, said.encode())
         self.selector = selectors.DefaultSelector()
         self.begun = self.joined = self.closed = self.goodbyes = 0
         self.told: Counter[int] = Counter()  # by number of the message
