@@ -26,7 +26,7 @@ from labserver.contract.cbor import from_cbor
 from labserver.contract.messages import Error, Hello
 from labserver.errors import BadMessage
 from labserver.server.connection import LabConnection
-from labserver.server.endings import about, note_end
+from labserver.server.departures import about, note_end
 from labserver.server.goodbye import say_goodbye
 from labserver.server.handshake import Handshake
 from labserver.server.hub import Hub

@@ -1,4 +1,4 @@
-"""Each end of a connection is counted, and logged if the server decided it."""
+"""Each connection that departs is counted, and logged if the server decided that."""
 
 from __future__ import annotations
 
