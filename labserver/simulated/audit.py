@@ -31,6 +31,7 @@ def audit(world: World) -> Iterator[str]:
         for text, server in sorted(gone.items()):
             yield f"{text} was confirmed to {server.name}, and is gone"
     yield from _went_on(world)
+    yield from _in_vain(world)
 
 
 def _lost(
@@ -60,14 +61,6 @@ def _lost(
     # It got them perhaps, and cannot know that nobody else can read them any more.
     if void := sorted(acknowledged & gone.keys() & texts.keys()):
         yield f"{member.name} got {void[0]}, which is gone, and was not told"
-    # The first ``joined`` never recovers: it counts as told, but no loss.
-    if member.told[room] > 1 and not world.forgot:
-        # A replay that does not fit into an outbox is refused, as is a cursor of the
-        # epoch before the last one. Then all of the new epoch comes.
-        fits = not world.scenario.narrow and len(world.primaries) <= 2
-        published = {text for each in world.members for text in each.texts[room]}
-        if fits and len(published) < world.scenario.history:
-            yield f"{member.name} was told of a loss in {room} in vain"
 
 
 def _began(world: World, text: str) -> float:
@@ -105,6 +98,21 @@ def _went_on(world: World) -> Iterator[str]:
                     f"{place['epoch']}:{place['seq']}, but it went on from "
                     f"{before or 'nothing'}:{base}"
                 )
+
+
+def _in_vain(world: World) -> Iterator[str]:
+    """Yield where a client was told of a loss, and nothing was lost."""
+    store = world.redis.store
+    for member in world.members if not world.scenario.narrow else ():
+        if member.role == "wanderer":  # it comes back without a cursor
+            continue
+        for room, place, epoch in member.refused:
+            known, (before, base) = place["epoch"], store.epochs.get(epoch, ("", -1))
+            # The new epoch has all that the old one had. Or some of it was lost, and a
+            # client may be told of that which has not seen the lost part itself.
+            whole = known == epoch or (known == before and store.tops[known] == base)
+            if whole and store.tops[epoch] < world.scenario.history:
+                yield f"{member.name} was told of a loss in {room} in vain"
 
 
 def apart(world: World) -> Iterator[str]:

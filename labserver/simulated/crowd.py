@@ -75,8 +75,9 @@ class Member:
         self.texts: dict[str, Counter[str]] = {room: Counter() for room in rooms}
         self.told: Counter[str] = Counter()  # by room: times that it was told of a loss
         self.told_at: dict[str, float] = {}  # by room: when it was told last
-        # Room, position before, and the epoch that was said to go on from there.
+        # Room, position before, and the epoch that was said to go on from there, ...
         self.went_on: list[tuple[str, dict[str, Any], str]] = []
+        self.refused: list[tuple[str, dict[str, Any], str]] = []  # or not to go on
         self.seen: dict[str, dict[str, str]] = {}  # by room: people, by connection
         self.began: dict[str, float] = {}  # when it first tried to publish a text
         self.entered: dict[str, float] = {}  # by room: when it was first joined
@@ -162,8 +163,9 @@ class Member:
                 self.entered.setdefault(room, now)
                 if not message["recovered"]:
                     self.hear_of_a_loss(room)
-                elif place is not None:
-                    self.went_on.append((room, place, message["epoch"]))
+                if place is not None:
+                    said = self.went_on if message["recovered"] else self.refused
+                    said.append((room, place, message["epoch"]))
             case "present":
                 people = message.get("clients", ())
                 self.seen[room] = {each["id"]: each["user"] for each in people}

@@ -123,7 +123,7 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
     while (at := at + dice.expovariate(1 / between)) < SECONDS:
         (name,) = dice.choices(kinds, weights)
         seconds = dice.choice((0.01, 0.3, 1.0, 3.0, 8.0)) * dice.uniform(0.5, 1.5)
-        part = dice.choice((0.0, 0.02, 0.2))
+        part = dice.choice((0.0, 0.02, 0.2, 0.4))
         faults.append(
             Fault(round(at, 3), name, dice.randrange(60), round(seconds, 3), part)
         )
@@ -135,6 +135,7 @@ def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
         "pause": dice.choice((0.5, 2.0, 5.0, 10.0)),
         "narrow": dice.random() < 0.3,
         "confirm": confirm,
+        "after": dice.choice((0.0, 3.0)),
         "faults": tuple(faults),
     }
     if dice.random() < 0.3:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from labserver.simulated.run import Outcome, run
 from labserver.simulated.scenario import Fault, Scenario
@@ -49,8 +50,8 @@ def shrink(failed: Outcome, runs: Run = run, tries: int = TRIES) -> Outcome:
     """Return the smallest failing world that was found.
 
     Fewer faults come first, then fewer clients, replicas and rooms, less disorder, and
-    shorter times. Whatever is taken away shifts all later chances, so each smaller
-    scenario gets a few seeds.
+    shorter times. Whatever is taken away shifts all later chances, so when nothing
+    helps, all smaller scenarios get another seed.
 
     Args:
         failed: A failing world.
@@ -59,19 +60,18 @@ def shrink(failed: Outcome, runs: Run = run, tries: int = TRIES) -> Outcome:
 
     """
     found, left = failed, tries
-    progress = True
-    while progress and left > 0:
-        progress = False
+    salt = 0
+    while salt < SALTS and left > 0:
+        seed = found.scenario.seed.partition("~")[0] + (f"~{salt}" if salt else "")
         for smaller in candidates(found.scenario):
-            for salt in range(SALTS):
-                seed = smaller.seed.partition("~")[0] + (f"~{salt}" if salt else "")
-                outcome = runs(replace(smaller, seed=seed))
-                left -= 1
-                if kind(outcome.broken) == kind(failed.broken):
-                    found, progress = outcome, True
-                    break
-            if progress or left <= 0:
+            outcome = runs(replace(smaller, seed=seed))
+            left -= 1
+            if kind(outcome.broken) == kind(failed.broken):
+                found, salt = outcome, -1
                 break
+            if left <= 0:
+                break
+        salt += 1
     return found
 
 
@@ -79,16 +79,14 @@ def candidates(scenario: Scenario) -> Iterator[Scenario]:
     """Yield scenarios that are a little smaller, those that are much smaller first."""
     faults = scenario.faults
     size = len(faults)
-    while size:
-        for start in range(0, len(faults), size):
-            less = faults[:start] + faults[start + size :]
-            yield replace(scenario, faults=less)
+    while size > len(faults) // 8:
+        yield from _without(scenario, size)
         size //= 2
-    for name in ("clients", "replicas", "rooms"):
-        count = getattr(scenario, name)
-        for fewer in dict.fromkeys((1, count // 2, count - 1)):
-            if 1 <= fewer < count:
-                yield replace(scenario, **{name: fewer})
+    yield from _fewer(scenario, lambda count: (1, count // 2))
+    while size:
+        yield from _without(scenario, size)
+        size //= 2
+    yield from _fewer(scenario, lambda count: (count - 1,))
     if scenario.disorder:
         yield replace(scenario, disorder=0.0)
     end = max((each.at + each.seconds for each in faults), default=0.0) + 1.0
@@ -96,6 +94,25 @@ def candidates(scenario: Scenario) -> Iterator[Scenario]:
         yield replace(scenario, seconds=round(end, 1))
     if faults and faults[0].at > 2.0:
         yield replace(scenario, faults=tuple(_sooner(faults)))
+
+
+def _without(scenario: Scenario, size: int) -> Iterator[Scenario]:
+    """Yield scenarios that lack ``size`` faults in a row."""
+    faults = scenario.faults
+    for start in range(0, len(faults), size):
+        yield replace(scenario, faults=faults[:start] + faults[start + size :])
+
+
+def _fewer(
+    scenario: Scenario, counts: Callable[[int], Sequence[int]]
+) -> Iterator[Scenario]:
+    """Yield scenarios with fewer clients, replicas or rooms."""
+    for name in ("clients", "replicas", "rooms"):
+        count = getattr(scenario, name)
+        for fewer in dict.fromkeys(counts(count)):
+            if 1 <= fewer < count:
+                changed: dict[str, Any] = {name: fewer}
+                yield replace(scenario, **changed)
 
 
 def _sooner(faults: tuple[Fault, ...]) -> Iterator[Fault]:

@@ -7,6 +7,7 @@ replica that lags, or of a disk. A script changes everything or nothing there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class Store:
         self.changes: list[Change] = []  # of the command that runs
         # By epoch of a room: the epoch before, and the last seq that both share.
         self.epochs: dict[str, tuple[str, int]] = {}
+        self.tops: Counter[str] = Counter()  # by epoch: the highest seq it ever had
 
     @property
     def now(self) -> int:
@@ -64,7 +66,7 @@ class Store:
     def at(self, commands: int) -> Store:
         """Return the state after the first ``commands`` commands that changed it."""
         past = Store(self.clock)
-        past.epochs = self.epochs  # what any server ever began
+        past.epochs, past.tops = self.epochs, self.tops  # whatever ever was
         past.journal = self.journal[:commands]
         for changes in past.journal:
             for key, value, expiry in changes:
@@ -150,6 +152,9 @@ def _hset(store: Store, key: bytes, *pairs: bytes) -> int:
     if epoch := fields.get(b"epoch"):
         earlier, base = fields.get(b"before", b""), fields.get(b"base", b"-1")
         store.epochs[epoch.decode()] = earlier.decode(), int(base)
+    if (number := hash_.get(b"seq")) and (name := hash_.get(b"epoch")):
+        top = store.tops[name.decode()]
+        store.tops[name.decode()] = max(top, int(number))
     store.changed(key)
     return len(hash_) - before
 

@@ -18,7 +18,7 @@ from labserver.simulated.shrink import kind, shrink, size
 from tests.simulated.wrongs import WRONGS
 
 LIMIT = 60  # seeds
-TRIES = 25  # runs to shrink a scenario
+TRIES = 40  # runs to shrink a scenario
 # These cost memory or time, and break no promise that a client can see in an order.
 UNSEEN = {"subscribe-to-everything", "endless-replay", "ageless"}
 TAKEN = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_promises_are_kept_under_the_faults_of_a_seed(seed: str) -> None:
     outcome = run(drawn(seed, clients=5))
     assert not outcome.broken
     assert outcome.counts["acknowledged"]
+
+
+def test_acknowledged_message_is_gone_only_without_confirmations() -> None:
+    """Whoever was there is told. The audit looks."""
+    scenario = drawn("3", clients=5, confirm=True, pause=0.5)
+    gone = "acknowledged messages that are gone"
+    confirmed = run(scenario)
+    assert not confirmed.broken and not confirmed.met[gone]
+    assert confirmed.met["WAIT: confirmed"]
+    trusting = run(replace(scenario, confirm=False))
+    assert not trusting.broken and trusting.met[gone]
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
