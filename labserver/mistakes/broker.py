@@ -31,8 +31,8 @@ from labserver.stages.broker import RedisBroker
 class DeliverLocally(RedisBroker):
     """Deliver to local members at once, and ignore the message when it comes back."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, confirm: int = 0) -> None:
+        super().__init__(url, confirm)
         self.own: Counter[tuple[str, bytes]] = Counter()
 
     def publish(self, room: str, tail: bytes, *about: Any) -> asyncio.Future[int]:
@@ -140,9 +140,9 @@ class NoResubscribe(RedisBroker):
         self.redis.node = replace(node, link=link)
 
 
-def _broker(made: Callable[[str], RedisBroker]) -> Extend:
+def _broker(made: Callable[[str, int], RedisBroker]) -> Extend:
     def extend(parts: Parts, settings: Settings) -> Parts:
-        return replace(parts, broker=made(settings.redis))
+        return replace(parts, broker=made(settings.redis, settings.confirm_replicas))
 
     return extend
 
