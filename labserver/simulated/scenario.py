@@ -6,6 +6,7 @@ A scenario follows from its seed. It can be written as JSON, changed, and run ag
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,19 +103,23 @@ def from_json(text: str | bytes) -> Scenario:
     return msgspec.json.decode(text, type=Scenario)
 
 
-def drawn(seed: str, mistake: str = "", **fixed: Any) -> Scenario:
+def drawn(
+    seed: str, mistake: str = "", kinds: Sequence[str] = (), **fixed: Any
+) -> Scenario:
     """Return the scenario of a seed.
 
     Args:
         seed: Any text.
         mistake: See :class:`Scenario`.
+        kinds: Names of the faults that may happen; a few of all unless given.
         fixed: Attributes that do not follow from the seed.
 
     """
     dice = random.Random(f"{seed}/scenario")
     confirm = bool(fixed.get("confirm", dice.random() < 0.3))
     # Few kinds of faults at a time: many at once hide each other.
-    kinds = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
+    some = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
+    kinds = kinds or some
     if confirm:
         kinds = sorted({"fail_over", *kinds} - WIPING)
     weights = [WEIGHTS[kind] for kind in kinds]

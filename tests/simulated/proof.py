@@ -6,6 +6,7 @@ python -m tests.simulated.proof [NAME ...]
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +20,13 @@ from tests.simulated.wrongs import WRONGS
 
 LIMIT = 60  # seeds
 TRIES = 40  # runs to shrink a scenario
+# What is found too seldom by chance: kinds of faults at which it is aimed.
+AIMED = {
+    "nothing-seen": ("deafen_link", "fail_over"),
+    "promoted-again": ("fail_back", "stall_replication"),
+    "no-catching-up": ("cut_link", "deafen_link"),
+    "confirmed-out-of-order": ("cut_link", "part_redis"),
+}
 # These cost memory or time, and break no promise that a client can see in an order.
 UNSEEN = {"subscribe-to-everything", "endless-replay", "ageless"}
 TAKEN = [
@@ -36,10 +44,10 @@ def run_wrong(name: str, scenario: Scenario) -> Outcome:
         return run(scenario)
 
 
-def find(name: str, limit: int = LIMIT) -> tuple[int, Outcome] | None:
+def find(name: str, kinds: Sequence[str] = ()) -> tuple[int, Outcome] | None:
     """Return how many seeds it takes, and what the last of them showed."""
-    for number in range(limit):
-        outcome = run_wrong(name, drawn(str(number)))
+    for number in range(LIMIT):
+        outcome = run_wrong(name, drawn(str(number), kinds=kinds))
         if outcome.broken:
             return number + 1, outcome
     return None
@@ -47,12 +55,14 @@ def find(name: str, limit: int = LIMIT) -> tuple[int, Outcome] | None:
 
 def prove(name: str) -> str:
     """Return a line of the table."""
-    found = find(name)
+    aimed = AIMED.get(name, ())
+    found = find(name, aimed)
     if found is None:
         return f"| {name} | not in {LIMIT} | | |"
     seeds, outcome = found
+    how = f"{seeds}, aimed by {' and '.join(aimed)}" if aimed else seeds
     small = shrink(outcome, lambda scenario: run_wrong(name, scenario), TRIES)
-    return f"| {name} | {seeds} | {kind(small.broken)} | {size(small.scenario)} |"
+    return f"| {name} | {how} | {kind(small.broken)} | {size(small.scenario)} |"
 
 
 def main(names: list[str]) -> None:
