@@ -78,7 +78,7 @@ class Seen:
         if reigns != self.reigns:
             self.reigns = reigns
             self.doubtful.update(dict.fromkeys(self.rooms))
-        if self.doubtful:
+        if self.doubtful and not self.nodes.deaf:  # else Redis is away
             rooms, self.doubtful = list(self.doubtful), {}
             await asyncio.gather(*map(self._ask, rooms))
 
