@@ -69,7 +69,7 @@ async def test_redis_that_refuses_everything_does_not_fill_the_log(
         finally:
             logger.removeHandler(handler)
     said = [json.loads(line) for line in stream.getvalue().splitlines()]
-    refused = [line for line in said if "refused" in line["message"]]
+    refused = [line for line in said if "failed at Redis" in line["message"]]
     assert 0 < len(refused) <= logs.BURST + logs.RATE * took + 1
     assert "used memory" in refused[0]["message"]
 
