@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -222,9 +223,9 @@ async def test_first_member_misses_nothing_that_is_published_during_its_join(
             await eventually(lambda: not node.link.asked)
             await eventually(lambda: published(bob, "red"))
             # When the link has heard this probe, it has heard the messages before it.
-            probed = node.link.probed
+            node.link.unheard = math.inf
             await redis.publish(redis_link.channel_of(node.link.probe), "")
-            await eventually(lambda: node.link.probed > probed)
+            await eventually(lambda: node.link.unheard < math.inf)
             net.down.thaw()
         assert (await ann.until("joined"))["seq"] == 0
         if breaks and stage == "broker":

@@ -200,8 +200,9 @@ class TestInBrowser:
     ) -> None:
         ann = await connected(browser, cluster.replicas[0], "ann")
         bob = await connected(browser, cluster.replicas[1], "bob")
-        await ann.join("lobby")
-        await bob.join("lobby")
+        # No other test talks in this room, so its numbers begin with 1.
+        await ann.join("two-pages")
+        await bob.join("two-pages")
         await ann.shows("#replica", "replica-1")
         await bob.shows("#replica", "replica-2")
         await ann.publish("can you see this?")
