@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labserver.redis.feed import Feed
+from labserver.redis.seen import Seen
 from labserver.server.hub import Hub
 from labserver.server.metrics import Metrics
 from labserver.server.parts import Position
+
+NOBODY: Any = None  # no server is asked here
 
 
 class Told(Hub):
@@ -21,7 +26,7 @@ class Told(Hub):
 
 def test_epoch_that_goes_on_is_told_with_its_newest_message() -> None:
     hub = Told()
-    feed = Feed("red", hub)
+    feed = Feed("red", hub, Seen(NOBODY))
     feed.begin("a", 3)
     assert feed.adopt(Position("b", 7, before=("a", 5)))
     assert (feed.epoch, feed.seq) == ("b", 3)  # 4 to 7 are still to be delivered
@@ -30,7 +35,7 @@ def test_epoch_that_goes_on_is_told_with_its_newest_message() -> None:
 
 def test_epoch_that_does_not_go_on_is_told_from_its_start() -> None:
     hub = Told()
-    feed = Feed("red", hub)
+    feed = Feed("red", hub, Seen(NOBODY))
     feed.begin("a", 6)
     assert not feed.adopt(Position("b", 7, before=("a", 5)))
     assert (feed.epoch, feed.seq) == ("b", 5)
