@@ -17,7 +17,7 @@ lab: .venv/ready  ## open JupyterLab on the chapters (it prints its URL)
 test: .venv/ready  ## the tests of each part, in three minutes
 	@$(PYTEST) -n 6 -m "not long and not second and not alone and not builds and not docker"
 
-long: .venv/ready  ## whole programs (chapters, judgements, load, demo): seven minutes
+long: .venv/ready  ## whole programs (chapters, judgements, load, demo): nine minutes
 	@$(PYTEST) -n 4 -m "long and not second and not builds"
 	@$(BIN)/python -m pytest -q -m alone
 
@@ -27,7 +27,7 @@ builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
 debug: .venv/ready  ## the promises on asyncio's own loop, which looks for mistakes
 	@$(PYTEST) -n 6 -m "second and not alone"
 
-every: long  ## all of them but builds, in twelve minutes
+every: long  ## all of them but builds, in thirteen minutes
 	@$(PYTEST) -n 6 -m "not long and not alone and not builds and not docker"
 
 compose: .venv/ready  ## bring docker-compose.yml up, test it, take it down (minutes)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import OrderedDict
 
 from labserver.errors import BrokerDown
 from labserver.redis.commands import script
@@ -42,7 +43,8 @@ class Seen:
     def __init__(self, nodes: Nodes) -> None:
         self.nodes = nodes
         # By room: seqs by epoch, the oldest epoch first. There is one, but for moments.
-        self.rooms: dict[str, dict[str, int]] = {}
+        # A dict takes 4 us to find its first key after many of them have gone.
+        self.rooms: OrderedDict[str, dict[str, int]] = OrderedDict()
         self.doubtful: dict[str, None] = {}  # rooms about which Redis must be asked
         self.reigns: list[bytes] = []  # of the servers, at the last look
 
@@ -51,7 +53,7 @@ class Seen:
         claims = self.rooms.get(room)
         if claims is None:
             if len(self.rooms) >= SEEN_LIMIT:
-                del self.rooms[next(iter(self.rooms))]
+                self.rooms.popitem(last=False)
             claims = self.rooms[room] = {}
         if seq > claims.get(epoch, 0):
             claims[epoch] = seq
