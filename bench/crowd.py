@@ -132,7 +132,7 @@ class Crowd:
                 self.hear(client)
 
     def hear(self, client: Client) -> None:
-        """Count a message; the first is the hello, the second the answer to the join"""
+        """Count a message: first comes the hello, then the answer to the join."""
         client.heard += 1
         if client.heard == 1:
             client.sock.send(self.join)

@@ -226,13 +226,12 @@ async def run_all(counts: list[int], rounds: int, interval: float) -> list[Cost]
             for name in ("lab", "node") if number % 2 else ("node", "lab"):
                 console.print(f"round {number + 1}: {name}, {count:,} connections")
                 costs.append(await measure(name, count, interval))
-
     return costs
 
 
 def table(costs: list[Cost]) -> Table:
     """Return the medians of all rounds as a table."""
-    from bench.crowded import medians
+    from bench.idle_picture import medians
 
     found = Table(
         *("server", "connections", "all in after s", "CPU each us", "KB each"),
@@ -259,7 +258,7 @@ def main() -> int:
     parser.add_argument("--connections", default="1000,5000,10000,19000")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument(
-        "--heartbeat", type=float, default=5.0, help="seconds between pings; default 5"
+        "--heartbeat", type=float, default=4.0, help="seconds between pings; default 4"
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     chosen = parser.parse_args()
@@ -279,7 +278,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    from bench.crowded import draw
+    from bench.idle_picture import draw
 
     folder = begun("idle", chosen.results)
     rows = [asdict(each) for each in costs]

@@ -35,6 +35,7 @@ from labserver.stages.rooms import RoomsApplication
 
 SEEDS = 8  # worlds in which a function is tried
 TRIES = 6  # runs to make a world smaller
+TIMEOUT = 60.0  # seconds for all of them
 BEFORE, AFTER = 0.05, 0.3  # seconds around a hole that a picture shows
 
 Order = Callable[..., Awaitable[None]]
@@ -87,7 +88,7 @@ async def worlds(order: Order, first: Worlds | None = None) -> Worlds:
         first: The world in which it is tried first, from an earlier call.
 
     Raises:
-        RuntimeError: The function fails; the text is the end of its traceback.
+        RuntimeError: The function fails, or goes on and on; the text says how.
 
     """
     source = textwrap.dedent(inspect.getsource(order))
@@ -100,10 +101,16 @@ async def worlds(order: Order, first: Worlds | None = None) -> Worlds:
         stderr=PIPE,
     )
     try:
-        said, problem = await program.communicate(asked)
+        async with asyncio.timeout(TIMEOUT):
+            said, problem = await program.communicate(asked)
+    except TimeoutError:
+        raise RuntimeError(
+            f"the worlds did not end within {TIMEOUT:g} s: does a step wait for itself?"
+        ) from None
     finally:
         if program.returncode is None:
             program.kill()
+            await program.wait()
     if program.returncode:
         raise RuntimeError(problem.decode().strip().rpartition("\n")[2])
     return msgspec.json.decode(said, type=Worlds)

@@ -22,15 +22,15 @@ async def test_all_join_hear_a_message_and_are_told_goodbye() -> None:
 
 
 def test_picture_and_table_have_the_medians_of_both(tmp_path: Path) -> None:
-    crowded = pytest.importorskip("bench.crowded")
+    picture = pytest.importorskip("bench.idle_picture")
     costs = [
         replace(COST, server=server, connections=count, accept=accept)
         for server in ("lab", "node")
         for count in (10, 20)
         for accept in (0.1, 0.9, 0.2)
     ]
-    assert [each.accept for each in crowded.medians(costs)] == [0.2] * 4
-    crowded.draw(costs, 5.0, tmp_path / "idle.png")
+    assert [each.accept for each in picture.medians(costs)] == [0.2] * 4
+    picture.draw(costs, 5.0, tmp_path / "idle.png")
     assert (tmp_path / "idle.png").stat().st_size > 10_000
     assert idle.table(costs).row_count == 4
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from labserver.notebook import race
 from labserver.notebook.race import worlds
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
@@ -28,3 +29,15 @@ async def test_race_is_found_drawn_and_mended() -> None:
     assert "never gets" in broken.picture
     mended = await worlds(subscribed_first, broken)
     assert not mended.seen and mended.tried > broken.tried
+
+
+async def test_function_that_goes_on_and_on_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def goes_on(subscribe: Any, read: Any, enter: Any) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(race, "TIMEOUT", 0.5)
+    with pytest.raises(RuntimeError, match="did not end within 0.5 s"):
+        await worlds(goes_on)
