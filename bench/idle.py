@@ -24,11 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from websockets.asyncio.client import connect
 
 from bench.cache import Missing
-from bench.report import begun, machine
+from bench.report import begun, machine, markdown
 from bench.servers import (
     ROOM,
     Server,
@@ -229,24 +228,24 @@ async def run_all(counts: list[int], rounds: int, interval: float) -> list[Cost]
     return costs
 
 
-def table(costs: list[Cost]) -> Table:
-    """Return the medians of all rounds as a table."""
+def table(costs: list[Cost]) -> str:
+    """Return the medians of all rounds as Markdown."""
     from bench.idle_picture import medians
 
-    found = Table(
-        *("server", "connections", "all in after s", "CPU each us", "KB each"),
-        *("heartbeats, % of a core", "message to all ms", "its CPU ms"),
-        *("drained in s", "CPU s", "goodbyes"),
-    )
+    rows = [
+        ["server", "connections", "all in after s", "CPU each us", "KB each"]
+        + ["heartbeats, % of a core", "message to all ms", "its CPU ms"]
+        + ["drained in s", "CPU s", "goodbyes"]
+    ]
     for each in medians(costs):
-        found.add_row(
-            *(each.server, f"{each.connections:,}", f"{each.accept:.2f}"),
-            *(f"{each.accept_cpu:.0f}", f"{each.memory / 1000:.1f}"),
-            *(f"{100 * each.heartbeat:.1f}", f"{1000 * each.message:.0f}"),
-            *(f"{1000 * each.message_cpu:.0f}", f"{each.drain:.1f}"),
-            *(f"{each.drain_cpu:.2f}", f"{each.goodbyes:,}"),
+        rows.append(
+            [each.server, f"{each.connections:,}", f"{each.accept:.2f}"]
+            + [f"{each.accept_cpu:.0f}", f"{each.memory / 1000:.1f}"]
+            + [f"{100 * each.heartbeat:.1f}", f"{1000 * each.message:.0f}"]
+            + [f"{1000 * each.message_cpu:.0f}", f"{each.drain:.1f}"]
+            + [f"{each.drain_cpu:.2f}", f"{each.goodbyes:,}"]
         )
-    return found
+    return markdown(rows)
 
 
 def main() -> int:
@@ -285,7 +284,7 @@ def main() -> int:
     said = {"machine": machine(), "heartbeat": chosen.heartbeat, "costs": rows}
     (folder / "results.json").write_text(json.dumps(said, indent=1) + "\n")
     draw(costs, chosen.heartbeat, folder / "idle.png")
-    Console().print(table(costs))
+    print(table(costs))
     print(f"results {folder}: idle.png, results.json")
     return 0
 

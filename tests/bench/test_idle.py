@@ -32,7 +32,7 @@ def test_picture_and_table_have_the_medians_of_both(tmp_path: Path) -> None:
     assert [each.accept for each in picture.medians(costs)] == [0.2] * 4
     picture.draw(costs, 5.0, tmp_path / "idle.png")
     assert (tmp_path / "idle.png").stat().st_size > 10_000
-    assert idle.table(costs).row_count == 4
+    assert len(idle.table(costs).splitlines()) == 2 + 4
 
 
 @pytest.mark.parametrize("counts", ["0", "100000000", "1,x"])
