@@ -209,9 +209,12 @@ check(dead)
 # <details><summary>Hint</summary>
 #
 # `asyncio.get_running_loop().call_later(seconds, function, connection)` calls a
-# function later, and returns a timer that has a `cancel()`. Three steps follow each
-# other: a random wait, once; then ping; three quarters of an interval later look, and
-# cut or, a quarter later, ping again. Keep each connection's timer in a dictionary.
+# function later, and returns a timer that has a `cancel()`. A random wait comes first,
+# once. Then the steps are: ping; half an interval later look whether the peer is still
+# reading, and leave it alone until the next ping if it is; a quarter later cut it if
+# it is dead; another quarter later ping again. A peer that has just read the ping needs
+# a moment to answer: that is why you look before. Keep each connection's timer in a
+# dictionary.
 #
 # </details>
 #
@@ -248,9 +251,15 @@ check(dead)
 #
 #     def ping(self, connection) -> None:
 #         connection.send_ping()
-#         self.later(self.interval * 3 / 4, self.look, connection)
+#         self.later(self.interval / 2, self.look, connection)
 #
 #     def look(self, connection) -> None:
+#         if connection.pinged > connection.seen and connection.reads():
+#             self.later(self.interval / 2, self.ping, connection)  # ask again
+#         else:
+#             self.later(self.interval / 4, self.judge, connection)
+#
+#     def judge(self, connection) -> None:
 #         if connection.pinged > connection.seen and not connection.reads():
 #             self.metrics.dead += 1
 #             self.forget(connection)

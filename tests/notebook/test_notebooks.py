@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import re
 import sys
@@ -18,11 +19,14 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from redis.asyncio import Redis
 
+from labserver.contract.closing import Close
 from labserver.mistakes import MISTAKES
 from labserver.notebook import check, connected, running_cluster
 from labserver.notebook.checks import UnknownExercise, results
 from labserver.notebook.exercises import EXERCISES
 from labserver.notebook.replicas import said
+from labserver.server.metrics import Metrics
+from labserver.simulated.loop import VirtualLoop
 from labserver.stages import STAGES
 from tests.conftest import eventually
 from tests.support.chapters import CHAPTERS, FOLDER, build, chapter, defined
@@ -110,6 +114,42 @@ def exercise(name: str) -> NotebookNode:
 def solution(name: str) -> str:
     first, *_ = build.solutions(chapter(name))
     return first
+
+
+def test_heartbeat_that_chapter_4_solves_waits_for_who_has_just_read_its_ping() -> None:
+    loop = VirtualLoop("seed", disorder=0)
+
+    class Reader:
+        """Takes what lies before each ping for 0.7 s, and answers 0.1 s later."""
+
+        pinged = seen = 0.0
+        ended = False
+
+        def send_ping(self) -> None:
+            self.pinged = loop.time()
+            loop.call_later(0.8, self.answer)
+
+        def answer(self) -> None:
+            self.seen = loop.time()
+
+        def reads(self) -> bool:
+            return loop.time() - self.pinged < 0.7
+
+        def cut(self, closing: Close) -> None:
+            self.ended = True
+
+    async def ten_intervals(reader: Reader) -> None:
+        heartbeat = defined(build.solutions(chapter("04_heartbeat"))[1])(1.0)
+        await heartbeat.start(Metrics())
+        heartbeat.watch(reader)
+        await asyncio.sleep(10)
+        await heartbeat.stop()
+
+    reader = Reader()
+    loop.run_until_complete(ten_intervals(reader))
+    loop.close()
+    assert reader.seen > 0
+    assert not reader.ended
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -48,7 +48,8 @@ REASONS: tuple[Reason, ...] = (
         "who_reads_slowly_stays",
         "was ended",
         "a peer that reads, slowly, was cut. It has your ping behind other messages, "
-        "so its answer comes late: while `connection.reads()`, it lives.",
+        "so its answer comes late: while `connection.reads()`, and for a moment after, "
+        "it lives.",
     ),
     Reason(
         "dead_peers_are_gone",

@@ -50,11 +50,21 @@ WRONGS: tuple[Wrong, ...] = (
     Wrong(
         "a slow reader is dead",
         "a peer that reads, slowly",
-        ((DEAD, "connection.pinged > connection.seen"),),
+        (
+            (DEAD, "connection.pinged > connection.seen"),
+            ("connection.pinged > connection.seen and connection.reads()", "False"),
+        ),
     ),
     Wrong("nobody is judged", "the pings go out", ((DEAD, "False"),)),
     Wrong("a goodbye to the dead", "a close frame is a", ((".cut(", ".end("),)),
-    Wrong("an impatient look", "live peers were", (("self.interval * 3 / 4", "0"),)),
+    Wrong(
+        "an impatient look",
+        "live peers were",
+        (
+            ("self.interval / 2, self.look", "0, self.look"),
+            ("self.interval / 4, self.judge", "0, self.judge"),
+        ),
+    ),
     Wrong(
         "three silent pings",
         "they are cut too late",
@@ -70,7 +80,7 @@ WRONGS: tuple[Wrong, ...] = (
     Wrong(
         "a late look",
         "they are cut too late",
-        (("self.interval * 3 / 4", "self.interval * 2"),),
+        (("self.interval / 4, self.judge", "self.interval * 2, self.judge"),),
     ),
     Wrong(
         "a close that is not awaited",
@@ -78,7 +88,11 @@ WRONGS: tuple[Wrong, ...] = (
         ((".cut(HEARTBEAT_LOST)", ".close(HEARTBEAT_LOST.code)"),),
     ),
     Wrong("not counted", "the peers are gone", (("dead += 1", "dead += 0"),)),
-    Wrong("one ping", "too few pings", (("self.interval / 4, self", "60, self"),)),
+    Wrong(
+        "one ping",
+        "too few pings",
+        (("self.interval / 4, self.ping", "60, self.ping"),),
+    ),
     Wrong("one timer for all", "one timer pings", more=SWEEP),
     Wrong(
         "a return in the loop",
