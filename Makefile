@@ -19,7 +19,7 @@ test: .venv/ready  ## the tests of each part, in three minutes
 
 long: .venv/ready  ## whole programs (chapters, judgements, load, demo): nine minutes
 	@$(PYTEST) -n 4 -m "long and not second and not builds"
-	@$(BIN)/python -m pytest -q -m alone
+	@$(BIN)/python -m pytest -q -m alone tests/server/test_turns.py
 
 builds: .venv/ready  ## each well-known wrong part of a chapter is recognised
 	@$(PYTEST) -n 3 -m builds

@@ -25,8 +25,12 @@ from labserver.server.server import LabServer
 from labserver.settings import Settings
 from labserver.stages import build, included
 from tests.support.tools import TOOLS
+from tests.support.virtual import TestLoop
 
 __all__ = ["DEADLINE", "SECRET", "Command", "Peer", "Running", "eventually", "peer"]
+
+# With it, jsonschema makes a grammar of IRIs: 1.5 s in each process, for no test.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 DEADLINE = PATIENCE  # seconds that a test waits for a condition
 
@@ -38,7 +42,7 @@ def debugging() -> asyncio.AbstractEventLoop:
     return loop
 
 
-LOOPS = {"uvloop": loop_factory(), "asyncio": debugging}
+LOOPS = {"uvloop": loop_factory(), "asyncio": debugging, "virtual": TestLoop}
 
 
 def pytest_asyncio_loop_factories(

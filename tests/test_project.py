@@ -86,6 +86,16 @@ def test_make_says_what_an_old_or_a_new_python_needs(
     assert words in said.stdout
 
 
+def test_make_looks_for_tests_that_run_alone_where_they_are() -> None:
+    (named,) = re.findall(r"-m alone (\S+)", (ROOT / "Makefile").read_text())
+    marked = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"^\s*@?pytest.*mark\.alone", path.read_text(), re.M)
+    ]
+    assert marked == [named]
+
+
 def test_container_and_binder_have_what_make_installs() -> None:
     make = (ROOT / "Makefile").read_text()
     (extras,) = re.findall(r"install .*'\.\[(notebooks[a-z,]*)\]'", make)

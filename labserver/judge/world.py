@@ -154,7 +154,7 @@ class World:
     async def break_link(self) -> None:
         """End every connection of the servers to Redis that hears."""
         fault("cut the servers' connections to Redis")
-        async with Redis.from_url(self.redis) as redis:
+        async with Redis.from_url(self.redis, protocol=2) as redis:
             await redis.client_kill_filter(_type="pubsub")
 
     @asynccontextmanager

@@ -124,8 +124,10 @@ class Process:
 
 
 def here() -> Process:
-    """Return the process that is running."""
-    return _process.get()
+    """Return the process that is running; what is started outside is the judge's."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return _process.get(loop.judge)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):

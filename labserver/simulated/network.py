@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import socket
 from collections.abc import Iterable
@@ -24,9 +25,22 @@ class NetworkLoop(VirtualLoop):
     network: Network
 
     async def create_connection(
-        self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any
+        self,
+        protocol_factory: Any,
+        host: Any = None,
+        port: Any = None,
+        *,
+        sock: Any = None,
+        **options: Any,
     ) -> Any:
+        if sock is not None:
+            host, port = self.network.asked.pop(sock)
+            sock.close()
         return await self.network.connect(protocol_factory, host, port)
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Note where a socket shall lead; its transport will connect."""
+        self.network.asked[sock] = address
 
     async def create_server(
         self,
@@ -49,7 +63,7 @@ class Listener(asyncio.AbstractServer):
 
     def __init__(self, network: Network, process: Process, host: str, port: int):
         self.network, self.process = network, process
-        self.address = host, port
+        self.address = host, port or next(network.ports)
         self.made: Made | None = None
 
     def begin(self, made: Made) -> None:
@@ -109,6 +123,8 @@ class Network:
         self.listeners: dict[tuple[str, int], Listener] = {}
         self.open: dict[Transport, None] = {}  # in the order in which they were opened
         self.apart: dict[frozenset[str], int] = {}  # pairs of hosts, and how often
+        self.asked: dict[Any, tuple[str, int]] = {}  # where sockets shall lead
+        self.ports = itertools.count(20000)  # for those that may listen on any port
         self.connects = 0
         self.ambushes = 0  # of the next connections: so many are cut when they open
         self.window = WINDOW

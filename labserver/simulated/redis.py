@@ -80,6 +80,13 @@ class SimulatedRedis:
         for caller in list(self.callers):
             caller.transport.abort()
 
+    def hang_up(self) -> int:
+        """Hang up on subscribers (``CLIENT KILL TYPE pubsub``); return how many."""
+        subscribed = [each for each in self.callers if each.channels]
+        for each in subscribed:
+            each.transport.abort()
+        return len(subscribed)
+
     async def listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         await loop.create_server(partial(Caller, self), host, port)
@@ -106,6 +113,8 @@ class SimulatedRedis:
             case b"SCRIPT", [_, source]:
                 self.scripts[lua.sha(source)] = source
                 return lua.sha(source)
+            case b"CLIENT", [b"KILL", *_]:
+                return self.hang_up()
             case b"CLIENT" | b"SELECT", _:
                 return "OK"
             case b"ECHO", [text]:

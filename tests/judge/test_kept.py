@@ -86,6 +86,7 @@ class OneIndex(RoomsApplication):
         member.rooms.clear()
 
 
+@pytest.mark.loops("virtual")
 async def test_connection_that_ended_and_is_still_a_member_is_told() -> None:
     seen = "said goodbye while it was in 3 rooms is still in `hub.rooms`"
     for world in (
