@@ -60,16 +60,17 @@ def judge_(
     """Say which promises a server keeps: yours, in any language.
 
     A command is started with PORT (also {port} in its arguments), LAB_STAGE,
-    LAB_SECRET, LAB_REDIS_URL and the settings that a check needs small, and is ready
-    when its port answers. A URL needs LAB_SECRET, the secret of its tokens, from stage
-    auth on.
+    LAB_SECRET, LAB_REDIS_URL and the settings that a check needs small. It is
+    ready when its port answers. From stage auth on, a URL needs LAB_SECRET, the
+    secret of its tokens.
 
-    With --client the command is a client, and is started many times: it connects to
-    LAB_URL (also {url} in its arguments) with LAB_TOKEN, joins LAB_ROOM, and comes back
-    when its connection breaks, after delays of LAB_BACKOFF_FIRST to LAB_BACKOFF_CAP.
+    With --client the command is a client, and is started many times: it connects
+    to LAB_URL (also {url} in its arguments) with LAB_TOKEN and joins LAB_ROOM.
+    When its connection breaks it comes back, after delays of LAB_BACKOFF_FIRST to
+    LAB_BACKOFF_CAP.
 
-    Ends with status 0 when all promises up to --stage hold, with 1 when one is broken,
-    and with 2 when the server cannot be judged.
+    Ends with status 0 when all promises up to --stage hold, with 1 when one is
+    broken, and with 2 when the server cannot be judged.
     """
     from labserver.cli import judging, verdict
     from labserver.judge.junit import write

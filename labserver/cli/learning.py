@@ -37,7 +37,8 @@ def lab(
 ) -> None:
     """Open JupyterLab on your copies of the chapters; it prints its URL.
 
-    The copies are made once, without outputs, in FOLDER. What you change there stays.
+    The copies are made once, without outputs, in FOLDER. What you change there
+    stays.
     """
     if shutil.which("jupyter-lab", path=str(Path(sys.executable).parent)) is None:
         fail(f"JupyterLab is not installed: {NOTEBOOKS}")
@@ -62,8 +63,8 @@ def grade(
 ) -> None:
     """Say which tasks of which chapter are solved in a folder.
 
-    What the learner wrote is run: grade only what you would run yourself. Takes a few
-    minutes. Ends with status 0 when all is solved, else with 1.
+    What the learner wrote is run: grade only what you would run yourself. Takes
+    a few minutes. Ends with status 0 when all is solved, else with 1.
     """
     try:
         from labserver.notebook import grading

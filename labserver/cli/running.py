@@ -53,8 +53,8 @@ def serve(
     all clients are told to reconnect, and it exits with status 0.
 
     LAB_SECRET, or the file that LAB_SECRET_FILE names, signs and checks tokens;
-    without it a random secret is used, and a token is printed. A limit of 0 means no
-    limit.
+    without it a random secret is used, and a token is printed. A limit of 0 means
+    no limit.
     """
     settings = from_environment(**given)
     logs.start(settings.log_format, settings.log_level)

@@ -14,14 +14,16 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
 import redis as redis_client
+from typer.main import get_command
 from websockets.asyncio.client import connect
 
 from labserver import __version__
-from labserver.cli import learning
+from labserver.cli import app, learning
 from labserver.contract.tokens import issue, verify
 from labserver.processes import serving
 from labserver.redis import embedded
@@ -454,6 +456,13 @@ def test_every_command_explains_itself(name: str, flag: str, command: Command) -
     assert (status, err) == (0, "")
     assert f"Usage: labserver {name}" in out
     assert len(out.splitlines()) > 5
+
+
+def test_prose_of_help_fits_a_terminal() -> None:
+    for name, each in cast(Any, get_command(app)).commands.items():
+        # Of 80 columns the library takes two, and wraps each longer line by itself.
+        long = [line for line in (each.help or "").splitlines() if len(line) > 78]
+        assert not long, name
 
 
 def test_serve_explains_every_setting_but_the_secret(command: Command) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from labserver.load.run.origins import is_ours
 from tests.support.locust_page import page_of_locust
 
 pytestmark = pytest.mark.long
@@ -68,6 +69,39 @@ async def test_page_answers_no_other_site(tmp_path: Path) -> None:
             said = await http.post(f"{address}/stop", headers=headers)
             assert said.status_code == 200
             assert "access-control-allow-origin" not in said.headers
+        port = address.rpartition(":")[2]
+        for host in (
+            "rebound.test",
+            "localhost.rebound.test",
+            "127.0.0.1.rebound.test",
+        ):
+            own = {"Host": f"{host}:{port}", "Origin": f"http://{host}:{port}"}
+            for method, path in (("POST", "/swarm"), ("GET", "/lab/runs/")):
+                said = await http.request(method, address + path, headers=own)
+                assert (said.status_code, said.text.count("\n")) == (403, 1)
+                assert said.text.startswith("this page answers to localhost")
+        for host in ("localhost", "lab.localhost", "127.0.0.1", "[::1]", "192.0.2.1"):
+            own = {"Host": f"{host}:{port}", "Origin": f"http://{host}:{port}"}
+            said = await http.post(f"{address}/stop", headers=own)
+            assert said.status_code == 200, host
+
+
+@pytest.mark.parametrize(
+    ("host", "listening", "ours"),
+    [
+        ("loadbox:8089", "loadbox", True),
+        ("LOADBOX.", "loadbox", True),
+        ("loadbox:8089", "", False),
+        ("loadbox:8089", "127.0.0.1", False),
+        ("[::1", "", False),
+        ("", "", False),
+        (None, "", False),
+    ],
+)
+def test_page_answers_to_the_name_at_which_it_listens(
+    host: str | None, listening: str, ours: bool
+) -> None:
+    assert is_ours(host, listening) is ours
 
 
 @pytest.mark.timeout(60)

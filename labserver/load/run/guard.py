@@ -1,7 +1,9 @@
 """What Locust's page refuses: requests of other sites, and runs that cannot begin.
 
 Locust answers requests of every origin, and its page has no login. So any site that a
-browser shows could begin a run on the machine that the browser runs on.
+browser shows could begin a run on the machine that the browser runs on. A site can also
+give its own name this machine's address (DNS rebinding). Its scripts then have the
+page's origin, and only the name in ``Host`` tells them from the page.
 """
 
 from __future__ import annotations
@@ -15,8 +17,12 @@ from locust.env import Environment
 
 from labserver.load.run.hooks import options_of
 from labserver.load.run.options import Unusable, check_page, try_servers
+from labserver.load.run.origins import is_ours, is_own
 
 FORM = ("host", "publish_rate", "payload_bytes")
+UNKNOWN = (
+    "this page answers to localhost, an IP address, or the name in --web-host only\n"
+)
 
 
 def guard(environment: Environment) -> None:
@@ -28,6 +34,8 @@ def guard(environment: Environment) -> None:
         from flask import jsonify, request
 
         origin, host = request.headers.get("Origin"), request.headers.get("Host")
+        if not is_ours(host, options_of(environment).web_host):
+            return UNKNOWN, 403
         if not is_own(origin, host, request.headers.get("Sec-Fetch-Site")):
             return "this page answers its own requests only\n", 403
         if request.method != "POST" or request.path != start:
@@ -49,24 +57,6 @@ def guard(environment: Environment) -> None:
     page.app.before_request(check)
     # The first of the list is the last that is called: after Locust's own.
     page.app.after_request_funcs.setdefault(None, []).insert(0, forget)
-
-
-def is_own(origin: str | None, host: str | None, site: str | None) -> bool:
-    """Return whether a request comes from the page itself, or from no browser.
-
-    A browser names the origin of each POST, and of each request whose answer a script
-    of another site wants to read (Fetch Standard section 3.2). Behind a proxy that
-    changes ``Host``, it says itself whether both are the same.
-
-    Args:
-        origin: The header ``Origin``.
-        host: The header ``Host``.
-        site: The header ``Sec-Fetch-Site``, which no script can set.
-
-    """
-    if origin is None or site == "same-origin":
-        return True
-    return origin.partition("://")[2] == host
 
 
 def try_run(options: Namespace, form: Mapping[str, str]) -> None:
