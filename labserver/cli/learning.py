@@ -67,7 +67,7 @@ def grade(
     a few minutes. Ends with status 0 when all is solved, else with 1.
     """
     try:
-        from labserver.notebook import grading
+        from labserver.notebook.workshop import grading
     except ModuleNotFoundError as exc:
         fail(f"{exc.name} is not installed: {NOTEBOOKS}")
     chapters, grades = _notebooks(), list[grading.Grade]()

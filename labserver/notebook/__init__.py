@@ -7,24 +7,32 @@ only has the subject of its chapter. Needs the extra ``notebooks``.
 from __future__ import annotations
 
 from labserver.load.figures.results import machine
-from labserver.notebook.absences import absence, losses
 from labserver.notebook.charts import bars, curves, fitted, lanes, layers
-from labserver.notebook.checks import check, compare
-from labserver.notebook.codings import footprint, growth, quotes
-from labserver.notebook.duel import duel
-from labserver.notebook.fanout import costs
-from labserver.notebook.fitting import fits, middle, predicted, this_machine
-from labserver.notebook.flames import flames
-from labserver.notebook.frames import frame_map, take_apart
-from labserver.notebook.ledger import LOADS, Load, entries, idle
-from labserver.notebook.load import six
-from labserver.notebook.loops import (
+from labserver.notebook.experiments.absences import absence, losses
+from labserver.notebook.experiments.codings import footprint, growth, quotes
+from labserver.notebook.experiments.fanout import costs
+from labserver.notebook.experiments.flames import flames
+from labserver.notebook.experiments.load import six
+from labserver.notebook.experiments.loops import (
     dawdling,
     generators,
     percentile,
     stall_picture,
     through_a_stall,
 )
+from labserver.notebook.experiments.presence import Ghosts, know, told
+from labserver.notebook.experiments.replicas import carried, duet
+from labserver.notebook.experiments.slow import flood, latencies, policies
+from labserver.notebook.experiments.storms import modelled, storm
+from labserver.notebook.experiments.strangers import toll
+from labserver.notebook.experiments.transport_costs import (
+    decision,
+    idle_cost,
+    publishing,
+)
+from labserver.notebook.experiments.transports import three_ways
+from labserver.notebook.experiments.vanishing import expected, vanished
+from labserver.notebook.frames import frame_map, take_apart
 from labserver.notebook.peers import (
     Peer,
     connected,
@@ -33,25 +41,21 @@ from labserver.notebook.peers import (
     silent,
     upgrade,
 )
-from labserver.notebook.presence import Ghosts, know, told
-from labserver.notebook.probed import Probed
-from labserver.notebook.probing import probe
 from labserver.notebook.progress import progress
-from labserver.notebook.replicas import carried, duet
 from labserver.notebook.samples import watch
 from labserver.notebook.servers import running, running_cluster
-from labserver.notebook.sizing import Demand, about, comeback, plan
-from labserver.notebook.sizing_pictures import causes, hearing, returns
-from labserver.notebook.slow import flood, latencies, policies
+from labserver.notebook.sizing.fitting import fits, middle, predicted, this_machine
+from labserver.notebook.sizing.fleet import Demand, about, comeback, plan
+from labserver.notebook.sizing.ledger import LOADS, Load, entries, idle
+from labserver.notebook.sizing.pictures import causes, hearing, returns
 from labserver.notebook.source import excerpt, show
 from labserver.notebook.start import doctor, stage_map
-from labserver.notebook.storms import modelled, storm
-from labserver.notebook.strangers import toll
-from labserver.notebook.transport_costs import decision, idle_cost, publishing
-from labserver.notebook.transports import three_ways
-from labserver.notebook.twins import Mistakes, mistakes
-from labserver.notebook.vanishing import expected, vanished
-from labserver.notebook.workshop import judge, starter
+from labserver.notebook.workshop.checks import check, compare
+from labserver.notebook.workshop.duel import duel
+from labserver.notebook.workshop.own_server import judge, starter
+from labserver.notebook.workshop.probed import Probed
+from labserver.notebook.workshop.probing import probe
+from labserver.notebook.workshop.twins import Mistakes, mistakes
 
 # The prediction of a learner who made none; the "Predict" cell of a chapter sets it. It
 # is also here, so that a chapter can be run from its middle.

@@ -21,8 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from labserver.cli import app
 from labserver.contract.schema import asyncapi
-from labserver.notebook.fitting import Costs, Curve, rough
-from labserver.notebook.sizing import Demand, plan
+from labserver.notebook.sizing.fitting import Costs, Curve, rough
+from labserver.notebook.sizing.fleet import Demand, plan
 from labserver.server.server import LabServer
 from labserver.settings import Settings, flag, kind, variable
 from labserver.stages import build

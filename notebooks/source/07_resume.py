@@ -31,9 +31,9 @@ from labserver.notebook import (
     show,
     storm,
 )
-from labserver.notebook.backoff import Visitor
-from labserver.notebook.deserted import Watching, deserted
-from labserver.notebook.race import worlds
+from labserver.notebook.experiments.deserted import Watching, deserted
+from labserver.notebook.workshop.backoff import Visitor
+from labserver.notebook.workshop.race import worlds
 from labserver.stages import resume
 
 # %% [markdown]

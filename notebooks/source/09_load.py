@@ -29,7 +29,7 @@ from labserver.notebook import (
     stall_picture,
     through_a_stall,
 )
-from labserver.notebook.loops import closed_loop, open_loop
+from labserver.notebook.experiments.loops import closed_loop, open_loop
 
 # %% [markdown]
 # ## Break: a server stalls, and the measurement does not notice

@@ -43,7 +43,7 @@ from labserver.notebook import (
     show,
     this_machine,
 )
-from labserver.notebook.fitting import Costs, Curve, fit
+from labserver.notebook.sizing.fitting import Costs, Curve, fit
 from labserver.processes.arrivals import publish
 
 # %% [markdown]

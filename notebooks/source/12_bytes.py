@@ -33,7 +33,7 @@ from labserver.notebook import (
     running,
     show,
 )
-from labserver.notebook.codings import FORMS
+from labserver.notebook.experiments.codings import FORMS
 from labserver.notebook.peers import asked
 
 # %% [markdown]

@@ -130,7 +130,9 @@ async def test_jupyter_opens_with_its_token_only(lab: Stack) -> None:
 
 def test_chapters_find_the_load_tests(lab: Stack) -> None:
     container = lab.compose("ps", "-q", "jupyter").strip()
-    asked = "from labserver.notebook.load import FOLDER; print(FOLDER.is_dir())"
+    asked = (
+        "from labserver.notebook.experiments.load import FOLDER; print(FOLDER.is_dir())"
+    )
     assert docker("exec", container, "python", "-c", asked) == "True\n"
 
 

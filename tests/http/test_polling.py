@@ -11,7 +11,7 @@ from redis import Redis
 from labserver.contract.messages import event
 from labserver.contract.tokens import issue
 from labserver.http.listener import WebServer
-from labserver.notebook.transports import three_ways
+from labserver.notebook.experiments.transports import three_ways
 from labserver.server.server import LabServer
 from labserver.stages import STAGES
 from tests.conftest import Running, eventually, peer

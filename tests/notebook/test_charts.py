@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from labserver.notebook.charts import fitted, line_through
-from labserver.notebook.fanout import Costs
+from labserver.notebook.experiments.fanout import Costs
 
 SIZES = [1, 50, 100]
 ALL, KERNEL = [104.0, 300.0, 500.0], [3.0, 150.0, 300.0]  # 100 + 4 N, and 3 N

@@ -22,9 +22,9 @@ from redis.asyncio import Redis
 from labserver.contract.closing import Close
 from labserver.mistakes import MISTAKES
 from labserver.notebook import check, connected, running_cluster
-from labserver.notebook.checks import UnknownExercise, results
-from labserver.notebook.exercises import EXERCISES
-from labserver.notebook.replicas import said
+from labserver.notebook.experiments.replicas import said
+from labserver.notebook.workshop.checks import UnknownExercise, results
+from labserver.notebook.workshop.exercises import EXERCISES
 from labserver.server.metrics import Metrics
 from labserver.simulated.loop import VirtualLoop
 from labserver.stages import STAGES

@@ -1,0 +1,1 @@
+"""Experiments of the chapters: each measures one thing, and returns it or draws it."""

@@ -1,0 +1,1 @@
+"""The size of a fleet, from what short runs on this machine cost."""
