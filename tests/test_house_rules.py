@@ -92,6 +92,21 @@ def test_every_folder_has_a_layer() -> None:
     assert set(ROOMS) == set().union(*LAYERS)
 
 
+@pytest.mark.parametrize("name", ["", "workshop", "experiments", "sizing"])
+def test_rooms_of_the_notebook_do_not_import_each_other(name: str) -> None:
+    folder = PACKAGE / "notebook"
+    beside = set(folder.glob("*.py")) - {folder / "__init__.py"}
+    rooms = {each.parent.name for each in folder.glob("*/__init__.py")}
+    files = (folder / name).rglob("*.py") if name else beside
+    used = {
+        each.split(".")[1]
+        for file in files
+        for each in modules(file)
+        if each.startswith("notebook.")
+    }
+    assert used & rooms <= {name}
+
+
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_stages_never_import_each_other(stage) -> None:
     others = {f"stages.{name}" for name in STAGES}

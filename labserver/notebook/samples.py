@@ -1,12 +1,18 @@
-"""A server's metrics over time."""
+"""A server's metrics over time, and the CPU time that it used."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
 
 from labserver.processes.cluster import Replica
+
+SETTLED = 0.01  # seconds after an answer until a server sleeps again
 
 
 @dataclass
@@ -37,3 +43,20 @@ async def watch(
         samples.values.append(value)
         await asyncio.sleep(every)
     return samples
+
+
+async def used(pid: int) -> float:
+    """Return the seconds of CPU time that a process has used when it is done.
+
+    While a process runs, the kernel counts its time in steps of some milliseconds. So
+    this waits a moment, in which the server finishes what was asked of it.
+    """
+    await asyncio.sleep(SETTLED)
+    return _counted(pid)
+
+
+def _counted(pid: int) -> float:
+    with contextlib.suppress(OSError):  # Linux; its other figures are steps of 10 ms
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)

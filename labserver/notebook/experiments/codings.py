@@ -25,8 +25,8 @@ from labserver.contract.wire import Variant
 from labserver.notebook.charts import line_through
 from labserver.notebook.peers import Peer, connected
 from labserver.notebook.progress import progress
+from labserver.notebook.samples import used
 from labserver.notebook.servers import running
-from labserver.notebook.workshop.duel import used
 from labserver.processes.cluster import Replica
 
 FORMS = {

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import statistics
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from labserver.judge.program import Program
 from labserver.notebook.charts import Picture, bars
 from labserver.notebook.peers import Peer, crowd
 from labserver.notebook.progress import progress
+from labserver.notebook.samples import used
 from labserver.notebook.servers import running
 from labserver.notebook.workshop.own_server import command
 from labserver.processes.cluster import Replica
@@ -27,7 +24,6 @@ PAYLOAD = "x" * 150
 # Messages in one write, and how many writes: the first waits for each message.
 LOADS = {"1 in flight": (1, 40), "16 in flight": (16, 8)}
 START_TIMEOUT = 10.0  # seconds
-SETTLED = 0.01  # seconds after an answer until a server sleeps again
 THEIRS = "labserver"
 
 
@@ -112,23 +108,6 @@ async def _cost(pid: int, members: list[Peer], at_once: int, writes: int) -> flo
         if not await members[-1].messages(heard + number * at_once):
             raise TimeoutError("a message did not reach the last member within 5 s")
     return (await used(pid) - before) / (at_once * writes * len(members)) * 1e6
-
-
-async def used(pid: int) -> float:
-    """Return the seconds of CPU time that a process has used when it is done.
-
-    While a process runs, the kernel counts its time in steps of some milliseconds. So
-    this waits a moment, in which the server finishes what was asked of it.
-    """
-    await asyncio.sleep(SETTLED)
-    return _counted(pid)
-
-
-def _counted(pid: int) -> float:
-    with contextlib.suppress(OSError):  # Linux; its other figures are steps of 10 ms
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
 
 
 @asynccontextmanager
