@@ -4,6 +4,7 @@
 import { LabClient } from "../labserver/server/console/lab-client.js";
 
 const { URL = "ws://127.0.0.1:8080", TOKEN } = process.env;
+if (!TOKEN) throw new Error("set TOKEN to what the server prints");
 const client = new LabClient(URL, { token: () => TOKEN });
 client.addEventListener("message", ({ detail }) => {
   console.log(detail.from, detail.payload);

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -102,6 +104,24 @@ async def test_curl_publishes_polls_and_follows_the_stream(running: Running) -> 
             async with peer(server.url, token=TOKEN) as bob:
                 await bob.send(type="publish", room="lobby", payload="and again")
                 await heard(output, "and again")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (sys.executable, "python_client.py"),
+        pytest.param(("node", "node_client.mjs"), marks=pytest.mark.needs("Node")),
+        pytest.param(("sh", "curl.sh"), marks=pytest.mark.needs("curl")),
+    ],
+    ids=lambda command: str(command[1]),
+)
+def test_missing_token_is_asked_for(command: tuple[str, str]) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("TOKEN", "URL")}
+    ran = subprocess.run(
+        command, cwd=EXAMPLES, env=environment, capture_output=True, timeout=30
+    )
+    assert (ran.returncode != 0, ran.stdout) == (True, b"")
+    assert re.search("set TOKEN to|TOKEN: is not set", ran.stderr.decode())
 
 
 @pytest.mark.needs("FastAPI")
