@@ -98,6 +98,7 @@ async def serve_until_signal(
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics, waits = Metrics(), False
+    shared = "broker" in names and bool(settings.redis)
     async with AsyncExitStack() as stack:
         if "broker" in names and not settings.redis:
             url = await stack.enter_async_context(
@@ -126,9 +127,10 @@ async def serve_until_signal(
             print(f"listening on {web}/rooms/ROOM (SSE, polls, POST)", flush=True)
         if made_up and "auth" in names:
             token = issue(settings.secret, "ann")
+            also = ", and other replicas refuse its tokens" if shared else ""
             print(
-                "LAB_SECRET is not set: this run uses a random one. A token, valid an "
-                f"hour:\n{token}",
+                f"LAB_SECRET is not set: this run uses a random one{also}. A token, "
+                f"valid an hour:\n{token}",
             )
             print(first_steps(url, token), flush=True)
         elif sys.stdout.isatty():

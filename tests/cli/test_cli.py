@@ -187,6 +187,12 @@ def redis_with_password() -> Iterator[int]:
         runner.run(context.__aexit__(None, None, None))
 
 
+async def test_made_up_secret_is_said_to_be_no_other_replicas(redis_url: str) -> None:
+    async with started("serve", "--port", "0", "--redis", redis_url) as run:
+        await run.line()
+        assert "and other replicas refuse its tokens" in await run.line()
+
+
 @pytest.mark.parametrize("given", ["redis", "redis+cluster"])
 async def test_replica_that_starts_before_its_redis_waits_with_one_line(
     given: str,

@@ -314,7 +314,7 @@ function tick() {
   const most = Math.max(due, ...trips.map(({ milliseconds }) => milliseconds ?? 0));
   at("highest").textContent = most
     ? `at most ${trip(most)} in the last minute`
-    : "of the last minute";
+    : "the last minute";
   draw(now, Math.max(most, 5), due);
 }
 
@@ -325,7 +325,7 @@ const remaining = (left) =>
 
 function draw(now, most, due) {
   const x = (when) => (600 * (1 - (now - when) / MINUTE)).toFixed(1);
-  const y = (milliseconds) => (57 - (54 * milliseconds) / most).toFixed(1);
+  const y = (milliseconds) => (56 - (46 * milliseconds) / most).toFixed(1);
   const [out, line, waiting] = at("trips").children;
   let path = "";
   let outages = "";
@@ -336,7 +336,7 @@ function draw(now, most, due) {
     }
     if (milliseconds !== null) {
       const place = `${x(when)} ${y(milliseconds)}`;
-      path += before?.milliseconds == null ? `M${place}h.1` : `L${place}`;
+      path += before?.milliseconds == null ? `M${place}h1` : `L${place}`;
     }
     if (milliseconds !== null || before?.milliseconds != null) {
       before = { when, milliseconds }; // keep the first of several failures
