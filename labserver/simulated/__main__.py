@@ -16,6 +16,14 @@ from html import escape
 from pathlib import Path
 
 import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from labserver.errors import LabError
 from labserver.judge.page import STYLE, diagram
@@ -84,16 +92,26 @@ def replayed(scenario: Scenario, path: Path, trace: bool) -> int:
 
 def searched(chosen: argparse.Namespace) -> int:
     """Run many seeds; shrink and write the first that break a promise."""
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.completed} seeds"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn(f"of {chosen.seconds:g} s"),
+    ]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=chosen.seeds)
 
-    def seen(found: Found) -> None:
-        if found.broken:
-            print(f"seed {found.scenario.seed}: {found.broken[0]}", flush=True)
+        def seen(found: Found) -> None:
+            progress.advance(bar)
+            if found.broken:
+                print(f"seed {found.scenario.seed}: {found.broken[0]}", flush=True)
 
-    total = search(
-        *(chosen.seconds, chosen.seed, chosen.jobs, chosen.mistake, seen),
-        most=chosen.seeds,
-        fixed={"confirm": True} if chosen.confirm else {},
-    )
+        total = search(
+            *(chosen.seconds, chosen.seed, chosen.jobs, chosen.mistake, seen),
+            most=chosen.seeds,
+            fixed={"confirm": True} if chosen.confirm else {},
+        )
     print(total)
     for met, count in sorted(total.met.items()):
         print(f"  {count:7,} {met}")

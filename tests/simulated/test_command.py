@@ -1,4 +1,4 @@
-"""The command: seeds are searched, and what breaks a promise is written and replayed."""
+"""The command searches seeds; what breaks a promise is written and replayed."""
 
 from __future__ import annotations
 
