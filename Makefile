@@ -67,6 +67,8 @@ demo: .venv/ready  ## a cluster that is broken on purpose, and what its clients 
 	@$(BIN)/labserver demo
 
 up: env  ## docker-compose.yml: replicas, router, Redis, Locust, Jupyter
+	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers (docker info says \
+	why); make demo needs none" >&2; exit 2; }
 	@docker compose version >/dev/null 2>&1 && exec docker compose up --build; \
 	exec docker-compose up --build
 

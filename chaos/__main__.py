@@ -26,6 +26,7 @@ from redis.asyncio import Redis
 
 from labserver.client import Backoff, Client, ServerError
 from labserver.contract.tokens import issue
+from labserver.errors import LabError
 from labserver.judge.oracle import Oracle, disagreements
 from labserver.processes.cluster import Replica, start_replica
 from labserver.redis.embedded import EmbeddedRedis, embedded_redis
@@ -358,7 +359,7 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
 
 
 def main(kind: type[World], what: str) -> int:
-    """Run from the command line; return the exit status."""
+    """Run from the command line; return the exit status, 2 if a program is missing."""
     parser = argparse.ArgumentParser("chaos", description=what)
     parser.add_argument("--minutes", type=float, default=1.0, help="default 1")
     parser.add_argument("--seed", type=int, help="default: a new one")
@@ -370,16 +371,20 @@ def main(kind: type[World], what: str) -> int:
     print(
         f"seed {seed}: {len(faults)} faults in {chosen.minutes:g} minutes", flush=True
     )
-    report = asyncio.run(
-        run(
-            faults,
-            kind=kind,
-            seed=seed,
-            replicas=chosen.replicas,
-            clients=chosen.clients,
-            say=lambda text: print(text, flush=True),
+    try:
+        report = asyncio.run(
+            run(
+                faults,
+                kind=kind,
+                seed=seed,
+                replicas=chosen.replicas,
+                clients=chosen.clients,
+                say=lambda text: print(text, flush=True),
+            )
         )
-    )
+    except LabError as exc:
+        print(f"chaos: {exc}", file=sys.stderr)
+        return 2
     print(f"{report} (seed {seed})")
     return 0 if report.clean else 1
 

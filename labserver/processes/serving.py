@@ -101,9 +101,13 @@ async def serve_until_signal(
     shared = "broker" in names and bool(settings.redis)
     async with AsyncExitStack() as stack:
         if "broker" in names and not settings.redis:
-            url = await stack.enter_async_context(
-                running_redis(failures=metrics.failures)
-            )
+            try:
+                url = await stack.enter_async_context(
+                    running_redis(failures=metrics.failures)
+                )
+            except RedisMissing as exc:
+                also = "or give --redis URL, or leave the broker out: --without broker"
+                raise RedisMissing(f"{exc}; {also}") from None
             settings = replace(settings, redis=url)
         elif "broker" in names:
             try:

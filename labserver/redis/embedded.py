@@ -57,8 +57,7 @@ def find_redis() -> str:
     why = " (the one that comes along has no build for Python 3.14)" if late else ""
     raise RedisMissing(
         f"no Redis found{why}: install redis-server or valkey-server (apt install "
-        "redis-server, brew install redis), or give --redis URL, or leave the broker "
-        "out with --without broker"
+        "redis-server, brew install redis)"
     )
 
 

