@@ -197,7 +197,8 @@ class ClusterNodes:
             owners[first : last + 1] = [address] * (last + 1 - first)
         if owners == self.owners:
             return
-        for address in {address for *_, address in ranges} - self.nodes.keys():
+        serving = {address for *_, address in ranges}
+        for address in sorted(serving - self.nodes.keys()):
             log.info("Redis %s serves a part of the cluster's slots", address)
             self.nodes[address] = self._node(address, owners)
         self.owners = owners
@@ -274,7 +275,7 @@ async def _ranges(addresses: Iterable[str], url: Callable[[str], str]) -> Ranges
         BrokerDown: There is no such server.
 
     """
-    known = list(addresses)
+    known = sorted(addresses)
     random.shuffle(known)
     why = "its state is not ok"
     for address in known:

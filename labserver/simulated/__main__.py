@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--confirm", action="store_true", help="with --confirm-replicas 1 and failovers"
     )
+    parser.add_argument("--cluster", action="store_true", help="on a Redis Cluster")
     parser.add_argument("--mistake", default="", help="one of labserver mistakes")
     parser.add_argument("--replay", type=Path, help="a scenario that was written")
     parser.add_argument("--trace", action="store_true", help="print what is replayed")
@@ -107,10 +108,11 @@ def searched(chosen: argparse.Namespace) -> int:
             if found.broken:
                 print(f"seed {found.scenario.seed}: {found.broken[0]}", flush=True)
 
+        chose = [each for each in ("confirm", "cluster") if getattr(chosen, each)]
         total = search(
             *(chosen.seconds, chosen.seed, chosen.jobs, chosen.mistake, seen),
             most=chosen.seeds,
-            fixed={"confirm": True} if chosen.confirm else {},
+            fixed=dict.fromkeys(chose, True),
         )
     print(total)
     for met, count in sorted(total.met.items()):

@@ -76,7 +76,7 @@ def _gone(world: World) -> dict[str, Process]:
     A message and its idempotency key are written together, and a key lives longer than
     a world.
     """
-    get, gone = world.redis.store.get, {}
+    get, gone = world.stored.get, {}
     for member in world.members:
         for text, room in member.acknowledged.items():
             key = key_of(room, member.name, text)
@@ -102,7 +102,7 @@ def _went_on(world: World) -> Iterator[str]:
 
 def _in_vain(world: World) -> Iterator[str]:
     """Yield where a client was told of a loss, and nothing was lost."""
-    store = world.redis.store
+    store = world.stored
     for member in world.members if not world.scenario.narrow else ():
         if member.role == "wanderer":  # it comes back without a cursor
             continue
@@ -163,13 +163,17 @@ def left_behind(replica: Replica) -> Iterator[str]:
         yield f"{replica.name} does not run"
         return
     broker = server.parts.broker
+    feeds = getattr(broker, "feeds", {})
+    nodes = broker.redis.everywhere if hasattr(broker, "redis") else ()
+    subscribed = {room for node in nodes for room in node.link.rooms}
     held = {
         "sockets": server.sockets,
         "connections": server.connections,
         "conversations": server.conversations,
         "rooms": server.hub.rooms,
         "audiences": server.attendance.audiences,
-        "feeds": getattr(broker, "feeds", ()),
+        "feeds": feeds,
+        "subscriptions": subscribed - feeds.keys(),
         "readings": broker.histories.readings if hasattr(broker, "histories") else (),
         "places": range(server.parts.admission.places.taken),
         "pinged": getattr(server.parts.heartbeat, "slot_of", ()),

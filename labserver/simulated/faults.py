@@ -211,7 +211,6 @@ class Faults:
         if old.process.dead:
             return "dead"
         lost = len(old.store.journal) - changes
-        world.forgot += lost > 0
         world.kill(old.process)
         await asyncio.sleep(fault.seconds / 4)
         world.new_redis(old.store.at(changes))  # empty, if there are none
@@ -253,7 +252,6 @@ class Faults:
         if world.redis is not first or first.process.dead or has is None:
             return "no replica"
         lost = len(first.store.journal) - has
-        world.forgot += lost > 0
         second = world.new_redis(first.store.at(has))
         first.demote()
         await asyncio.sleep(min(1.0, fault.seconds))
@@ -263,7 +261,6 @@ class Faults:
         if has is None:
             return f"stays, {'some' if lost else 'no'} writes lost"
         lost_again = len(second.store.journal) - has
-        world.forgot += lost_again > 0
         first.promote(second.store.at(has))
         world.serve_redis(first)
         second.demote()

@@ -32,6 +32,8 @@ class SimulatedRedis:
 
     """
 
+    kind = b"message"  # what a subscriber gets
+
     def __init__(self, process: Process, store: Store) -> None:
         self.process, self.store = process, store
         self.run_id = b"%040x" % process.dice.getrandbits(160)
@@ -101,8 +103,8 @@ class SimulatedRedis:
 
         """
         match name, args:
-            case b"SUBSCRIBE" | b"UNSUBSCRIBE", channels:
-                for channel in channels:
+            case ((b"SUBSCRIBE" | b"UNSUBSCRIBE" | b"SSUBSCRIBE" | b"SUNSUBSCRIBE"), _):
+                for channel in args:
                     caller.subscribe(name, channel)
                 return ()
             case b"EVALSHA", [digest, count, *rest]:
@@ -126,7 +128,7 @@ class SimulatedRedis:
     def call(self, name: bytes, args: Sequence[bytes]) -> Any:
         """Run a command that scripts may call, too. Raises Refused."""
         match name, args:
-            case b"PUBLISH", [channel, data]:
+            case b"PUBLISH" | b"SPUBLISH", [channel, data]:
                 return self.publish(channel, data)
             case b"PUBSUB", [_, channel]:
                 return [channel, len(self.channels.get(channel, ()))]
@@ -148,7 +150,7 @@ class SimulatedRedis:
     def publish(self, channel: bytes, data: bytes) -> int:
         subscribed = list(self.channels.get(channel, ()))
         for each in subscribed:
-            each.say([b"message", channel, data])
+            each.say([self.kind, channel, data])
         return len(subscribed)
 
 
@@ -225,11 +227,11 @@ class Caller(asyncio.Protocol):
             self.transport.abort()
 
     def subscribe(self, command: bytes, channel: bytes) -> None:
-        if command == b"SUBSCRIBE":
+        if b"UNSUB" in command:
+            self.leave(channel)
+        else:
             self.channels[channel] = None
             self.redis.channels.setdefault(channel, {})[self] = None
-        else:
-            self.leave(channel)
         self.say([command.lower(), channel, len(self.channels)])
 
     def leave(self, channel: bytes) -> None:

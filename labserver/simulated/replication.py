@@ -64,6 +64,8 @@ class Standby:
 
     def _copy(self) -> None:
         """Have a copy of everything. Nobody promotes a replica before that."""
+        if self.holds:
+            return self._later(self._copy, SYNC)
         self.has = len(self.store.journal)
         self._later(partial(self._tell, self.has))
 

@@ -18,6 +18,7 @@ from labserver.simulated.kernel import virtual
 from labserver.simulated.loop import BEGINNING
 from labserver.simulated.network import NetworkLoop
 from labserver.simulated.scenario import Scenario
+from labserver.simulated.slot_faults import SlotFaults
 from labserver.simulated.states import counted
 from labserver.simulated.world import World
 
@@ -120,7 +121,7 @@ async def _life(world: World) -> list[str]:
         replica.start()
     members = world.members
     lives = [each.process.start(each.live()) for each in members]
-    faults = Faults(world)
+    faults = (SlotFaults if world.scenario.cluster else Faults)(world)
     await asyncio.sleep(0.5)
     await asyncio.gather(*(faults.strike(each) for each in world.scenario.faults))
     left = BEGINNING + world.scenario.seconds - world.loop.time()

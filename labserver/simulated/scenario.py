@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 SECONDS = 30.0  # of virtual time in which faults come
+CLUSTERS = 0.25  # part of the worlds whose Redis is a cluster
 # How often each fault is chosen, by the name of a method of ``Faults``.
 WEIGHTS = {
     "cut_client": 6,
@@ -34,6 +35,8 @@ WEIGHTS = {
     "stall_replication": 2,
     "flush_scripts": 2,
 }
+# Those that only a cluster knows; its servers have the others, too.
+SLOT_WEIGHTS = {"move_slot": 4, "part_node": 4, "kill_node": 2}
 WIPING = {"empty_redis", "old_redis"}  # against these no replica helps
 
 
@@ -75,6 +78,7 @@ class Scenario:
         pause: Seconds that a client waits between two publishes, on average.
         narrow: Whether windows and buffers are small, so that they fill.
         confirm: Whether a message is acknowledged when the replica of Redis has it.
+        cluster: Whether Redis is a cluster.
         faults: The faults, the earliest first.
 
     """
@@ -91,6 +95,7 @@ class Scenario:
     pause: float = 1.0
     narrow: bool = False
     confirm: bool = False
+    cluster: bool = False
     faults: tuple[Fault, ...] = ()
 
     def to_json(self) -> str:
@@ -117,16 +122,18 @@ def drawn(
     """
     dice = random.Random(f"{seed}/scenario")
     confirm = bool(fixed.get("confirm", dice.random() < 0.3))
+    often = random.Random(f"{seed}/cluster").random() < CLUSTERS
+    cluster = bool(fixed.get("cluster", often))
     # Few kinds of faults at a time: many at once hide each other.
-    some = dice.sample(sorted(WEIGHTS), dice.randint(1, 6))
+    weights = WEIGHTS | (SLOT_WEIGHTS if cluster else {})
+    some = dice.sample(sorted(weights), dice.randint(1, 6))
     kinds = kinds or some
     if confirm:
         kinds = sorted({"fail_over", *kinds} - WIPING)
-    weights = [WEIGHTS[kind] for kind in kinds]
     between = dice.choice((0.5, 1.5, 4.0))
     faults, at = [], 0.0
     while (at := at + dice.expovariate(1 / between)) < SECONDS:
-        (name,) = dice.choices(kinds, weights)
+        (name,) = dice.choices(kinds, [weights[kind] for kind in kinds])
         seconds = dice.choice((0.01, 0.3, 1.0, 3.0, 8.0)) * dice.uniform(0.5, 1.5)
         part = dice.choice((0.0, 0.02, 0.2, 0.4))
         faults.append(
@@ -140,6 +147,7 @@ def drawn(
         "pause": dice.choice((0.5, 2.0, 5.0, 10.0)),
         "narrow": dice.random() < 0.3,
         "confirm": confirm,
+        "cluster": cluster,
         "after": dice.choice((0.0, 3.0)),
         "faults": tuple(faults),
     }

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from labserver.simulated.run import run
-from labserver.simulated.scenario import WEIGHTS, Scenario, drawn
+from labserver.simulated.scenario import SLOT_WEIGHTS, WEIGHTS, Scenario, drawn
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Total:
     def __str__(self) -> str:
         faults: Counter[str] = Counter()
         for name, count in self.met.items():
-            if name.partition(":")[0] in WEIGHTS:
+            if name.partition(":")[0] in WEIGHTS | SLOT_WEIGHTS:
                 faults[name.partition(":")[0]] += count
         rate = self.seeds / self.took if self.took else 0.0
         hours = self.seconds / self.took / 60 if self.took else 0.0

@@ -16,6 +16,7 @@ from labserver.simulated.loop import BEGINNING, Process
 from labserver.simulated.network import Listener, Network, NetworkLoop
 from labserver.simulated.redis import SimulatedRedis
 from labserver.simulated.scenario import Scenario
+from labserver.simulated.slots import Cluster
 from labserver.simulated.store import Store
 
 SECRET = "a simulated world is signed with this secret"
@@ -96,9 +97,19 @@ class World:
         self.problems: list[str] = []  # that faults found
         self.checksum = 0  # of all that the clients and Redis got
         self.met: Counter[str] = Counter()  # faults, by the state that they met
+        self.primaries: list[SimulatedRedis] = []  # all, also those that are dead
+        self.wiped = 0  # times that Redis lost writes with all of its replicas
+        self.stored: Store | Cluster  # what a client would read now
+        url = f"redis://{REDIS}:{REDIS_PORT}"
+        if scenario.cluster:
+            self.cluster = self.stored = Cluster(self)
+            url = self.cluster.url
+        else:
+            self.redis = self.new_redis(Store(self.clock))
+        self.epochs = self.stored.epochs
         self.settings = Settings(
             secret=SECRET,
-            redis=f"redis://{REDIS}:{REDIS_PORT}",
+            redis=url,
             heartbeat_interval=INTERVAL,
             outbox_limit=NARROW[1] if scenario.narrow else 2**18,
             stuck_timeout=5.0,
@@ -108,14 +119,9 @@ class World:
             connection_limit=1000,
             confirm_replicas=int(scenario.confirm),
         )
-        self.primaries: list[SimulatedRedis] = []  # all, also those that are dead
         self.rooms = [f"room-{number}" for number in range(scenario.rooms)]
         names = [f"replica-{number + 1}" for number in range(scenario.replicas)]
         self.replicas = [Replica(self, name) for name in names]
-        self.redis = self.new_redis(Store(self.clock))
-        self.epochs = self.redis.store.epochs
-        self.forgot = 0  # times that Redis lost writes
-        self.wiped = 0  # times that it did so with all of its replicas
         self.members = [self.member(number) for number in range(scenario.clients)]
 
     # Its parts
@@ -131,18 +137,27 @@ class World:
 
     def new_redis(self, store: Store) -> SimulatedRedis:
         """Start a Redis with these data; it becomes the primary."""
-        number = sum(each.name == REDIS for each in self.loop.processes)
-        redis = SimulatedRedis(self.process(REDIS, f"{REDIS}/{number}"), store)
-        if self.scenario.narrow:
-            redis.output_limit = NARROW[2]
-        self.primaries.append(redis)
+        redis = SimulatedRedis(self.redis_process(REDIS), store)
         self.serve_redis(redis)
         return redis
 
     def serve_redis(self, redis: SimulatedRedis) -> None:
         """Send new connections to a Redis."""
-        self.redis = redis
-        redis.process.start(redis.listen(REDIS, REDIS_PORT))
+        self.redis, self.stored = redis, redis.store
+        self.listen(redis)
+
+    def redis_process(self, host: str) -> Process:
+        """Return a new process for a Redis at a host."""
+        number = sum(each.name == host for each in self.loop.processes)
+        return self.process(host, f"{host}/{number}")
+
+    def listen(self, redis: SimulatedRedis) -> None:
+        """Let a Redis take the connections to its host."""
+        if self.scenario.narrow:
+            redis.output_limit = NARROW[2]
+        if redis not in self.primaries:
+            self.primaries.append(redis)
+        redis.process.start(redis.listen(redis.process.name, REDIS_PORT))
 
     def member(self, number: int) -> Member:
         process = self.process(f"client-{number + 1}", f"client-{number + 1}")

@@ -21,7 +21,8 @@ TRACED = """
 import sys
 from labserver.simulated.run import run
 from labserver.simulated.scenario import drawn
-sys.stdout.write(run(drawn(sys.argv[1], clients=5)).trace)
+sys.stdout.write(run(drawn(sys.argv[1], clients=4)).trace)
+sys.stdout.write(run(drawn(sys.argv[1], clients=3, cluster=True)).trace)
 """
 
 
@@ -52,6 +53,14 @@ def test_promises_are_kept_under_the_faults_of_a_seed(seed: str) -> None:
     outcome = run(drawn(seed, clients=5))
     assert not outcome.broken
     assert outcome.counts["acknowledged"]
+
+
+def test_promises_are_kept_on_a_cluster_that_takes_over_and_moves_slots() -> None:
+    kinds = "fail_over", "move_slot", "part_node"
+    outcome = run(drawn("1", clients=4, cluster=True, kinds=kinds))
+    assert not outcome.broken
+    assert outcome.met["cluster: a takeover, some writes lost"]
+    assert outcome.met["move_slot: moved"]
 
 
 def test_acknowledged_message_is_gone_only_without_confirmations() -> None:
