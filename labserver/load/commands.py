@@ -127,7 +127,7 @@ def main(
     ] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Run all scenarios on clusters of their own, in five minutes, and judge the runs.
+    """Run all scenarios on clusters of their own, in four minutes, and judge the runs.
 
     Without a command, the scenarios run one after the other, and a page
     with verdicts and pictures is written. All servers are stopped at the

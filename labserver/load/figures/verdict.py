@@ -68,7 +68,9 @@ def silence_reasons(record: Record, missing: int) -> list[str]:
     if record.published.total():
         return []
     if any(name.endswith("Publisher") for name in record.users):
-        return ["the time was over before publishers began: use a longer -t"]
+        return [
+            "the time was over before publishers began: use a longer -t (--seconds)"
+        ]
     return ["no publisher ran: use more users, or also name a ...Publisher class"]
 
 
@@ -106,7 +108,7 @@ def invalid_reasons(record: Record, missing: int, lag_limit: float) -> list[str]
     if record.joined < record.asked and not record.absent:
         reasons.append(
             f"of {record.asked} users that were asked for, {record.joined} joined: use "
-            "a longer -t, or a higher -r"
+            "a longer -t (--seconds), or a higher -r"
         )
     if record.late:
         reasons.append(
