@@ -255,7 +255,7 @@ def find_limit(
     scenario = "fanout" if replicas == 1 else "replicas"
     case = with_server(chosen([scenario], seconds, users, required)[0], server)
     case = replace(case, rate=users, replicas=replicas, fault="", variant="")
-    case = replace(case, locust=("--no-pictures",))
+    case = replace(case, steps=0, locust=("--no-pictures",))
     complete(rehearse([("--server", case)]))
     folder = new_folder(results, "limit")
     result = complete(found(case, folder, minutes, least, most), folder)

@@ -226,6 +226,8 @@ def test_nothing_delivered_is_exit_3() -> None:
     assert "1 worker(s) sent no figures" in str(judge(Record(), missing=1))
     late = Record(users=Counter(FanoutPublisher=1))
     assert "before publishers began" in str(judge(late))
+    stranger = Record(users=Counter(FanoutPublisher=1), asked=10)
+    assert "none of 10 users got into a room" in str(judge(stranger))
     assert judge(merged([heard(last=4)])).code == 3
 
 

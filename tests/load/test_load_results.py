@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from labserver.load.run.suite import chosen
 from tests.load.conftest import Command
 from tests.load.test_figures import recorded
 
@@ -41,6 +42,22 @@ _steps = importlib.import_module("labserver.load.pictures.steps")
 Slice, Slicer = _timeline.Slice, _timeline.Slicer
 
 durations = st.lists(st.integers(0, 2**30), max_size=20)
+
+
+# Plans
+
+
+@given(st.integers(1, 600), st.integers(0, 2000))
+@settings(deadline=None)
+def test_steps_of_a_run_are_over_before_it_is(seconds: int, users: int) -> None:
+    case = chosen(["fanout"], seconds, users)[0]
+    step, _, length = (
+        dict(zip(case.arrival, case.arrival[1:], strict=False))
+        .get("--steps", "2000:1")
+        .partition(":")
+    )
+    steps = -(-case.users // int(step))
+    assert (steps - 1) * int(length) <= seconds - 2 * (steps > 1)
 
 
 # Slices

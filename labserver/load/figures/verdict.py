@@ -67,11 +67,14 @@ def silence_reasons(record: Record, missing: int) -> list[str]:
         return [f"{missing} worker(s) sent no figures"]
     if record.published.total():
         return []
-    if any(name.endswith("Publisher") for name in record.users):
+    if not any(name.endswith("Publisher") for name in record.users):
+        return ["no publisher ran: use more users, or also name a ...Publisher class"]
+    if record.asked and not record.joined:
         return [
-            "the time was over before publishers began: use a longer -t (--seconds)"
+            f"none of {record.asked} users got into a room: does the server speak this "
+            "--dialect?"
         ]
-    return ["no publisher ran: use more users, or also name a ...Publisher class"]
+    return ["the time was over before publishers began: use a longer -t (--seconds)"]
 
 
 def failure_reasons(record: Record, failures: int) -> list[str]:

@@ -38,6 +38,7 @@ from labserver.redis.embedded import end_with_parent
 from labserver.settings import POLICIES
 
 OVERHEAD = 6.0  # seconds for starting, draining and drawing, beside the load
+STEP_LEAST = 2  # seconds; Locust adds users once a second
 GRACE = 45.0  # seconds beyond its time after which Locust is ended
 GOODBYE = 10.0  # seconds that Locust gets to conclude after SIGINT
 # From best to worst: valid, invalid figures, losses, nothing delivered.
@@ -53,6 +54,8 @@ class Case:
         seconds: Seconds of load.
         users: Number of members.
         rate: Members that connect a second at the beginning.
+        steps: Steps of equal length in which they connect instead, if the run is long
+            enough.
         replicas: Number of servers.
         server: Further arguments of ``labserver serve``.
         locust: Further arguments of Locust.
@@ -72,16 +75,26 @@ class Case:
     fault: str = ""
     variant: str = ""
     required: tuple[str, ...] = ()
+    steps: int = 0
 
     @property
     def name(self) -> str:
         return f"{self.scenario}, {self.variant}" if self.variant else self.scenario
 
+    @property
+    def arrival(self) -> tuple[str, ...]:
+        """Arguments of Locust that say how many members connect, and when."""
+        how = ("-u", str(self.users), "-r", str(self.rate))
+        length = self.seconds // self.steps if self.steps else 0
+        if length < STEP_LEAST:
+            return how
+        return (*how, "--steps", f"{-(-self.users // self.steps)}:{length}")
+
 
 # The scenario files are beside the package, in a checkout.
 SCENARIOS = Path(labserver.__file__).parent.parent / "loadtests"
 CASES = (
-    Case("fanout", 30, 400, locust=("--steps", "80:6")),
+    Case("fanout", 30, 400, steps=5),
     # The same crowd without slow readers, to compare with.
     Case(
         *("slow_readers", 8, 9),
@@ -230,7 +243,7 @@ async def under_load(case: Case, servers: Owned, folder: Path) -> int:
             *(sys.executable, "-m", "locust", "-f", str(SCENARIOS)),
             *("--headless", "--only-summary", "--results", str(folder)),
             *("--host", servers.urls[0], "--replicas", ",".join(servers.urls)),
-            *("-u", str(case.users), "-r", str(case.rate), "-t", f"{case.seconds}s"),
+            *(*case.arrival, "-t", f"{case.seconds}s"),
             *("--scenario", case.scenario, *case.locust, *fault),
             *(word for each in case.required for word in ("--require", each)),
             env={**os.environ, **servers.environment, ABOUT: json.dumps(about(case))},
