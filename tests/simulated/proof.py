@@ -75,4 +75,8 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or [*WRONGS, *TAKEN])
+    every = [*WRONGS, *TAKEN]
+    if unknown := [name for name in sys.argv[1:] if name not in every]:
+        print(f"proof: no fault is named {unknown[0]!r}: {', '.join(every)}")
+        sys.exit(2)
+    main(sys.argv[1:] or every)
