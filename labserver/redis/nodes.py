@@ -288,7 +288,8 @@ async def _ranges(addresses: Iterable[str], url: Callable[[str], str]) -> Ranges
                 if b"cluster_state:ok" in await ask("CLUSTER", "INFO"):
                     slots = await ask("CLUSTER", "SLOTS")
                     return [_range(each, address) for each in slots]
-        except (RedisError, OSError, TimeoutError) as exc:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+            # RuntimeError: a connection that has just ended is written to (uvloop).
             why = type(exc).__name__
     raise BrokerDown(f"no server of the Redis cluster answers ({why})")
 

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from chaos.redis_cluster import RedisCluster, redis_cluster
-from labserver.errors import RedisMissing
+from labserver.errors import BrokerDown, RedisMissing
 from labserver.judge.oracle import Oracle, lost
 from labserver.redis.commands import pool
-from labserver.redis.nodes import _range, seeds_of
+from labserver.redis.nodes import _range, _ranges, seeds_of
 from labserver.redis.reach import check
 from labserver.server.server import LabServer
 from tests.conftest import Peer, Running, eventually, peer
@@ -291,3 +291,16 @@ def test_server_may_have_an_ipv6_address() -> None:
     addressed = [b"?", 7002, b"id", [b"ip", b"fe80::2"]]
     assert _range([2, 3, addressed], seeds[1]) == (2, 3, "[fe80::2]:7002")
     assert pool(url_of("[::1]:7001")).connection_kwargs["host"] == "::1"
+
+
+async def test_server_that_closes_while_it_is_asked_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uvloop raises RuntimeError; a simulated world found it (seed 69)."""
+
+    async def closed(self: Redis, *command: str) -> None:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
+    monkeypatch.setattr(Redis, "execute_command", closed)
+    with pytest.raises(BrokerDown, match="no server of the Redis cluster answers"):
+        await _ranges(["127.0.0.1:1"], lambda address: f"redis://{address}")
