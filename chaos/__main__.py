@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -42,6 +42,8 @@ class World:
     Args:
         redis: The Redis that :attr:`redis_for` yields.
         dice: Random choices of victims and durations.
+        confirm: Replicas of Redis that must have a message before it is acknowledged;
+            None unless the run shows what that is good for.
 
     """
 
@@ -57,8 +59,13 @@ class World:
         "drop_client": 6,
     }
 
-    def __init__(self, redis: Any, dice: random.Random) -> None:
+    confirms: ClassVar[bool] = False  # whether replicas of Redis can confirm
+
+    def __init__(
+        self, redis: Any, dice: random.Random, confirm: int | None = None
+    ) -> None:
         self.redis = redis
+        self.confirm = confirm
         self.dice = dice
         self.replicas: list[Replica] = []
         self.members: list[Member] = []
@@ -73,6 +80,7 @@ class World:
             "resume",
             *("--port", port, "--heartbeat-interval", "2", "--drain-timeout", "2"),
             *("--history-limit", "5000", "--outbox-limit", str(4 << 20)),
+            *("--confirm-replicas", str(self.confirm or 0)),
             secret=SECRET,
             environment={"LAB_REDIS_URL": self.redis.url},
         )
@@ -87,6 +95,15 @@ class World:
     def forgot(self, member: Member) -> bool:
         """Return whether Redis may have lost keys, so that duplicates are no fault."""
         return self.emptied > 0  # the keys were in its memory
+
+    async def gone(self, acknowledged: Mapping[str, str]) -> set[str]:
+        """Return the acknowledged messages that Redis lost without losing all.
+
+        Args:
+            acknowledged: Messages, and the names of their users.
+
+        """
+        return set()
 
     # Faults
 
@@ -204,6 +221,8 @@ class Report:
 
     faults: Counter[str]
     acknowledged: int = 0
+    gone: int = 0  # acknowledged, but Redis has them no more
+    confirmed: bool = False  # whether replicas had confirmed all of these
     delivered: int = 0
     reconnects: int = 0
     lost: int = 0
@@ -225,13 +244,15 @@ class Report:
             + self.seqs_given_twice
             + self.believers
             + self.late
+            + self.gone * self.confirmed
         )
 
     def __str__(self) -> str:
         faults = ", ".join(f"{n} {name}" for name, n in sorted(self.faults.items()))
         return (
             f"faults       {faults or 'none'}\n"
-            f"acknowledged {self.acknowledged:,} messages, delivered "
+            f"acknowledged {self.acknowledged:,} messages, {self.gone} of them gone, "
+            f"delivered "
             f"{self.delivered:,} times, {self.reconnects} reconnects\n"
             f"lost {self.lost}, duplicated {self.duplicated}, reordered "
             f"{self.reordered}, unsignalled gaps {self.unsignalled}, seqs given twice "
@@ -267,12 +288,13 @@ async def run(
     publishers: int = 8,
     rate: float = 20.0,
     say: Callable[[str], None] = lambda text: None,
+    confirm: int | None = None,
 ) -> Report:
     """Inject the faults into a cluster under load, and audit every client."""
     dice = random.Random(seed)
     report = Report(Counter(name for _, name in faults))
     async with AsyncExitStack() as stack:
-        world = kind(await stack.enter_async_context(kind.redis_for()), dice)
+        world = kind(await stack.enter_async_context(kind.redis_for()), dice, confirm)
         stack.push_async_callback(world.stop)
         await world.start(replicas)
         for number in range(clients):
@@ -288,7 +310,7 @@ async def run(
         stack.callback(lambda: [task.cancel() for task in listening])
         for member in world.members:
             await member.client.join(ROOM)
-        acknowledged: set[str] = set()
+        acknowledged: dict[str, str] = {}
         speaking = True
 
         async def speak(member: Member) -> None:
@@ -297,7 +319,7 @@ async def run(
                     return
                 text = f"{member.name}/{number}"
                 await member.say(text)
-                acknowledged.add(text)
+                acknowledged[text] = member.name
                 await asyncio.sleep(dice.uniform(0.5, 1.5) / rate)
 
         talk = [asyncio.create_task(speak(each)) for each in world.members[:publishers]]
@@ -312,7 +334,7 @@ async def run(
             await asyncio.gather(*talk)
             await world.members[0].say("the end")
         report.late = await caught_up(world)
-        audit(report, world, acknowledged)
+        audit(report, world, set(acknowledged), await world.gone(acknowledged))
     return report
 
 
@@ -326,9 +348,15 @@ async def caught_up(world: World) -> int:
     return sum(not member.ids["the end"] for member in world.members)
 
 
-def audit(report: Report, world: World, acknowledged: set[str]) -> None:
-    """Compare the messages of every client with the acknowledged ones."""
-    report.acknowledged = len(acknowledged)
+def audit(
+    report: Report, world: World, acknowledged: set[str], gone: Set[str] = frozenset()
+) -> None:
+    """Compare the messages of every client with the acknowledged ones.
+
+    A client that got a message that is gone must be told, too: others never get it.
+    """
+    report.acknowledged, report.gone = len(acknowledged), len(gone)
+    report.confirmed = bool(world.confirm)
     report.emptied = world.emptied
     for member in world.members:
         verdict = member.oracle.verdict
@@ -339,7 +367,7 @@ def audit(report: Report, world: World, acknowledged: set[str]) -> None:
         report.unsignalled += len(verdict.unsignalled)
         # The first ``joined`` never recovers, so it counts as told, but means no loss.
         if member.told <= 1:
-            report.lost += len(acknowledged - member.ids.keys())
+            report.lost += len((acknowledged - member.ids.keys()) | gone)
         if not world.forgot(member):
             report.duplicated += sum(count > 1 for count in member.ids.values())
     report.seqs_given_twice = len(
@@ -365,6 +393,16 @@ def main(kind: type[World], what: str) -> int:
     parser.add_argument("--seed", type=int, help="default: a new one")
     parser.add_argument("--replicas", type=int, default=3, help="default 3")
     parser.add_argument("--clients", type=int, default=40, help="default 40")
+    if kind.confirms:
+        parser.add_argument(
+            "--confirm-replicas",
+            dest="confirm",
+            type=int,
+            metavar="N",
+            help="kill primaries while replication lags; N replicas of Redis confirm a "
+            "message (0: none; messages are lost, and clients must be told)",
+        )
+    parser.set_defaults(confirm=None)
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else random.randrange(10_000)
     faults = schedule(seed, chosen.minutes * 60, kind.weights)
@@ -379,6 +417,7 @@ def main(kind: type[World], what: str) -> int:
                 seed=seed,
                 replicas=chosen.replicas,
                 clients=chosen.clients,
+                confirm=chosen.confirm,
                 say=lambda text: print(text, flush=True),
             )
         )

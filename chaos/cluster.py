@@ -5,6 +5,9 @@
 It is like ``python -m chaos``, but Redis is a cluster of six processes. Primaries are
 killed, after their replica has all data, or frozen until their replica takes over. The
 slot of the room is moved.
+
+With ``--confirm-replicas N`` they are killed while replication lags. With N = 1,
+nothing that was acknowledged may be gone; with N = 0 it may, and clients must be told.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -20,6 +24,7 @@ from redis.asyncio import Redis
 from chaos.__main__ import ROOM, Member, World, main
 from chaos.redis_cluster import ClusterServer, redis_cluster
 from labserver.judge.world import until
+from labserver.redis.messages import key_of
 
 TAKEOVER = 20.0  # seconds for a failover, at most
 
@@ -28,6 +33,7 @@ class ClusterWorld(World):
     """Replicas on a Redis Cluster."""
 
     redis_for: ClassVar = redis_cluster
+    confirms: ClassVar[bool] = True
     weights: ClassVar[dict[str, int]] = {
         "kill_replica": 2,
         "restart_replica": 2,
@@ -48,13 +54,26 @@ class ClusterWorld(World):
         # its key. A client that was told of the takeover may get that message again.
         return member.told > 1
 
+    async def gone(self, acknowledged: Mapping[str, str]) -> set[str]:
+        owner = await self.owner()
+        names = [key_of(ROOM, user, text) for text, user in acknowledged.items()]
+        async with Redis.from_url(owner.url) as redis:
+            kept = [await redis.exists(name) for name in names]
+        return {
+            text for text, there in zip(acknowledged, kept, strict=True) if not there
+        }
+
     async def kill_primary(self) -> None:
         """Kill the primary of the room; it comes back as a replica of its replica."""
         old = await self.owner()
         async with asyncio.timeout(TAKEOVER), Redis.from_url(old.url) as redis:
-            # From now on it answers no writes, so that a replica can catch up.
-            await redis.client_pause(round(TAKEOVER * 1000), all=False)
-            await until(partial(copied, redis))
+            await until(partial(copied, redis))  # the replica may have just come back
+            if self.confirm is None:
+                # From now on it answers no writes, so that a replica can catch up.
+                await redis.client_pause(round(TAKEOVER * 1000), all=False)
+                await until(partial(copied, redis))
+            else:
+                await lagging(redis, self.dice.uniform(0.0, 0.5))
         old.stop()
         async with asyncio.timeout(TAKEOVER):
             await until(partial(self.taken_over, old))
@@ -93,6 +112,14 @@ class ClusterWorld(World):
                 ):
                     return asked[0]
                 await asyncio.sleep(0.05)
+
+
+async def lagging(primary: Redis, seconds: float) -> None:
+    """Cut the link to a primary's replica until it lacks the writes of some time."""
+    end = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < end:
+        await primary.client_kill_filter(_type="replica")
+        await asyncio.sleep(0.01)
 
 
 async def copied(primary: Redis) -> bool:
