@@ -54,12 +54,12 @@ class Rooms:
                 *(self.other.publish(room, body("ann", b"1")) for room in portion)
             )
 
-    async def round(self, seq: int) -> tuple[float, float]:
+    async def round(self, seq: int) -> tuple[float, float, float]:
         """Break the link, and catch up.
 
         Returns:
-            Seconds of wall time, and of this process's CPU, until every room has
-            reached ``seq``.
+            Seconds of wall time, of this process's CPU, and of Redis's CPU, until every
+            room has reached ``seq``.
 
         """
         link = self.broker.redis.of("").link
@@ -67,14 +67,22 @@ class Rooms:
         link.connections = pool("unix:///nowhere")
         async with Redis.from_url(self.url) as redis:
             await redis.client_kill_filter(_type="pubsub", skipme=True)
-        await until(lambda: link.connection is None)
-        await self.publish()
-        link.connections = connections
-        await until(lambda: link.connection is not None)
-        began, cpu = time.perf_counter(), time.process_time()
-        feeds = self.broker.feeds.values()
-        await until(lambda: all(feed.seq >= seq for feed in feeds))
-        return time.perf_counter() - began, time.process_time() - cpu
+            await until(lambda: link.connection is None)
+            await self.publish()
+            theirs = await used(redis)
+            link.connections = connections
+            await until(lambda: link.connection is not None)
+            began, cpu = time.perf_counter(), time.process_time()
+            feeds = self.broker.feeds.values()
+            await until(lambda: all(feed.seq >= seq for feed in feeds))
+            wall, mine = time.perf_counter() - began, time.process_time() - cpu
+            return wall, mine, await used(redis) - theirs
+
+
+async def used(redis: Redis) -> float:
+    """Return the seconds of CPU that Redis has used."""
+    said = await redis.info("cpu")
+    return float(said["used_cpu_user"] + said["used_cpu_sys"])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -89,8 +97,11 @@ async def measure(count: int, rounds: int) -> None:
         rooms = Rooms(url, count)
         await rooms.start()
         for number in range(1, rounds + 1):
-            wall, cpu = await rooms.round(number)
-            print(f"{count:,} rooms caught up in {wall:.2f} s, {cpu:.2f} s of CPU")
+            wall, mine, theirs = await rooms.round(number)
+            print(
+                f"{count:,} rooms caught up in {wall:.2f} s; CPU: {mine:.2f} s, and "
+                f"{theirs:.2f} s of Redis"
+            )
         await rooms.broker.stop()
         await rooms.other.stop()
 

@@ -135,7 +135,7 @@ class NoResubscribe(RedisBroker):
         await node.link.stop()
         link = ForgetfulLink(
             *(node.connections, node.commands, metrics.failures),
-            *(self.heard, self.catch_up),
+            *(self.heard, self.again),
         )
         self.redis.node = replace(node, link=link)
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 from labserver.contract.messages import event
 from labserver.errors import BrokerDown
@@ -111,25 +112,44 @@ class Histories:
 
         """
         size = size or (PAGE // FIRST if end == NEWEST else PAGE)
-        claim = self.seen.claim(room)
-        args = (
+        [page] = await self.pages([(room, after)], end, size)
+        return page
+
+    async def pages(
+        self, wanted: Sequence[tuple[str, int | None]], end: str, size: int
+    ) -> list[Page]:
+        """Read one page of each of several rooms, in one call.
+
+        Args:
+            wanted: The rooms, which are on one server (in a cluster: in one slot), each
+                with the seq after which its messages are wanted.
+            end, size: See :meth:`page`.
+
+        Raises:
+            BrokerDown: Redis does not answer.
+
+        """
+        keys: list[str] = []
+        args: list[Any] = [
             secrets.token_hex(4),
-            *claim,
             ms(NUMBERING_TTL + self.history.ttl),
             ms(self.history.ttl),
-            -1 if after is None else after,
-            end,
             size,
-        )
-        page = 0 if after is None else size
-        answer = await call(self.nodes, room, READ, keys_of(room), args, page)
-        epoch, seq, before, base, reached, *rest = answer
-        self.seen.judged(room, claim, epoch.decode())
-        pairs = zip(rest[::2], rest[1::2], strict=True)
-        kept = [event(room, number, tail) for number, tail in pairs]
-        if end:
-            kept.reverse()
-        return Page(epoch.decode(), seq, kept, (before.decode(), base), reached)
+        ]
+        claims = []
+        for room, after in wanted:
+            claim = self.seen.claim(room)
+            claims.append(claim)
+            keys += keys_of(room)
+            args += (*claim, -1 if after is None else after, end)
+        space = sum(size for _, after in wanted if after is not None)
+        answers = await call(self.nodes, wanted[0][0], READ, keys, args, space)
+        pages = []
+        for (room, _), claim, answer in zip(wanted, claims, answers, strict=True):
+            page = _page(room, answer, end)
+            self.seen.judged(room, claim, page.epoch)
+            pages.append(page)
+        return pages
 
     async def read(self, room: str, after: int | None) -> Position:
         """Return a room's position, with the messages after a seq that it still has.
@@ -199,6 +219,15 @@ class Histories:
             if page.epoch != newest.epoch:
                 return asking  # the new epoch may lack what was read
             kept = [*page.kept, *kept]
+
+
+def _page(room: str, answer: Sequence[Any], end: str) -> Page:
+    epoch, seq, before, base, reached, *rest = answer
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    kept = [event(room, number, tail) for number, tail in pairs]
+    if end:
+        kept.reverse()
+    return Page(epoch.decode(), seq, kept, (before.decode(), base), reached)
 
 
 async def _answer(

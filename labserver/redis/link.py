@@ -13,7 +13,7 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from labserver.server.tasks import Failures, keep
 log = logging.getLogger("labserver")
 
 PROBE_INTERVAL = 1.0  # seconds
+TOGETHER = 32  # rooms that are caught up with in one call: in 0.5 ms of Redis's time
 SILENCE = 3.0  # seconds without any message after which a link counts as dead
 AWAY = (NotConnected, SocketTimeout, TimeoutError)  # while nothing answers
 PROBE = "return redis.call(ARGV[2], KEYS[1], '')"
@@ -49,8 +50,8 @@ class Link:
         commands: Publishes the probe, over the connection that publishes messages.
         failures: Counts failures of its tasks.
         heard: Called with a room and the data published in it, in order.
-        again: Called with a room when it is subscribed again after a break. Many rooms
-            are caught up with at the same time.
+        again: Called with rooms when they are subscribed again after a break. Many
+            rooms are caught up with at the same time.
         subscribe: ``SUBSCRIBE``, or ``SSUBSCRIBE`` in a cluster.
         probe: Room of the probe; a random one unless given.
         broke: Called when the link broke.
@@ -63,7 +64,7 @@ class Link:
         commands: Commands,
         failures: Failures,
         heard: Callable[[str, bytes], Awaitable[None]],
-        again: Callable[[str], Coroutine[Any, Any, None]],
+        again: Callable[[Sequence[str]], Coroutine[Any, Any, None]],
         subscribe: str = "SUBSCRIBE",
         probe: str = "",
         broke: Callable[[], None] = lambda: None,
@@ -74,6 +75,8 @@ class Link:
         self.again = again
         self.entry = subscribe
         self.exit = subscribe.replace("SUB", "UNSUB")
+        # A command of a cluster names rooms of one slot.
+        self.together = TOGETHER if subscribe == "SUBSCRIBE" else 1
         self.broke = broke
         # By room: a future that is done once Redis has confirmed the subscription.
         self.rooms: dict[str, asyncio.Future[None]] = {}
@@ -82,6 +85,7 @@ class Link:
         self.connection: AbstractConnection | None = None
         # By room: what catches up with it since the last connection.
         self.catching: dict[str, asyncio.Task[None]] = {}
+        self.batch: list[str] = []  # rooms of the newest of them, until it begins
         self.failure: BaseException | None = None  # why one of them could not be
         self.closed = False
         self.generation = 0  # number of connections so far
@@ -147,7 +151,9 @@ class Link:
         if self.connection is None:
             return  # the next connection subscribes to everything
         self.asked += ((command, room, confirmed) for room, confirmed in rooms)
-        asked = [(command, channel_of(room)) for room, _ in rooms]
+        channels = [channel_of(room) for room, _ in rooms]
+        portions = range(0, len(channels), self.together)
+        asked = [(command, *channels[at : at + self.together]) for at in portions]
         # A connection that has just ended cannot be written to: uvloop raises
         # RuntimeError, and redis-py AttributeError, where it is closed between its
         # check and its write. The next one subscribes to everything.
@@ -202,6 +208,7 @@ class Link:
             self.connection = self.failure = None
             for task in self.catching.values():
                 task.cancel()
+            self.batch = []
             await connection.disconnect(nowait=True)
 
     async def _pass_on(self, kind: str, room: str, data: Any) -> bool:
@@ -239,15 +246,34 @@ class Link:
         if confirmed is None:  # an unsubscription, or the subscription of the probe
             return True
         if confirmed.done():  # subscribed again: messages may have been missed
-            task = self.catching[room] = asyncio.create_task(self.again(room))
-            task.add_done_callback(partial(self._caught_up, room))
+            self._catch_up(room)
         else:
             confirmed.set_result(None)
         return True
 
-    def _caught_up(self, room: str, task: asyncio.Task[None]) -> None:
-        if self.catching.get(room) is task:
-            del self.catching[room]
+    def _catch_up(self, room: str) -> None:
+        """Catch up with a room, together with others whose confirmations it came with.
+
+        The task begins when all that one read of the socket has brought is passed on.
+        """
+        if 0 < len(self.batch) < self.together:
+            task = self.catching[self.batch[0]]
+        else:
+            self.batch = []
+            task = asyncio.create_task(self._again(self.batch))
+            task.add_done_callback(partial(self._caught_up, self.batch))
+        self.batch.append(room)
+        self.catching[room] = task
+
+    async def _again(self, rooms: list[str]) -> None:
+        if self.batch is rooms:
+            self.batch = []
+        await self.again(rooms)
+
+    def _caught_up(self, rooms: Sequence[str], task: asyncio.Task[None]) -> None:
+        for room in rooms:
+            if self.catching.get(room) is task:
+                del self.catching[room]
         if not task.cancelled():
             problem = task.exception()  # asyncio logs one that nobody asks for
             self.failure = self.failure or problem

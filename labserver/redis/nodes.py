@@ -43,7 +43,7 @@ LOOK_PAUSE = 0.2  # seconds between looks after trouble
 NAMELESS = (None, b"", b"?")  # CLUSTER SLOTS for a server whose name is not known
 
 Heard = Callable[[str, bytes], Awaitable[None]]
-Again = Callable[[str], Coroutine[Any, Any, None]]
+Again = Callable[[Sequence[str]], Coroutine[Any, Any, None]]
 Ranges = Sequence[tuple[int, int, str]]  # first slot, last slot, host:port
 
 

@@ -2,7 +2,8 @@
 --
 -- KEYS: numbering (a hash; the channel has the same name), history (a stream), then one
 --       for each idempotency key.
--- ARGV: those of numbering.lua, then history limit, history ttl in ms, numbering ttl in
+-- ARGV: those of numbering.lua, the epoch to use for a new numbering, an epoch and a seq
+--       that the caller has seen ('': none), then history limit, history ttl in ms, numbering ttl in
 --       ms, key ttl in ms, whether these messages may begin the room (0: no); then for
 --       each message its body and the index of its idempotency key in KEYS (0: none).
 -- Returns the state of the room (-1: it may not begin, and nothing was done; 1: it
@@ -17,7 +18,7 @@ local limit, ttl, key_ttl = tonumber(ARGV[6]), ARGV[7], ARGV[9]
 if ARGV[10] == '0' and redis.call('EXISTS', numbering) == 0 then
   return {-1, 0, ''}
 end
-local epoch, seq, told = numbered()
+local epoch, seq, told = numbered(numbering, history, ARGV[3], ARGV[4], ARGV[5])
 local keeps = told and limit > 0
 
 local now = redis.call('TIME')

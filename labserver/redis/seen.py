@@ -26,7 +26,11 @@ from labserver.redis.nodes import Nodes, call
 SEEN_LIMIT = 10_000  # rooms, in about 300 bytes each
 # A room that is not there has no members that have to be told.
 ASK = (
-    script("numbering.lua") + "return redis.call('EXISTS', KEYS[1]) == 1 and numbered()"
+    script("numbering.lua")
+    + """
+return redis.call('EXISTS', KEYS[1]) == 1
+  and numbered(KEYS[1], KEYS[2], ARGV[3], ARGV[4], ARGV[5])
+"""
 )
 
 Claim = tuple[str, int]  # an epoch and a seq; ("", 0) for nothing

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -61,7 +62,7 @@ class RedisBroker:
     async def start(self, hub: Hub, history: History, metrics: Metrics) -> None:
         self.hub, failures = hub, metrics.failures
         async with AsyncExitStack() as begun:  # undone if a later step fails
-            handlers = self.heard, self.catch_up
+            handlers = self.heard, self.again
             self.redis = nodes(self.url, failures, *handlers, self.confirm)
             begun.push_async_callback(self.redis.stop)
             await self.redis.start()
@@ -171,6 +172,28 @@ class RedisBroker:
             if feed.replay(page, until):
                 feed.behind = False
                 return
+
+    async def again(self, rooms: Sequence[str]) -> None:
+        """Catch up with rooms after a break of the link: in one call, if they fit.
+
+        Raises:
+            BrokerDown: Redis does not answer.
+
+        """
+        feeds = [self.feeds[room] for room in rooms if room in self.feeds]
+        for feed in feeds:
+            feed.behind = True
+        begun = [feed for feed in feeds if feed.epoch]
+        if not begun:
+            return
+        wanted = [(feed.room, feed.seq) for feed in begun]
+        pages = await self.histories.pages(wanted, "", LITTLE)
+        for feed, page in zip(begun, pages, strict=True):
+            goes_on = page.epoch == feed.epoch or feed.adopt(page)
+            feed.behind = not (goes_on and feed.replay(page, None))
+        for feed in begun:
+            if feed.behind:
+                await self.catch_up(feed.room)
 
     async def here(
         self, room: str, mine: Roster, ttl: float, known: Roster | None

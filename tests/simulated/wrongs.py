@@ -185,7 +185,7 @@ def confirmed_out_of_order() -> Iterator[None]:
         if confirmed is not None and not confirmed.done():
             confirmed.set_result(None)
         elif confirmed is not None and command == self.entry:
-            await self.again(room)
+            await self.again([room])
         return True
 
     with patched((Link, "_confirmed", _confirmed)):
