@@ -131,7 +131,6 @@ class Histories:
         """
         keys: list[str] = []
         args: list[Any] = [
-            secrets.token_hex(4),
             ms(NUMBERING_TTL + self.history.ttl),
             ms(self.history.ttl),
             size,
@@ -141,7 +140,7 @@ class Histories:
             claim = self.seen.claim(room)
             claims.append(claim)
             keys += keys_of(room)
-            args += (*claim, -1 if after is None else after, end)
+            args += (secrets.token_hex(4), *claim, -1 if after is None else after, end)
         space = sum(size for _, after in wanted if after is not None)
         answers = await call(self.nodes, wanted[0][0], READ, keys, args, space)
         pages = []

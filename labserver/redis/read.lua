@@ -1,8 +1,8 @@
 -- Return the positions of rooms, and one page of the history of each after a seq.
 --
 -- KEYS: for each room its numbering (a hash) and its history (a stream).
--- ARGV: those of numbering.lua, the epoch to use for new numberings, numbering ttl in
---       ms, history ttl in ms, the bytes of a page; then for each room an epoch and a
+-- ARGV: those of numbering.lua, numbering ttl in ms, history ttl in ms, the bytes of a
+--       page; then for each room the epoch to use for a new numbering, an epoch and a
 --       seq that the caller has seen ('': none), the seq after which messages are wanted
 --       (-1: none), and the stream ID at which to start backwards, newest first ('':
 --       forwards, oldest first).
@@ -11,16 +11,16 @@
 -- that is not too old, as many as fit. At least one message is read, even if it does not
 -- fit. The age is by Redis's clock: if that is set back, messages live longer.
 local now = redis.call('TIME')
-local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[5])
+local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[4])
 
-local function page(numbering, history, seen, upto, after, last)
+local function page(numbering, history, fresh, seen, upto, after, last)
   local epoch, seq, told, before, base =
-    numbered(numbering, history, ARGV[3], seen, upto)
+    numbered(numbering, history, fresh, seen, upto)
   if not told then
     redis.call('HSET', numbering, 'told', 1)
   end
-  redis.call('PEXPIRE', numbering, ARGV[4])
-  local room = tonumber(ARGV[6])
+  redis.call('PEXPIRE', numbering, ARGV[3])
+  local room = tonumber(ARGV[5])
   local back = last ~= ''
   -- The fifth result: forwards, every message up to it was read; backwards, every
   -- message above it.
@@ -65,8 +65,8 @@ end
 
 local pages = {}
 for i = 1, #KEYS / 2 do
-  local at = 4 * i + 2
+  local at = 5 * i
   pages[i] = page(KEYS[2 * i - 1], KEYS[2 * i], ARGV[at + 1], ARGV[at + 2],
-    tonumber(ARGV[at + 3]), ARGV[at + 4])
+    ARGV[at + 3], tonumber(ARGV[at + 4]), ARGV[at + 5])
 end
 return pages
