@@ -7,9 +7,10 @@ feed passes each message on once, and tells which ones are gone.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from labserver.contract.messages import Event, gap
-from labserver.redis.history import Page
+from labserver.redis.history import LITTLE, Histories, Page
 from labserver.redis.seen import Seen
 from labserver.server.hub import Hub
 from labserver.server.parts import Position
@@ -105,3 +106,33 @@ class Feed:
         if self.moved is not None:
             self.moved.set_result(None)
             self.moved = None
+
+
+async def caught_up(
+    rooms: Sequence[str], feeds: Mapping[str, Feed], histories: Histories
+) -> list[str]:
+    """Read a page of each of several rooms, in one call, and replay it.
+
+    Args:
+        rooms: Rooms on one server, whose link broke.
+        feeds: All feeds, by room.
+        histories: Reads the pages.
+
+    Returns:
+        The rooms that need more than a page, or another one.
+
+    Raises:
+        BrokerDown: Redis does not answer.
+
+    """
+    listened = [feeds[room] for room in rooms if room in feeds]
+    for feed in listened:
+        feed.behind = True
+    begun = [feed for feed in listened if feed.epoch]  # a first read has the others'
+    if begun:
+        wanted = [(feed.room, feed.seq) for feed in begun]
+        pages = await histories.pages(wanted, "", LITTLE)
+        for feed, page in zip(begun, pages, strict=True):
+            goes_on = page.epoch == feed.epoch or feed.adopt(page)
+            feed.behind = not (goes_on and feed.replay(page, None))
+    return [feed.room for feed in begun if feed.behind]

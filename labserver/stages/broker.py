@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -24,7 +25,7 @@ from labserver.errors import BrokerDown
 from labserver.redis import presence
 from labserver.redis.commands import TIMEOUT, ended
 from labserver.redis.deadlines import Patience
-from labserver.redis.feed import Feed
+from labserver.redis.feed import Feed, caught_up
 from labserver.redis.history import LITTLE, Histories
 from labserver.redis.memory import Memory
 from labserver.redis.messages import NUMBERING_TTL, Outgoing, tails
@@ -135,8 +136,7 @@ class RedisBroker:
             if data.decode() != self.name:
                 self.hub.stirred(room)
             return
-        feed = self.feeds.get(room)
-        if feed is None:
+        if (feed := self.feeds.get(room)) is None:
             return
         name, number, rest = data.split(b" ", 2)
         epoch, first = name.decode(), int(number)
@@ -160,8 +160,7 @@ class RedisBroker:
             BrokerDown: Redis does not answer.
 
         """
-        feed = self.feeds.get(room)
-        if feed is None:
+        if (feed := self.feeds.get(room)) is None:
             return
         feed.behind, size = True, LITTLE
         while feed.epoch:  # otherwise the first read of the room delivers them
@@ -174,26 +173,9 @@ class RedisBroker:
                 return
 
     async def again(self, rooms: Sequence[str]) -> None:
-        """Catch up with rooms after a break of the link: in one call, if they fit.
-
-        Raises:
-            BrokerDown: Redis does not answer.
-
-        """
-        feeds = [self.feeds[room] for room in rooms if room in self.feeds]
-        for feed in feeds:
-            feed.behind = True
-        begun = [feed for feed in feeds if feed.epoch]
-        if not begun:
-            return
-        wanted = [(feed.room, feed.seq) for feed in begun]
-        pages = await self.histories.pages(wanted, "", LITTLE)
-        for feed, page in zip(begun, pages, strict=True):
-            goes_on = page.epoch == feed.epoch or feed.adopt(page)
-            feed.behind = not (goes_on and feed.replay(page, None))
-        for feed in begun:
-            if feed.behind:
-                await self.catch_up(feed.room)
+        """Catch up with rooms after a break of the link: in one call, if they fit."""
+        for room in await caught_up(rooms, self.feeds, self.histories):
+            await self.catch_up(room)
 
     async def here(
         self, room: str, mine: Roster, ttl: float, known: Roster | None
@@ -204,10 +186,8 @@ class RedisBroker:
         """Unsubscribe rooms that stay empty; keep the numberings of quiet rooms."""
         idle: set[str] = set()
         left: set[str] = set()  # rooms unsubscribed one turn ago: Redis knows by now
-        turns = 0
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(LINGER)
-            turns += 1
             await self.histories.seen.look()
             await self.histories.release(sorted(left - self.feeds.keys()))
             left = set()
@@ -219,7 +199,7 @@ class RedisBroker:
                         del self.feeds[room]
                         await link.unsubscribe(room)
                         left.add(room)
-            if turns * LINGER % (NUMBERING_TTL / 4) == 0:
+            if turn * LINGER % (NUMBERING_TTL / 4) == 0:
                 for room in list(self.feeds):
                     with contextlib.suppress(BrokerDown):
                         await self.histories.page(room, None)

@@ -37,6 +37,7 @@ CELL_LIMIT = 5.0
 BUSY = 3  # a machine that runs other tests is at most so many times slower
 STORED_LIMIT = 150 * 1024  # bytes of a stored chapter
 THUMBNAIL_LIMIT = 16 * 1024
+LINE = re.compile(r", line \d+")  # where a shown piece of code begins
 VERDICTS = ("check(", "await probe(")  # how cells begin that judge a task
 
 
@@ -150,6 +151,19 @@ def test_heartbeat_that_chapter_4_solves_waits_for_who_has_just_read_its_ping() 
     loop.close()
     assert reader.seen > 0
     assert not reader.ended
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stored_chapter_shows_the_code_that_runs(name: str) -> None:
+    names: dict[str, Any] = {}
+    for cell in code(stored(name)):
+        tree = ast.parse(cell.source)
+        found = [each for each in tree.body if isinstance(each, ast.ImportFrom)]
+        exec(compile(ast.Module([*found], []), name, "exec"), names)
+        if ast.unparse(tree.body[-1]).startswith("show("):
+            shown = eval(ast.unparse(tree.body[-1]), names)._repr_html_()
+            kept = cell.outputs[-1].data["text/html"]
+            assert LINE.sub("", kept) == LINE.sub("", shown)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
