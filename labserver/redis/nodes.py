@@ -204,6 +204,8 @@ class ClusterNodes:
         self.owners = owners
         for node in self.nodes.values():
             for room, confirmed in list(node.link.rooms.items()):
+                if room not in node.link.rooms:
+                    continue  # it was let go of while others were subscribed
                 if (owner := owners[_slot(room)]) and self.nodes[owner] is not node:
                     with contextlib.suppress(BrokerDown):  # subscribes once connected
                         await self.nodes[owner].link.adopt(room, confirmed)

@@ -32,7 +32,12 @@ def counted(met: Counter[str]) -> Iterator[None]:
         await subscribe(self, room)
 
     async def unsubscribing(self: Link, room: str) -> None:
-        if self.connection is None:
+        waits = self.rooms.get(room)
+        if waits is None:
+            pass  # the room is on another server of a cluster
+        elif not waits.done():
+            met["link: a room is let go of while its subscription waits"] += 1
+        elif self.connection is None:
             met["link: a room is let go of while the link is broken"] += 1
         elif room in self.catching:
             met["link: a room is let go of while it is caught up with"] += 1

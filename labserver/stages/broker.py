@@ -194,11 +194,11 @@ class RedisBroker:
             empty = self.feeds.keys() - self.hub.rooms.keys()
             for room in sorted(empty & idle):
                 if room not in self.hub.rooms:  # a member may come at each await
-                    with contextlib.suppress(BrokerDown):
-                        link = self.redis.of(room).link
-                        del self.feeds[room]
-                        await link.unsubscribe(room)
-                        left.add(room)
+                    del self.feeds[room]
+                    left.add(room)
+                    for node in self.redis.everywhere:  # it may move to another one
+                        if room not in self.feeds:  # a member has not come back
+                            await node.link.unsubscribe(room)
             if turn * LINGER % (NUMBERING_TTL / 4) == 0:
                 for room in list(self.feeds):
                     with contextlib.suppress(BrokerDown):

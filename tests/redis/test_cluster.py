@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from redis.asyncio import Redis
@@ -17,7 +19,7 @@ from chaos.redis_cluster import RedisCluster, redis_cluster
 from labserver.errors import BrokerDown, RedisMissing
 from labserver.judge.oracle import Oracle, lost
 from labserver.redis.commands import pool
-from labserver.redis.nodes import _range, _ranges, seeds_of
+from labserver.redis.nodes import ClusterNodes, _range, _ranges, seeds_of
 from labserver.redis.reach import check
 from labserver.server.server import LabServer
 from tests.conftest import Peer, Running, eventually, peer
@@ -304,3 +306,44 @@ async def test_server_that_closes_while_it_is_asked_is_passed_over(
     monkeypatch.setattr(Redis, "execute_command", closed)
     with pytest.raises(BrokerDown, match="no server of the Redis cluster answers"):
         await _ranges(["127.0.0.1:1"], lambda address: f"redis://{address}")
+
+
+class QuietLink:
+    """A link that only notes its rooms, and lets something happen meanwhile."""
+
+    probe = "probe"
+
+    def __init__(self, **rooms: None) -> None:
+        self.rooms: dict[str, object] = dict(rooms)
+        self.meanwhile = lambda: None
+
+    async def adopt(self, room: str, confirmed: object) -> None:
+        self.rooms[room] = confirmed
+        self.meanwhile()
+
+    async def unsubscribe(self, room: str) -> None:
+        self.rooms.pop(room, None)
+
+
+async def test_room_that_is_let_go_of_while_others_move_stays_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise nobody would ever unsubscribe it at its new owner."""
+
+    async def ranges(*_: object) -> list[tuple[int, int, str]]:
+        return [(0, 16383, "b:1")]
+
+    async def stop() -> None:
+        pass
+
+    monkeypatch.setattr("labserver.redis.nodes._ranges", ranges)
+    nodes = ClusterNodes("redis+cluster://a:1", Counter(), None, None, 0)
+    old, new = QuietLink(one=None, two=None), QuietLink()
+    links = {"a:1": old, "b:1": new}
+    nodes.nodes = {
+        at: SimpleNamespace(link=link, stop=stop) for at, link in links.items()
+    }
+    nodes.owners = ["a:1"] * 16384
+    new.meanwhile = lambda: old.rooms.pop("two", None)
+    await nodes._look()
+    assert new.rooms.keys() == {"one"}
