@@ -1,6 +1,9 @@
 """What a Redis Cluster loses while primaries fail, with and without confirmations.
 
 python -m tests.simulated.confirmed [SEEDS]
+
+No slot moves in these worlds: MIGRATE waits for no replica, so confirmations do not
+cover keys that are on their way while a primary dies.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ def both(seed: str) -> list[Counter[str]]:
 
 def shown(seed: str, confirm: bool) -> Counter[str]:
     scenario = drawn(seed, cluster=True, confirm=True)
-    outcome = run(replace(scenario, confirm=confirm))
+    faults = tuple(each for each in scenario.faults if each.name != "move_slot")
+    outcome = run(replace(scenario, faults=faults, confirm=confirm))
     found = Counter(worlds=1, acknowledged=outcome.counts["acknowledged"])
     for met, count in outcome.met.items():
         found["takeovers"] += count * met.startswith("cluster: a takeover")
