@@ -31,9 +31,13 @@ def from_json(text: str | bytes) -> Any:
         RecursionError: It nests too deeply.
 
     """
-    return json.loads(text, parse_int=_integer)
+    return _from_json(text if isinstance(text, str) else text.decode())
 
 
 def _integer(digits: str) -> int | float:
     # Python refuses to read more than 4300 digits (CVE-2020-10735).
     return int(digits) if len(digits) < 4300 else float(digits)
+
+
+# json.loads would make a decoder for each text.
+_from_json = json.JSONDecoder(parse_int=_integer).decode

@@ -90,8 +90,9 @@ class Process:
         """Plan its next turn, unless it is planned or the process stands still."""
         if not self.due and not self.still and not self.dead:
             self.due = True
-            wait = LEAST + self.dice.random() * TURN * self.loop.disorder
-            self.loop.at(self.loop.time() + wait, self.turn)
+            loop = self.loop
+            wait = LEAST + self.dice.random() * TURN * loop.disorder
+            loop.at(loop.now + wait, self.turn)
 
     def turn(self) -> None:
         """Run the callbacks that are ready now; those that they add run next time."""
@@ -99,7 +100,7 @@ class Process:
         if self.still or self.dead:
             return
         seen, self.ready = self.ready, []
-        if self.loop.disorder:
+        if len(seen) > 1 and self.loop.disorder:
             self.dice.shuffle(seen)
         handles = [*self.soon, *seen]
         self.soon.clear()
@@ -165,20 +166,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
         heapq.heappush(self.agenda, (when, self.planned, then))
 
     def _run_once(self) -> None:
-        """Let the next thing happen. The loop's base calls this again and again."""
-        if not self.agenda:
-            raise RuntimeError("nothing will ever happen again")
-        self.steps += 1
-        if self.steps > self.limit:
-            raise RuntimeError(f"no end after {self.limit:,} steps")
-        when, _, then = heapq.heappop(self.agenda)
-        self.now = max(self.now, when)
-        then()
+        """Let one thing happen after the other, until the loop is stopped."""
+        agenda = self.agenda
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not agenda:
+                raise RuntimeError("nothing will ever happen again")
+            self.steps += 1
+            if self.steps > self.limit:
+                raise RuntimeError(f"no end after {self.limit:,} steps")
+            when, _, then = heapq.heappop(agenda)
+            self.now = max(self.now, when)
+            then()
+
+    # asyncio asks for each handle and future: this answers False without Python code.
+    get_debug = staticmethod(bool)
 
     # What the processes call
 
-    def _call_soon(
-        self, callback: Any, args: Any, context: Context | None
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         process = self._process_of(handle)

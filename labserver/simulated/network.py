@@ -172,9 +172,9 @@ class Network:
         if process.dead or connected.done():
             return
         if self.apart.get(frozenset((process.name, host))):
-            return self.loop.at(self.loop.time() + SYN, again)
+            return self.loop.at(self.loop.now + SYN, again)
         answer = partial(self.answer, process, host, port, connected)
-        self.loop.at(self.loop.time() + 2 * self.latency(), answer)
+        self.loop.at(self.loop.now + 2 * self.latency(), answer)
 
     def answer(
         self, process: Process, host: str, port: int, connected: asyncio.Future[Any]
@@ -189,7 +189,7 @@ class Network:
         near, far = self.pair(process, listener)
         if self.ambushes:
             self.ambushes -= 1
-            soon = self.loop.time() + self.dice.uniform(0.0, 4 * LATENCY)
+            soon = self.loop.now + self.dice.uniform(0.0, 4 * LATENCY)
             self.loop.at(soon, partial(self.cut, near))
         process.poll(_succeed, connected, near)
         listener.process.poll(listener.accept, far)

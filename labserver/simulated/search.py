@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import signal
 import time
@@ -133,5 +134,6 @@ def search(
 
 
 def _quiet() -> None:
-    """Leave Ctrl-C to the parent."""
+    """Leave Ctrl-C to the parent, and what was imported out of each collection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()

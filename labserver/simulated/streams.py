@@ -55,14 +55,14 @@ class Pipe:
 
     def _plan(self, what: bytes | str) -> None:
         loop = self.network.loop
-        self.last = max(self.last, loop.time() + self.network.latency())
+        self.last = max(self.last, loop.now + self.network.latency())
         self.way.append((self.last, what))
         if not self.holds:
             loop.at(self.last, self.arrive)
 
     def arrive(self) -> None:
         """Hand over what has come by now, unless the pipe is held."""
-        now = self.network.loop.time()
+        now = self.network.loop.now
         while self.way and self.way[0][0] <= now and not self.holds:
             _, what = self.way.popleft()
             if isinstance(what, bytes):
@@ -76,7 +76,7 @@ class Pipe:
         """Deliver what was held, in order."""
         self.holds -= 1
         if not self.holds:
-            soon = self.network.loop.time() + self.network.latency()
+            soon = self.network.loop.now + self.network.latency()
             self.way = deque((max(at, soon), what) for at, what in self.way)
             self.last = max(self.last, soon)
             for at, _ in self.way:
@@ -186,7 +186,7 @@ class Transport(asyncio.Transport):
         pipe.used -= len(data)
         if self.peer.waiting and not pipe.holds:
             loop = self.network.loop
-            loop.at(loop.time() + self.network.latency(), self.peer.freed)
+            loop.at(loop.now + self.network.latency(), self.peer.freed)
         self.protocol.data_received(bytes(data))
         self.poll()
 
