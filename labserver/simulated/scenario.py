@@ -151,7 +151,7 @@ def drawn(
         "after": dice.choice((0.0, 3.0)),
         "faults": tuple(faults),
     }
-    if dice.random() < 0.3:
+    if dice.random() < 0.4:
         # Many that say little: in a quiet room no next message uncovers a hole.
         chosen |= {"clients": dice.randint(20, 60), "pause": 10.0}
     return Scenario(seed, mistake=mistake, **(chosen | fixed))
