@@ -3,9 +3,10 @@
 -- KEYS: numbering (a hash; the channel has the same name), history (a stream), then one
 --       for each idempotency key.
 -- ARGV: those of numbering.lua, the epoch to use for a new numbering, an epoch and a seq
---       that the caller has seen ('': none), then history limit, history ttl in ms, numbering ttl in
---       ms, key ttl in ms, whether these messages may begin the room (0: no); then for
---       each message its body and the index of its idempotency key in KEYS (0: none).
+--       that the caller has seen ('': none), then history limit, history ttl in ms,
+--       numbering ttl in ms, key ttl in ms, whether these messages may begin the room
+--       (0: no); then for each message its body and the index of its idempotency key in
+--       KEYS (0: none).
 -- Returns the state of the room (-1: it may not begin, and nothing was done; 1: it
 -- began; 2: it keeps a history; 0: neither), the number of new messages, the epoch, and
 -- then the seq of each message.
