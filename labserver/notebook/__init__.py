@@ -130,7 +130,6 @@ __all__ = [
     "stall_picture",
     "starter",
     "storm",
-    "strangers",
     "take_apart",
     "this_machine",
     "three_ways",
