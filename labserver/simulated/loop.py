@@ -192,6 +192,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         process.plan()
         return handle
 
+    # There are no threads; finalizers of generators call this one.
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:

@@ -41,7 +41,8 @@ async def page(server: LabServer, path: str) -> tuple[int, str]:
             with urllib.request.urlopen(url, timeout=5) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as exc:
-            return exc.code, exc.read().decode()
+            with exc:
+                return exc.code, exc.read().decode()
 
     return await asyncio.to_thread(get)
 

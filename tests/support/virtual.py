@@ -49,9 +49,6 @@ class TestLoop(NetworkLoop):
         """Connect to the simulated Redis: it is in the place of the session's."""
         return await self.network.connect(protocol_factory, REDIS, PORT)
 
-    def _write_to_self(self) -> None:
-        """Wake nobody up: this loop never sleeps."""
-
     def close(self) -> None:
         super().close()
         self.judge.tasks.clear()
