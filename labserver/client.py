@@ -293,7 +293,13 @@ class Client:
             Rejected: The server does not accept this client any more.
 
         """
-        return await self._request(_join(room, after, presence))
+        message = _join(room, after, presence)
+        try:
+            return await self._request(message)
+        except (ConnectionError, TimeoutError):
+            if "ref" not in message:  # it was not sent: the next connection joins
+                self._wish(message)
+            raise
 
     async def leave(self, room: str) -> Message:
         """Leave a room, now and after every reconnect; return the ``left``.
@@ -305,9 +311,15 @@ class Client:
             Rejected: The server does not accept this client any more.
 
         """
+        message = {"type": "leave", "room": room}
         if not self._turn.locked():  # else an earlier request must be sent first
             self._forget(room)  # also without a connection: a reconnect must not join
-        return await self._request({"type": "leave", "room": room})
+        try:
+            return await self._request(message)
+        except (ConnectionError, TimeoutError):
+            if "ref" not in message:
+                self._forget(room)
+            raise
 
     async def publish(self, room: str, payload: Any, key: str | None = None) -> Message:
         """Publish a message; return the ``ack``, with the message's ``seq``.
@@ -359,8 +371,8 @@ class Client:
     async def _answer_to(self, message: Message) -> Message:
         async with self._turn:
             connection = await self._opened()
-            ref = f"r{next(self._refs)}"
-            data = to_json({**message, "ref": ref}).encode()
+            ref = message["ref"] = f"r{next(self._refs)}"
+            data = to_json(message).encode()
             if 0 < self.size_limit < len(data):
                 raise TooBig(len(data), self.size_limit)
             request = self._asking(message)
@@ -387,12 +399,17 @@ class Client:
         if message["type"] == "leave":
             self._forget(room)
         elif message["type"] == "join":
-            self.cursors.setdefault(room, message.get("after"))
-            seen = message.get("presence", False)
-            (self.present.add if seen else self.present.discard)(room)
+            self._wish(message)
             stay = self._stays.setdefault(room, Stay())
             stay.pending += 1
         return Request(asyncio.get_running_loop().create_future(), room, stay)
+
+    def _wish(self, join: Message) -> None:
+        """Note that the client wants to be in a room."""
+        room = join["room"]
+        self.cursors.setdefault(room, join.get("after"))
+        seen = join.get("presence", False)
+        (self.present.add if seen else self.present.discard)(room)
 
     def _forget(self, room: str) -> None:
         self.cursors.pop(room, None)

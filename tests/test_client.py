@@ -432,6 +432,33 @@ async def test_request_has_its_deadline_also_while_there_is_no_connection() -> N
             await client.publish("a", "hello")
 
 
+async def test_wish_that_could_not_be_sent_in_time_holds_for_the_next_connection(
+    running: Running,
+) -> None:
+    away = False
+    async with (
+        running("resume") as server,
+        Client(
+            lambda: "ws://127.0.0.1:9" if away else server.url,
+            lambda: issue(SECRET, "ann"),
+            backoff=Backoff(**AT_ONCE),
+            request_timeout=0.2,
+        ) as client,
+    ):
+        for room in ("a", "b"):
+            await client.join(room)
+        away = True
+        (connection,) = server.connections
+        connection.transport.abort()
+        await eventually(lambda: not client.connected)
+        # The second waits until the first is sent, which it never is.
+        asked = client.join("late"), client.leave("b")
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [TimeoutError] * 2
+        away = False
+        await eventually(lambda: {*server.hub.rooms} == {"a", "late"})
+
+
 async def test_publish_that_ran_out_of_time_is_safe_to_repeat(running: Running) -> None:
     token = issue(SECRET, "ann")
     async with running("resume") as server:
