@@ -89,10 +89,6 @@ class SimulatedRedis:
             each.transport.abort()
         return len(subscribed)
 
-    async def listen(self, host: str, port: int) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.create_server(partial(Caller, self), host, port)
-
     # Commands
 
     def execute(self, caller: Caller, name: bytes, args: Sequence[bytes]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from labserver.contract.tokens import issue
@@ -14,7 +15,7 @@ from labserver.settings import Settings
 from labserver.simulated.crowd import PORT, Member
 from labserver.simulated.loop import BEGINNING, Process
 from labserver.simulated.network import Listener, Network, NetworkLoop
-from labserver.simulated.redis import SimulatedRedis
+from labserver.simulated.redis import Caller, SimulatedRedis
 from labserver.simulated.scenario import Scenario
 from labserver.simulated.slots import Cluster
 from labserver.simulated.store import Store
@@ -152,12 +153,17 @@ class World:
         return self.process(host, f"{host}/{number}")
 
     def listen(self, redis: SimulatedRedis) -> None:
-        """Let a Redis take the connections to its host."""
+        """Let connections to its host lead to a Redis from now on.
+
+        Nobody asks the Redis: a late one that stood still must not get them back.
+        """
         if self.scenario.narrow:
             redis.output_limit = NARROW[2]
         if redis not in self.primaries:
             self.primaries.append(redis)
-        redis.process.start(redis.listen(redis.process.name, REDIS_PORT))
+        host = redis.process.name
+        listener = Listener(self.network, redis.process, host, REDIS_PORT)
+        listener.begin(partial(Caller, redis))
 
     def member(self, number: int) -> Member:
         process = self.process(f"client-{number + 1}", f"client-{number + 1}")
