@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from labserver.judge.oracle import disagreements
-from labserver.redis.messages import key_of
+from labserver.redis.messages import key_of, keys_of
 from labserver.simulated.crowd import Member
 from labserver.simulated.loop import Process
 from labserver.simulated.world import Replica, World
@@ -111,7 +112,11 @@ def _in_vain(world: World) -> Iterator[str]:
             # The new epoch has all that the old one had. Or some of it was lost, and a
             # client may be told of that which has not seen the lost part itself.
             whole = known == epoch or (known == before and store.tops[known] == base)
-            if whole and store.tops[epoch] < world.scenario.history:
+            # A Redis that lost everything keeps no messages of a room until a client is
+            # told of its new epoch: the first ones are gone for everybody.
+            kept: Any = store.get(keys_of(room)[1].encode())
+            oldest = kept[0][0] if kept else store.tops[epoch] + 1
+            if whole and oldest <= place["seq"] + 1:
                 yield f"{member.name} was told of a loss in {room} in vain"
 
 
