@@ -88,16 +88,19 @@ class Faults:
         return found[0] if found else "away"
 
     async def forgotten(self, end: Transport) -> str:
-        """Wait until a replica has ended a connection whose peer has vanished."""
+        """Wait until a replica has ended a connection whose peer has vanished.
+
+        One that was too slow before is ended, too: its goodbye has a deadline.
+        """
         world, process, at = self.world, end.process, self.world.loop.time()
         processes = [each.process for each in world.replicas if each.process != process]
         elsewhere = False
-        while not end.over and world.loop.time() < at + DEAD:
+        while not ended(end) and world.loop.time() < at + DEAD:
             await asyncio.sleep(0.25)
             elsewhere |= any(each.still for each in processes)
             if process.still or process.dead:
                 return "and its replica stood still or died"
-        if not end.over:
+        if not ended(end):
             world.problems.append(f"{process.name} held a dead peer for {DEAD:g} s")
         return "while another replica stood still" if elsewhere else "connected"
 
@@ -267,3 +270,8 @@ class Faults:
         world.kill(second.process)
         some = "some" if lost or lost_again else "no"
         return f"promoted again, {some} writes lost"
+
+
+def ended(end: Transport) -> bool:
+    """Return whether a server has ended a connection, or has begun to."""
+    return end.over or (end.protocol is not None and end.protocol.gone)
