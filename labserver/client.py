@@ -192,6 +192,7 @@ class Client:
         self._turn = asyncio.Lock()  # to send the next request
         self._waiting: dict[str, Request] = {}
         self._returning: dict[str, Request] = {}  # joins after a reconnect
+        self._repeats: set[asyncio.Task[None]] = set()  # of joins that were refused
         self._stays: dict[str, Stay] = {}
         self._refs = itertools.count(1)
         self._window = WINDOW
@@ -297,8 +298,9 @@ class Client:
         try:
             return await self._request(message)
         except (ConnectionError, TimeoutError):
-            if "ref" not in message:  # it was not sent: the next connection joins
+            if "ref" not in message:  # it was not sent
                 self._wish(message)
+                self._repeat()
             raise
 
     async def leave(self, room: str) -> Message:
@@ -552,8 +554,16 @@ class Client:
             self._connection = None
             self._open.clear()
             self._fail_requests(connection.protocol.close_rcvd)
-            returning.cancel()  # the next connection joins every room
+            for task in (returning, *self._repeats):
+                task.cancel()  # the next connection joins every room
             self.backoff.lasted(loop.time() - began)
+
+    def _repeat(self) -> None:
+        """Join the rooms that the client wants to be in and is not, if it can."""
+        if self._connection is not None and self._open.is_set():
+            task = asyncio.create_task(self._return(self._connection))
+            self._repeats.add(task)
+            task.add_done_callback(self._repeats.discard)
 
     async def _return(self, connection: ClientConnection) -> None:
         """Join every room again, as fast as the server allows.
@@ -630,10 +640,14 @@ class Client:
             request.stay.pending -= 1
             outside = not request.stay.entered and not request.stay.pending
             wanted = request.stay is self._stays.get(request.room)
-            if failed and outside and wanted and not (again and code in PASSES):
-                self._forget(request.room)
-                if again:
-                    self._queue.put_nowait(message)
+            if failed and outside and wanted:
+                late = again or request.answer.done()  # nobody waits to be told
+                if not (late and code in PASSES):
+                    self._forget(request.room)
+                    if late:
+                        self._queue.put_nowait(message)
+                elif not again:  # else the way back repeats it
+                    self._repeat()
         if request.answer.done():  # the caller was cancelled
             return
         if failed and not again:

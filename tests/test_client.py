@@ -833,6 +833,39 @@ async def test_late_refusal_of_a_join_does_not_undo_a_newer_one() -> None:
         assert client.cursors == {"a": {"epoch": "e", "seq": 1}}
 
 
+@pytest.mark.parametrize("code", ["broker_down", "forbidden"])
+async def test_refusal_that_comes_after_the_deadline_of_a_join(code: str) -> None:
+    """The caller has gone: the join is repeated, or the error is told to whom reads."""
+
+    async def refuses(connection: ServerConnection) -> None:
+        first = json.loads(await connection.recv())
+        await timed_out.wait()
+        error = {"type": "error", "code": code, "detail": "", "ref": first["ref"]}
+        await connection.send(json.dumps(error))
+        again = json.loads(await connection.recv())  # or the client's goodbye
+        where = {"room": again["room"], "epoch": "e", "seq": 1, "recovered": False}
+        joined = {"type": "joined", **where, "ref": again["ref"]}
+        await connection.send(json.dumps(joined))
+        await stays(connection)
+
+    timed_out = asyncio.Event()
+    async with (
+        scripted(refuses) as server,
+        Client(server.url, request_timeout=0.2) as client,
+    ):
+        with pytest.raises(TimeoutError):
+            await client.join("a")
+        timed_out.set()
+        async with asyncio.timeout(DEADLINE):
+            told = await anext(aiter(client))
+        if code == "broker_down":
+            assert told["type"] == "joined"
+            assert client.cursors == {"a": {"epoch": "e", "seq": 1}}
+        else:
+            assert told["code"] == code
+            assert not client.cursors
+
+
 # A way back that fails
 
 
