@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from labserver.judge.oracle import disagreements
 from labserver.redis.messages import key_of, keys_of
@@ -112,12 +111,20 @@ def _in_vain(world: World) -> Iterator[str]:
             # The new epoch has all that the old one had. Or some of it was lost, and a
             # client may be told of that which has not seen the lost part itself.
             whole = known == epoch or (known == before and store.tops[known] == base)
-            # A Redis that lost everything keeps no messages of a room until a client is
-            # told of its new epoch: the first ones are gone for everybody.
-            kept: Any = store.get(keys_of(room)[1].encode())
-            oldest = kept[0][0] if kept else store.tops[epoch] + 1
-            if whole and oldest <= place["seq"] + 1:
+            if known == epoch and place["seq"] <= max(0, base):
+                # A Redis that lost everything keeps no messages of a room until it has
+                # told somebody its new epoch. Who has seen none of it may lack these.
+                whole = _first_kept(world, room, epoch) <= place["seq"] + 1
+            if whole and store.tops[epoch] < world.scenario.history:
                 yield f"{member.name} was told of a loss in {room} in vain"
+
+
+def _first_kept(world: World, room: str, epoch: str) -> float:
+    """Return the oldest seq in a room's history; infinity if the epoch is over."""
+    now, history = (world.stored.get(name.encode()) for name in keys_of(room))
+    if not isinstance(now, dict) or now[b"epoch"] != epoch.encode():
+        return math.inf
+    return history[0][0] if history else world.stored.tops[epoch] + 1
 
 
 def apart(world: World) -> Iterator[str]:
